@@ -1,0 +1,151 @@
+"""The command line. Heavy imports happen inside the commands, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from harness.config import DEFAULT_KEEP, DEFAULT_METHODS, CompareConfig
+from harness.errors import RequestError, nearest
+
+app = typer.Typer(
+    name="harness",
+    help="Measure visual token pruning methods on vision-language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_BASE = CompareConfig()
+
+
+class Switch(StrEnum):
+    on = "on"
+    off = "off"
+
+
+class Kind(StrEnum):
+    methods = "methods"
+    models = "models"
+    tasks = "tasks"
+    metrics = "metrics"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def compare(
+    model: Annotated[str, typer.Option(help="Embedded model, local folder or hub id.")] = _BASE.model,
+    task: Annotated[str, typer.Option(help="Task; see `list tasks`.")] = _BASE.task,
+    methods: Annotated[str, typer.Option(help="Method expressions, comma-separated; see `list methods`.")] = ",".join(DEFAULT_METHODS),
+    keep: Annotated[str, typer.Option(help="Visual tokens to keep: counts or fractions.")] = ",".join(DEFAULT_KEEP),
+    budget: Annotated[str, typer.Option(help="How they are counted: average (over LLM layers) or final.")] = _BASE.budget,
+    samples: Annotated[int, typer.Option(help="Images; all their questions come with them.")] = _BASE.samples,
+    out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/<time>.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of samples, random methods and intervals.")] = _BASE.seed,
+    batch_size: Annotated[int, typer.Option(help="Images a batch.")] = _BASE.batch_size,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _BASE.device,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = _BASE.dtype,
+    no_latency: Annotated[bool, typer.Option("--no-latency", help="Leave the latency pass out.")] = False,
+    sharing: Annotated[Switch, typer.Option(help="Compute once what the questions of an image share.")] = Switch.on,
+    max_new_tokens: Annotated[int, typer.Option(help="Answer tokens at most.")] = _BASE.max_new_tokens,
+    as_json: Json = False,
+) -> None:
+    """Run methods on a model and a task; write results and report.html."""
+    from methods.registry import split
+
+    config = CompareConfig(
+        model=model, task=task, methods=tuple(split(methods)), keep=tuple(k.strip() for k in keep.split(",") if k.strip()),
+        budget=budget, samples=samples, out=out, resume=resume, seed=seed, batch_size=batch_size, device=device,
+        dtype=dtype, latency=not no_latency, sharing=sharing is Switch.on, max_new_tokens=max_new_tokens,
+    )  # fmt: skip
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise RequestError(f"--dtype {dtype!r}: {nearest(dtype, ('auto', 'float32', 'bfloat16', 'float16'))}")
+    from harness.compare import compare as run_compare
+
+    run = run_compare(config)
+    if as_json:
+        print(json.dumps({"folder": str(run.folder), "report": str(run.report), **run.summary}))
+        return
+    from reports.markdown import table
+
+    print(table(run.summary["cells"]))
+    print(f"\nreport: {run.report}")
+
+
+@app.command()
+def report(runs: Annotated[list[Path], typer.Argument(help="Run folders.")], as_json: Json = False) -> None:
+    """Write the report of a run again from its folder."""
+    from harness.report import write_report
+    from harness.runs import RunFolder
+
+    paths = [str(write_report(RunFolder(folder))) for folder in runs]
+    print(json.dumps({"reports": paths}) if as_json else "\n".join(paths))
+
+
+@app.command("list")
+def list_(what: Annotated[Kind, typer.Argument(help="methods, models, tasks or metrics.")], as_json: Json = False) -> None:
+    """List what can be named."""
+    from harness.listing import rows
+
+    entries = rows(what.value)
+    if as_json:
+        print(json.dumps(entries))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*(entries[0] if entries else ()), box=None, pad_edge=False)
+    for entry in entries:
+        table.add_row(*(", ".join(map(str, v)) if isinstance(v, list) else str(v) for v in entry.values()))
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width, markup=False, highlight=False).print(table)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Versions, device, and what is usable here."""
+    from harness.listing import doctor as examine
+
+    findings = examine()
+    if as_json:
+        print(json.dumps(findings))
+        return
+    for name, value in findings.items():
+        print(f"{name:<16} {value}")
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 done, 2 wrong request, 130 interrupted."""
+    import click
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        code = app(args=arguments, standalone_mode=False, prog_name="python -m harness")
+    except RequestError as error:
+        _fail(str(error))
+    except click.exceptions.NoSuchOption as error:
+        _fail(error.format_message())
+    except click.exceptions.ClickException as error:
+        _fail(error.format_message())
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        print("interrupted; what is stored stays: repeat the command with --resume and the same --out", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> NoReturn:
+    lines = [line.strip() for line in message.splitlines() if line.strip()][:3]
+    print("error: " + "\n".join(lines), file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,263 @@
+"""`compare`: the whole story from a request to a finished run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+from harness.config import CompareConfig, writable_folder
+from harness.errors import RequestError
+from harness.runs import RunFolder
+
+
+def compare(config: CompareConfig | None = None, /, **options):
+    """Run methods on a model and a task and write a run folder.
+
+    Args:
+        config: the request, or its fields as keywords: ``compare(model="tiny", methods=["sts"])``.
+
+    Returns:
+        A `Run` with the summary, ``frame()`` and the folder.
+
+    Raises:
+        RequestError: where the request is wrong; nothing already computed is touched.
+    """
+    if config is None:
+        for name in ("methods", "keep"):
+            if name in options:
+                values = options[name]
+                values = values.split(",") if isinstance(values, str) else values if isinstance(values, (list, tuple)) else [values]
+                options[name] = tuple(map(str, values))
+        if isinstance(options.get("out"), str):
+            options["out"] = Path(options["out"])
+        try:
+            config = CompareConfig(**options)
+        except TypeError as error:
+            raise RequestError(f"compare: {str(error).partition(') ')[2] or error}") from None
+    return _run(config.checked())
+
+
+def _run(config: CompareConfig):
+    from harness.tasks import registry
+
+    started = time.time()
+    task = registry.create(config.task)
+    folder = config.out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+    run = RunFolder(folder)
+    if run.exists and not config.resume:
+        raise RequestError(f"--out {folder}: holds a run already; add --resume to go on with it, or name another folder")
+    if run.exists and _identity(run.manifest()["config"]) != _identity(_plain(config)):
+        raise RequestError(f"--out {folder}: its run had another configuration; repeat that one, or name another folder")
+    if run.exists and run.finished:
+        return Run(run)
+
+    from harness.models import hf
+    from harness.plan import make_cells
+
+    device = pick_device(config.device)
+    adapter = hf.load(config.model, device, config.dtype)
+    cells = make_cells(config, adapter.shape, task.info.knows_evidence)
+    writable_folder(folder)
+    if not run.exists:
+        run.create(_manifest(config, adapter, task))
+    samples = list(islice(task.samples(config.samples, config.seed), config.samples))
+    text_tokens = _text_tokens(adapter, samples)
+    ids = run.add_cells((cell.key, _facts(cell, adapter.shape, text_tokens)) for cell in cells)
+    active = [cell for cell in cells if cell.skipped is None]
+    _answer(config, run, adapter, task, samples, active, ids)
+    if config.latency:
+        _time(config, run, adapter, task, samples[0], active, ids)
+    _finish(run, started)
+    return Run(run)
+
+
+def _answer(config, run, adapter, task, samples, cells, ids) -> None:
+    """The accuracy pass: batches of images through all cells, one transaction a batch."""
+    from harness.engine import Engine
+    from harness.measure import Work
+
+    engine, done = Engine(adapter, config.max_new_tokens), run.done_images()
+    with progress("answers", len(samples) * len(cells)) as advance:
+        for place in range(0, len(samples), config.batch_size):
+            group = samples[place : place + config.batch_size]
+            if all(sample.image_id in done for sample in group):
+                advance(len(group) * len(cells))
+                continue
+            work, rows = Work(engine, task, group, config.seed, config.sharing), {}
+            for cell in cells:
+                rows[ids[cell.key]] = work.run(cell)
+                advance(len(group))
+            run.add_batch(work.images(place), work.questions(), rows)
+
+
+def _time(config, run, adapter, task, sample, cells, ids, rounds: int = 12) -> None:
+    """The latency pass; shares nothing."""
+    from harness.engine import Engine
+    from harness.timing import time_cells
+
+    with progress("latency", rounds + 1) as advance:
+        timed = time_cells(Engine(adapter, config.max_new_tokens), task, sample, cells, config.seed, rounds, advance=lambda: advance(1))
+    run.add_timings((ids[cells[place].key], number, stage, seconds) for place, number, stage, seconds in timed)
+
+
+def _finish(run: RunFolder, started: float) -> None:
+    from harness.summary import write
+
+    manifest = run.manifest()
+    manifest["duration_s"] = round(time.time() - started, 1)
+    manifest["questions"] = run.connection.execute("SELECT count(*) FROM questions").fetchone()[0]
+    manifest["failures"] = run.connection.execute("SELECT count(*) FROM samples WHERE failed IS NOT NULL").fetchone()[0]
+    run.write_json("manifest.json", manifest)
+    write(run)
+    from harness.report import write_report
+
+    write_report(run)
+
+
+def _facts(cell, shape, text_tokens: float) -> dict:
+    """What is known of a cell before it runs."""
+    from metrics.flops import flops
+
+    facts = {
+        "model": cell.model, "task": cell.task, "method": cell.method, "params": cell.params, "keep": cell.keep,
+        "budget": cell.mode, "positions": cell.object.positions, "seed": cell.seed, "reference": cell.reference,
+        "skipped": cell.skipped, "like": cell.like, "prunes": cell.prunes,
+        "grid": cell.grid, "tokens": None, "flops": None, "schedule": None,
+    }  # fmt: skip
+    if cell.schedule is not None and cell.skipped is None:
+        counted = flops(shape, cell.schedule, text_tokens)
+        facts["tokens"] = {"final": cell.schedule.final, "average": cell.schedule.average}
+        facts["flops"] = {**counted.as_dict(), "total": counted.total}
+        facts["schedule"] = list(cell.schedule.llm)
+    return facts
+
+
+def _text_tokens(adapter, samples) -> float:
+    """Mean text tokens of a prompt, before and after the image."""
+    prompts = [adapter.prompt(q.text) for sample in samples[:50] for q in sample.questions]
+    return sum(len(before) + len(after) for before, after in prompts) / len(prompts)
+
+
+def _manifest(config: CompareConfig, adapter, task) -> dict:
+    from importlib.metadata import version
+
+    import torch
+
+    packages = ("torch", "transformers", "numpy", "scikit-learn", "scipy")
+    device = torch.cuda.get_device_name() if adapter.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command(config),
+        "model": config.model,
+        "task": config.task,
+        "config": _plain(config),
+        "samples": config.samples,
+        "seed": config.seed,
+        "device": device,
+        "dtype": str(adapter.dtype).removeprefix("torch."),
+        "grid": list(adapter.shape.grid),
+        "versions": {"prunescope": _own_version(), "python": sys.version.split()[0], **{p: version(p) for p in packages}},
+        "fingerprints": {"weights": adapter.digest, "code": code_digest()},
+        "budgets": list(config.keep),
+        "task_info": {k: v for k, v in asdict(task.info).items() if k != "families"},
+        "notes": [],
+    }
+
+
+def code_digest() -> str:
+    """SHA-256 of the installed packages' Python files, 16 digits."""
+    root, total = Path(__file__).parent.parent, hashlib.sha256()
+    for package in ("methods", "metrics", "harness"):
+        for path in sorted((root / package).rglob("*.py")):
+            total.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return total.hexdigest()[:16]
+
+
+def _own_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("prunescope")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def command(config: CompareConfig) -> str:
+    """The command line that repeats a run."""
+    base = CompareConfig()
+    words = ["python -m harness compare"]
+    for name, value in _plain(config).items():
+        if value == _plain(base)[name] or name in ("out", "resume"):
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        if name in ("latency", "sharing"):
+            words.append("--no-latency" if name == "latency" else "--sharing off")
+        else:
+            words.append(f"{flag} {','.join(map(str, value)) if isinstance(value, list) else value}")
+    return " ".join(words)
+
+
+def _plain(config: CompareConfig) -> dict:
+    return json.loads(json.dumps(asdict(config), default=str))
+
+
+def _identity(config: dict) -> dict:
+    """What must agree for a run to be resumed."""
+    return {name: value for name, value in config.items() if name not in ("out", "resume")}
+
+
+def pick_device(text: str) -> str:
+    import torch
+
+    if text == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise RequestError(f"--device {text!r}: no such device; use auto, cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RequestError(f"--device {text}: no CUDA device is usable here; use cpu")
+    return text
+
+
+@contextmanager
+def progress(name: str, total: int):
+    """A progress bar on a terminal, silence elsewhere; gives a function that advances it."""
+    if not sys.stderr.isatty():
+        yield lambda steps=1: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda steps=1: bar.advance(task, steps)
+
+
+class Run:
+    """A finished run."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder.folder
+        self.store = folder
+        self.summary = folder.summary()
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    def frame(self):
+        """All cells as a pandas frame, nested figures as dotted columns."""
+        import pandas
+
+        from harness.summary import flat
+
+        return pandas.DataFrame([flat(cell) for cell in self.summary["cells"]])

@@ -1,0 +1,84 @@
+"""A request for a comparison, checked before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.errors import RequestError
+
+DEFAULT_METHODS = ("none", "random", "sts", "fastv", "sparsevlm", "tome")
+DEFAULT_KEEP = ("192", "64")
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Everything `compare` can be told; the same names on the command line and in Python."""
+
+    model: str = "tiny"
+    task: str = "shapes"
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    keep: tuple[str, ...] = DEFAULT_KEEP
+    budget: str = "average"
+    samples: int = 48
+    out: Path | None = None
+    resume: bool = False
+    seed: int = 0
+    batch_size: int = 8
+    device: str = "auto"
+    dtype: str = "auto"
+    latency: bool = True
+    sharing: bool = True
+    max_new_tokens: int = 8
+    plugins: tuple[str, ...] = field(default=())
+
+    def checked(self) -> CompareConfig:
+        """Itself, or `RequestError` for the first thing that cannot be."""
+        if self.samples < 1:
+            raise RequestError(f"--samples {self.samples}: must be at least 1 image")
+        if self.batch_size < 1:
+            raise RequestError(f"--batch-size {self.batch_size}: must be at least 1 image")
+        if self.max_new_tokens < 1:
+            raise RequestError(f"--max-new-tokens {self.max_new_tokens}: must be at least 1")
+        if self.budget not in ("average", "final"):
+            raise RequestError(f"--budget {self.budget!r}: choose average or final")
+        if not self.keep:
+            raise RequestError("--keep: name at least one budget, such as 192,64")
+        for text in self.keep:
+            read_keep(text)
+        return self
+
+
+def read_keep(text: str) -> float:
+    """A budget as the user wrote it: a count of at least 1, or a fraction between 0 and 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise RequestError(f"--keep {text!r}: not a number; write counts or fractions, such as 192,64 or 0.33") from None
+    if not value > 0 or value != value or value == float("inf"):
+        raise RequestError(f"--keep {text}: must be above 0; write a count of tokens or a fraction below 1")
+    if value >= 1 and value != int(value):
+        raise RequestError(f"--keep {text}: a count must be whole; {int(value)} or {int(value) + 1}?")
+    return value
+
+
+def tokens_of(text: str, available: int) -> int:
+    """The budget in tokens of a model that yields ``available``."""
+    value = read_keep(text)
+    count = max(1, round(value * available)) if value < 1 else int(value)
+    if count > available:
+        raise RequestError(f"--keep {text}: the model yields {available} visual tokens at the most")
+    return count
+
+
+def writable_folder(path: Path) -> Path:
+    """Create the folder, or `RequestError` where that or writing into it fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".write-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RequestError(f"--out {path}: cannot write there ({error.strerror or error}); choose another folder") from None
+    return path

@@ -1,0 +1,334 @@
+"""The pruned engine: image to answers, tokens physically removed on the way.
+
+The story of a batch reads top to bottom in `Engine.run`: tower (tokens may merge inside its blocks),
+projector (tokens may leave after it), decoder layers one by one (tokens may leave before any), greedy
+decoding on a cache whose layers differ in length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from harness.decoding import Phase, Store, decode
+from harness.layout import Layout, build
+from harness.models.hf import Adapter
+from harness.probes import Probe
+from harness.stopwatch import Stopwatch
+from methods.types import PositionMode, Selection, Signals, Step
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images with their questions. Lists over questions are flat; ``image`` says whose they are."""
+
+    pixels: torch.Tensor  # [B, 3, H, W]
+    prefix: list[int]  # token ids before the image
+    questions: list[list[int]]  # token ids of each question's instruction, R
+    image: torch.Tensor  # int64 [R], rising
+    image_seeds: torch.Tensor  # int64 [B]
+    question_seeds: torch.Tensor  # int64 [R]
+    evidence: torch.Tensor | None = None  # bool [R, N]; a row without evidence is all False
+
+
+@dataclass(frozen=True)
+class Tower:
+    """What left the vision tower. ``source`` maps every original token to the one it ended in."""
+
+    features: torch.Tensor  # [B, N, Dv]
+    source: torch.Tensor  # int64 [B, N0]
+    lowest: torch.Tensor  # int64 [B, N] lowest original token of each
+    merged: bool
+    grid: tuple[int, int] | None
+    full_grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Output:
+    """Answers and traces of a batch; R rows."""
+
+    tokens: list[list[int]]  # answer token ids, end token left out
+    first_logits: torch.Tensor  # [R, vocabulary] of the first answer token, float32
+    kept: torch.Tensor  # int64 [R, K] original tokens present in the last layer, -1 of no single place
+    kept_before: torch.Tensor  # int64 [R, K0] original tokens that entered the LLM
+    grid: tuple[int, int]  # of the original tokens
+    source: torch.Tensor | None = None  # int64 [R, N0] for towers that merged: where each token went
+    kv_bytes: int = 0  # of all caches after prefill
+    counts: tuple[int, ...] = ()  # visual tokens that were present in each LLM layer
+
+
+@dataclass
+class Flow:
+    """The batch on its way through the decoder."""
+
+    hidden: torch.Tensor  # [G, L, D]
+    layout: Layout
+    ids: torch.Tensor  # int64 [G, K] original token of each visual token
+    features: torch.Tensor | None  # [G, K, D] projected, of those present
+    row_of: torch.Tensor  # int64 [R] question of each row
+    carry: torch.Tensor | None = None
+    phases: list[Phase] = field(default_factory=list)
+
+
+class Engine:
+    """Runs methods on one model.
+
+    Args:
+        adapter: the model.
+        max_new_tokens: answer tokens at most.
+    """
+
+    def __init__(self, adapter: Adapter, max_new_tokens: int = 16) -> None:
+        self.adapter, self.max_new_tokens = adapter, max_new_tokens
+
+    @torch.inference_mode()
+    def run(
+        self,
+        batch: Batch,
+        steps: tuple[Step, ...] = (),
+        positions: PositionMode = "original",
+        tower: Tower | None = None,
+        blind: bool = False,
+        share: bool = True,
+        watch: Stopwatch | None = None,
+    ) -> Output:
+        """Answer the questions of a batch under a method's steps.
+
+        Args:
+            batch: images and questions.
+            steps: where tokens leave.
+            positions: whether tokens keep their original positions or are renumbered.
+            tower: the tower's output, where it is known already (from `see`).
+            blind: leave the image out.
+            share: compute what the questions of one image share only once.
+            watch: takes the time of each stage.
+        """
+        watch = watch or Stopwatch()
+        if not blind and tower is None:
+            tower = self.see(batch.pixels, steps, watch)
+        flow, entered = self._enter(batch, steps, positions, tower, share, watch)
+        with watch.stage("prefill"):
+            counts = self._prefill(flow, batch, steps, positions, tower, watch)
+            last = flow.hidden[flow.layout.group, flow.layout.last]
+            logits = self.adapter.logits(last)
+        kv_bytes = sum(phase.store.bytes for phase in flow.phases)
+        with watch.stage("decode"):
+            tokens = decode(self.adapter, flow.phases, logits, self.max_new_tokens)
+        watch.count("decode", max(1, max(map(len, tokens), default=1)))
+        place = flow.layout.group
+        full = tower.full_grid if tower is not None else (0, 0)
+        source = tower.source[batch.image] if tower is not None and tower.merged else None
+        return Output(tokens, logits, flow.ids[place], entered, full, source, kv_bytes, counts)
+
+    @torch.inference_mode()
+    def see(self, pixels: torch.Tensor, steps: tuple[Step, ...] = (), watch: Stopwatch | None = None) -> Tower:
+        """Run the tower's blocks, merging where the steps say so."""
+        watch, adapter = watch or Stopwatch(), self.adapter
+        inside = {step.site.layer: step for step in steps if step.site.stage == 0}
+        with watch.stage("vision"):
+            hidden = adapter.enter_tower(pixels)
+            cls, count = int(adapter.shape.has_cls), hidden.shape[1] - int(adapter.shape.has_cls)
+            patch = adapter.shape.patch
+            grid = (pixels.shape[-2] // patch, pixels.shape[-1] // patch)
+            source = torch.arange(count, device=hidden.device).expand(len(pixels), -1)
+            lowest, sizes, bias = source, torch.ones(source.shape, dtype=hidden.dtype, device=hidden.device), None
+            for index, block in enumerate(adapter.blocks):
+                step = inside.get(index)
+                probe = Probe(keys=True) if step is not None else None
+                hidden = block.attend(hidden, bias, probe)
+                if step is not None:
+                    with watch.stage("selection"):
+                        keys = probe.key_states.mean(1)[:, cls:]
+                        signals = Signals(
+                            vision_features=hidden[:, cls:], vision_keys=keys, sizes=sizes, count=keys.shape[1]
+                        )
+                        chosen = step.select(signals.only(step.needs), step.keep)
+                    hidden = torch.cat([hidden[:, :cls], chosen.tokens], dim=1)
+                    sizes = chosen.sizes
+                    source = chosen.source.long().argmax(1).gather(1, source)
+                    lowest = lowest.gather(1, chosen.indices)
+                    padded = torch.cat([sizes.new_ones(len(sizes), cls), sizes], dim=1)
+                    bias = padded.log()[:, None, None, :].expand(-1, 1, hidden.shape[1], -1)
+                hidden = block.transform(hidden)
+        return Tower(hidden[:, cls:], source, lowest, bool(inside), None if inside else grid, grid)
+
+    def _enter(self, batch, steps, positions, tower, share, watch) -> tuple[Flow, torch.Tensor]:
+        """Project, prune before the LLM, and lay out the sequences. Also the original tokens that enter, by row."""
+        adapter, rows = self.adapter, len(batch.questions)
+        step = next((s for s in steps if s.site.stage == 1), None)
+        together = share and not (step is not None and step.reads_text)
+        image = torch.arange(len(batch.pixels), device=batch.image.device) if together else batch.image
+        prefix = len(batch.prefix)
+        if tower is None:
+            ids = torch.zeros(len(image), 0, dtype=torch.int64, device=adapter.device)
+            features, places, span = None, None, 0
+        else:
+            with watch.stage("projector"):
+                features = adapter.project(tower.features)[image]
+            ids = tower.lowest[image]
+            span = features.shape[1]
+            places = torch.arange(span, device=ids.device).expand(len(image), -1)
+            if step is not None:
+                with watch.stage("selection"):
+                    signals = self._before_llm(batch, step, tower, features, image, together)
+                    chosen = step.select(signals.only(step.needs), step.keep)
+                    order = chosen.indices.sort(-1).values
+                features = features.gather(1, order[..., None].expand(-1, -1, features.shape[-1]))
+                ids, places = ids.gather(1, order), order
+            if positions == "contiguous":
+                span = features.shape[1]
+                places = torch.arange(span, device=ids.device).expand(len(image), -1)
+        grouped: list[list[list[int]]] = [[] for _ in range(len(image))]
+        for row, question in enumerate(batch.questions):
+            grouped[int(batch.image[row]) if together else row].append(question)
+        lengths = [[len(question) for question in group] for group in grouped]
+        layout = build(prefix, ids.shape[1], places, prefix + span, lengths, adapter.device)
+        tokens = torch.zeros(layout.segments.shape, dtype=torch.int64)
+        tokens.scatter_(1, layout.prefix.cpu(), torch.tensor(batch.prefix).expand(len(grouped), -1))
+        for place, group in enumerate(grouped):
+            joined = [token for question in group for token in question]
+            tokens[place, tokens.shape[1] - len(joined) :] = torch.tensor(joined)
+        hidden = adapter.embed(tokens.to(adapter.device))
+        if features is not None:
+            hidden = hidden.scatter(1, layout.visual[..., None].expand(-1, -1, hidden.shape[-1]), features.to(hidden.dtype))
+        row_of = torch.arange(rows, device=adapter.device)
+        flow = Flow(hidden, layout, ids, features, row_of)
+        return flow, ids[layout.group]
+
+    def _before_llm(self, batch, step, tower, features, image, together) -> Signals:
+        grid = tower.grid
+        positions = None
+        if grid is not None:
+            lines = [(torch.arange(size, device=image.device) + 0.5) / size for size in grid]
+            positions = torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).view(1, -1, 2).expand(len(image), -1, -1)
+        return Signals(
+            features=features,
+            vision_features=tower.features[image],
+            positions=positions,
+            evidence=None if together else batch.evidence,
+            seeds=batch.image_seeds[image] if together or not step.reads_text else batch.question_seeds,
+            count=features.shape[1],
+            grid=grid,
+        )
+
+    def _prefill(self, flow: Flow, batch, steps, positions, tower, watch) -> tuple[int, ...]:
+        """Run the decoder layers; before those that have a step, tokens leave. Returns the counts that were present."""
+        adapter = self.adapter
+        inside = {step.site.layer: step for step in steps if step.site.stage == 2}
+        counts = []
+        self._begin_phase(flow, 0)
+        probe = None
+        for index in range(adapter.shape.layers):
+            if index in inside:
+                with watch.stage("selection"):
+                    self._leave(flow, batch, inside[index], positions, probe)
+                    self._begin_phase(flow, index)
+            ahead = inside.get(index + 1)
+            probe = self._probe(flow.layout, ahead)
+            phase = flow.phases[-1]
+            flow.hidden = adapter.layer(
+                index, flow.hidden, phase.mask, flow.layout.positions, phase.rotary, phase.store, probe
+            )
+            counts.append(flow.ids.shape[1])
+        return tuple(counts)
+
+    def _begin_phase(self, flow: Flow, first: int) -> None:
+        """From layer ``first`` on, sequences have the present layout."""
+        rotary = self.adapter.rotary(flow.hidden, flow.layout.positions)
+        flow.phases.append(Phase(first, flow.layout, flow.layout.mask(), rotary, Store(first)))
+
+    def _probe(self, layout: Layout, step: Step | None) -> Probe | None:
+        if step is None:
+            return None
+        rows = None
+        if "text_attention" in step.needs:
+            rows = layout.last[:, None] if step.rows == 1 else layout.text
+        return Probe(rows, layout.group, bool(step.needs & {"keys", "text_keys"}))
+
+    def _leave(self, flow: Flow, batch: Batch, step: Step, positions: PositionMode, probe: Probe | None) -> None:
+        """Apply a step inside the LLM: every row gets a sequence of its own, of the tokens it keeps."""
+        layout, count = flow.layout, flow.ids.shape[1]
+        group, rows = layout.group, len(layout.group)
+        attention = None
+        if probe is not None and probe.attention is not None:
+            columns = layout.visual[group][:, None, None, :]
+            attention = probe.attention.gather(3, columns.expand(-1, *probe.attention.shape[1:3], -1))
+        indices = tokens = None
+        carry: torch.Tensor | None = None
+        for length in torch.unique(layout.lengths).tolist():
+            member = (layout.lengths == length).nonzero()[:, 0]
+            signals = self._inside_llm(flow, batch, step, member, length, attention)
+            chosen = step.select(signals.only(step.needs), step.keep)
+            if chosen.tokens is None:
+                chosen = replace(chosen, indices=chosen.indices.sort(-1).values)
+            if indices is None:
+                indices = torch.zeros(rows, chosen.indices.shape[1], dtype=torch.int64, device=group.device)
+            indices[member] = chosen.indices
+            tokens = _place(tokens, chosen.tokens, member, rows)
+            carry = _place(carry, chosen.carry, member, rows)
+        self._regroup(flow, indices, tokens, count, positions)
+        flow.carry = carry
+
+    def _inside_llm(self, flow: Flow, batch: Batch, step: Step, member, length: int, attention) -> Signals:
+        layout = flow.layout
+        group, text = layout.group[member], layout.text[member, :length]
+        pick = lambda columns: flow.hidden[group].gather(1, columns[..., None].expand(-1, -1, flow.hidden.shape[-1]))  # noqa: E731
+        wanted = step.needs
+        words = [batch.questions[int(row)] for row in flow.row_of[member]]
+        return Signals(
+            features=flow.features[group] if "features" in wanted and flow.features is not None else None,
+            text_features=self.adapter.embed(torch.tensor(words, device=group.device)) if "text_features" in wanted else None,
+            text_attention=attention[member][:, :, -length:] if attention is not None and step.rows == 1 else (
+                attention[member][:, :, :length] if attention is not None else None
+            ),
+            hidden_states=pick(layout.visual[group]) if "hidden_states" in wanted else None,
+            text_hidden=pick(text) if "text_hidden" in wanted else None,
+            seeds=batch.question_seeds[flow.row_of[member]],
+            carry=None if flow.carry is None else flow.carry[member][:, :length],
+            count=flow.ids.shape[1],
+        )
+
+    def _regroup(self, flow: Flow, indices, tokens, count: int, positions: PositionMode) -> None:
+        """Rows become sequences: prefix, the kept visual tokens, the row's own question."""
+        layout, adapter = flow.layout, self.adapter
+        group, prefix = layout.group, layout.prefix.shape[1]
+        known = indices.clamp_min(0)
+        nowhere = indices < 0
+        ids = flow.ids[group].gather(1, known).masked_fill(nowhere, -1)
+        visual = layout.visual[group].gather(1, known)
+        if positions == "contiguous":
+            places, after = None, prefix + indices.shape[1]
+        else:
+            old = layout.positions[group].gather(1, visual) - prefix
+            after = int(layout.positions[group[0], layout.text[0, 0]])
+            places = torch.where(nowhere, after - prefix - 1, old)
+        new = build(prefix, indices.shape[1], places, after, [[n] for n in layout.lengths.tolist()], adapter.device)
+        width = flow.hidden.shape[-1]
+        hidden = torch.zeros(*new.segments.shape, width, dtype=flow.hidden.dtype, device=flow.hidden.device)
+        before = flow.hidden[group]
+        for old_columns, new_columns in ((layout.prefix[group], new.prefix), (visual, new.visual), (layout.text, new.text)):
+            old_columns, new_columns = old_columns[..., None].expand(-1, -1, width), new_columns[..., None].expand(-1, -1, width)
+            hidden.scatter_(1, new_columns, before.gather(1, old_columns))
+        if tokens is not None:
+            hidden.scatter_(1, new.visual[..., None].expand(-1, -1, width), tokens.to(hidden.dtype))
+        if flow.features is not None:
+            flow.features = None  # later steps read the embeddings through ``carry``
+        flow.hidden, flow.layout, flow.ids = hidden, new, ids
+
+
+def _place(whole: torch.Tensor | None, part: torch.Tensor | None, member: torch.Tensor, rows: int) -> torch.Tensor | None:
+    """Write the rows of one group into the tensor of all rows, widening it where groups differ in width."""
+    if part is None:
+        return whole
+    if whole is None:
+        whole = part.new_zeros(rows, *part.shape[1:])
+    elif part.shape[1] > whole.shape[1]:
+        wider = whole.new_zeros(rows, *part.shape[1:])
+        wider[:, : whole.shape[1]] = whole
+        whole = wider
+    whole[member, : part.shape[1]] = part
+    return whole
+
+
+__all__ = ["Batch", "Engine", "Output", "Selection", "Tower"]

@@ -1,0 +1,80 @@
+"""Rows of ``list`` and findings of ``doctor``."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+SEEN_TRANSFORMERS = (5, 24)  # the newest minor that the contract tests saw
+
+METRICS = (
+    ("accuracy", "share of right answers; 95 % bootstrap interval clustered by image"),
+    ("difference_none", "paired difference to no pruning; sign-flip permutation over images, Holm-adjusted"),
+    ("difference_like", "paired difference to random tokens on the same schedule: what the ranking is worth"),
+    ("retention", "accuracy over that of none; chance-adjusted by blind"),
+    ("loyalty", "agreement with the unpruned answers, and KL of the first answer token (nats)"),
+    ("evidence", "share of the answer's tokens that are kept; accuracy where kept and where lost"),
+    ("difficulty", "accuracy on questions that downsampling loses, and on those it does not"),
+    ("tokens", "visual tokens in the last LLM layer, and their mean over layers"),
+    ("flops", "tower, projector, selection, prefill, decode per token; KV bytes"),
+    ("latency", "milliseconds by stage, interleaved and paired; speed-up of TTFT; realised gain"),
+    ("diversity", "effective rank and mean cosine of the kept tokens, among others"),
+    ("coverage", "share of 8 x 8 cells of the image that the kept tokens hit"),
+    ("collapse", "z of each diversity figure against random subsets of the same size on the same image"),
+)
+
+
+def rows(what: str) -> list[dict]:
+    """What `list` shows, one dict a row."""
+    if what == "metrics":
+        return [{"name": name, "what": text} for name, text in METRICS]
+    if what == "tasks":
+        from harness.tasks.registry import infos
+
+        return [
+            {"name": i.name, "metric": i.metric, "families": list(i.families), "evidence": i.knows_evidence, "source": i.source, "licence": i.licence}
+            for i in infos()
+        ]
+    if what == "models":
+        from harness.models.hf import EMBEDDED
+
+        return [
+            *({"name": name, "kind": "embedded"} for name in EMBEDDED),
+            {"name": "<folder>", "kind": "local Hugging Face folder of a LLaVA"},
+            {"name": "<owner/name>", "kind": "hub id of a LLaVA, such as llava-hf/llava-1.5-7b-hf"},
+        ]
+    from methods.registry import entries
+
+    return [
+        {
+            "name": e.name,
+            "paper": e.paper,
+            "site": e.site,
+            "needs": sorted(e.needs),
+            "parameters": [f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in e.parameters.items()],
+            "cannot": e.cannot,
+            "summary": e.summary,
+        }
+        for e in entries().values()
+    ]
+
+
+def doctor() -> dict[str, str]:
+    """Versions, device, embedded weights, and warnings."""
+    import torch
+
+    from harness.models.hf import EMBEDDED
+
+    found = {"python": platform.python_version(), "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}
+    for package in ("prunescope", "torch", "transformers", "scikit-learn", "scipy", "seaborn", "pytest-benchmark", "fvcore"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "missing: pip install -e ."
+    minor = tuple(int(part) for part in found["transformers"].split(".")[:2])
+    if minor > SEEN_TRANSFORMERS:
+        found["transformers"] += f" (newer than {'.'.join(map(str, SEEN_TRANSFORMERS))}, the newest tested)"
+    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    for name, path in EMBEDDED.items():
+        found[f"model {name}"] = "usable" if (path / "model.safetensors").exists() else f"weights missing at {path}"
+    return found

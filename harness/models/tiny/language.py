@@ -1,0 +1,216 @@
+"""Stage 3: projector and Llama learn to answer, on the frozen tower, with tokens left out.
+
+One sequence holds an image and a dozen questions with their answers; a block mask lets each see the
+image and itself alone, and positions restart after the image, so every question is as if asked alone.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from harness.models.tiny.build import words
+from harness.models.tiny.tower import TowerTask, normalise, pixels
+from harness.tasks.shapes.questions import FAMILIES, Question, ask, ask_all
+from harness.tasks.shapes.scene import GRID, Scene, generator, make_scene
+
+TOKENS = GRID * GRID
+PREFIX = (1, words().index("USER:"))
+ASSISTANT, END = words().index("ASSISTANT:"), 2
+TABLE = {word: i for i, word in enumerate(words())}
+ASKED = ("existence",) * 3 + ("relation",) * 3 + ("count",) * 2 + ("colour", "shape", "quadrant", "digit", "number", "dot")
+
+
+class ScenePool:
+    """Scenes with their tower features [size, 576, width], bfloat16, replaced little by little by new ones."""
+
+    def __init__(self, task: TowerTask, seed: int, capacity: int, start: int = 0) -> None:
+        self.task, self.seed, self.capacity, self.next = task, seed, capacity, start
+        self.features: list[torch.Tensor] = []
+        self.scenes: list[Scene] = []
+
+    def grow(self, count: int) -> None:
+        """Add scenes; past the capacity they replace the oldest."""
+        scenes = [make_scene("train", self.seed, self.next + i) for i in range(count)]
+        features = tower_features(self.task, scenes)
+        for scene, feature in zip(scenes, features):
+            if len(self.scenes) < self.capacity:
+                self.scenes.append(scene)
+                self.features.append(feature)
+            else:
+                self.scenes[self.next % self.capacity], self.features[self.next % self.capacity] = scene, feature
+            self.next += 1
+
+
+@torch.no_grad()
+def tower_features(task: TowerTask, scenes: list[Scene], grid: int | None = None) -> torch.Tensor:
+    """What the projector reads: [B, tokens, width], bfloat16."""
+    images = normalise(torch.stack([pixels(scene, grid) for scene in scenes]))
+    with torch.autocast("cpu", torch.bfloat16):
+        return task.states(images, None)[-2][:, 1:].to(torch.bfloat16)
+
+
+@dataclass
+class Batch:
+    """Sequences of one step. ``segments`` is 0 for the image and its prefix, 1.. for questions, -1 for padding."""
+
+    visual: torch.Tensor  # [B, M, width] tower features
+    text: torch.Tensor  # [B, L] token ids of the questions, joined
+    positions: torch.Tensor  # [B, 2 + M + L]
+    segments: torch.Tensor  # [B, L]
+    labels: torch.Tensor  # [B, L] next answer token or -100
+    families: list[list[str]]  # of segment s + 1
+
+
+def choose_tokens(pool: ScenePool, rows: np.ndarray, rng: np.random.Generator, progress: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The visual tokens of a step and their positions [B, M]: most steps leave tokens out, some pool or shrink."""
+    scenes = [pool.scenes[r] for r in rows]
+    draw = rng.random()
+    shrink, pooled, whole = 0.08 * progress, 0.08 * progress, 0.04 + 0.08 * progress
+    if draw < shrink:
+        grid = int(rng.integers(8, 21))
+        features = tower_features(pool.task, scenes, grid)
+        return features, torch.arange(grid * grid).expand(len(rows), -1)
+    full = torch.stack([pool.features[r] for r in rows])
+    if draw < shrink + pooled:
+        grid = full.view(len(rows), GRID, GRID, -1).permute(0, 3, 1, 2).float()
+        size = [(1, 2), (2, 1), (2, 2)][int(rng.integers(3))]
+        small = F.avg_pool2d(grid, size).flatten(2).transpose(1, 2).to(torch.bfloat16)
+        return small, torch.arange(small.shape[1]).expand(len(rows), -1)
+    if draw < shrink + pooled + whole:
+        return full, torch.arange(TOKENS).expand(len(rows), -1)
+    focused = rng.random() < 0.8 - 0.45 * progress
+    count = 160 if focused else int(rng.choice([52, 64, 96, 128, 192, 256]))
+    order = rng.random((len(rows), TOKENS))
+    if focused:  # everything that can be asked about, and some of the rest
+        for row, scene in zip(order, scenes):
+            mask = np.logical_or.reduce([item.tokens() for item in scene.items if item.kind != "distractor"])
+            row[mask.ravel()] -= 1
+    kept = torch.from_numpy(np.sort(np.argsort(order, axis=1)[:, :count], axis=1))
+    visual = full.gather(1, kept[..., None].expand(-1, -1, full.shape[-1]))
+    contiguous = torch.arange(count).expand(len(rows), -1)
+    return visual, (kept if rng.random() < 0.6 else contiguous)
+
+
+def training_questions(scene: Scene, rng: np.random.Generator, progress: float) -> list[Question]:
+    easy = 0.5 * (1 - progress)
+    asked = [ask(scene, family, rng, bool(rng.random() < easy)) for family in ASKED]
+    return [question for question in asked if question is not None]
+
+
+def make_batch(visual: torch.Tensor, places: torch.Tensor, asked: list[list[Question]]) -> Batch:
+    count = visual.shape[1]
+    original = bool((places[:, -1] >= count).any())
+    after = len(PREFIX) + (TOKENS if original else count)
+    rows = []
+    for questions in asked:
+        ids, segments, positions, labels = [], [], [], []
+        for number, question in enumerate(questions, 1):
+            body = [TABLE[w] for w in question.text.split()] + [ASSISTANT]
+            answer = [TABLE[w] for w in question.answer.split()]
+            ids += body + answer
+            segments += [number] * (len(body) + len(answer))
+            positions += range(after, after + len(body) + len(answer))
+            labels += [-100] * (len(body) - 1) + answer + [END]
+        rows.append((ids, segments, positions, labels))
+    length = max(len(row[0]) for row in rows)
+    fill = (0, -1, 0, -100)
+    text, segments, positions, labels = (
+        torch.tensor([row[i] + [fill[i]] * (length - len(row[i])) for row in rows]) for i in range(4)
+    )
+    prefix = torch.arange(len(PREFIX)).expand(len(rows), -1)
+    positions = torch.cat([prefix, places + len(PREFIX), positions], dim=1)
+    return Batch(visual, text, positions, segments, labels, [[q.family for q in qs] for qs in asked])
+
+
+def forward(model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [n, vocab] at the places that have a label, and those labels [n]."""
+    inner = model.model
+    rows, count = batch.visual.shape[:2]
+    embed = inner.language_model.embed_tokens
+    prefix = embed(torch.tensor([PREFIX]).expand(rows, -1))
+    visual = inner.multi_modal_projector(batch.visual.to(prefix.dtype))
+    hidden = torch.cat([prefix, visual.to(prefix.dtype), embed(batch.text)], dim=1)
+    shared = torch.zeros(rows, len(PREFIX) + count, dtype=torch.long)
+    segments = torch.cat([shared, batch.segments], dim=1)
+    length = segments.shape[1]
+    same = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
+    allowed = same & torch.ones(length, length, dtype=torch.bool).tril()
+    mask = torch.zeros(rows, 1, length, length, dtype=torch.bfloat16).masked_fill(~allowed[:, None], -1e30)
+    states = inner.language_model(
+        inputs_embeds=hidden, attention_mask=mask, position_ids=batch.positions, use_cache=False
+    ).last_hidden_state[:, -batch.text.shape[1] :]
+    chosen = batch.labels != -100
+    return model.lm_head(states[chosen]).float(), batch.labels[chosen]
+
+
+@torch.no_grad()
+def validate(model, task: TowerTask, scenes: int = 64, keep: int | None = None) -> dict[str, float]:
+    """Share of questions answered fully right, per family, on validation scenes (answers fed back)."""
+    right: dict[str, list[bool]] = {family: [] for family in FAMILIES}
+    for first in range(0, scenes, 16):
+        batch_scenes = [make_scene("validation", 0, first + i) for i in range(16)]
+        asked = [list(ask_all(s, generator("validation", 0, first + i, 1))) for i, s in enumerate(batch_scenes)]
+        features = tower_features(task, batch_scenes)
+        places = torch.arange(TOKENS).expand(16, -1)
+        if keep is not None:
+            order = np.random.default_rng(first).random((16, TOKENS)).argsort(1)[:, :keep]
+            places = torch.from_numpy(np.sort(order, axis=1))
+            features = features.gather(1, places[..., None].expand(-1, -1, features.shape[-1]))
+        batch = make_batch(features, places, asked)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits, labels = forward(model, batch)
+        hits = logits.argmax(-1) == labels
+        where = (batch.labels != -100).nonzero()
+        wrong = {(int(r), int(batch.segments[r, c])) for (r, c), hit in zip(where, hits) if not hit}
+        for row, families in enumerate(batch.families):
+            for number, family in enumerate(families, 1):
+                right[family].append((row, number) not in wrong)
+    scores = {family: float(np.mean(hits)) for family, hits in right.items()}
+    scores["all"] = float(np.mean([hit for hits in right.values() for hit in hits]))
+    return scores
+
+
+def train_language(work, stage, model, companion, tower_stage, adam, schedule, register_attention) -> None:
+    task = TowerTask(model.model.vision_tower, companion).eval().requires_grad_(False)
+    work.load(tower_stage.name, {"task": task})
+    parts = {"projector": model.model.multi_modal_projector, "language": model.model.language_model, "head": model.lm_head}
+    optimiser = adam(list(parts.values()), stage.rate)
+    start = max(work.load(stage.name, parts, optimiser), 0)
+    register_attention(model, "plain")
+    register_attention(model.model.vision_tower, "sdpa")
+    pool = ScenePool(task, stage.seed, 14000, start * 3)
+    pool.grow(512)
+    clock = saved = time.time()
+    total, hits, count = 0.0, 0, 0
+    for step in range(start, stage.steps):
+        if step % 8 == 0:
+            pool.grow(24)
+        rng = np.random.default_rng([stage.seed, step])
+        progress = min(1.0, step / (0.7 * stage.steps))
+        rows = rng.choice(len(pool.scenes), stage.batch, replace=False)
+        visual, places = choose_tokens(pool, rows, rng, progress)
+        batch = make_batch(visual, places, [training_questions(pool.scenes[r], rng, progress) for r in rows])
+        for group in optimiser.param_groups:
+            group["lr"] = stage.rate * schedule(step, stage.steps)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits, labels = forward(model, batch)
+            loss = F.cross_entropy(logits, labels)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for part in parts.values() for p in part.parameters()], 1.0)
+        optimiser.step()
+        total, hits, count = total + loss.item(), hits + int((logits.argmax(-1) == labels).sum()), count + len(labels)
+        if (step + 1) % 100 == 0:
+            work.log(stage=stage.name, step=step + 1, seconds=time.time() - clock, loss=total / 100, hit=hits / count, scenes=len(pool.scenes))
+            total, hits, count = 0.0, 0, 0
+        if (step + 1) % 500 == 0 or step + 1 == stage.steps:
+            work.log(stage=stage.name, step=step + 1, validation=validate(model, task))
+            work.log(stage=stage.name, step=step + 1, validation_random_64=validate(model, task, keep=64))
+        if time.time() - saved > 120 or step + 1 == stage.steps:
+            work.save(stage.name, step + 1, parts, optimiser)
+            saved = time.time()

@@ -1,0 +1,178 @@
+"""A run folder: ``manifest.json``, ``results.sqlite``, ``summary.json``, ``summary.csv``, ``report.html``.
+
+Reading one needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness.errors import RequestError
+
+SCHEMA_VERSION = 1
+FIGURES = ("effective_rank", "mean_cosine", "cells")
+_SAMPLE_COLUMNS = (
+    "prediction", "score", "agree", "kl", "kept", "kept_count", "recall", "recall_before", "failed",
+    *FIGURES, *(f"z_{name}" for name in FIGURES), *(f"percentile_{name}" for name in FIGURES),
+)  # fmt: skip
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS cells (
+    id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, facts TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS images (
+    id TEXT PRIMARY KEY, place INTEGER NOT NULL, png BLOB, height INTEGER, width INTEGER);
+CREATE TABLE IF NOT EXISTS questions (
+    id TEXT PRIMARY KEY, image TEXT NOT NULL REFERENCES images, place INTEGER NOT NULL,
+    family TEXT NOT NULL, question TEXT NOT NULL, target TEXT NOT NULL, evidence BLOB);
+CREATE TABLE IF NOT EXISTS samples (
+    cell INTEGER NOT NULL REFERENCES cells, question TEXT NOT NULL REFERENCES questions,
+    {", ".join(_SAMPLE_COLUMNS)}, PRIMARY KEY (cell, question)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS timings (
+    cell INTEGER NOT NULL REFERENCES cells, round INTEGER NOT NULL, stage TEXT NOT NULL, seconds REAL NOT NULL,
+    PRIMARY KEY (cell, round, stage)) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """One answer of one cell. Figures that a cell does not have are None."""
+
+    question: str
+    prediction: str
+    score: float
+    agree: float | None = None
+    kl: float | None = None  # nats
+    kept: bytes | None = None  # packed bool [h * w] of the tokens in the last layer
+    kept_count: int | None = None
+    recall: float | None = None  # of the evidence, in the last layer
+    recall_before: float | None = None  # of the evidence, on entering the LLM
+    failed: str | None = None
+    figures: tuple[float | None, ...] = (None,) * 9  # FIGURES, their z, their percentile
+
+    def values(self) -> tuple:
+        return (
+            self.prediction, self.score, self.agree, self.kl, self.kept, self.kept_count,
+            self.recall, self.recall_before, self.failed, *self.figures,
+        )  # fmt: skip
+
+
+class RunFolder:
+    """Reads and writes one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._connection: sqlite3.Connection | None = None
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = sqlite3.connect(self.folder / "results.sqlite", timeout=30)
+        return self._connection
+
+    def create(self, manifest: dict) -> None:
+        """Write the manifest and an empty database."""
+        self.write_json("manifest.json", {"schema_version": SCHEMA_VERSION, **manifest})
+        self.connection.execute("PRAGMA journal_mode=WAL")
+        self.connection.executescript(_SCHEMA)
+
+    @property
+    def exists(self) -> bool:
+        return (self.folder / "manifest.json").exists()
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "summary.json").exists()
+
+    def manifest(self) -> dict:
+        """The manifest, or `RequestError` where the folder is no run or of a newer schema."""
+        return self._read_json("manifest.json")
+
+    def summary(self) -> dict:
+        return self._read_json("summary.json")
+
+    def _read_json(self, name: str) -> dict:
+        path = self.folder / name
+        try:
+            content = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise RequestError(f"{self.folder}: no finished run there ({name} is missing)") from None
+        except (OSError, ValueError) as error:
+            raise RequestError(f"{path}: cannot be read ({error})") from None
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        if version != SCHEMA_VERSION:
+            raise RequestError(f"{path}: schema version {version}, this prunescope reads {SCHEMA_VERSION}")
+        return content
+
+    def write_json(self, name: str, content: dict) -> None:
+        """Write a file whole or not at all."""
+        partial = self.folder / f"{name}.partial"
+        partial.write_text(json.dumps(content, indent=1, allow_nan=False))
+        partial.replace(self.folder / name)
+
+    def add_cells(self, cells: Iterable[tuple[str, dict]]) -> dict[str, int]:
+        """Store cells and return their ids by key."""
+        with self.connection as connection:
+            for key, facts in cells:
+                connection.execute("INSERT OR IGNORE INTO cells (key, facts) VALUES (?, ?)", (key, json.dumps(facts)))
+        return dict(self.connection.execute("SELECT key, id FROM cells").fetchall())
+
+    def add_batch(self, images: Sequence[tuple], questions: Sequence[tuple], samples: dict[int, list[SampleRow]]) -> None:
+        """One batch of images with all cells' answers, in one transaction."""
+        marks = ", ".join("?" * (2 + len(_SAMPLE_COLUMNS)))
+        with self.connection as connection:
+            connection.executemany("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?, ?)", images)
+            connection.executemany("INSERT OR IGNORE INTO questions VALUES (?, ?, ?, ?, ?, ?, ?)", questions)
+            for cell, rows in samples.items():
+                connection.executemany(
+                    f"INSERT OR REPLACE INTO samples VALUES ({marks})", [(cell, row.question, *row.values()) for row in rows]
+                )
+
+    def done_images(self) -> set[str]:
+        """Images whose answers are stored; a batch is stored whole or not at all."""
+        return {row[0] for row in self.connection.execute("SELECT id FROM images")}
+
+    def add_timings(self, rows: Iterable[tuple[int, int, str, float]]) -> None:
+        with self.connection as connection:
+            connection.executemany("INSERT OR REPLACE INTO timings VALUES (?, ?, ?, ?)", rows)
+
+    def timings(self) -> dict[int, dict[str, np.ndarray]]:
+        """Seconds by cell and stage, in the order of the rounds."""
+        out: dict[int, dict[str, list[float]]] = {}
+        query = "SELECT cell, stage, seconds FROM timings ORDER BY cell, stage, round"
+        for cell, stage, seconds in self.connection.execute(query):
+            out.setdefault(cell, {}).setdefault(stage, []).append(seconds)
+        return {cell: {stage: np.array(v) for stage, v in stages.items()} for cell, stages in out.items()}
+
+    def cells(self) -> list[tuple[int, str, dict]]:
+        return [(i, key, json.loads(facts)) for i, key, facts in self.connection.execute("SELECT id, key, facts FROM cells ORDER BY id")]
+
+    def columns(self, cell: int) -> dict[str, np.ndarray]:
+        """All samples of a cell as columns, in the order of images and questions; missing numbers are NaN."""
+        names = ["question", "image", "family", "evidence_known", *_SAMPLE_COLUMNS]
+        query = (
+            f"SELECT samples.question, image, family, evidence IS NOT NULL, {', '.join(_SAMPLE_COLUMNS)} FROM samples "
+            "JOIN questions ON questions.id = samples.question JOIN images ON images.id = questions.image "
+            "WHERE cell = ? ORDER BY images.place, questions.place"
+        )
+        rows = self.connection.execute(query, (cell,)).fetchall()
+        columns = dict(zip(names, zip(*rows))) if rows else {name: () for name in names}
+        texts = {"question", "image", "family", "prediction", "kept", "failed"}
+        return {
+            name: np.array(values, dtype=object) if name in texts else np.array([np.nan if v is None else v for v in values], dtype=float)
+            for name, values in columns.items()
+        }
+
+
+def pack(mask: np.ndarray) -> bytes:
+    """A bool mask as bits."""
+    return np.packbits(mask.ravel()).tobytes()
+
+
+def unpack(bits: bytes, shape: tuple[int, int]) -> np.ndarray:
+    """The mask of `pack`, bool [h, w]."""
+    return np.unpackbits(np.frombuffer(bits, np.uint8), count=shape[0] * shape[1]).astype(bool).reshape(shape)

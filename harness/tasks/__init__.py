@@ -1,0 +1,1 @@
+"""Tasks: images, questions, answers, scoring."""

@@ -1,0 +1,1 @@
+"""Procedural visual question answering whose every answer has a known place."""

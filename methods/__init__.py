@@ -1,0 +1,32 @@
+"""Visual token pruning methods as pure tensor functions, one file each, on one registry.
+
+What a plug-in imports: ``register, Signals, Selection, Method, Step, Budget, ModelShape``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from methods.registry import create, entries, entry, register
+    from methods.types import Budget, BudgetError, Method, ModelShape, Schedule, Selection, Signals, Step
+
+_WHERE = {
+    **dict.fromkeys(("register", "create", "entry", "entries"), "methods.registry"),
+    **dict.fromkeys(
+        ("Budget", "BudgetError", "Method", "ModelShape", "Schedule", "Selection", "Signals", "Step"), "methods.types"
+    ),
+}
+__all__ = [
+    "Budget", "BudgetError", "Method", "ModelShape", "Schedule", "Selection", "Signals", "Step",
+    "create", "entries", "entry", "register",
+]  # fmt: skip
+
+
+def __getattr__(name: str):
+    """Import on first use, so that ``--help`` and reports need no torch."""
+    if name in _WHERE:
+        from importlib import import_module
+
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'methods' has no attribute {name!r}")

@@ -1,0 +1,46 @@
+"""FastV (Chen et al. 2024, arXiv:2403.06764): an image is worth 1/2 tokens after layer 2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from methods import cost
+from methods.budget import at_depth, counts_for, refuse_flops
+from methods.registry import register
+from methods.similarity import mean_rows, top
+from methods.types import Budget, BudgetError, Method, ModelShape, Selection, Signals, Step, decoder
+
+_NEEDS = frozenset({"text_attention"})
+
+
+@register("fastv", paper="arXiv:2403.06764", site="decoder", needs=_NEEDS)
+@dataclass(frozen=True)
+class FastV(Method):
+    """Before one early LLM layer, keep the tokens that the last token attended to most in the layer before.
+
+    Args:
+        layer: K, the layer whose input is pruned. The paper's 2 is meant for 32 or 40 layers; on
+            models of fewer than 24 the same fraction of the depth is used, at least 1.
+        positions: original, as in the authors' code.
+    """
+
+    layer: int = 2
+
+    def __post_init__(self) -> None:
+        if self.layer < 1:
+            raise ValueError(f"layer={self.layer} must be at least 1: it reads the layer before")
+
+    def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
+        refuse_flops(budget)
+        layer = at_depth(self.layer, 32, shape.layers)
+        if layer >= shape.layers:
+            raise BudgetError(f"layer={layer} is past the last of {shape.layers} layers")
+        tokens = shape.visual_tokens
+        ((_, keep),) = counts_for(budget, shape, lambda scale: ((layer, max(1, round(scale * tokens))),))
+        flops = cost.attention_rows(shape.heads, 1, tokens, shape.head_dim) + cost.ranking(tokens)
+        return (Step(decoder(layer), select, keep, keep, _NEEDS, flops, rows=1),)
+
+
+def select(signals: Signals, keep: int) -> Selection:
+    """Top ``keep`` of the last row of ``text_attention`` [B, H, T, N], mean over heads."""
+    return Selection(top(mean_rows(signals.text_attention, -1), keep))

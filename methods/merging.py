@@ -1,0 +1,82 @@
+"""Merging tokens: bipartite soft matching, and clustering by density peaks."""
+
+from __future__ import annotations
+
+import torch
+
+from methods.similarity import cosine, top
+
+
+def bipartite(metric: torch.Tensor, merged: int, first: int) -> torch.Tensor:
+    """Bipartite soft matching (ToMe, arXiv:2210.09461, section 3).
+
+    Tokens of parity ``first`` look for their most similar token of the other parity; the
+    ``merged`` most similar pairs are joined.
+
+    Args:
+        metric: [B, N, D] what similarity is taken of.
+        merged: how many tokens disappear, at most those of parity ``first``.
+        first: 0 or 1, the parity of the tokens that merge into others.
+
+    Returns:
+        int64 [B, N]: for every token the token it ends in, itself if it stays.
+    """
+    batch, count, _ = metric.shape
+    target = torch.arange(count, device=metric.device).expand(batch, count).clone()
+    if merged <= 0 or count < 2:
+        return target
+    scores = cosine(metric[:, first::2], metric[:, 1 - first :: 2])
+    best, partner = scores.max(-1)
+    chosen = top(best, merged)
+    target.scatter_(1, chosen * 2 + first, partner.gather(1, chosen) * 2 + 1 - first)
+    return target
+
+
+def join(tokens: torch.Tensor, sizes: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Size-weighted means of the tokens that end together, in the order of their lowest source.
+
+    Args:
+        tokens: [B, N, D].
+        sizes: [B, N] how many original tokens each stands for.
+        target: int64 [B, N]; every row has the same number K of distinct values.
+
+    Returns:
+        tokens [B, K, D], sizes [B, K], source bool [B, K, N], lowest source int64 [B, K].
+    """
+    count = target.shape[1]
+    index = torch.arange(count, device=target.device).expand_as(target)
+    lowest = torch.full_like(target, count).scatter_reduce(1, target, index, "amin")
+    lowest = lowest.gather(1, target)  # of each token, the lowest token it ends up with
+    leads = lowest == index
+    keep = int(leads[0].sum())
+    leaders = top(leads.double(), keep)
+    place = (leads.cumsum(1) - 1).gather(1, lowest)
+    weighted = tokens * sizes[..., None]
+    joined = torch.zeros(tokens.shape[0], keep, tokens.shape[2], dtype=tokens.dtype, device=tokens.device)
+    joined.scatter_add_(1, place[..., None].expand_as(weighted), weighted)
+    total = torch.zeros(sizes.shape[0], keep, dtype=sizes.dtype, device=sizes.device).scatter_add_(1, place, sizes)
+    source = place[:, None, :] == torch.arange(keep, device=place.device)[None, :, None]
+    return joined / total[..., None], total, source, leaders
+
+
+def density_peaks(tokens: torch.Tensor, clusters: int) -> torch.Tensor:
+    """Cluster means by density peaks with k-nearest density (Du et al. 2016), k = ``clusters``.
+
+    Args:
+        tokens: [B, M, D].
+        clusters: how many, at most M.
+
+    Returns:
+        [B, clusters, D], ordered by falling peak score.
+    """
+    distance = torch.cdist(tokens, tokens) / tokens.shape[-1] ** 0.5
+    nearest = distance.topk(min(clusters, distance.shape[-1]), dim=-1, largest=False).values
+    density = (-nearest.square().mean(-1)).exp()
+    denser = density[:, None, :] > density[:, :, None]
+    farthest = distance.amax((1, 2), keepdim=True)
+    separation = torch.where(denser, distance, farthest).amin(-1)
+    centres = top(separation * density, clusters)
+    member = distance.gather(1, centres[..., None].expand(-1, -1, distance.shape[-1])).argmin(1)
+    member.scatter_(1, centres, torch.arange(clusters, device=tokens.device).expand_as(centres))
+    chosen = torch.nn.functional.one_hot(member, clusters).to(tokens.dtype).transpose(1, 2)
+    return chosen @ tokens / chosen.sum(-1, keepdim=True)

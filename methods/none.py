@@ -1,0 +1,17 @@
+"""No pruning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from methods.registry import register
+from methods.types import Budget, Method, ModelShape, Step
+
+
+@register("none", site="none", reference=True)
+@dataclass(frozen=True)
+class NoPruning(Method):
+    """All visual tokens: the accuracy, cost and answers that everything is measured against."""
+
+    def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
+        return ()

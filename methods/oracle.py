@@ -1,0 +1,29 @@
+"""The evidence first: a reference that knows the answer's place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from methods.random import mix
+from methods.registry import register
+from methods.similarity import top
+from methods.types import PROJECTOR, Budget, Method, ModelShape, Selection, Signals, Step
+
+_NEEDS = frozenset({"evidence", "seeds"})
+
+
+@register("oracle", site="projector", needs=_NEEDS, cannot="only on tasks that know their evidence", reference=True)
+@dataclass(frozen=True)
+class Oracle(Method):
+    """The tokens that hold the answer, then random ones. Not a ceiling: dropping distractors can beat it."""
+
+    def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
+        return (Step(PROJECTOR, select, budget.tokens, budget.tokens, _NEEDS),)
+
+
+def select(signals: Signals, keep: int) -> Selection:
+    """Rank by evidence [B, N], ties by the row's random stream."""
+    luck = mix(signals.seeds[:, None] + mix(torch.arange(signals.count, device=signals.seeds.device)))
+    return Selection(top(luck.double() + signals.evidence.double() * 2.0**33, keep))

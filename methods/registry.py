@@ -1,0 +1,201 @@
+"""The registry: from an expression such as ``fastv[layer=3]`` to a method, and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import get_args, get_origin, get_type_hints
+
+from methods.types import PROJECTOR, SIGNAL_NAMES, Budget, Method, ModelShape, Selector, Step
+
+BUNDLED = ("none", "blind", "random", "sts", "fastv", "sparsevlm", "tome", "downsample", "oracle")
+"""The methods of this package, one module each, in the order of ``list methods``."""
+
+
+class MethodError(ValueError):
+    """An expression that names no method or a wrong parameter; the message ends with the nearest valid choice."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the registry knows of a method, for ``list methods`` and for reports."""
+
+    name: str
+    paper: str
+    site: str
+    needs: frozenset[str]
+    factory: type[Method]
+    cannot: str
+    reference: bool
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        """Parameter names and defaults."""
+        return {f.name: f.default for f in fields(self.factory)}
+
+    @property
+    def summary(self) -> str:
+        return (self.factory.__doc__ or "").strip().splitlines()[0]
+
+
+_ENTRIES: dict[str, Entry] = {}
+
+
+def register(
+    name: str,
+    *,
+    paper: str = "",
+    site: str = "projector",
+    needs: set[str] | frozenset[str] = frozenset(),
+    cannot: str = "",
+    reference: bool = False,
+) -> Callable:
+    """Register a method class, or a selector function for a pruner before the LLM.
+
+    Args:
+        name: what users type.
+        paper: any string, an arXiv number by custom.
+        site: where it acts, in words.
+        needs: signals that its selectors read.
+        cannot: what the method cannot do, for the lists.
+        reference: whether it is a yardstick rather than a competitor.
+
+    Returns:
+        A decorator that returns its argument unchanged.
+
+    Raises:
+        MethodError: for a name already taken, or an unknown signal.
+    """
+    unknown = sorted(set(needs) - SIGNAL_NAMES)
+    if unknown:
+        raise MethodError(f"method {name!r} needs unknown signal {unknown[0]!r}{_nearest(unknown[0], SIGNAL_NAMES)}")
+
+    def decorate(target):
+        if name in _ENTRIES and _ENTRIES[name].factory.__module__ != target.__module__:
+            raise MethodError(f"method {name!r} is already registered by {_ENTRIES[name].factory.__module__}")
+        factory = target if isinstance(target, type) else _from_function(target, frozenset(needs))
+        if not (is_dataclass(factory) and issubclass(factory, Method)):
+            raise MethodError(f"method {name!r} must be a function (signals, keep) or a frozen dataclass derived from Method")
+        _ENTRIES[name] = Entry(name, paper, site, frozenset(needs), factory, cannot, reference)
+        return target
+
+    return decorate
+
+
+def _from_function(function: Selector, needs: frozenset[str]) -> type[Method]:
+    @dataclass(frozen=True)
+    class Pruner(Method):
+        def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
+            return (Step(PROJECTOR, function, budget.tokens, budget.tokens, needs),)
+
+    Pruner.__doc__, Pruner.__module__, Pruner.__qualname__ = function.__doc__, function.__module__, function.__name__
+    return Pruner
+
+
+def entries() -> dict[str, Entry]:
+    """All registered methods: bundled ones first, then those of installed ``prunescope.methods`` entry points."""
+    for name in BUNDLED:
+        import_module(f"methods.{name}")
+    for point in entry_points(group="prunescope.methods"):
+        point.load()
+    ordered = {name: _ENTRIES[name] for name in BUNDLED}
+    return {**ordered, **_ENTRIES}
+
+
+def entry(name: str) -> Entry:
+    known = entries()
+    if name not in known:
+        raise MethodError(f"unknown method {name!r}{_nearest(name, known)}")
+    return known[name]
+
+
+def create(expression: str) -> Method:
+    """The method of an expression ``name`` or ``name[param=value,...]``.
+
+    Raises:
+        MethodError: for a malformed expression, an unknown name or parameter, or a value of a wrong type.
+    """
+    name, arguments = parse(expression)
+    factory = entry(name).factory
+    known = {f.name: f for f in fields(factory)}
+    hints = get_type_hints(factory)
+    values = {}
+    for key, text in arguments.items():
+        if key not in known:
+            raise MethodError(f"method {name!r} has no parameter {key!r}{_nearest(key, known)}")
+        values[key] = _convert(name, key, text, hints[key])
+    required = [f.name for f in known.values() if f.default is MISSING and f.name not in values]
+    if required:
+        raise MethodError(f"method {name!r} needs parameter {required[0]!r}")
+    try:
+        return factory(**values)
+    except ValueError as error:
+        raise MethodError(f"method {expression!r}: {error}") from None
+
+
+def canonical(expression: str) -> str:
+    """The expression with parameters in declared order, defaults left out: one spelling per variant."""
+    name, _ = parse(expression)
+    method = create(expression)
+    differing = [
+        f"{f.name}={_text(getattr(method, f.name))}" for f in fields(method) if getattr(method, f.name) != f.default
+    ]
+    return f"{name}[{','.join(differing)}]" if differing else name
+
+
+def parse(expression: str) -> tuple[str, dict[str, str]]:
+    """Split ``name[a=1,b=c[d=2]]`` into the name and the parameters' texts."""
+    match = re.fullmatch(r"\s*([a-z][a-z0-9_]*)\s*(?:\[(.*)\])?\s*", expression)
+    if match is None:
+        raise MethodError(f"cannot read method {expression[:60]!r}; write name or name[param=value,...]")
+    arguments = {}
+    for part in split(match[2] or ""):
+        key, sign, value = part.partition("=")
+        if not sign or not key.strip() or not value.strip():
+            raise MethodError(f"cannot read {part[:60]!r} in method {expression[:60]!r}; write param=value")
+        arguments[key.strip()] = value.strip()
+    return match[1], arguments
+
+
+def split(text: str) -> list[str]:
+    """Split at commas outside brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "[") - (character == "]")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _convert(method: str, key: str, text: str, hint: object) -> object:
+    choices = get_args(hint)
+    if choices and get_origin(hint) is not None and all(isinstance(choice, str) for choice in choices):
+        if text not in choices:
+            raise MethodError(f"{method}[{key}={text}]: choose one of {', '.join(choices)}")
+        return text
+    kinds = [kind for kind in (choices or (hint,)) if kind is not type(None)]
+    if bool in kinds:
+        if text.lower() not in ("true", "false"):
+            raise MethodError(f"{method}[{key}={text}]: write true or false")
+        return text.lower() == "true"
+    for kind in kinds:
+        try:
+            return kind(text)  # type: ignore[operator]
+        except ValueError:
+            continue
+    raise MethodError(f"{method}[{key}={text}]: not a valid {' or '.join(kind.__name__ for kind in kinds)}")  # type: ignore[attr-defined]
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _nearest(word: str, known) -> str:
+    close = get_close_matches(word, list(known), 1, 0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; choose from {', '.join(sorted(known))}"

@@ -1,0 +1,50 @@
+"""From steps to the visual tokens present at every block and layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from methods.types import Budget, BudgetError, Method, ModelShape, Schedule, Step
+
+
+def schedule(shape: ModelShape, steps: Iterable[Step], grid: tuple[int, int] | None = None) -> Schedule:
+    """Visual tokens at every ViT block and LLM layer of a model.
+
+    Args:
+        shape: the model.
+        steps: the method's steps, in any order.
+        grid: the grid to which the image was shrunk; (0, 0) means no image at all.
+
+    Returns:
+        The schedule; without an image, a tower and projector that do not run.
+    """
+    if grid == (0, 0):
+        return Schedule((), (), 0, (0,) * shape.layers)
+    if grid is not None:
+        shape = shape.at_grid(grid)
+    steps = sorted(steps, key=lambda step: step.site)
+    cls = int(shape.has_cls)
+    inside = {step.site.layer: step.after for step in steps if step.site.stage == 0}
+    count, attention, mlp = shape.visual_tokens, [], []
+    for block in range(shape.vision_layers):
+        attention.append(count + cls)
+        count = inside.get(block, count)
+        mlp.append(count + cls)
+    projected = count
+    for step in steps:
+        if step.site.stage == 1:
+            count = step.after
+    later = {step.site.layer: step.after for step in steps if step.site.stage == 2}
+    llm = []
+    for layer in range(shape.layers):
+        count = later.get(layer, count)
+        llm.append(count)
+    return Schedule(tuple(attention), tuple(mlp), projected, tuple(llm), sum(step.flops for step in steps))
+
+
+def plan(method: Method, shape: ModelShape, budget: Budget) -> tuple[tuple[Step, ...], Schedule]:
+    """A method's steps at a budget and their schedule; raises `BudgetError` where it cannot be met."""
+    if budget.tokens > shape.visual_tokens:
+        raise BudgetError(f"{budget.tokens} tokens asked, the image has {shape.visual_tokens}")
+    steps = method.steps(shape, budget)
+    return steps, schedule(shape, steps, method.image_grid(shape, budget))

@@ -1,0 +1,112 @@
+"""STS: stage-aware pruning from structure to semantics ("When Attention Collapses", arXiv:2606.03569)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from methods import cost
+from methods.budget import counts_for, refuse_flops
+from methods.greedy import least_energy
+from methods.registry import register
+from methods.similarity import cosine, mean_rows, top
+from methods.types import PROJECTOR, Budget, Method, ModelShape, Selection, Signals, Step, decoder
+
+_STRUCTURE = frozenset({"features", "positions"})
+_SEMANTICS = frozenset({"text_attention"})
+
+
+@register("sts", paper="arXiv:2606.03569", site="projector, decoder", needs=_STRUCTURE | _SEMANTICS)
+@dataclass(frozen=True)
+class STS(Method):
+    """Stage 1 spreads tokens by repulsion before the LLM; stage 2 keeps what the instruction attends to inside it.
+
+    The two decoupled stages, repulsion by potential energy and instruction-aware cross-attention
+    are the paper's. Its constants are not public; every default below is ours.
+
+    Args:
+        spatial_weight: share of the grid distance in the mixed distance; 0 is feature repulsion alone.
+        exponent: s of the Riesz kernel d^-s. Below the dimension of the space the least energy lies
+            on the boundary (Hardin & Saff 2004), so Coulomb's 1 gathers tokens at the border.
+        ratio: tokens after stage 2 over tokens after stage 1.
+        depth: where stage 2 acts, as a fraction of the LLM's layers.
+        stages: ``structure`` or ``semantics`` alone are the ablations.
+        positions: original (ours).
+    """
+
+    spatial_weight: float = 0.5
+    exponent: float = 4.0
+    ratio: float = 0.5
+    depth: float = 0.5
+    stages: Literal["both", "structure", "semantics"] = "both"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.spatial_weight <= 1:
+            raise ValueError(f"spatial_weight={self.spatial_weight:g} must lie in [0, 1]")
+        if not self.exponent > 0:
+            raise ValueError(f"exponent={self.exponent:g} must be above 0")
+        if not 0 < self.ratio <= 1:
+            raise ValueError(f"ratio={self.ratio:g} must lie in (0, 1]")
+        if not 0 < self.depth < 1:
+            raise ValueError(f"depth={self.depth:g} must lie in (0, 1)")
+
+    def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
+        refuse_flops(budget)
+        tokens, layer = shape.visual_tokens, min(max(1, round(self.depth * shape.layers)), shape.layers - 1)
+        first = second = None
+        if self.stages == "structure":
+            first = budget.tokens
+        elif self.stages == "semantics":
+            ((_, second),) = counts_for(budget, shape, lambda scale: ((layer, max(1, round(scale * tokens))),))
+        else:
+
+            def counts(scale: float) -> tuple[tuple[int, int], ...]:
+                last = max(1, round(scale * tokens))
+                return (0, min(tokens, round(last / self.ratio))), (layer, last)
+
+            (_, first), (_, second) = counts_for(budget, shape, counts)
+        steps = []
+        if first is not None:
+            spread = Spread(self.spatial_weight, self.exponent)
+            flops = cost.similarity(tokens, shape.width) + 6.0 * tokens**2 + cost.greedy(tokens, first)
+            steps.append(Step(PROJECTOR, spread, first, first, _STRUCTURE, flops))
+        if second is not None:
+            present = tokens if first is None else first
+            rows = cost.attention_rows(shape.heads, _ROWS, present, shape.head_dim)
+            steps.append(Step(decoder(layer), select, second, second, _SEMANTICS, rows + cost.ranking(present)))
+        return tuple(steps)
+
+
+_ROWS = 12  # instruction tokens assumed in the FLOPs of stage 2's probe; a few either way change nothing visible
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Stage 1: greedy least potential energy under a kernel of mixed distance."""
+
+    spatial_weight: float
+    exponent: float
+
+    def __call__(self, signals: Signals, keep: int) -> Selection:
+        """Indices [B, keep] in the order of selection, from ``features`` [B, N, D] and ``positions`` [B, N, 2]."""
+        return Selection(least_energy(self.distance(signals), self.exponent, keep))
+
+    def distance(self, signals: Signals) -> torch.Tensor:
+        """Mixed distance [B, N, N], float64; each part is divided by its mean, so that the weights weigh equals."""
+        parts = []
+        if self.spatial_weight < 1:
+            parts.append((1 - self.spatial_weight, (1 - cosine(signals.features).double()).clamp_min(0)))
+        if self.spatial_weight > 0:
+            places = signals.positions.double()
+            parts.append((self.spatial_weight, torch.cdist(places, places)))
+        total = torch.zeros((), dtype=torch.float64)
+        for weight, part in parts:
+            total = total + part * (weight / part.mean((1, 2), keepdim=True).clamp_min(1e-12))
+        return total
+
+
+def select(signals: Signals, keep: int) -> Selection:
+    """Stage 2: top ``keep`` by attention [B, H, T, N], mean over heads and instruction tokens."""
+    return Selection(top(mean_rows(signals.text_attention, slice(None)), keep))

@@ -1,0 +1,210 @@
+"""The words of the suite as data: signals, selections, steps, shapes, budgets, schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal
+
+import torch
+
+BudgetMode = Literal["average", "final", "flops"]
+PositionMode = Literal["original", "contiguous"]
+
+TEXT_SIGNALS = frozenset({"text_embeds", "text_features", "text_attention", "text_attention_ahead", "text_keys", "text_hidden", "evidence"})
+"""Signals that differ between the questions of one image; a selection that needs none of them is shared by all."""
+
+
+class UndeclaredSignal(AttributeError):
+    """A selector read a signal that it does not name in its ``needs``."""
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What a selector may look at. B rows of equal N and, for text signals, equal T.
+
+    Reading a signal that was not declared, or that this model cannot give, raises `UndeclaredSignal`.
+    """
+
+    features: torch.Tensor | None = None  # [B, N, D] projected visual tokens
+    vision_features: torch.Tensor | None = None  # [B, N, Dv] tower states at the layer the model reads
+    vision_keys: torch.Tensor | None = None  # [B, N, Dk] keys there, mean over heads
+    vision_keys_full: torch.Tensor | None = None  # [B, N, Dv] keys there, heads joined
+    cls_attention: torch.Tensor | None = None  # [B, H, N] attention from CLS there
+    cls_feature: torch.Tensor | None = None  # [B, Dv]
+    cls_key: torch.Tensor | None = None  # [B, Dk]
+    image_embeds: torch.Tensor | None = None  # [B, N, C] joint image-text space
+    text_embeds: torch.Tensor | None = None  # [B, M, C] joint image-text space
+    text_features: torch.Tensor | None = None  # [B, T, D] embeddings of the instruction
+    text_attention: torch.Tensor | None = None  # [B, H, T, N] rows of layer k-1
+    text_attention_ahead: torch.Tensor | None = None  # [B, H, T, N] rows that layer k would compute
+    keys: torch.Tensor | None = None  # [B, N, Dkv] of layer k-1
+    text_keys: torch.Tensor | None = None  # [B, T, Dkv] of layer k-1
+    hidden_states: torch.Tensor | None = None  # [B, N, D] at the input of layer k
+    text_hidden: torch.Tensor | None = None  # [B, T, D] at the input of layer k
+    positions: torch.Tensor | None = None  # [B, N, 2] row and column in [0, 1]
+    evidence: torch.Tensor | None = None  # bool [B, N]; only for the oracle
+    sizes: torch.Tensor | None = None  # [B, N] how many original tokens each stands for
+    seeds: torch.Tensor | None = None  # int64 [B] one random stream a row
+    carry: torch.Tensor | None = None  # what the method's step before this one handed on
+    count: int = 0  # N; free to read
+    grid: tuple[int, int] | None = None  # (h, w) where the N tokens are a full grid; free to read
+
+    def only(self, needs: frozenset[str]) -> Signals:
+        """A view with the declared signals alone; reading any other raises and names it."""
+        given = {name: getattr(self, name) for name in needs}
+        missing = sorted(name for name, value in given.items() if value is None and name != "carry")
+        if missing:
+            raise UndeclaredSignal(f"this model or file gives no {', '.join(missing)}")
+        return _Declared(**given, count=self.count, grid=self.grid, _needs=needs)
+
+
+@dataclass(frozen=True)
+class _Declared(Signals):
+    _needs: frozenset[str] = frozenset()
+
+    def __getattribute__(self, name: str):
+        if name in SIGNAL_NAMES and name not in object.__getattribute__(self, "_needs"):
+            raise UndeclaredSignal(f"signal {name!r} was read but is not declared in needs")
+        return object.__getattribute__(self, name)
+
+
+SIGNAL_NAMES = frozenset(f.name for f in fields(Signals)) - {"count", "grid"}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a selector returns.
+
+    A pruner gives ``indices`` alone. A merger also gives the new ``tokens``, how many tokens each
+    stands for, and from which it was made. Index -1 is a token of no single place.
+    """
+
+    indices: torch.Tensor  # int64 [B, K]
+    tokens: torch.Tensor | None = None  # [B, K, D]
+    sizes: torch.Tensor | None = None  # [B, K]
+    source: torch.Tensor | None = None  # bool [B, K, N]
+    carry: torch.Tensor | None = None  # [B, ...] for the method's next step
+    space: Literal["llm", "tower"] = "llm"
+
+
+Selector = Callable[[Signals, int], Selection]
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """Where a step acts: ``vision[i]``, ``projector`` or ``decoder[k]``."""
+
+    stage: int  # 0 vision, 1 projector, 2 decoder
+    layer: int = 0
+
+    def __str__(self) -> str:
+        return "projector" if self.stage == 1 else f"{('vision', '', 'decoder')[self.stage]}[{self.layer}]"
+
+
+def vision(block: int) -> Site:
+    return Site(0, block)
+
+
+PROJECTOR = Site(1)
+
+
+def decoder(layer: int) -> Site:
+    return Site(2, layer)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One removal or merging of tokens."""
+
+    site: Site
+    select: Selector
+    keep: int  # what the selector is asked for
+    after: int  # visual tokens present after the step, recycled ones included
+    needs: frozenset[str] = frozenset()
+    flops: float = 0.0  # of the selection, multiply-adds counted as 2
+    rows: int = 0  # how many of the last text rows the selector reads; 0 for all
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the kept set can differ between the questions of one image."""
+        return self.site.stage == 2 or bool(self.needs & TEXT_SIGNALS)
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The figures of a model from which schedules and FLOPs follow."""
+
+    name: str
+    visual_tokens: int  # N, per image, at full resolution
+    grid: tuple[int, int]
+    vision_layers: int  # blocks that are run: those nobody reads are not
+    vision_width: int
+    vision_heads: int
+    vision_mlp: int
+    has_cls: bool
+    patch: int  # pixels a side
+    layers: int  # of the LLM
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp: int
+    gated: bool
+    vocabulary: int
+    projector_layers: tuple[tuple[int, int], ...] = ()  # (in, out) of each linear map
+    kv_bytes: int = 4  # bytes of one cached number
+
+    def at_grid(self, grid: tuple[int, int]) -> ModelShape:
+        """The same model on an image of another size in tokens."""
+        return replace(self, visual_tokens=grid[0] * grid[1], grid=grid)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many visual tokens, and how they are counted (`average` over LLM layers, `final`, `flops`)."""
+
+    tokens: int
+    mode: BudgetMode = "average"
+
+
+class BudgetError(ValueError):
+    """A budget that a method cannot meet; the message is the reason shown in reports."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Visual tokens present, known before running.
+
+    ``vision_attention[i]`` and ``vision_mlp[i]`` count tower tokens, CLS included, in the two halves
+    of block i; ``llm[k]`` counts visual tokens in LLM layer k.
+    """
+
+    vision_attention: tuple[int, ...]
+    vision_mlp: tuple[int, ...]
+    projector: int
+    llm: tuple[int, ...]
+    selection_flops: float = 0.0
+
+    @property
+    def final(self) -> int:
+        return self.llm[-1] if self.llm else 0
+
+    @property
+    def average(self) -> float:
+        return sum(self.llm) / len(self.llm) if self.llm else 0.0
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base of every method: parameters are the fields of a frozen dataclass, with the paper's defaults."""
+
+    positions: PositionMode = field(default="original", kw_only=True)
+
+    def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
+        """The steps that meet the budget on a model of this shape, or `BudgetError` with the reason."""
+        raise NotImplementedError
+
+    def image_grid(self, shape: ModelShape, budget: Budget) -> tuple[int, int] | None:
+        """The grid to which the image is shrunk before the tower; (0, 0) for no image; None for as it is."""
+        return None

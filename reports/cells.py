@@ -1,0 +1,170 @@
+"""Reading the cells of summary.json, in which every field may be null: values, roles, budgets and groups."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+WHOLE = ("none", "blind")  # cells without a budget
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % interval; a missing bound is the value itself."""
+
+    value: float
+    lo: float
+    hi: float
+
+
+def dig(cell: dict, path: str) -> Any:
+    """What stands at a dotted path of a cell, or None where any part of it is missing or null.
+
+    >>> dig({"latency": None}, "latency.ttft.value") is None
+    True
+    >>> dig({"flops": {"total": 3.0}}, "flops.total")
+    3.0
+    """
+    found: Any = cell
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def number(cell: dict, path: str) -> float | None:
+    """The finite number at a dotted path, or None; of a ``{value, lo, hi}`` its value."""
+    found = dig(cell, path)
+    if isinstance(found, dict):
+        found = found.get("value")
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not math.isfinite(found):
+        return None
+    return found
+
+
+def interval(cell: dict, path: str) -> Interval | None:
+    """The interval at a dotted path, or None where its value is missing."""
+    value = number(cell, path)
+    if value is None:
+        return None
+    lo, hi = number(cell, f"{path}.lo"), number(cell, f"{path}.hi")
+    return Interval(value, value if lo is None else lo, value if hi is None else hi)
+
+
+def p_value(cell: dict, path: str) -> tuple[float | None, bool]:
+    """The p of a difference and whether it is Holm-corrected; the corrected one where there is one."""
+    holm = number(cell, f"{path}.p_holm")
+    return (holm, True) if holm is not None else (number(cell, f"{path}.p"), False)
+
+
+def method(cell: dict) -> str:
+    return str(cell.get("method") or "?")
+
+
+def imitated(name: str) -> str | None:
+    """The method whose schedule a control follows.
+
+    >>> imitated("random[like=fastv[layer=2]]")
+    'fastv[layer=2]'
+    >>> imitated("random") is None
+    True
+    """
+    head = "random[like="
+    return name[len(head) : -1] if name.startswith(head) and name.endswith("]") else None
+
+
+def role(cell: dict) -> str:
+    """What a cell is for: ``whole`` (none, blind), ``control`` (random), ``bound`` (oracle), ``reference``, ``method``."""
+    name = method(cell)
+    base = name.split("[", 1)[0]
+    if name in WHOLE:
+        return "whole"
+    if "+" not in name:
+        if base == "random":
+            return "control"
+        if base == "oracle":
+            return "bound"
+    return "reference" if cell.get("reference") or base == "downsample" else "method"
+
+
+def keep(cell: dict) -> int | None:
+    """The number of tokens asked for; None for cells without a budget."""
+    return None if method(cell) in WHOLE else cell.get("keep")
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """Cells that may be compared: one model, one task, one meaning of the budget."""
+
+    model: str
+    task: str
+    budget: str
+    cells: tuple[dict, ...]  # measured ones, budgets falling, accuracy falling within a budget
+
+    @property
+    def none(self) -> dict | None:
+        return self.only("none")
+
+    @property
+    def blind(self) -> dict | None:
+        return self.only("blind")
+
+    def only(self, name: str, at: int | None = None) -> dict | None:
+        return next((c for c in self.cells if method(c) == name and keep(c) == at), None)
+
+    @property
+    def pruned(self) -> list[dict]:
+        return [c for c in self.cells if role(c) != "whole"]
+
+    @property
+    def budgets(self) -> list[int]:
+        """Budgets, largest first."""
+        return sorted({k for c in self.pruned if (k := keep(c)) is not None}, reverse=True)
+
+    def at(self, k: int) -> list[dict]:
+        """The pruned cells at one budget, best first."""
+        return [c for c in self.pruned if keep(c) == k]
+
+    @property
+    def methods(self) -> list[str]:
+        """Pruned methods, each followed by its control; controls of nothing, references and bounds last."""
+        names = list(dict.fromkeys(method(c) for c in self.pruned))
+        roles = {method(c): role(c) for c in self.pruned}
+        mine = [n for n in names if roles[n] == "method"]
+        ordered = [n for m in sorted(mine) for n in (m, f"random[like={m}]") if n in roles]
+        rest = sorted(set(names) - set(ordered), key=lambda n: (roles[n] == "bound", roles[n] == "reference", n))
+        return ordered + rest
+
+
+def in_order(cells: list[dict]) -> list[dict]:
+    """Cells without a budget first, then budgets falling, and the more accurate first within one."""
+
+    def key(cell: dict):
+        k = keep(cell)
+        accuracy = number(cell, "accuracy")
+        return (k is not None, -(k or 0), math.inf if accuracy is None else -accuracy, method(cell))
+
+    return sorted(cells, key=key)
+
+
+def measured(cells: list[dict]) -> list[dict]:
+    return in_order([c for c in cells if not c.get("skipped")])
+
+
+def strata(cells: list[dict]) -> list[Stratum]:
+    """The groups of measured cells that may be compared, in the order of their first cell."""
+    groups: dict[tuple[str, str, str], list[dict]] = {}
+    whole: dict[tuple[str, str], list[dict]] = {}
+    for cell in cells:
+        if cell.get("skipped"):
+            continue
+        where = (str(cell.get("model") or "?"), str(cell.get("task") or "?"))
+        if role(cell) == "whole":
+            whole.setdefault(where, []).append(cell)
+        else:
+            groups.setdefault((*where, str(cell.get("budget") or "average")), []).append(cell)
+    for where in whole:
+        if not any(g[:2] == where for g in groups):
+            groups[(*where, "average")] = []
+    return [Stratum(*g, cells=tuple(in_order(whole.get(g[:2], []) + found))) for g, found in groups.items()]

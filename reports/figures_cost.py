@@ -1,0 +1,117 @@
+"""Figures about time: accuracy for the wait, where the wait is spent, and how much of the promise came true."""
+
+from __future__ import annotations
+
+from reports.cells import Stratum, keep, number
+from reports.cells import method as name_of
+from reports.figures import bars, best_first, by_method, canvas, join, key_of, legend, levels, mark
+from reports.style import FAINT, INK, Look
+from reports.svg import label
+
+# Stages differ in lightness and hatching, not in hue alone.
+STAGES = (("vision", "#023858", None), ("projector", "#f0c94d", "////"), ("selection", "#d55e00", None),
+          ("prefill", "#56b4e9", None), ("decode", "#d9dde3", "...."))  # fmt: skip
+
+
+def accuracy_by_ttft(stratum: Stratum, look: dict[str, Look]):
+    """Accuracy against the measured time to the first token."""
+    found = best_first(by_method(stratum, "accuracy", "latency.ttft"))
+    if not found:
+        return None
+    drawing, axes = canvas(7.4, 4.3)
+    for name, cells in found.items():
+        cells = sorted(cells, key=lambda c: number(c, "latency.ttft"))
+        xs = [number(c, "latency.ttft") for c in cells]
+        join(axes, xs, [100 * number(c, "accuracy") for c in cells], look[name])
+        for x, cell in zip(xs, cells, strict=True):
+            mark(axes, x, 100 * number(cell, "accuracy"), look[name],
+                 xerr=bars(cell, "latency.ttft"), yerr=bars(cell, "accuracy", 100))  # fmt: skip
+    handles = levels(axes, stratum)
+    none = stratum.none
+    if none is not None and number(none, "latency.ttft") is not None and number(none, "accuracy") is not None:
+        unpruned = Look(INK, "H", "-")
+        mark(axes, number(none, "latency.ttft"), 100 * number(none, "accuracy"), unpruned, size=7,
+             xerr=bars(none, "latency.ttft"), yerr=bars(none, "accuracy", 100))  # fmt: skip
+        handles[0] = key_of(unpruned, "none (unpruned)")
+    axes.set_xlim(left=0)
+    axes.set_xlabel("time to first token, ms")
+    axes.set_ylabel("accuracy, %")
+    legend(drawing, handles + [key_of(look[n], n) for n in found], f"best first at {min(stratum.budgets)}")
+    noisy = sum(bool(c["latency"].get("noisy")) for cells in found.values() for c in cells)
+    return (
+        drawing,
+        "Accuracy against measured time to first token",
+        "TTFT is tower, projector, selection and prefill together: median of synchronised rounds in which all methods took turns "
+        "in shuffled order, after warm-up. Bars: 95 % intervals. Up and left is better; a method right of the "
+        "unpruned model saves nothing."
+        + (f" {noisy} of the cells timed noisily: see the table." if noisy else ""),
+    )  # fmt: skip
+
+
+def stages(stratum: Stratum, look: dict[str, Look]):
+    """Stacked bars of latency by stage; beside each bar the prefill speed-up promised by FLOPs and the one measured."""
+    if not stratum.budgets:
+        return None
+    k = min(stratum.budgets)
+    rows = [c for c in ([stratum.none] if stratum.none else []) + stratum.at(k) if number(c, "latency.prefill") is not None]
+    if not rows:
+        return None
+    drawing, (left, right) = canvas(8.2, 1.6 + 0.27 * len(rows), ncols=2, sharey=True, width_ratios=(3, 2))
+    for row, cell in enumerate(rows):
+        start = 0.0
+        for stage, colour, hatch in STAGES:
+            width = number(cell, f"latency.{stage}") or 0.0
+            left.barh(row, width, left=start, height=0.68, color=colour, hatch=hatch, edgecolor="white", linewidth=0.6)
+            start += width
+        _speed_up(right, row, stratum.none, cell)
+    left.set_yticks(range(len(rows)), [label(name_of(c)) if keep(c) is None else label(f"{name_of(c)}  {keep(c)}") for c in rows])
+    left.set_ylim(len(rows) - 0.4, -0.6)
+    left.set_xlabel("median, ms (decode: per token)")
+    left.set_title("time by stage")
+    right.axvline(1, color=INK, linewidth=1.1, zorder=1)
+    right.set_xlim(left=0)
+    right.margins(x=0.2)
+    right.set_xlabel("prefill speed-up over none, ×")
+    right.set_title("promised and measured")
+    for axes in (left, right):
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="y", visible=False)
+        axes.spines["left"].set_visible(False)
+    legend(drawing, _stage_keys(), "")
+    return (
+        drawing,
+        f"Where the time goes at {k} tokens",
+        "Left: median time of each stage; decode is one token. Right: how much faster prefill should be by its FLOPs (hollow) and "
+        "how much faster it was (filled); the number is the realised gain, measured over promised. Selection is timed as a stage "
+        "of its own, so a slow ranking is seen even where prefill is fast.",
+    )
+
+
+def _speed_up(axes, row: int, none: dict | None, cell: dict) -> None:
+    """Dumbbell: promised and measured prefill speed-up of one cell, joined by a line."""
+    ratios = []
+    for path in ("flops.llm_prefill", "latency.prefill"):
+        before, after = (number(none, path) if none else None), number(cell, path)
+        ratios.append(before / after if before and after else None)
+    promised, took = ratios
+    if cell is none:
+        return
+    if promised and took:
+        axes.plot([promised, took], [row, row], color=FAINT, linewidth=1.2, zorder=1.5)
+    for ratio, face in ((promised, "white"), (took, "#0173b2")):
+        if ratio:
+            axes.plot(ratio, row, "o", markersize=6, markerfacecolor=face, markeredgecolor="#0173b2", zorder=3)
+    gain = number(cell, "latency.realised_gain")
+    if gain is not None and (promised or took):
+        axes.annotate(f"{gain:.2f}", (max(promised or 0, took or 0), row), xytext=(8, 0), textcoords="offset points",
+                      va="center", fontsize=8.5, color=INK)  # fmt: skip
+
+
+def _stage_keys() -> list:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    keys = [Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=stage) for stage, colour, hatch in STAGES]
+    for face, text in (("white", "promised by FLOPs"), ("#0173b2", "measured")):
+        keys.append(Line2D([], [], linestyle="none", marker="o", markerfacecolor=face, markeredgecolor="#0173b2", label=text))
+    return keys

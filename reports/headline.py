@@ -1,0 +1,141 @@
+"""The sentences on top of the page: the best method at each budget, and what this run does not settle about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reports import wording
+from reports.cells import SIGNIFICANT, Stratum, interval, keep, method, number, p_value, role
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One statement, and how it should strike the reader: ``good``, ``bad`` or ``open`` (not settled)."""
+
+    verdict: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What is to be said about one budget."""
+
+    keep: int
+    best: str | None
+    accuracy: str  # percent, no sign
+    accuracy_range: str
+    of: int  # how many methods were in the race
+    sentences: tuple[Sentence, ...]
+
+
+def headlines(stratum: Stratum) -> list[Headline]:
+    """A headline for every budget of a group of comparable cells, largest budget first."""
+    return [_at(stratum, k) for k in stratum.budgets]
+
+
+def _at(stratum: Stratum, k: int) -> Headline:
+    cells = [c for c in stratum.at(k) if number(c, "accuracy") is not None]
+    racing = [c for c in cells if role(c) == "method"]
+    if not racing:
+        said = Sentence("open", "No pruning method beside the references was measured here.")
+        return Headline(k, None, wording.MISSING, "", 0, (said,))
+    best = racing[0]
+    found = interval(best, "accuracy")
+    said = [_against_none(best), _against_random(stratum, best), _against_references(cells, best), _ties(racing)]
+    return Headline(
+        keep=k,
+        best=method(best),
+        accuracy=wording.percent(found.value),
+        accuracy_range=wording.percent_range(found),
+        of=len(racing),
+        sentences=tuple(s for s in said if s),
+    )
+
+
+def _test_text(cell: dict, path: str) -> str:
+    p, holm = p_value(cell, path)
+    return wording.p_text(p) + (", Holm" if holm and p is not None else "")
+
+
+def _against_none(best: dict) -> Sentence | None:
+    gap = interval(best, "difference_none")
+    if gap is None:
+        return None
+    p, _ = p_value(best, "difference_none")
+    numbers = f"{wording.points(gap.value)} points [{wording.points_range(gap)}], {_test_text(best, 'difference_none')}"
+    if p is None:
+        return Sentence("open", f"Against the unpruned model: {numbers}.")
+    if p >= SIGNIFICANT:
+        return Sentence(
+            "open",
+            f"No difference from the unpruned model could be shown: {numbers}. "
+            f"That is not proof of none: a loss of up to {wording.percent(max(0.0, -gap.lo))} points fits these data.",
+        )
+    if gap.value < 0:
+        return Sentence("bad", f"Less accurate than the unpruned model: {numbers}.")
+    return Sentence("good", f"More accurate than the unpruned model: {numbers}.")
+
+
+def _against_random(stratum: Stratum, best: dict) -> Sentence | None:
+    gap = interval(best, "difference_like")
+    if gap is not None:
+        p, _ = p_value(best, "difference_like")
+        numbers = (
+            f"{wording.points(gap.value)} points [{wording.points_range(gap)}], {_test_text(best, 'difference_like')}"
+        )
+        if p is None:
+            return Sentence("open", f"Against random tokens on the same schedule: {numbers}.")
+        if p >= SIGNIFICANT:
+            return Sentence("open", f"Its ranking could not be told from random tokens on the same schedule: {numbers}.")
+        if gap.value > 0:
+            return Sentence("good", f"Its ranking beats random tokens on the same schedule: {numbers}.")
+        return Sentence("bad", f"Its ranking does worse than random tokens on the same schedule: {numbers}.")
+    control = stratum.only(f"random[like={method(best)}]", keep(best)) or stratum.only("random", keep(best))
+    chance, mine = interval(control, "accuracy") if control else None, interval(best, "accuracy")
+    if chance is None:
+        return Sentence("open", "No random control at this budget, so what its ranking is worth is not known.")
+    apart = mine.lo > chance.hi or mine.hi < chance.lo
+    side = "above" if mine.value > chance.value else "below" if mine.value < chance.value else "level with"
+    return Sentence(
+        ("good" if side == "above" else "bad") if apart else "open",
+        f"{method(control)} reaches {wording.percent(chance.value)} % [{wording.percent_range(chance)}]: the method is "
+        f"{side} it, and the intervals {'do not overlap' if apart else 'overlap'} (no paired test in this run).",
+    )
+
+
+def _against_references(cells: list[dict], best: dict) -> Sentence | None:
+    """Shrinking the image is the alternative that needs no method at all, so a loss to it is always said."""
+    mine = number(best, "accuracy")
+    ahead = [c for c in cells if role(c) in ("reference", "control") and number(c, "accuracy") > mine]
+    if ahead:
+        names = wording.listed([f"{method(c)} ({wording.percent(number(c, 'accuracy'))} %)" for c in ahead])
+        return Sentence("bad", f"Simpler alternatives at this budget score higher: {names}.")
+    shrunk = next((c for c in cells if method(c).split("[", 1)[0] == "downsample"), None)
+    if shrunk is None:
+        return None
+    return Sentence("good", f"Above downsample, a smaller image ({wording.percent(number(shrunk, 'accuracy'))} %).")
+
+
+def _ties(racing: list[dict]) -> Sentence | None:
+    best = interval(racing[0], "accuracy")
+    near = [c for c in racing[1:] if number(c, "accuracy") >= best.lo]
+    if not near:
+        return None
+    names = wording.listed([f"{method(c)} ({wording.percent(number(c, 'accuracy'))} %)" for c in near[:4]])
+    more = f" and {len(near) - 4} more" if len(near) > 4 else ""
+    return Sentence("open", f"First place is not settled: within its interval {'lie' if len(near) > 1 else 'lies'} {names}{more}.")
+
+
+def image_worth(stratum: Stratum) -> str | None:
+    """What the unpruned model reaches with and without the image: how much there is to lose."""
+    none = interval(stratum.none, "accuracy") if stratum.none else None
+    if none is None:
+        return None
+    said = f"Unpruned: {wording.percent(none.value)} % [{wording.percent_range(none)}]."
+    blind = interval(stratum.blind, "accuracy") if stratum.blind else None
+    if blind is None:
+        return said
+    return (
+        f"{said} Without any image: {wording.percent(blind.value)} % [{wording.percent_range(blind)}]. "
+        f"The image is worth {wording.points(none.value - blind.value)} points; only those can be lost by pruning."
+    )

@@ -1,0 +1,80 @@
+"""The cells as a Markdown table, for a README, a pull request or a closing note."""
+
+from __future__ import annotations
+
+from reports import wording
+from reports.cells import interval, keep, measured, number, p_value
+from reports.cells import method as name_of
+from reports.table import skipped
+
+
+def table(cells: list[dict]) -> str:
+    """A compact Markdown table: one row a measured cell, then the skipped cells with their reasons.
+
+    Args:
+        cells: the entries of summary.json; any field may be null.
+
+    Returns:
+        Markdown that ends in a newline; accuracy and differences in percent and percentage points.
+
+    >>> print(table([{"method": "none", "accuracy": {"value": 0.5, "lo": 0.4, "hi": 0.6}}]).splitlines()[2])
+    | `none` | – | 50.0 [40.0 to 60.0] | – | – | – | – | – | – | – |
+    """
+    unit = wording.flops_unit([v for c in cells if (v := number(c, "flops.total")) is not None])
+    shown, several = measured(cells), len({(c.get("model"), c.get("task")) for c in cells}) > 1
+    head = ["Method", "Keep", "Accuracy %", "Retention %", "To none", "To random", "Evidence %", "Tokens avg / final",
+            unit[1], "TTFT ms (speed-up)"]  # fmt: skip
+    lines = [_line((["Model", "Task"] if several else []) + head)]
+    lines.append("|---|---|" * several + "---|" * len(head) if several else "|" + "---|" * len(head))
+    for cell in shown:
+        where = [_code(cell.get("model")), _code(cell.get("task"))] if several else []
+        lines.append(_line(where + _row(cell, unit[0])))
+    reasons = [f"- {_code(name_of(c))} at {c.get('keep') or 'any budget'}: {_plain(c['skipped'])}" for c in skipped(cells)]
+    if reasons:
+        lines += ["", "Skipped:", *reasons]
+    return "\n".join(lines) + "\n"
+
+
+def _row(cell: dict, divisor: float) -> list[str]:
+    accuracy, total = interval(cell, "accuracy"), number(cell, "flops.total")
+    tokens = [number(cell, "tokens.average"), number(cell, "tokens.final")]
+    ttft, ratio = number(cell, "latency.ttft"), number(cell, "latency.ratio")
+    return [
+        _code(name_of(cell)),
+        wording.count(keep(cell)),
+        wording.MISSING if accuracy is None
+        else f"{wording.percent(accuracy.value)} [{wording.percent_range(accuracy)}]",
+        wording.percent(number(cell, "retention")),
+        _difference(cell, "difference_none"),
+        _difference(cell, "difference_like"),
+        wording.percent(number(cell, "evidence.recall")),
+        wording.MISSING if tokens == [None, None] else " / ".join(map(wording.count, tokens)),
+        wording.plain(None if total is None else total / divisor),
+        wording.milliseconds(ttft) + (f" ({wording.plain(ratio)}×)" if ratio is not None else ""),
+    ]  # fmt: skip
+
+
+def _difference(cell: dict, path: str) -> str:
+    gap = number(cell, path)
+    if gap is None:
+        return wording.MISSING
+    p, _ = p_value(cell, path)
+    return wording.points(gap) + (f" ({wording.p_text(p).replace('<', '&lt;')})" if p is not None else "")
+
+
+def _line(texts: list[str]) -> str:
+    return "| " + " | ".join(texts) + " |"
+
+
+def _plain(text: object) -> str:
+    """Text that can neither leave its table cell nor open a tag or a link."""
+    flat = " ".join(str(text).split())
+    for mark, harmless in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("[", "\\["), ("`", "'")):
+        flat = flat.replace(mark, harmless)
+    return flat
+
+
+def _code(text: object) -> str:
+    """A name as code; a bar in it would end the table cell, a backtick the code."""
+    flat = " ".join(str(text if text is not None else wording.MISSING).split())
+    return f"`{flat.replace('`', chr(39)).replace('|', chr(92) + '|')}`"

@@ -1,0 +1,50 @@
+"""What the page is made from: a run already read from its folder, with no torch and no database in sight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class GalleryAnswer:
+    """What one cell answered to one question, and the tokens it still had in the last LLM layer."""
+
+    method: str  # canonical expression
+    keep: int  # the budget; shown at every budget where the method is "none" or "blind"
+    prediction: str
+    score: float  # 0 wrong, 1 right, between: partly right
+    kept: np.ndarray | None  # bool [gh, gw]; merged tokens: those that stand for themselves; None: not recorded
+    grid: tuple[int, int]  # (gh, gw); a shrunken image has another grid than the rest
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class GalleryQuestion:
+    """One question about an image, with every cell's answer."""
+
+    sample_id: str
+    family: str
+    question: str
+    target: str
+    evidence: np.ndarray | None  # bool [gh, gw], the tokens that hold the answer; None where the task knows none
+    answers: list[GalleryAnswer]
+
+
+@dataclass(frozen=True)
+class GalleryImage:
+    """One image as the model saw it, with its questions."""
+
+    image_id: str
+    png: bytes
+    questions: list[GalleryQuestion]
+
+
+@dataclass(frozen=True)
+class RunView:
+    """Everything the page may show. No number appears there that is not here or a plain ratio of two that are."""
+
+    manifest: dict
+    cells: list[dict]  # the entries of summary.json
+    gallery: list[GalleryImage] = field(default_factory=list)

@@ -1,0 +1,101 @@
+"""Numbers as a reader sees them: one place for rounding, signs, units and p values."""
+
+from __future__ import annotations
+
+from reports.cells import Interval
+
+MISSING = "–"
+MINUS = "\u2212"
+
+
+def signed(text: str) -> str:
+    """A typographic minus in front of a number, and none in front of a rounded zero.
+
+    >>> signed("-0.0"), signed("-1.5")
+    ('0.0', '−1.5')
+    """
+    bare = text.removeprefix("-").removeprefix("+")
+    if not bare.strip("0.") and not bare.startswith("e"):
+        return bare
+    return text.replace("-", MINUS)
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    return MISSING if share is None else signed(f"{100 * share:.{digits}f}")
+
+
+def points(difference: float | None) -> str:
+    """A difference of two shares in percentage points, always with its sign."""
+    return MISSING if difference is None else signed(f"{100 * difference:+.1f}")
+
+
+def percent_range(interval: Interval) -> str:
+    return f"{percent(interval.lo)} to {percent(interval.hi)}"
+
+
+def points_range(interval: Interval) -> str:
+    return f"{points(interval.lo)} to {points(interval.hi)}"
+
+
+def p_text(p: float | None) -> str:
+    """
+    >>> p_text(0.0002), p_text(0.034), p_text(0.41)
+    ('p < 0.001', 'p = 0.034', 'p = 0.41')
+    """
+    if p is None:
+        return "p not computed"
+    if p < 0.001:
+        return "p < 0.001"
+    return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def plain(value: float | None, digits: int = 2) -> str:
+    return MISSING if value is None else signed(f"{value:,.{digits}f}")
+
+
+def count(value: float | None) -> str:
+    """A count, whole where it is whole: ``192``, ``106.7``."""
+    if value is None:
+        return MISSING
+    return f"{value:,.0f}" if abs(value - round(value)) < 0.05 else f"{value:,.1f}"
+
+
+def milliseconds(value: float | None) -> str:
+    """Three figures: ``0.482``, ``4.82``, ``48.2``, ``482``."""
+    if value is None:
+        return MISSING
+    return f"{value:.{max(0, 2 - len(str(int(value))) + 1) if value >= 1 else 3}f}"
+
+
+def flops_unit(totals: list[float]) -> tuple[float, str]:
+    """The divisor and name that keep the largest of some FLOPs counts readable.
+
+    >>> flops_unit([3.2e12])
+    (1000000000000.0, 'TFLOPs')
+    """
+    largest = max(totals, default=0.0)
+    for divisor, name in ((1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs")):
+        if largest >= divisor:
+            return divisor, name
+    return 1.0, "FLOPs"
+
+
+def duration(seconds: float | None) -> str:
+    """
+    >>> duration(75), duration(7320), duration(4.2)
+    ('1 min 15 s', '2 h 2 min', '4.2 s')
+    """
+    if seconds is None:
+        return MISSING
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def listed(names: list[str]) -> str:
+    """
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
