@@ -125,19 +125,16 @@ def doctor(as_json: Json = False) -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 2 wrong request, 130 interrupted."""
-    import click
-
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    usage = typer.BadParameter.__mro__[2]  # typer's ClickException, wherever its click lives
     try:
         code = app(args=arguments, standalone_mode=False, prog_name="python -m harness")
     except RequestError as error:
         _fail(str(error))
-    except click.exceptions.NoSuchOption as error:
+    except usage as error:
         _fail(error.format_message())
-    except click.exceptions.ClickException as error:
-        _fail(error.format_message())
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("interrupted; what is stored stays: repeat the command with --resume and the same --out", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:

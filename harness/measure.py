@@ -134,17 +134,25 @@ class Work:
         if not cell.reads_text:  # the questions of an image share the kept set
             first = torch.searchsorted(rows, torch.arange(len(self.samples), device=rows.device))
             kept, rows = kept[first], torch.arange(len(self.samples), device=rows.device)
-        order = (kept < 0).long().argsort(dim=1, stable=True)  # recycled means last, then cut off
-        kept = kept.gather(1, order)[:, : int((kept[0] >= 0).sum())]
-        tokens = self.projected[rows].gather(1, kept[..., None].expand(-1, -1, self.projected.shape[-1]))
+        spread = [np.full(len(kept), np.nan) for _ in range(9)]
+        counts = (kept >= 0).sum(1)
+        for count in counts.unique().tolist():  # recycled means have no place; rows may hold different numbers of them
+            if count:
+                member = (counts == count).nonzero()[:, 0]
+                places = kept[member][kept[member] >= 0].view(len(member), count)
+                for column, values in zip(spread, self._against_chance(rows[member], places)):
+                    column[member.cpu().numpy()] = values
+        return spread if cell.reads_text else [column[self.batch.image.cpu().numpy()] for column in spread]
+
+    def _against_chance(self, images: torch.Tensor, places: torch.Tensor) -> list[np.ndarray]:
+        """The 9 columns for kept places [R, K] on the batch's images [R]."""
+        tokens = self.projected[images].gather(1, places[..., None].expand(-1, -1, self.projected.shape[-1]))
+        grid, null = self.engine.adapter.shape.grid, self._null(places.shape[1])
         values = diversity(tokens)
-        grid = self.engine.adapter.shape.grid
-        values["cells"] = cell_coverage(present(kept, self.projected.shape[1]), grid)
-        null = self._null(kept.shape[1])
-        scored = {name: z_scores(values[name], null[name][rows]) for name in FIGURES}
-        columns = [values[n] for n in FIGURES] + [scored[n][0] for n in FIGURES] + [scored[n][1] for n in FIGURES]
-        spread = [torch.as_tensor(c).double().cpu().numpy() for c in columns]
-        return spread if cell.reads_text else [c[self.batch.image.cpu().numpy()] for c in spread]
+        values["cells"] = cell_coverage(present(places, self.projected.shape[1]), grid)
+        scored = [z_scores(values[name], null[name][images]) for name in FIGURES]
+        columns = [values[name] for name in FIGURES] + [z for z, _ in scored] + [percentile for _, percentile in scored]
+        return [torch.as_tensor(column).double().cpu().numpy() for column in columns]
 
     def _null(self, keep: int) -> dict[str, torch.Tensor]:
         if keep not in self.nulls:

@@ -90,7 +90,7 @@ def _tokens_kept(columns: dict, facts: dict) -> dict:
             "swap_gain": None,
         }
     if np.isfinite(columns["effective_rank"]).any():
-        from metrics.chance import summarise_z
+        from metrics.collapse import summarise_z
 
         out["diversity"] = {name: _mean(columns[name], images, 0) for name in ("effective_rank", "mean_cosine")}
         out["coverage"] = {"cells": _mean(columns["cells"], images, 0)}

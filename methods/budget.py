@@ -47,11 +47,11 @@ def counts_for(
 
 
 def _fill(pairs: tuple[tuple[int, int], ...], budget: Budget, total: int, layers: int) -> tuple[tuple[int, int], ...]:
-    """Raise the last count while the average stays within the budget."""
-    if budget.mode != "average":
-        return pairs
+    """Raise the last count as far as the budget allows, never above the count before it."""
     layer, count = pairs[-1]
     before = pairs[-2][1] if len(pairs) > 1 else total
+    if budget.mode == "final":
+        return (*pairs[:-1], (layer, min(before, budget.tokens)))
     spare = (budget.tokens - average(pairs, total, layers)) * layers
     return (*pairs[:-1], (layer, min(before, count + int((spare + 1e-9) // (layers - layer)))))
 

@@ -22,13 +22,15 @@ class Downsample(Method):
 
 
 def grid_within(tokens: int, grid: tuple[int, int]) -> tuple[int, int]:
-    """The h x w with h * w <= tokens that wastes least, then is nearest to the grid's aspect, wider first.
+    """The h x w of most tokens with h * w <= tokens, at most 2.1 times narrower or wider than the grid's aspect.
 
-    Of all grids that hold at least 95 % of the best count the one of nearest aspect is taken, so that
-    192 on a square gives 12 x 16 and 128 gives 8 x 16, while a prime number does not give one row.
+    Of equals the nearest to the aspect, then the wider: on a square 192 gives 12 x 16, 128 gives 8 x 16.
     """
     rows, columns = grid
+
+    def stretch(hw: tuple[int, int]) -> float:
+        return round(abs(log(hw[0] / hw[1]) - log(rows / columns)), 9)
+
     fitting = [(h, min(columns, tokens // h)) for h in range(1, min(rows, tokens) + 1)]
-    best = max(h * w for h, w in fitting)
-    near = [(h, w) for h, w in fitting if h * w >= 0.95 * best]
-    return min(near, key=lambda hw: (round(abs(log(hw[0] / hw[1]) - log(rows / columns)), 9), hw[0]))
+    fair = [hw for hw in fitting if stretch(hw) <= log(2.1)] or fitting
+    return min(fair, key=lambda hw: (-hw[0] * hw[1], stretch(hw), hw[0]))

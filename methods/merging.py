@@ -69,6 +69,9 @@ def density_peaks(tokens: torch.Tensor, clusters: int) -> torch.Tensor:
     Returns:
         [B, clusters, D], ordered by falling peak score.
     """
+    kind = tokens.dtype
+    if kind in (torch.bfloat16, torch.float16):
+        tokens = tokens.float()
     distance = torch.cdist(tokens, tokens) / tokens.shape[-1] ** 0.5
     nearest = distance.topk(min(clusters, distance.shape[-1]), dim=-1, largest=False).values
     density = (-nearest.square().mean(-1)).exp()
@@ -79,4 +82,4 @@ def density_peaks(tokens: torch.Tensor, clusters: int) -> torch.Tensor:
     member = distance.gather(1, centres[..., None].expand(-1, -1, distance.shape[-1])).argmin(1)
     member.scatter_(1, centres, torch.arange(clusters, device=tokens.device).expand_as(centres))
     chosen = torch.nn.functional.one_hot(member, clusters).to(tokens.dtype).transpose(1, 2)
-    return chosen @ tokens / chosen.sum(-1, keepdim=True)
+    return (chosen @ tokens / chosen.sum(-1, keepdim=True)).to(kind)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from methods.registry import create, register
+from methods.registry import canonical, create, register
 from methods.similarity import top
 from methods.types import PROJECTOR, Budget, BudgetError, Method, ModelShape, Selection, Signals, Step
 
@@ -24,6 +24,7 @@ class Random(Method):
 
     def __post_init__(self) -> None:
         if self.like:
+            object.__setattr__(self, "like", canonical(self.like))
             object.__setattr__(self, "positions", create(self.like).positions)
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:

@@ -139,11 +139,10 @@ def create(expression: str) -> Method:
 
 def canonical(expression: str) -> str:
     """The expression with parameters in declared order, defaults left out: one spelling per variant."""
-    name, _ = parse(expression)
+    name, arguments = parse(expression)
     method = create(expression)
-    differing = [
-        f"{f.name}={_text(getattr(method, f.name))}" for f in fields(method) if getattr(method, f.name) != f.default
-    ]
+    given = [f for f in fields(method) if f.name in arguments and getattr(method, f.name) != f.default]
+    differing = [f"{f.name}={_text(getattr(method, f.name))}" for f in given]
     return f"{name}[{','.join(differing)}]" if differing else name
 
 

@@ -49,7 +49,7 @@ class SparseVLM(Method):
         profile = PUBLISHED[min(PUBLISHED, key=lambda k: abs(log(k / max(target, 1e-9))))]
 
         def kept_counts(scale: float) -> list[int]:
-            return [max(1, min(tokens, round(scale * tokens * c / profile[0]))) for c in profile]
+            return [max(1, min(tokens, round(scale * tokens * c / profile[-1]))) for c in profile]
 
         def counts(scale: float) -> tuple[tuple[int, int], ...]:
             present, pairs = tokens, []

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reports.cells import Stratum, interval, method, number
+from reports.cells import Interval, Stratum, interval, method, number
 from reports.style import FAINT, INK, RC, Look, looks
 from reports.svg import inline, label
 
@@ -68,7 +68,9 @@ def canvas(width: float, height: float, **grid: object) -> tuple[Drawing, Axes]:
 def by_method(stratum: Stratum, *paths: str) -> dict[str, list[dict]]:
     """The pruned cells that have all the given figures, by method, in the order of the legend; tokens rising."""
     found = {
-        name: [c for c in reversed(stratum.pruned) if method(c) == name and all(number(c, p) is not None for p in paths)]
+        name: [
+            c for c in reversed(stratum.pruned) if method(c) == name and all(number(c, p) is not None for p in paths)
+        ]
         for name in stratum.methods
     }
     return {name: cells for name, cells in found.items() if cells}
@@ -117,16 +119,55 @@ def legend(drawing: Drawing, handles: list, title: str) -> None:
     made.get_title().set_color(FAINT)
 
 
-def levels(axes: Axes, stratum: Stratum) -> list:
-    """Horizontal lines for the model unpruned and blind, and their legend entries."""
+def accuracy_axes(stratum: Stratum, found: dict[str, list[dict]]) -> tuple[Drawing, Axes, list]:
+    """Axes for accuracy in percent, with the unpruned and the blind model as horizontal lines.
+
+    Where the blind model is far below all else, it gets a strip of its own under a broken axis, so that it neither
+    vanishes nor presses the methods together.
+
+    Returns:
+        The figure, the axes to draw on, and legend entries of the two lines.
+    """
+    lowest = min(interval(c, "accuracy").lo for cells in found.values() for c in cells)
+    highest = max(interval(c, "accuracy").hi for cells in found.values() for c in cells)
+    none = interval(stratum.none, "accuracy") if stratum.none else None
+    blind = interval(stratum.blind, "accuracy") if stratum.blind else None
+    top = max(highest, none.hi) if none else highest
+    broken = blind is not None and lowest - blind.hi > 0.4 * (top - lowest)
+    if broken:
+        drawing, (axes, strip) = canvas(7.4, 4.5, nrows=2, sharex=True, height_ratios=(11, 1))
+        _break(axes, strip, blind)
+    else:
+        drawing, axes = canvas(7.4, 4.3)
+        strip = axes
     handles = []
-    for cell, text, line in ((stratum.none, "none (unpruned)", "-"), (stratum.blind, "blind (no image)", (0, (5, 3)))):
-        found = interval(cell, "accuracy") if cell else None
-        if found is None:
+    for at, where, text, line in (
+        (none, axes, "none (unpruned)", "-"), (blind, strip, "blind (no image)", (0, (5, 3))),
+    ):  # fmt: skip
+        if at is None:
             continue
-        axes.axhspan(100 * found.lo, 100 * found.hi, color=INK, alpha=0.07, linewidth=0, zorder=0)
-        handles.append(axes.axhline(100 * found.value, color=INK, linestyle=line, linewidth=1.1, zorder=1, label=text))
-    return handles
+        where.axhspan(100 * at.lo, 100 * at.hi, color=INK, alpha=0.07, linewidth=0, zorder=0)
+        handles.append(where.axhline(100 * at.value, color=INK, linestyle=line, linewidth=1.1, zorder=1, label=text))
+    axes.set_ylabel("accuracy, %")
+    return drawing, axes, handles
+
+
+def _break(axes: Axes, strip: Axes, blind: Interval) -> None:
+    """Make two axes look like one with a piece cut out."""
+    axes.spines["bottom"].set_visible(False)
+    axes.tick_params(axis="x", length=0, labelbottom=False)
+    half = max(100 * (blind.hi - blind.lo), 1.0)
+    strip.set_ylim(100 * blind.value - half, 100 * blind.value + half)
+    strip.set_yticks([100 * blind.value], [f"{100 * blind.value:.0f}"])
+    strip.grid(axis="y", visible=False)
+    slash = {"marker": [(-1, -0.6), (1, 0.6)], "markersize": 9, "linestyle": "none", "color": FAINT, "clip_on": False}
+    axes.plot([0], [0], transform=axes.transAxes, **slash)
+    strip.plot([0], [1], transform=strip.transAxes, **slash)
+
+
+def name_x(axes: Axes, text: str) -> None:
+    """The label of the x axis, under the lowest axes of the figure."""
+    axes.figure.axes[-1].set_xlabel(text)
 
 
 def accuracy_by_tokens(stratum: Stratum, look: dict[str, Look]):
@@ -134,10 +175,12 @@ def accuracy_by_tokens(stratum: Stratum, look: dict[str, Look]):
     from matplotlib.ticker import FixedLocator, NullLocator
 
     found = best_first(by_method(stratum, "accuracy", "tokens.average"))
-    found = {n: positive for n, cells in found.items() if (positive := [c for c in cells if number(c, "tokens.average") > 0])}
+    found = {
+        n: positive for n, cells in found.items() if (positive := [c for c in cells if number(c, "tokens.average") > 0])
+    }
     if not found:
         return None
-    drawing, axes = canvas(7.4, 4.3)
+    drawing, axes, handles = accuracy_axes(stratum, found)
     axes.set_xscale("log", base=2)
     moved = _crowded(stratum)
     for i, (name, cells) in enumerate(found.items()):
@@ -150,17 +193,19 @@ def accuracy_by_tokens(stratum: Stratum, look: dict[str, Look]):
         axes.xaxis.set_major_locator(FixedLocator(sorted(stratum.budgets)))
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda v, _: f"{v:,.0f}")
-    axes.set_xlabel("visual tokens, mean over LLM layers (log scale)")
-    axes.set_ylabel("accuracy, %")
-    handles = levels(axes, stratum) + [key_of(look[n], n) for n in found]
-    legend(drawing, handles, f"best first at {min(stratum.budgets)}")
-    aside = " Points of one budget stand side by side so that their bars can be read; their true place is the tick." if moved else ""
+    name_x(axes, "visual tokens, mean over LLM layers (log scale)")
+    legend(drawing, handles + [key_of(look[n], n) for n in found], f"best first at {min(stratum.budgets)}")
+    aside = (
+        " Points of one budget stand side by side so that their bars can be read; their true place is the tick."
+        if moved
+        else ""
+    )
     return (
         drawing,
         "Accuracy against tokens",
         "Share of questions answered right against the visual tokens present in the LLM, averaged over its layers. Bars "
         "and the band: 95 % bootstrap intervals, clustered by image. Hollow markers, dotted lines: random tokens; in a "
-        f"method's colour, random tokens on that method's schedule.{aside}",
+        f"method's colour, random tokens on that method's schedule.{aside} Where the blind model is far below, the axis is cut.",
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from reports.cells import Stratum, keep, number
+from reports.cells import Stratum, number
 from reports.cells import method as name_of
-from reports.figures import bars, best_first, by_method, canvas, join, key_of, legend, levels, mark
+from reports.figures import accuracy_axes, bars, best_first, by_method, canvas, join, key_of, legend, mark, name_x
 from reports.style import FAINT, INK, Look
 from reports.svg import label
 
@@ -18,7 +18,7 @@ def accuracy_by_ttft(stratum: Stratum, look: dict[str, Look]):
     found = best_first(by_method(stratum, "accuracy", "latency.ttft"))
     if not found:
         return None
-    drawing, axes = canvas(7.4, 4.3)
+    drawing, axes, handles = accuracy_axes(stratum, found)
     for name, cells in found.items():
         cells = sorted(cells, key=lambda c: number(c, "latency.ttft"))
         xs = [number(c, "latency.ttft") for c in cells]
@@ -26,7 +26,6 @@ def accuracy_by_ttft(stratum: Stratum, look: dict[str, Look]):
         for x, cell in zip(xs, cells, strict=True):
             mark(axes, x, 100 * number(cell, "accuracy"), look[name],
                  xerr=bars(cell, "latency.ttft"), yerr=bars(cell, "accuracy", 100))  # fmt: skip
-    handles = levels(axes, stratum)
     none = stratum.none
     if none is not None and number(none, "latency.ttft") is not None and number(none, "accuracy") is not None:
         unpruned = Look(INK, "H", "-")
@@ -34,8 +33,7 @@ def accuracy_by_ttft(stratum: Stratum, look: dict[str, Look]):
              xerr=bars(none, "latency.ttft"), yerr=bars(none, "accuracy", 100))  # fmt: skip
         handles[0] = key_of(unpruned, "none (unpruned)")
     axes.set_xlim(left=0)
-    axes.set_xlabel("time to first token, ms")
-    axes.set_ylabel("accuracy, %")
+    name_x(axes, "time to first token, ms")
     legend(drawing, handles + [key_of(look[n], n) for n in found], f"best first at {min(stratum.budgets)}")
     noisy = sum(bool(c["latency"].get("noisy")) for cells in found.values() for c in cells)
     return (
@@ -53,7 +51,9 @@ def stages(stratum: Stratum, look: dict[str, Look]):
     if not stratum.budgets:
         return None
     k = min(stratum.budgets)
-    rows = [c for c in ([stratum.none] if stratum.none else []) + stratum.at(k) if number(c, "latency.prefill") is not None]
+    rows = [
+        c for c in ([stratum.none] if stratum.none else []) + stratum.at(k) if number(c, "latency.prefill") is not None
+    ]
     if not rows:
         return None
     drawing, (left, right) = canvas(8.2, 1.6 + 0.27 * len(rows), ncols=2, sharey=True, width_ratios=(3, 2))
@@ -64,7 +64,7 @@ def stages(stratum: Stratum, look: dict[str, Look]):
             left.barh(row, width, left=start, height=0.68, color=colour, hatch=hatch, edgecolor="white", linewidth=0.6)
             start += width
         _speed_up(right, row, stratum.none, cell)
-    left.set_yticks(range(len(rows)), [label(name_of(c)) if keep(c) is None else label(f"{name_of(c)}  {keep(c)}") for c in rows])
+    left.set_yticks(range(len(rows)), [label(name_of(c)) for c in rows])
     left.set_ylim(len(rows) - 0.4, -0.6)
     left.set_xlabel("median, ms (decode: per token)")
     left.set_title("time by stage")
@@ -101,9 +101,8 @@ def _speed_up(axes, row: int, none: dict | None, cell: dict) -> None:
     for ratio, face in ((promised, "white"), (took, "#0173b2")):
         if ratio:
             axes.plot(ratio, row, "o", markersize=6, markerfacecolor=face, markeredgecolor="#0173b2", zorder=3)
-    gain = number(cell, "latency.realised_gain")
-    if gain is not None and (promised or took):
-        axes.annotate(f"{gain:.2f}", (max(promised or 0, took or 0), row), xytext=(8, 0), textcoords="offset points",
+    if promised and took:
+        axes.annotate(f"{took / promised:.2f}", (max(promised, took), row), xytext=(8, 0), textcoords="offset points",
                       va="center", fontsize=8.5, color=INK)  # fmt: skip
 
 
@@ -113,5 +112,7 @@ def _stage_keys() -> list:
 
     keys = [Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=stage) for stage, colour, hatch in STAGES]
     for face, text in (("white", "promised by FLOPs"), ("#0173b2", "measured")):
-        keys.append(Line2D([], [], linestyle="none", marker="o", markerfacecolor=face, markeredgecolor="#0173b2", label=text))
+        keys.append(
+            Line2D([], [], linestyle="none", marker="o", markerfacecolor=face, markeredgecolor="#0173b2", label=text)
+        )
     return keys

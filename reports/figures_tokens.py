@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from reports.cells import Stratum, imitated, interval, number, role
 from reports.cells import method as name_of
-from reports.figures import bars, best_first, by_method, canvas, join, key_of, legend, levels, mark
+from reports.figures import accuracy_axes, bars, best_first, by_method, canvas, join, key_of, legend, mark, name_x
 from reports.style import FAINT, INK, Look
 from reports.svg import label
 
 # z of the figure is drawn so that left is less diverse; a high mean cosine is less diverse, so its axis runs backwards.
-Z_PANELS = (("effective_rank", "effective rank", False), ("mean_cosine", "mean cosine", True), ("cells", "cells hit", False))
+Z_PANELS = (
+    ("effective_rank", "effective rank", False),
+    ("mean_cosine", "mean cosine", True),
+    ("cells", "cells hit", False),
+)
 
 
 def families(stratum: Stratum, look: dict[str, Look]):
@@ -44,6 +48,9 @@ def families(stratum: Stratum, look: dict[str, Look]):
         linecolor="white", annot_kws={"fontsize": 8.5},
         cbar=False,
     )  # fmt: skip
+    _legible(axes)
+    axes.axvline(1, color=INK, linewidth=1.2)
+    axes.set_facecolor("#e3e6ea")
     axes.grid(False)
     axes.tick_params(length=0)
     axes.xaxis.tick_top()
@@ -53,9 +60,20 @@ def families(stratum: Stratum, look: dict[str, Look]):
         drawing,
         f"Retention by question family at {k} tokens",
         f"Accuracy at {k} tokens as a percentage of the unpruned model's on the same questions, by question family. "
-        "100 (white) is nothing lost; red is loss, blue is gain. Rows: best first. One family holds fewer questions than "
+        "100 (white) is nothing lost; red is loss, blue is gain, grey was not measured. Rows: best first. One family holds fewer questions than "
         "the whole task, so differences of a few points within a column are noise.",
     )
+
+
+def _legible(axes) -> None:
+    """Dark or light numbers in a heat map, whichever stands out more (WCAG relative luminance)."""
+    import numpy as np
+
+    drawn = [value for value in axes.collections[0].get_facecolors()]
+    shown = np.ma.getmaskarray(axes.collections[0].get_array()).ravel()
+    for text, colour in zip(axes.texts, [c for c, hidden in zip(drawn, shown, strict=True) if not hidden], strict=True):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+        text.set_color(INK if np.dot((0.2126, 0.7152, 0.0722), linear) > 0.23 else "white")
 
 
 def collapse(stratum: Stratum, look: dict[str, Look]):
@@ -81,7 +99,9 @@ def collapse(stratum: Stratum, look: dict[str, Look]):
                 z = number(cell, f"collapse.z.{path}")
                 if z is not None:
                     y = row - 0.31 + step * budgets.index(cell["keep"])
-                    mark(axes, z, y, look[name], size=_size(cell["keep"], budgets), xerr=bars(cell, f"collapse.z.{path}"))
+                    mark(
+                        axes, z, y, look[name], size=_size(cell["keep"], budgets), xerr=bars(cell, f"collapse.z.{path}")
+                    )
         axes.set_title(text)
         axes.set_yticks(range(len(cells)), [label(n) for n in cells])
         axes.set_ylim(len(cells) - 0.5, -0.5)
@@ -100,7 +120,11 @@ def collapse(stratum: Stratum, look: dict[str, Look]):
         "How far the kept tokens are from random subsets of the same size on the same image, in standard deviations of those "
         "subsets; mean over images with 95 % interval. The line at 0 is chance and left is always less diverse: for the mean "
         "cosine, where a high figure is redundant, the axis runs backwards. "
-        + ("oracle keeps the evidence and so is less diverse too: collapse is " if "oracle" in cells else "Collapse is ")
+        + (
+            "oracle keeps the evidence and so is less diverse too: collapse is "
+            if "oracle" in cells
+            else "Collapse is "
+        )
         + "being less diverse than chance and missing the evidence (see evidence recall).",
     )
 
@@ -121,17 +145,16 @@ def evidence(stratum: Stratum, look: dict[str, Look]):
     if not found:
         return None
     budgets = sorted({c["keep"] for cells in found.values() for c in cells}, reverse=True)
-    drawing, axes = canvas(7.4, 4.3)
+    drawing, axes, handles = accuracy_axes(stratum, found)
     for name, cells in found.items():
         xs = [100 * number(c, "evidence.recall") for c in cells]
         join(axes, xs, [100 * number(c, "accuracy") for c in cells], look[name])
         for x, cell in zip(xs, cells, strict=True):
             mark(axes, x, 100 * number(cell, "accuracy"), look[name], size=_size(cell["keep"], budgets),
                  xerr=bars(cell, "evidence.recall", 100), yerr=bars(cell, "accuracy", 100))  # fmt: skip
-    axes.set_xlabel("evidence recall, % of the tokens that hold the answer")
-    axes.set_ylabel("accuracy, %")
-    handles = levels(axes, stratum) + [key_of(look[n], n) for n in found]
-    legend(drawing, handles + [_plain_key(k, budgets) for k in budgets], "methods; then size: tokens")
+    name_x(axes, "evidence recall, % of the tokens that hold the answer")
+    keys = handles + [key_of(look[n], n) for n in found] + [_plain_key(k, budgets) for k in budgets]
+    legend(drawing, keys, f"best first at {budgets[-1]}; size: tokens")
     return (
         drawing,
         "Evidence kept against accuracy",

@@ -9,8 +9,8 @@ import numpy as np
 
 from reports.view import GalleryAnswer, GalleryImage, GalleryQuestion
 
-# Characters that could end the script element, open a comment, or end a line in old JavaScript.
-_UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&'\u2028\u2029"}
+# Characters that could end the script element or open a comment; JSON of ASCII alone leaves no others.
+_UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&'"}
 
 
 def payload(images: list[GalleryImage]) -> str:
@@ -26,7 +26,7 @@ def payload(images: list[GalleryImage]) -> str:
         {"id": image.image_id, "png": _base64(image.png), "questions": [_question(q) for q in image.questions]}
         for image in images
     ]
-    return json.dumps(found, ensure_ascii=False, separators=(",", ":"), allow_nan=False).translate(_UNSAFE)
+    return json.dumps(found, separators=(",", ":"), allow_nan=False).translate(_UNSAFE)
 
 
 def bits(mask: np.ndarray | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from reports import wording
@@ -14,6 +15,11 @@ class Sentence:
 
     verdict: str
     text: str
+
+    @property
+    def tight(self) -> str:
+        """The text with numbers kept on one line with their units and signs."""
+        return re.sub(r" (?=[%<=] ?)|(?<=[<=]) ", "\u00a0", self.text)
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,9 @@ def _against_random(stratum: Stratum, best: dict) -> Sentence | None:
         if p is None:
             return Sentence("open", f"Against random tokens on the same schedule: {numbers}.")
         if p >= SIGNIFICANT:
-            return Sentence("open", f"Its ranking could not be told from random tokens on the same schedule: {numbers}.")
+            return Sentence(
+                "open", f"Its ranking could not be told from random tokens on the same schedule: {numbers}."
+            )
         if gap.value > 0:
             return Sentence("good", f"Its ranking beats random tokens on the same schedule: {numbers}.")
         return Sentence("bad", f"Its ranking does worse than random tokens on the same schedule: {numbers}.")
@@ -123,7 +131,9 @@ def _ties(racing: list[dict]) -> Sentence | None:
         return None
     names = wording.listed([f"{method(c)} ({wording.percent(number(c, 'accuracy'))} %)" for c in near[:4]])
     more = f" and {len(near) - 4} more" if len(near) > 4 else ""
-    return Sentence("open", f"First place is not settled: within its interval {'lie' if len(near) > 1 else 'lies'} {names}{more}.")
+    return Sentence(
+        "open", f"First place is not settled: within its interval {'lie' if len(near) > 1 else 'lies'} {names}{more}."
+    )
 
 
 def image_worth(stratum: Stratum) -> str | None:
@@ -137,5 +147,5 @@ def image_worth(stratum: Stratum) -> str | None:
         return said
     return (
         f"{said} Without any image: {wording.percent(blind.value)} % [{wording.percent_range(blind)}]. "
-        f"The image is worth {wording.points(none.value - blind.value)} points; only those can be lost by pruning."
+        f"The image is worth {wording.percent(none.value - blind.value)} points; only those can be lost by pruning."
     )

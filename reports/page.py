@@ -30,21 +30,26 @@ def render(run: RunView) -> str:
     groups = strata(run.cells)
     # Markup here is our own: the two files below, and JSON that gallery.payload has made inert.
     style, script = (Markup((TEMPLATES / name).read_text("utf-8")) for name in ("report.css", "report.js"))
-    return _environment().get_template("report.html.j2").render(
-        manifest=run.manifest,
-        title=_title(run.manifest, groups),
-        facts=_facts(run),
-        alerts=_alerts(run),
-        sections=[_section(group, f"s{i}") for i, group in enumerate(groups)],
-        table=table.table(run.cells, groups),
-        skipped=[(method(c), keep(c), str(c["skipped"])) for c in table.skipped(run.cells)],
-        versions=sorted((run.manifest.get("versions") or {}).items()),
-        gallery=Markup(gallery.payload(run.gallery)) if run.gallery else None,
-        images=len(run.gallery),
-        style=style,
-        script=script,
-        policy=_policy(script),
-    )  # fmt: skip
+    html = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            manifest=run.manifest,
+            title=_title(run.manifest, groups),
+            facts=_facts(run),
+            alerts=_alerts(run),
+            sections=[_section(group, f"s{i}") for i, group in enumerate(groups)],
+            table=table.table(run.cells, groups),
+            skipped=[(method(c), keep(c), str(c["skipped"])) for c in table.skipped(run.cells)],
+            versions=sorted((run.manifest.get("versions") or {}).items()),
+            gallery=Markup(gallery.payload(run.gallery)) if run.gallery else None,
+            images=len(run.gallery),
+            style=style,
+            script=script,
+            policy=_policy(script),
+        )
+    )
+    return html.encode("utf-8", "replace").decode("utf-8")  # a model may answer half a surrogate pair
 
 
 def _environment() -> Environment:
@@ -75,7 +80,9 @@ def _section(group: Stratum, name: str) -> dict:
         "budget": group.budget,
         "worth": headline.image_worth(group),
         "headlines": headline.headlines(group),
-        "figures": [{"name": f.name, "title": f.title, "caption": f.caption, "svg": Markup(f.svg)} for f in figures(group, name)],
+        "figures": [
+            {"name": f.name, "title": f.title, "caption": f.caption, "svg": Markup(f.svg)} for f in figures(group, name)
+        ],
         "below_chance": below_chance(group),
     }
 
@@ -115,14 +122,18 @@ def _whole(manifest: dict, key: str) -> str | None:
 def _alerts(run: RunView) -> list[str]:
     """What a reader must know before trusting a number."""
     failures = number(run.manifest, "failures") or 0
-    noisy = sorted({f"{method(c)} at {keep(c)}" if keep(c) else method(c) for c in run.cells if dig(c, "latency.noisy")})
+    noisy = sorted(
+        {f"{method(c)} at {keep(c)}" if keep(c) else method(c) for c in run.cells if dig(c, "latency.noisy")}
+    )
     gone = table.skipped(run.cells)
     found = []
     if failures:
-        found.append(f"{failures:,.0f} samples failed and are missing from these figures; "
-                     "`python -m harness samples` lists them.")  # fmt: skip
+        found.append(f"{failures:,.0f} samples failed in this run; "
+                     "python -m harness samples RUN lists what is known of them.")  # fmt: skip
     if noisy:
         found.append(f"Timing was noisy for {wording.listed(noisy)}; its intervals are wide for a reason.")
     if gone:
-        found.append(f"{len(gone)} {'cell was' if len(gone) == 1 else 'cells were'} skipped; the reasons stand below the table.")
+        found.append(
+            f"{len(gone)} {'cell was' if len(gone) == 1 else 'cells were'} skipped; the reasons stand below the table."
+        )
     return found + [str(note) for note in run.manifest.get("notes") or []]

@@ -132,7 +132,7 @@ def columns(unit: tuple[float, str]) -> tuple[Column, ...]:
                "visual tokens present, mean over the LLM's layers", wording.count),
         Column("Tokens", "Final", "", "tokens.final",
                "visual tokens present in the LLM's last layer", wording.count),
-        Column("Cost", "FLOPs", name, "flops.total",
+        Column("Cost", "Compute", name, "flops.total",
                "counted from the schedule, 2 per multiply-add: tower, projector, selection and prefill", scaled),
         Column("Cost", "TTFT", "ms", "latency.ttft",
                "time to first token: tower, projector, selection and prefill; median of synchronised, interleaved rounds",
@@ -193,20 +193,22 @@ def _counts(cell: dict) -> str:
 
 
 def _bars(groups: list[Stratum]) -> dict[int, Bar]:
-    """Interval graphics on one scale a stratum, from its lowest bound to its highest."""
+    """Interval graphics on one scale a stratum, from its lowest bound to its highest, the blind model left out."""
     bars: dict[int, Bar] = {}
     for group in groups:
         known = [(c, i) for c in group.cells if (i := interval(c, "accuracy"))]
         if not known:
             continue
-        low, high = min(i.lo for _, i in known), max(i.hi for _, i in known)
+        pruned = [i for c, i in known if method(c) != "blind"] or [i for _, i in known]
+        low, high = min(i.lo for i in pruned), max(i.hi for i in pruned)
         none = interval(group.none, "accuracy") if group.none else None
 
         def place(value: float, low: float = low, width: float = (high - low) or 1.0) -> float:
             return round(3 + 94 * (value - low) / width, 2)
 
         for cell, i in known:
-            bars[id(cell)] = _bar(i, none, place)
+            if i in pruned:  # the blind model would press all others together
+                bars[id(cell)] = _bar(i, none, place)
     return bars
 
 

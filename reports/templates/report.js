@@ -176,12 +176,13 @@
     }));
     if (options.some(([value]) => value === before)) select.value = before;
   };
-  const choose = (i) => {
+  const choose = (i, first) => {
     image = images[i];
     [...thumbs.children].forEach((button, j) => button.setAttribute("aria-pressed", String(i === j)));
     fill(ask, image.questions.map((q, j) => [String(j), `${q.text} (${q.answers.filter((a) => a.score >= 1).length} of ${q.answers.length} right)`]));
     const budgets = new Set(image.questions.flatMap((q) => q.answers.filter((a) => !whole(a)).map((a) => a.keep)));
     fill(keep, [...budgets].sort((a, b) => a - b).map((k) => [String(k), String(k)]));
+    if (first) ask.value = String(Math.max(0, image.questions.findIndex((q) => q.evidence !== null)));
     draw();
   };
   images.forEach((found, i) => {
@@ -199,5 +200,5 @@
   });
   for (const input of [ask, keep, dim, outline]) input.addEventListener("input", draw);
   byId("gallery-app").hidden = false;
-  choose(0);
+  choose(0, true);
 })();

@@ -181,3 +181,5 @@ def save(model: LlavaForConditionalGeneration, companion: Companion, folder: Pat
         {"visual_projection.weight": companion.visual_projection.weight.detach().to(torch.bfloat16).contiguous()},
         companion_folder / "visual_projection.safetensors",
     )
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o644)

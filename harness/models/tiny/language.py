@@ -175,10 +175,15 @@ def validate(model, task: TowerTask, scenes: int = 64, keep: int | None = None) 
     return scores
 
 
+def language_parts(model) -> dict[str, torch.nn.Module]:
+    """What this stage trains."""
+    return {"projector": model.model.multi_modal_projector, "language": model.model.language_model, "head": model.lm_head}
+
+
 def train_language(work, stage, model, companion, tower_stage, adam, schedule, register_attention) -> None:
     task = TowerTask(model.model.vision_tower, companion).eval().requires_grad_(False)
     work.load(tower_stage.name, {"task": task})
-    parts = {"projector": model.model.multi_modal_projector, "language": model.model.language_model, "head": model.lm_head}
+    parts = language_parts(model)
     optimiser = adam(list(parts.values()), stage.rate)
     start = max(work.load(stage.name, parts, optimiser), 0)
     register_attention(model, "plain")

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from harness.models.tiny import build
-from harness.models.tiny.language import train_language
+from harness.models.tiny.language import language_parts, train_language
 from harness.models.tiny.tower import Canvases, TowerTask, normalise
 
 
@@ -164,6 +164,14 @@ def shrink(images: torch.Tensor, labels: torch.Tensor, grid: int) -> tuple[torch
     return smaller, square[:, centres][:, :, centres].flatten(1, 2)
 
 
+def export(work: Work, model, companion, scenes: Stage, language: Stage, folder: Path) -> None:
+    """Write the latest checkpoints as a Hugging Face folder in bfloat16."""
+    work.load(scenes.name, {"task": TowerTask(model.model.vision_tower, companion)})
+    step = work.load(language.name, language_parts(model))
+    build.save(model, companion, folder)
+    print(f"exported {folder} at step {step} of {language.steps} of stage {language.name}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints and log")
@@ -177,6 +185,9 @@ def main() -> None:
     )
     work = Work(arguments.work)
     model, companion = build.new_model(arguments.seed)
+    if arguments.export is not None:
+        export(work, model, companion, scenes, language, arguments.export)
+        return
     train_tower(work, tower, model, companion, None)
     train_tower(work, scenes, model, companion, tower)
     train_language(work, language, model, companion, scenes, adam, schedule, register_attention)

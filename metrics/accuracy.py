@@ -1,0 +1,185 @@
+"""Accuracy against the references: retention, loyalty, hard and easy samples, what a run can claim."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+
+import numpy as np
+
+from metrics.statistics import Figure, PairedDifference, bootstrap_mean
+
+ANSWERED = 0.5
+"""A graded score counts as an answer from here on; right and wrong are 1 and 0."""
+
+
+def accuracy(scores: Sequence[float] | np.ndarray, images: Iterable[Hashable], seed: int = 0) -> Figure:
+    """Mean score with a 95 % interval clustered by image.
+
+    Args:
+        scores: [n] in [0, 1]; nan is left out.
+        images: [n] the image of each sample.
+        seed: of the bootstrap.
+
+    Returns:
+        The share of 1; see `bootstrap_mean`.
+    """
+    return bootstrap_mean(scores, images, seed=seed)
+
+
+def by_family(
+    scores: Sequence[float] | np.ndarray, families: Sequence[str], images: Sequence[Hashable], seed: int = 0
+) -> dict[str, Figure]:
+    """`accuracy` of each question family, by name in order.
+
+    Args:
+        scores: [n].
+        families: [n] the family of each sample; None is no family and left out.
+        images: [n].
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: where the lengths differ.
+    """
+    values, images = np.asarray(scores, dtype=np.float64), list(images)
+    if not len(values) == len(families) == len(images):
+        raise ValueError(f"{len(values)} scores, {len(families)} families, {len(images)} images; give one of each a sample")
+    rows: dict[str, list[int]] = {}
+    for row, family in enumerate(families):
+        if family is not None:
+            rows.setdefault(family, []).append(row)
+    return {name: accuracy(values[rows[name]], [images[r] for r in rows[name]], seed) for name in sorted(rows)}
+
+
+def retention(accuracy: float | None, none: float | None) -> float | None:
+    """accuracy / accuracy of `none`; None where that is not positive or something is not measured."""
+    return _ratio(accuracy, none, 0.0)
+
+
+def retention_adjusted(accuracy: float | None, none: float | None, blind: float | None) -> float | None:
+    """(accuracy - blind) / (none - blind): retention of what seeing is worth.
+
+    Args:
+        accuracy: of the method.
+        none: of the unpruned model.
+        blind: of the model without an image, which guessing reaches.
+
+    Returns:
+        1 for all, 0 for no better than blind; None where `none` is not above `blind`.
+    """
+    return None if blind is None else _ratio(accuracy, none, blind)
+
+
+def _ratio(accuracy: float | None, none: float | None, origin: float) -> float | None:
+    if accuracy is None or none is None or none - origin <= 0:
+        return None
+    return (accuracy - origin) / (none - origin)
+
+
+def loyalty_agreement(
+    predictions: Sequence[str], none_predictions: Sequence[str], images: Iterable[Hashable], seed: int = 0
+) -> Figure:
+    """Share of answers equal to the unpruned model's, right or wrong; outer blanks do not count.
+
+    Args:
+        predictions: [n] answers of the method; None (failed) is left out.
+        none_predictions: [n] answers of `none` to the same questions.
+        images: [n].
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: where the lengths differ.
+
+    Source: EffiVLM-Bench, arXiv:2506.00479.
+    """
+    if len(predictions) != len(none_predictions):
+        raise ValueError(f"{len(predictions)} answers against {len(none_predictions)} of none; loyalty pairs the same questions")
+    equal = [
+        np.nan if mine is None or theirs is None else float(str(mine).strip() == str(theirs).strip())
+        for mine, theirs in zip(predictions, none_predictions, strict=True)
+    ]
+    return bootstrap_mean(equal, images, seed=seed)
+
+
+def loyalty_kl(kl: Sequence[float] | np.ndarray, images: Iterable[Hashable], seed: int = 0) -> Figure:
+    """Mean KL(none || pruned) of the first answer token, in nats.
+
+    Args:
+        kl: [n] one divergence a sample; nan is left out.
+        images: [n].
+        seed: of the bootstrap.
+    """
+    return bootstrap_mean(kl, images, seed=seed)
+
+
+def difficulty(
+    scores: Sequence[float] | np.ndarray,
+    none_scores: Sequence[float] | np.ndarray,
+    downsample_scores: Sequence[float] | np.ndarray,
+    images: Sequence[Hashable],
+    seed: int = 0,
+) -> dict[str, Figure | int | None]:
+    """Accuracy on hard and on easy samples.
+
+    Hard: `none` answers and `downsample` at the same budget does not. Easy: both answer. Samples that
+    `none` does not answer say nothing about pruning, and are in neither.
+
+    Args:
+        scores: [n] of the method.
+        none_scores: [n].
+        downsample_scores: [n] at the same budget.
+        images: [n].
+        seed: of the bootstrap.
+
+    Returns:
+        ``hard`` and ``easy`` (None where there are no such samples) and ``n_hard``.
+
+    Raises:
+        ValueError: where the lengths differ.
+
+    Source: VTC-Bench, arXiv:2510.07143.
+    """
+    mine, none, small = (np.asarray(s, dtype=np.float64) for s in (scores, none_scores, downsample_scores))
+    if not mine.shape == none.shape == small.shape == (len(images),):
+        raise ValueError(f"scores {mine.shape}, none {none.shape}, downsample {small.shape}, {len(images)} images differ")
+    answered = none >= ANSWERED
+    hard, easy = answered & (small < ANSWERED), answered & (small >= ANSWERED)
+
+    def figure(rows: np.ndarray) -> Figure | None:
+        return accuracy(mine[rows], [images[i] for i in np.flatnonzero(rows)], seed) if rows.any() else None
+
+    return {"hard": figure(hard), "easy": figure(easy), "n_hard": int(hard.sum())}
+
+
+def smallest_detectable(se_of_difference: float, power: float = 0.8, alpha: float = 0.05) -> float:
+    """The smallest true difference that a two-sided test finds with this power: (z_{1-alpha/2} + z_power) se.
+
+    Args:
+        se_of_difference: standard error of the paired difference (`PairedDifference.se`).
+        power: chance of finding it.
+        alpha: level of the test.
+
+    Returns:
+        A difference in the unit of the standard error.
+
+    Source: Bland 2015, An Introduction to Medical Statistics, section 18.3.
+    """
+    from scipy.stats import norm
+
+    return float((norm.ppf(1 - alpha / 2) + norm.ppf(power)) * se_of_difference)
+
+
+def non_inferior(difference: PairedDifference, margin: float) -> bool:
+    """Whether the whole interval of (method - reference) lies above -margin; without an interval nothing is claimed.
+
+    Args:
+        difference: of the method to its reference; its 95 % interval makes this a one-sided test at 2.5 %.
+        margin: the loss one is ready to call none, > 0, in the unit of the scores.
+
+    Raises:
+        ValueError: a margin that is not positive.
+
+    Source: Piaggio et al. 2012, CONSORT extension for non-inferiority trials.
+    """
+    if margin <= 0:
+        raise ValueError(f"margin is {margin}; non-inferiority needs one above 0, such as 0.01")
+    return difference.lo is not None and difference.lo > -margin

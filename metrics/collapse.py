@@ -1,0 +1,267 @@
+"""Attention collapse: kept sets less diverse than chance, and scores that pile up on few tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+import torch
+
+from metrics.coverage import cell_membership
+from metrics.diversity import effective_rank, gram_spectrum, mean_cosine, spectrum, unit
+from metrics.statistics import bootstrap_mean, cluster_codes
+
+SUBSETS = 64
+_CHUNK = 1 << 23  # float64 numbers held at once, 64 MB
+
+
+def random_subsets(count: int, keep: int, subsets: int = SUBSETS, *, generator_seed: torch.Tensor) -> torch.Tensor:
+    """Uniform random subsets from one seed an image; the batch, the device and the other images do not matter.
+
+    Each token gets a hash of (seed, subset, token); the lowest ``keep`` are taken. Subsets of one seed are therefore
+    nested over ``keep``.
+
+    Args:
+        count: N tokens.
+        keep: K of them, 0 <= K <= N.
+        subsets: S.
+        generator_seed: int64 [B].
+
+    Returns:
+        int64 [B, S, K], in position order.
+
+    Raises:
+        ValueError: where K is not within 0..N.
+
+    Source: the hash is the finaliser of SplitMix64 (Steele, Lea & Flood 2014).
+    """
+    if not 0 <= keep <= count:
+        raise ValueError(f"keep is {keep} of {count} tokens; choose 0 to {count}")
+    seed = generator_seed.to(torch.int64)
+    device = seed.device
+    streams = _mix(_mix(seed)[:, None] + torch.arange(1, subsets + 1, device=device) * _GOLDEN)  # [B, S]
+    hashes = _mix(streams[..., None] + torch.arange(1, count + 1, device=device) * _GOLDEN)  # [B, S, N]
+    return hashes.argsort(dim=-1, stable=True)[..., :keep].sort(dim=-1).values
+
+
+_GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed number
+
+
+def _mix(x: torch.Tensor) -> torch.Tensor:
+    """SplitMix64's finaliser on int64; products wrap, and shifts are made logical by a mask."""
+    x = (x ^ _shift(x, 30)) * -0x40A7B892E31B1A47
+    x = (x ^ _shift(x, 27)) * -0x6B2FB644ECCEEE15
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: torch.Tensor, by: int) -> torch.Tensor:
+    return (x >> by) & ((1 << (64 - by)) - 1)
+
+
+def null_figures(
+    features: torch.Tensor, grid: tuple[int, int] | None, keep: int, seeds: torch.Tensor, subsets: int = SUBSETS
+) -> dict[str, torch.Tensor]:
+    """Diversity and coverage of random subsets of the same size on the same image: what chance gives.
+
+    They depend on image and K alone, so draw them once for all methods.
+
+    Args:
+        features: [B, N, D] all visual tokens.
+        grid: (h, w), or None where the tokens are no full grid; ``cells`` is then absent.
+        keep: K >= 1.
+        seeds: int64 [B] one an image.
+        subsets: S.
+
+    Returns:
+        float64 [B, S] each: ``effective_rank``, ``mean_cosine`` (nan for K = 1) and ``cells``, as `diversity` and
+        `cell_coverage` give them.
+
+    Raises:
+        ValueError: where K is not within 1..N or N is not h*w.
+    """
+    batch, count, width = features.shape
+    if keep < 1:
+        raise ValueError(f"keep is {keep}; a random subset has at least 1 token")
+    if grid is not None and grid[0] * grid[1] != count:
+        raise ValueError(f"{count} tokens are no grid of {grid[0]}x{grid[1]}; give grid=None")
+    chosen = random_subsets(count, keep, subsets, generator_seed=seeds.to(features.device))
+    step = max(1, _CHUNK // max(1, count * (count + width)))
+    parts = [
+        _subset_figures(unit(features[start : start + step]), chosen[start : start + step])
+        for start in range(0, batch, step)
+    ]
+    figures = {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    if grid is not None:
+        member, total = cell_membership(grid)
+        hit = torch.zeros(batch, subsets, total, dtype=torch.bool, device=features.device)
+        figures["cells"] = hit.scatter_(-1, member.to(features.device)[chosen], True).sum(-1).double() / total
+    return figures
+
+
+def _subset_figures(units: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Figures [B, S] of subsets [B, S, K] of unit tokens [B, N, D]; one Gram an image serves all its subsets."""
+    batch, subsets, keep = chosen.shape
+    width = units.shape[-1]
+    grams = units @ units.mT
+    image = torch.arange(batch, device=units.device).repeat_interleave(subsets)
+    flat = chosen.reshape(-1, keep)
+    step = max(1, _CHUNK // (2 * keep * keep))
+    ranks, cosines = [], []
+    for start in range(0, len(flat), step):
+        rows, places = image[start : start + step, None], flat[start : start + step]
+        gram = grams[rows[..., None], places[:, :, None], places[:, None, :]]
+        # the smaller of X X' and X' X has the same spectrum
+        ranks.append(effective_rank(gram_spectrum(gram) if keep <= width else spectrum(units[rows, places])))
+        cosines.append(mean_cosine(gram))
+    shape = (batch, subsets)
+    return {"effective_rank": torch.cat(ranks).reshape(shape), "mean_cosine": torch.cat(cosines).reshape(shape)}
+
+
+def z_scores(values: torch.Tensor, null: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each value against its null.
+
+    Args:
+        values: [B] a figure of the kept set.
+        null: [B, S] the same figure of random subsets.
+
+    Returns:
+        z [B] = (value - mean) / sd (n - 1), nan where the null does not vary (K = N, equal tokens); percentile [B] =
+        share of the null below the value plus half of what equals it (to 1e-9, since equal sets differ by rounding),
+        0.5 where all are equal. Both nan where the value or a null figure is.
+    """
+    values, null = values.to(torch.float64), null.to(torch.float64)
+    scale = torch.maximum(values.abs(), torch.ones_like(values))
+    spread = null.std(-1, unbiased=True)
+    varies = spread > 1e-9 * scale
+    z = torch.where(varies, (values - null.mean(-1)) / torch.where(varies, spread, 1.0), torch.nan)
+    gap = values[:, None] - null
+    equal = gap.abs() <= 1e-9 * scale[:, None]
+    percentile = ((gap > 0) & ~equal).double().mean(-1) + 0.5 * equal.double().mean(-1)
+    known = ~(values.isnan() | null.isnan().any(-1))
+    return torch.where(known, z, torch.nan), torch.where(known, percentile, torch.nan)
+
+
+def summarise_z(
+    z: torch.Tensor | np.ndarray,
+    percentile: torch.Tensor | np.ndarray,
+    images: Sequence[Hashable],
+    higher_is_diverse: bool,
+    seed: int = 0,
+) -> dict[str, float | None]:
+    """Whether a method's kept sets are less diverse than chance.
+
+    Args:
+        z: [n] of `z_scores`, in the figure's own direction; nan is left out of the mean.
+        percentile: [n] of `z_scores`.
+        images: [n].
+        higher_is_diverse: True for effective rank and cells, False for mean cosine.
+        seed: of the bootstrap.
+
+    Returns:
+        ``value``, ``lo``, ``hi``: mean z with a 95 % interval clustered by image. ``share_below_chance``: share of the
+        samples less diverse than the median random subset, ties counting half; its null is 0.5. ``p``: one two-sided
+        Wilcoxon signed-rank test of the images' mean percentiles against 0.5 (Wilcoxon 1945), images being the
+        independent unit; 1.0 where all are at 0.5. None where there is nothing to say.
+
+    Raises:
+        ValueError: where the lengths differ.
+    """
+    from scipy.stats import wilcoxon
+
+    z, percentile = (np.asarray(torch.as_tensor(x).cpu(), dtype=np.float64) for x in (z, percentile))
+    codes = cluster_codes(images)
+    if not z.shape == percentile.shape == codes.shape:
+        raise ValueError(f"z {z.shape}, percentile {percentile.shape}, {len(codes)} images differ; give one of each a sample")
+    known = ~np.isnan(percentile)
+    oriented = percentile[known] if higher_is_diverse else 1.0 - percentile[known]
+    share, p = None, None
+    if len(oriented):
+        off = np.where(np.abs(oriented - 0.5) <= 1e-9, 0.0, oriented - 0.5)
+        share = float(np.mean((off < 0) + 0.5 * (off == 0)))
+        dense = np.unique(codes[known], return_inverse=True)[1].reshape(-1)
+        means = np.bincount(dense, weights=off) / np.bincount(dense)
+        # means that mirror each other must tie, as their sums leave 1e-17 of rounding between them
+        means = np.round(means, 12)
+        p = float(wilcoxon(means).pvalue) if np.any(means) else 1.0
+    return {**bootstrap_mean(z, images, seed=seed).as_dict(), "share_below_chance": share, "p": p}
+
+
+def score_collapse(scores: torch.Tensor, top: int | None = None) -> dict[str, torch.Tensor]:
+    """How concentrated the scores are by which a method ranks. p = scores / their sum.
+
+    Args:
+        scores: [B, N]; a row with a negative score is first shifted so that its least is 0.
+        top: tokens in ``top_mass``, such as the budget; a tenth of N, rounded up, by default.
+
+    Returns:
+        float64 [B] each:
+
+        - ``entropy``: -sum p log p / log N, 1 for even scores, 0 for one token; 1 where N = 1.
+        - ``effective_support``: exp of the entropy, in tokens.
+        - ``gini``: sum_i (2i - N - 1) x_(i) / (N sum x) over ascending x, 0 for even scores, 1 - 1/N for one token.
+        - ``top_mass``: share of the sum in the ``top`` highest.
+
+        A row of zeros counts as even.
+
+    Raises:
+        ValueError: no tokens, or ``top`` not within 1..N.
+    """
+    scores = scores.to(torch.float64)
+    count = scores.shape[-1]
+    top = -(-count // 10) if top is None else top
+    if not 1 <= top <= count:
+        raise ValueError(f"top is {top} of {count} tokens; choose 1 to {count}")
+    scores = scores - scores.amin(-1, keepdim=True).clamp(max=0.0)
+    total = scores.sum(-1, keepdim=True)
+    share = torch.where(total > 0, scores / torch.where(total > 0, total, 1.0), 1.0 / count)
+    entropy = -torch.xlogy(share, share).sum(-1)
+    ascending = share.sort(dim=-1).values
+    weights = 2.0 * torch.arange(1, count + 1, dtype=torch.float64, device=scores.device) - count - 1
+    return {
+        "entropy": entropy / float(np.log(count)) if count > 1 else torch.ones_like(entropy),
+        "effective_support": entropy.exp(),
+        "gini": (ascending * weights).sum(-1) / count,
+        "top_mass": ascending[..., count - top :].sum(-1),
+    }
+
+
+def token_clusters(features: torch.Tensor, cosine: float = 0.9) -> torch.Tensor:
+    """Clusters of near-identical tokens: average linkage, merged down to a mean cosine.
+
+    Args:
+        features: [B, N, D].
+        cosine: clusters whose mean cosine is at least this are merged.
+
+    Returns:
+        int64 [B, N] cluster of each token, from 0 in order of first appearance. It depends on the image alone, so
+        cluster once for all methods.
+
+    Source: `sklearn.cluster.AgglomerativeClustering`, one image at a time.
+    """
+    from sklearn.cluster import AgglomerativeClustering
+
+    units = unit(features)
+    distances = (1.0 - units @ units.mT).clamp(min=0.0).cpu().numpy()
+    if distances.shape[-1] < 2:
+        return torch.zeros(distances.shape[:2], dtype=torch.int64)
+    model = AgglomerativeClustering(None, metric="precomputed", linkage="average", distance_threshold=1.0 - cosine)
+    return torch.stack([torch.as_tensor(cluster_codes(model.fit_predict(table))) for table in distances])
+
+
+def cluster_visits(clusters: torch.Tensor, kept: torch.Tensor) -> dict[str, torch.Tensor]:
+    """How the kept set spreads over clusters of near-identical tokens.
+
+    Args:
+        clusters: int64 [B, N] of `token_clusters`.
+        kept: bool [B, N].
+
+    Returns:
+        float64 [B] each: ``clusters`` there are, ``visited`` share of them with a kept token, ``largest`` share of the
+        kept that lies in the cluster with most of them (nan where nothing is kept).
+    """
+    kept = kept.to(device=clusters.device)
+    width = int(clusters.max()) + 1 if clusters.numel() else 1
+    counts = torch.zeros(len(clusters), width, dtype=torch.float64, device=clusters.device)
+    counts.scatter_add_(1, clusters, kept.to(torch.float64))
+    there = clusters.amax(-1).double() + 1
+    return {"clusters": there, "visited": (counts > 0).sum(-1) / there, "largest": counts.amax(-1) / counts.sum(-1)}

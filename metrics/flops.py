@@ -1,0 +1,137 @@
+"""FLOPs and KV bytes of a schedule, in the conventions in which papers print them. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from methods.types import ModelShape, Schedule
+
+Convention = Literal["flops", "macs", "paper", "paper-gated", "visual-only"]
+CONVENTIONS: tuple[Convention, ...] = ("flops", "macs", "paper", "paper-gated", "visual-only")
+CHANNELS = 3  # of an RGB image, at the patch embedding
+
+
+@dataclass(frozen=True)
+class Flops:
+    """The cost of one sample. All but the last in the convention's unit; the last in bytes."""
+
+    vision: float
+    projector: float
+    selection: float
+    llm_prefill: float
+    decode_per_token: float
+    kv_bytes: float
+
+    @property
+    def total(self) -> float:
+        """Tower through prefill: what stands before the first answer token."""
+        return self.vision + self.projector + self.selection + self.llm_prefill
+
+    def as_dict(self) -> dict[str, float]:
+        """The keys of ``flops --json``, schedule apart."""
+        return {
+            "vision": self.vision,
+            "projector": self.projector,
+            "selection": self.selection,
+            "llm_prefill": self.llm_prefill,
+            "decode_per_token": self.decode_per_token,
+            "kv_bytes": self.kv_bytes,
+        }
+
+
+def flops(shape: ModelShape, schedule: Schedule, text_tokens: float, convention: str = "flops") -> Flops:
+    """The cost of a schedule on a model.
+
+    Conventions (n tokens, width d, MLP width m):
+
+    - ``flops``: the matrix products that the modules run, a multiply-add counted as 2. Tower: patch
+      embedding, then in each block q, k, v, QK', AV, o and an MLP of two matrices. LLM: the same with
+      its own key-value heads, the full n x n products (kernels that skip the masked half do less), the
+      MLP gated or not, and the output head on the last token. Biases, norms, softmax are not counted.
+    - ``macs``: half of that.
+    - ``paper``: 4nd^2 + 2n^2 d + 2ndm a layer (FastV, arXiv:2403.06764, equation 5), n = visual and text
+      tokens. LLM alone: papers leave out the tower, the projector and the selection, which are 0 here,
+      so that ``total`` is the number they print.
+    - ``paper-gated``: 4nd^2 + 2n^2 d + 3ndm.
+    - ``visual-only``: ``paper-gated`` with n = visual tokens alone (PyramidDrop, arXiv:2410.17247).
+
+    Args:
+        shape: the model.
+        schedule: visual tokens at every block and layer.
+        text_tokens: all LLM tokens that are not visual, template included; may be fractional (a mean).
+        convention: one of `CONVENTIONS`.
+
+    Returns:
+        FLOPs (or multiply-adds) of one sample. ``decode_per_token`` is the first token after the prompt,
+        which also attends to itself. ``kv_bytes`` is memory after the prompt, text included, whatever
+        the convention.
+
+    Raises:
+        ValueError: an unknown convention, or negative text tokens.
+    """
+    if convention not in CONVENTIONS:
+        near = get_close_matches(convention, CONVENTIONS, 1, 0.0)[0]
+        raise ValueError(f"convention {convention!r} is not known; closest is {near!r} of {', '.join(CONVENTIONS)}")
+    if text_tokens < 0:
+        raise ValueError(f"text_tokens is {text_tokens}; it counts tokens, so 0 or more")
+    kv = 2.0 * shape.kv_heads * shape.head_dim * shape.kv_bytes * sum(count + text_tokens for count in schedule.llm)
+    if convention in ("flops", "macs"):
+        unit = 1.0 if convention == "flops" else 0.5
+        return Flops(
+            unit * _vision(shape, schedule),
+            unit * 2.0 * schedule.projector * sum(inner * outer for inner, outer in shape.projector_layers),
+            unit * schedule.selection_flops,
+            unit * (sum(_layer(shape, n + text_tokens, n + text_tokens) for n in schedule.llm) + _head(shape)),
+            unit * (sum(_layer(shape, 1.0, n + text_tokens + 1.0) for n in schedule.llm) + _head(shape)),
+            kv,
+        )
+    matrices = 2.0 if convention == "paper" else 3.0
+    counted = 0.0 if convention == "visual-only" else text_tokens
+    lengths = [n + counted for n in schedule.llm]
+    prefill = sum(_paper_layer(shape, n, n, matrices) for n in lengths)
+    return Flops(0.0, 0.0, 0.0, prefill, sum(_paper_layer(shape, 1.0, n + 1.0, matrices) for n in lengths), kv)
+
+
+def promised_speed_up(method: Flops, none: Flops) -> float | None:
+    """FLOPs of `none` over those of the method, tower through prefill: the gain that counting promises.
+
+    Args:
+        method: of the pruned model.
+        none: of the unpruned one, in the same convention.
+
+    Returns:
+        1 for no gain, above 1 for a promise; None where the method costs nothing.
+    """
+    return none.total / method.total if method.total > 0 else None
+
+
+def _vision(shape: ModelShape, schedule: Schedule) -> float:
+    """Patch embedding and blocks; nothing where there is no image."""
+    if not schedule.vision_attention:
+        return 0.0
+    width = shape.vision_width
+    patches = schedule.vision_attention[0] - int(shape.has_cls)
+    cost = 2.0 * patches * CHANNELS * shape.patch**2 * width
+    for attended, fed in zip(schedule.vision_attention, schedule.vision_mlp, strict=True):
+        cost += 8.0 * attended * width**2 + 4.0 * attended**2 * width + 4.0 * fed * width * shape.vision_mlp
+    return cost
+
+
+def _layer(shape: ModelShape, queries: float, keys: float) -> float:
+    """One LLM layer: new tokens, against all the keys they may see."""
+    inner, shared = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    projections = 4.0 * queries * shape.width * (inner + shared)
+    attention = 4.0 * queries * keys * inner
+    return projections + attention + 2.0 * queries * shape.width * shape.mlp * (3.0 if shape.gated else 2.0)
+
+
+def _head(shape: ModelShape) -> float:
+    return 2.0 * shape.width * shape.vocabulary
+
+
+def _paper_layer(shape: ModelShape, queries: float, keys: float, matrices: float) -> float:
+    width = shape.width
+    return 4.0 * queries * width**2 + 2.0 * queries * keys * width + matrices * queries * width * shape.mlp

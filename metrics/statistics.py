@@ -1,0 +1,303 @@
+"""Intervals and tests that respect clusters: the questions of one image are not independent samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_CHUNK = 2_000_000  # random numbers held at once, which bounds memory at some 16 MB
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number with its interval; what could not be computed is None."""
+
+    value: float | None
+    lo: float | None = None
+    hi: float | None = None
+
+    def as_dict(self) -> dict[str, float | None]:
+        """The form that `summary.json` holds."""
+        return {"value": self.value, "lo": self.lo, "hi": self.hi}
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Mean of a - b, its interval, the two-sided p and the bootstrap standard error."""
+
+    value: float | None
+    lo: float | None
+    hi: float | None
+    p: float | None
+    se: float | None = None
+
+    def as_dict(self) -> dict[str, float | None]:
+        """The form that `summary.json` holds."""
+        return {"value": self.value, "lo": self.lo, "hi": self.hi, "p": self.p}
+
+
+def cluster_codes(clusters: Iterable[Hashable]) -> np.ndarray:
+    """Clusters as integers 0..C-1 in order of first appearance: int64 [n]."""
+    seen: dict[Hashable, int] = {}
+    items = clusters.tolist() if hasattr(clusters, "tolist") else clusters
+    return np.array([seen.setdefault(item, len(seen)) for item in items], dtype=np.int64)
+
+
+def _aligned(clusters: Iterable[Hashable], *columns) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Codes and float64 columns of equal length, rows with a nan anywhere left out."""
+    codes = cluster_codes(clusters)
+    arrays = [np.asarray(column, dtype=np.float64) for column in columns]
+    for array in arrays:
+        if array.shape != codes.shape:
+            raise ValueError(f"{len(codes)} clusters but values of shape {array.shape}; give one cluster a value")
+    whole = np.all([~np.isnan(array) for array in arrays], axis=0)
+    # codes are made dense again: a cluster whose rows are all left out must not be drawn
+    dense = np.unique(codes[whole], return_inverse=True)[1].reshape(-1)
+    return dense, [array[whole] for array in arrays]
+
+
+def _resampled_ratios(totals: np.ndarray, sizes: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    """Sum of totals over sum of sizes for each draw of C clusters with replacement: [resamples]."""
+    rng = np.random.default_rng(seed)
+    clusters = len(totals)
+    rows = max(1, _CHUNK // clusters)
+    ratios = []
+    for start in range(0, resamples, rows):
+        drawn = rng.integers(0, clusters, size=(min(rows, resamples - start), clusters))
+        ratios.append(totals[drawn].sum(1) / sizes[drawn].sum(1))
+    return np.concatenate(ratios)
+
+
+def _percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:
+    lo, hi = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(lo), float(hi)
+
+
+def bootstrap_mean(
+    scores: Sequence[float] | np.ndarray,
+    clusters: Iterable[Hashable],
+    seed: int = 0,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> Figure:
+    """Mean with a percentile interval from resampling clusters.
+
+    A resample draws C clusters with replacement; its mean is the ratio of the sums of scores and of
+    counts, since clusters differ in size.
+
+    Args:
+        scores: [n]; nan means not measured, and is left out.
+        clusters: [n] any hashables; the image of each sample.
+        seed: of the resampling.
+        resamples: draws.
+        level: of the interval.
+
+    Returns:
+        The mean in the unit of the scores; value None of no samples, interval None of one cluster.
+
+    Raises:
+        ValueError: where the lengths differ.
+
+    Source: Efron & Tibshirani 1993, chapter 13 (percentile); Davison & Hinkley 1997, section 3.8 (clusters).
+    """
+    codes, (values,) = _aligned(clusters, scores)
+    if not len(values):
+        return Figure(None)
+    mean = float(values.mean())
+    totals, sizes = np.bincount(codes, weights=values), np.bincount(codes)
+    if len(totals) < 2:
+        return Figure(mean)
+    return Figure(mean, *_percentiles(_resampled_ratios(totals, sizes, seed, resamples), level))
+
+
+def paired_difference(
+    a: Sequence[float] | np.ndarray,
+    b: Sequence[float] | np.ndarray,
+    clusters: Iterable[Hashable],
+    seed: int = 0,
+    resamples: int = 2000,
+    permutations: int = 4000,
+    level: float = 0.95,
+) -> PairedDifference:
+    """Mean of a - b on the same samples, with a cluster bootstrap interval and a sign-flip test.
+
+    The test flips the sign of each cluster's summed difference at random; p is
+    (hits + 1) / (permutations + 1), a hit being a total at least as far from 0 as the observed one.
+    It holds for graded scores as for right and wrong.
+
+    Args:
+        a: [n] scores; a row with nan on either side is left out.
+        b: [n] scores of the same samples.
+        clusters: [n] the image of each sample.
+        seed: of resampling and flips.
+        resamples: bootstrap draws.
+        permutations: sign flips.
+        level: of the interval.
+
+    Returns:
+        The difference in the unit of the scores. All None of no samples; interval None of one cluster.
+
+    Raises:
+        ValueError: where the lengths differ.
+
+    Source: Good 2005, Permutation, Parametric and Bootstrap Tests, section 3.2; Phipson & Smyth 2010 (the +1).
+    """
+    codes, (left, right) = _aligned(clusters, a, b)
+    if not len(left):
+        return PairedDifference(None, None, None, None)
+    differences = left - right
+    totals, sizes = np.bincount(codes, weights=differences), np.bincount(codes)
+    p = _sign_flip(totals, seed, permutations)
+    if len(totals) < 2:
+        return PairedDifference(float(differences.mean()), None, None, p)
+    draws = _resampled_ratios(totals, sizes, seed, resamples)
+    return PairedDifference(float(differences.mean()), *_percentiles(draws, level), p, float(draws.std(ddof=1)))
+
+
+def _sign_flip(totals: np.ndarray, seed: int, permutations: int) -> float:
+    """Two-sided p of the sum of cluster totals under random signs."""
+    moving = totals[totals != 0]  # zeros are the same under either sign
+    if not len(moving):
+        return 1.0
+    rng = np.random.default_rng([seed, 1])
+    # sums of the same magnitudes in another order differ by rounding; those are ties, and ties are hits
+    reached = abs(moving.sum()) - 1e-9 * np.abs(moving).sum()
+    rows, hits = max(1, _CHUNK // len(moving)), 0
+    for start in range(0, permutations, rows):
+        signs = rng.integers(0, 2, size=(min(rows, permutations - start), len(moving)), dtype=np.int8) * 2.0 - 1.0
+        hits += int((np.abs(signs @ moving) >= reached).sum())
+    return (hits + 1) / (permutations + 1)
+
+
+def holm(p: Sequence[float | None]) -> list[float | None]:
+    """Holm's step-down correction: adjusted p values, each at most 1, in the order given.
+
+    Args:
+        p: raw p values; None (no test) stays None and does not count towards the number of tests.
+
+    Source: Holm 1979, Scandinavian Journal of Statistics 6.
+    """
+    tested = [i for i, value in enumerate(p) if value is not None]
+    adjusted: list[float | None] = [None] * len(p)
+    highest = 0.0
+    for rank, i in enumerate(sorted(tested, key=lambda i: p[i])):
+        highest = max(highest, min(1.0, (len(tested) - rank) * float(p[i])))
+        adjusted[i] = highest
+    return adjusted
+
+
+def mcnemar_exact(a: Sequence[bool] | np.ndarray, b: Sequence[bool] | np.ndarray) -> float:
+    """Exact two-sided McNemar test of two methods' right and wrong answers to the same questions.
+
+    Valid where samples are independent (one question an image); see `paired_difference` otherwise.
+
+    Args:
+        a: [n] right or wrong; a score counts as right from 0.5.
+        b: [n] of the same samples.
+
+    Returns:
+        p; 1.0 where the two never disagree.
+
+    Raises:
+        ValueError: where the lengths differ.
+
+    Source: McNemar 1947, Psychometrika 12, in its exact binomial form.
+    """
+    from scipy.stats import binomtest
+
+    left, right = np.asarray(a, dtype=np.float64) >= 0.5, np.asarray(b, dtype=np.float64) >= 0.5
+    if left.shape != right.shape:
+        raise ValueError(f"{left.shape} against {right.shape} answers; McNemar pairs the same questions")
+    only_left, only_right = int((left & ~right).sum()), int((~left & right).sum())
+    if only_left + only_right == 0:
+        return 1.0
+    return float(binomtest(only_left, only_left + only_right, 0.5).pvalue)
+
+
+def bootstrap_median(
+    values: Sequence[float] | np.ndarray, seed: int = 0, resamples: int = 2000, level: float = 0.95
+) -> Figure:
+    """Median with a percentile bootstrap interval.
+
+    Args:
+        values: [n] independent measurements; nan is left out.
+        seed: of the resampling.
+        resamples: draws.
+        level: of the interval.
+
+    Returns:
+        The median in the unit of the values; value None of none, interval None of one.
+
+    Source: Efron & Tibshirani 1993, chapter 13.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    array = array[~np.isnan(array)]
+    if not len(array):
+        return Figure(None)
+    median = float(np.median(array))
+    if len(array) < 2:
+        return Figure(median)
+    rng = np.random.default_rng(seed)
+    rows = max(1, _CHUNK // len(array))
+    draws = [
+        np.median(array[rng.integers(0, len(array), size=(min(rows, resamples - start), len(array)))], axis=1)
+        for start in range(0, resamples, rows)
+    ]
+    return Figure(median, *_percentiles(np.concatenate(draws), level))
+
+
+def rank_correlation(
+    x: Sequence[float] | np.ndarray,
+    y: Sequence[float] | np.ndarray,
+    clusters: Iterable[Hashable],
+    seed: int = 0,
+    resamples: int = 500,
+    level: float = 0.95,
+) -> Figure:
+    """Spearman's rank correlation with an interval from resampling clusters.
+
+    Args:
+        x: [n], for instance a diversity figure; a row with nan on either side is left out.
+        y: [n], for instance scores.
+        clusters: [n] the image of each sample.
+        seed: of the resampling.
+        resamples: draws; those in which a side is constant are left out.
+        level: of the interval.
+
+    Returns:
+        rho in [-1, 1]; value None of under three samples or a constant side, interval None of one cluster.
+
+    Raises:
+        ValueError: where the lengths differ.
+
+    Source: Spearman 1904, with mid-ranks for ties; clusters as in `bootstrap_mean`.
+    """
+    codes, (left, right) = _aligned(clusters, x, y)
+    rho = _spearman(left, right)
+    count = int(codes.max()) + 1 if len(codes) else 0
+    if rho is None or count < 2:
+        return Figure(rho)
+    return Figure(rho, *_resampled_statistic(lambda rows: _spearman(left[rows], right[rows]), codes, seed, resamples, level))
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> float | None:
+    from scipy.stats import rankdata
+
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+
+
+def _resampled_statistic(
+    statistic: Callable[[np.ndarray], float | None], codes: np.ndarray, seed: int, resamples: int, level: float
+) -> tuple[float | None, float | None]:
+    """Interval of a statistic of rows under draws of whole clusters."""
+    rng = np.random.default_rng(seed)
+    count = int(codes.max()) + 1
+    order = np.argsort(codes, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(codes, minlength=count))[:-1])
+    draws = [statistic(np.concatenate([members[c] for c in rng.integers(0, count, count)])) for _ in range(resamples)]
+    kept = np.array([draw for draw in draws if draw is not None])
+    return _percentiles(kept, level) if len(kept) > 1 else (None, None)

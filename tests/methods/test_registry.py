@@ -1,0 +1,80 @@
+"""Expressions, their canonical form, and the messages for wrong ones."""
+
+import pytest
+import torch
+
+from methods.registry import MethodError, canonical, create, entries, register, split
+from methods.types import Signals, UndeclaredSignal
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("sts", "sts"),
+        (" fastv[ layer=2 ] ", "fastv"),
+        ("fastv[layer=3]", "fastv[layer=3]"),
+        ("sts[depth=0.25,spatial_weight=1]", "sts[spatial_weight=1,depth=0.25]"),
+        ("sts[stages=structure]", "sts[stages=structure]"),
+        ("random[like=sparsevlm]", "random[like=sparsevlm]"),
+        ("random[like=fastv[layer=3]]", "random[like=fastv[layer=3]]"),
+        ("random[like=fastv[layer=2]]", "random[like=fastv]"),
+        ("sparsevlm[recycle=false]", "sparsevlm[recycle=false]"),
+    ],
+)
+def test_canonical(written, expected):
+    assert canonical(written) == expected
+    assert canonical(expected) == expected
+    assert create(expected) == create(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("fastvv", "did you mean 'fastv'"),
+        ("fastv[layr=3]", "did you mean 'layer'"),
+        ("fastv[layer=two]", "not a valid int"),
+        ("fastv[layer=0]", "at least 1"),
+        ("sts[stages=first]", "both, structure, semantics"),
+        ("sts[ratio=0]", "ratio=0"),
+        ("sts[ratio", "cannot read"),
+        ("random[like=nothing]", "unknown method 'nothing'"),
+        ("", "cannot read"),
+    ],
+)
+def test_wrong_expressions_name_what_would_work(written, message):
+    with pytest.raises(MethodError, match=message.replace("[", r"\[")):
+        create(written)
+
+
+def test_split_keeps_brackets_whole():
+    assert split("a,b[c=1,d=e[f=2,g=3]],h") == ["a", "b[c=1,d=e[f=2,g=3]]", "h"]
+
+
+def test_every_entry_says_what_it_is():
+    for name, entry in entries().items():
+        assert entry.summary.endswith("."), name
+        assert entry.site
+
+
+def test_an_undeclared_signal_is_refused_by_name():
+    signals = Signals(features=torch.ones(1, 4, 2), positions=torch.ones(1, 4, 2), count=4).only(frozenset({"features"}))
+    assert signals.features.shape == (1, 4, 2)
+    with pytest.raises(UndeclaredSignal, match="positions"):
+        _ = signals.positions
+    with pytest.raises(UndeclaredSignal, match="cls_attention"):
+        Signals(count=4).only(frozenset({"cls_attention"}))
+
+
+def test_a_plug_in_function_becomes_a_method():
+    from methods import Budget, ModelShape, Selection
+
+    @register("first_tokens_for_test", needs={"features"})
+    def first(signals, keep):
+        """The first tokens."""
+        return Selection(torch.arange(keep).expand(len(signals.features), -1))
+
+    shape = ModelShape("s", 16, (4, 4), 2, 8, 2, 16, True, 8, 4, 8, 2, 2, 4, 16, True, 32)
+    (step,) = create("first_tokens_for_test").steps(shape, Budget(5))
+    assert step.select(Signals(features=torch.ones(2, 16, 3), count=16).only(step.needs), 5).indices.tolist() == [[0, 1, 2, 3, 4]] * 2
+    with pytest.raises(MethodError, match="unknown signal"):
+        register("x", needs={"featurs"})

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from metrics import accuracy as acc
+from metrics import evidence
+from metrics.statistics import Figure, PairedDifference, bootstrap_mean
+
+
+def test_families_are_the_accuracy_of_their_rows():
+    rng = np.random.default_rng(0)
+    scores, images = rng.integers(0, 2, 40), (np.arange(40) // 4).tolist()
+    families = rng.choice(["count", "colour"], 40).tolist()
+    families[0] = None
+    found = acc.by_family(scores, families, images)
+    assert list(found) == ["colour", "count"]
+    for name, figure in found.items():
+        rows = [i for i, family in enumerate(families) if family == name]
+        assert figure == bootstrap_mean(scores[rows], [images[i] for i in rows])
+    with pytest.raises(ValueError, match="39 families"):
+        acc.by_family(scores, families[1:], images)
+
+
+def test_retention():
+    assert acc.retention(0.6, 0.8) == pytest.approx(0.75)
+    assert acc.retention_adjusted(0.6, 0.8, 0.4) == pytest.approx(0.5)
+    assert acc.retention_adjusted(0.4, 0.8, 0.4) == 0.0
+    assert acc.retention(0.6, 0.0) is None and acc.retention(None, 0.8) is None
+    assert acc.retention_adjusted(0.6, 0.4, 0.4) is None and acc.retention_adjusted(0.6, 0.4, 0.5) is None
+    assert acc.retention_adjusted(0.6, 0.8, None) is None
+
+
+def test_loyalty_counts_equal_answers_right_or_wrong():
+    found = acc.loyalty_agreement(["yes", " 2\n", "red", None], ["yes", "2", "Red", "no"], range(4))
+    assert found.value == pytest.approx(2 / 3)
+    assert acc.loyalty_kl([0.1, np.nan, 0.3], range(3)).value == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="1 answers against 2"):
+        acc.loyalty_agreement(["a"], ["a", "b"], [0])
+
+
+def test_hard_and_easy():
+    none, small = [1, 1, 1, 0, 0, 1], [0, 0, 1, 1, 0, 0.6]
+    found = acc.difficulty([1, 0, 1, 1, 1, 0], none, small, list("abcdef"))
+    assert found["n_hard"] == 2 and found["hard"].value == 0.5 and found["easy"].value == 0.5
+    nothing = acc.difficulty([1, 0], [1, 1], [1, 1], [0, 1])
+    assert nothing["hard"] is None and nothing["n_hard"] == 0 and nothing["easy"].value == 0.5
+
+
+def test_smallest_detectable_is_found_with_its_power():
+    se = 0.02
+    least = acc.smallest_detectable(se)
+    found = np.random.default_rng(1).normal(least, se, 40000)
+    assert np.mean(np.abs(found) / se > norm.ppf(0.975)) == pytest.approx(0.8, abs=0.01)
+    assert acc.smallest_detectable(se, power=0.9) > least
+
+
+@pytest.mark.parametrize("lo, expected", [(-0.009, True), (-0.011, False), (0.1, True), (None, False)])
+def test_non_inferior(lo, expected):
+    assert acc.non_inferior(PairedDifference(0.0, lo, 0.02, 0.5), margin=0.01) is expected
+
+
+def test_a_margin_is_positive():
+    with pytest.raises(ValueError, match="margin is 0"):
+        acc.non_inferior(PairedDifference(0.0, 0.0, 0.0, 1.0), margin=0)
+
+
+def test_recall_against_sets():
+    rng = np.random.default_rng(2)
+    kept, proof = rng.random((30, 12)) < 0.5, rng.random((30, 12)) < 0.2
+    proof[3] = False
+    for found, k, e in zip(evidence.recall(kept, proof), kept, proof):
+        k, e = set(np.flatnonzero(k)), set(np.flatnonzero(e))
+        assert np.isnan(found) if not e else found == pytest.approx(len(k & e) / len(e))
+    assert np.array_equal(evidence.recall(np.ones((1, 4), bool), np.eye(4, dtype=bool)[:1]), [1.0])
+    with pytest.raises(ValueError, match="visual tokens"):
+        evidence.recall(kept, proof[:, 1:])
+
+
+def test_evidence_summary():
+    found = evidence.summarise(np.array([1, 0.5, 0.25, np.nan]), np.array([1, 1, 0, 0.0]), list("abcd"))
+    assert found["recall"].value == pytest.approx(1.75 / 3)
+    assert found["accuracy_kept"].value == 1.0 and found["accuracy_lost"].value == 0.0 and found["n_without"] == 1
+    assert evidence.summarise(np.array([1.0]), np.array([1.0]), ["a"])["accuracy_lost"] is None
+    nothing = evidence.summarise(np.array([np.nan]), np.array([1.0]), ["a"])
+    assert nothing["recall"] == Figure(None) and nothing["accuracy_kept"] is None and nothing["n_without"] == 1
+
+
+def test_swap_gain_leaves_out_what_was_not_swapped():
+    assert evidence.swap_gain(np.array([1, 1, np.nan]), np.array([0, 1, 0.0]), list("abc")).value == 0.5

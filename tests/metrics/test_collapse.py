@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metrics import collapse as col
+from metrics.coverage import cell_coverage
+from metrics.diversity import diversity
+
+
+def _features(batch: int, count: int, width: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(batch, count, width, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 20), st.data())
+def test_subsets_are_subsets_and_depend_on_their_seed_alone(count, data):
+    keep = data.draw(st.integers(0, count))
+    seeds = torch.tensor(data.draw(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=4)))
+    found = col.random_subsets(count, keep, 5, generator_seed=seeds)
+    assert found.shape == (len(seeds), 5, keep)
+    assert (found.diff(dim=-1) > 0).all() and ((found >= 0) & (found < count)).all()
+    for row, seed in zip(found, seeds):
+        assert torch.equal(row, col.random_subsets(count, keep, 5, generator_seed=seed[None])[0])
+
+
+def test_subsets_are_uniform_over_seeds_and_over_draws():
+    """Chi-square of every subset of 2 of 6, for neighbouring seeds and within one seed."""
+    for chosen in (
+        col.random_subsets(6, 2, 3, generator_seed=torch.arange(3000)).reshape(-1, 2),
+        col.random_subsets(6, 2, 9000, generator_seed=torch.tensor([5]))[0],
+    ):
+        counts = torch.bincount(chosen[:, 0] * 6 + chosen[:, 1], minlength=36)
+        counts = counts[counts > 0]
+        assert len(counts) == 15 and scipy.stats.chisquare(counts.numpy()).pvalue > 0.001
+
+
+def test_subsets_of_neighbouring_seeds_are_independent():
+    member = torch.zeros(2000, 40).scatter_(1, col.random_subsets(40, 10, 1, generator_seed=torch.arange(2000))[:, 0], 1.0)
+    shared = (member[1:] * member[:-1]).sum(-1)
+    assert float(shared.mean()) == pytest.approx(2.5, abs=0.12)  # hypergeometric: K^2 / N
+    assert float(shared.var()) == pytest.approx(scipy.stats.hypergeom(40, 10, 10).var(), rel=0.15)
+
+
+def test_impossible_subsets_are_refused():
+    with pytest.raises(ValueError, match="keep is 7 of 6"):
+        col.random_subsets(6, 7, generator_seed=torch.tensor([0]))
+    with pytest.raises(ValueError, match="keep is 0"):
+        col.null_figures(_features(1, 6, 4), None, 0, torch.tensor([0]))
+    with pytest.raises(ValueError, match="no grid of 2x4"):
+        col.null_figures(_features(1, 6, 4), (2, 4), 2, torch.tensor([0]))
+
+
+@pytest.mark.parametrize("keep", [1, 2, 5, 9, 12])
+@pytest.mark.parametrize("chunk", [1 << 23, 1])
+def test_null_against_one_subset_at_a_time(keep, chunk, monkeypatch):
+    monkeypatch.setattr(col, "_CHUNK", chunk)
+    features, seeds = _features(3, 12, 5), torch.tensor([4, 5, 6])
+    features[1, 3] = 0
+    features[2, 4:9] = features[2, 4]
+    found = col.null_figures(features, (3, 4), keep, seeds, subsets=6)
+    chosen = col.random_subsets(12, keep, 6, generator_seed=seeds)
+    for b in range(3):
+        for s in range(6):
+            slow = diversity(features[b, chosen[b, s]])
+            for name in ("effective_rank", "mean_cosine"):
+                assert float(found[name][b, s]) == pytest.approx(float(slow[name]), abs=1e-6, nan_ok=True)
+            kept = torch.zeros(12, dtype=torch.bool).scatter(0, chosen[b, s], True)
+            assert float(found["cells"][b, s]) == pytest.approx(float(cell_coverage(kept, (3, 4))))
+    alone = col.null_figures(features[1:2], (3, 4), keep, seeds[1:2], subsets=6)
+    for name, figure in alone.items():
+        assert torch.allclose(figure[0], found[name][1], equal_nan=True, atol=1e-9), name
+    assert "cells" not in col.null_figures(features, None, keep, seeds, subsets=2)
+
+
+def test_z_and_percentile_are_scipys():
+    rng = np.random.default_rng(0)
+    values, null = rng.integers(0, 8, 6) / 4, rng.integers(0, 8, (6, 30)) / 4  # ties are many
+    z, percentile = col.z_scores(torch.tensor(values), torch.tensor(null))
+    for i in range(6):
+        assert float(z[i]) == pytest.approx(scipy.stats.zmap(values[i], null[i], ddof=1))
+        assert float(percentile[i]) == pytest.approx(scipy.stats.percentileofscore(null[i], values[i], "mean") / 100)
+
+
+def test_a_null_that_does_not_vary():
+    z, percentile = col.z_scores(torch.tensor([3.0, 2.0, torch.nan]), torch.full((3, 9), 3.0) + 1e-14)
+    assert z.isnan().all() and percentile[:2].tolist() == [0.5, 0.0] and percentile[2].isnan()
+
+
+def test_all_kept_is_exactly_chance():
+    features, seeds = _features(4, 9, 6), torch.arange(4)
+    null = col.null_figures(features, (3, 3), 9, seeds)
+    found = diversity(features)
+    for name in ("effective_rank", "mean_cosine"):
+        z, percentile = col.z_scores(found[name], null[name])
+        assert z.isnan().all() and percentile.tolist() == [0.5] * 4
+        summary = col.summarise_z(z, percentile, range(4), True)
+        assert summary == {"value": None, "lo": None, "hi": None, "share_below_chance": 0.5, "p": 1.0}
+
+
+def test_random_selection_is_at_chance_and_a_clump_is_below():
+    features = torch.cat([_features(40, 1, 8).expand(40, 10, 8) + 0.1 * _features(40, 10, 8, 1), _features(40, 26, 8, 2)], 1)
+    null = col.null_figures(features, (6, 6), 6, torch.arange(40), subsets=32)
+    other = col.random_subsets(36, 6, 1, generator_seed=torch.arange(1000, 1040))[:, 0]
+    for name, up in (("effective_rank", True), ("mean_cosine", False)):
+        rows = torch.arange(40)[:, None]
+        fair = col.summarise_z(*col.z_scores(diversity(features[rows, other])[name], null[name]), range(40), up)
+        clump = col.summarise_z(*col.z_scores(diversity(features[:, :6])[name], null[name]), range(40), up)
+        assert fair["p"] > 0.01 and 0.25 < fair["share_below_chance"] < 0.75 and fair["lo"] < 0 < fair["hi"]
+        assert clump["p"] < 1e-6 and clump["share_below_chance"] == 1.0
+        assert (clump["hi"] < 0) if up else (clump["lo"] > 0)
+
+
+def test_summary_counts_ties_half_and_tests_images():
+    percentile = np.array([0.5, 0.1, 0.9, 0.2, 0.5, np.nan])
+    images = ["a", "a", "b", "c", "d", "e"]
+    found = col.summarise_z(np.zeros(6), percentile, images, True)
+    assert found["share_below_chance"] == pytest.approx((2 + 2 * 0.5) / 5)
+    assert found["p"] == pytest.approx(scipy.stats.wilcoxon([-0.2, 0.4, -0.3, 0.0]).pvalue)
+    flipped = col.summarise_z(np.zeros(6), percentile, images, False)
+    assert flipped["share_below_chance"] == pytest.approx((1 + 2 * 0.5) / 5) and flipped["p"] == found["p"]
+    empty = col.summarise_z(np.array([]), np.array([]), [], True)
+    assert set(empty.values()) == {None}
+    with pytest.raises(ValueError, match="5 images"):
+        col.summarise_z(np.zeros(6), percentile, images[1:], True)
+
+
+def _slow_gini(x: np.ndarray) -> float:
+    return sum(abs(a - b) for a in x for b in x) / (2 * len(x) ** 2 * x.mean())
+
+
+def test_score_collapse_against_pairs_and_scipy():
+    scores = torch.rand(5, 25, generator=torch.Generator().manual_seed(0)) ** 3
+    found = col.score_collapse(scores, top=4)
+    for i, row in enumerate(scores.double().numpy()):
+        assert float(found["entropy"][i]) == pytest.approx(scipy.stats.entropy(row) / np.log(25))
+        assert float(found["effective_support"][i]) == pytest.approx(np.exp(scipy.stats.entropy(row)))
+        assert float(found["gini"][i]) == pytest.approx(_slow_gini(row))
+        assert float(found["top_mass"][i]) == pytest.approx(sorted(row)[-4:] @ np.ones(4) / row.sum())
+
+
+def test_even_single_zero_and_negative_scores():
+    scores = torch.stack([torch.ones(20), (torch.arange(20) == 3).float(), torch.zeros(20)])
+    found = col.score_collapse(scores)
+    assert found["entropy"].tolist() == pytest.approx([1.0, 0.0, 1.0])
+    assert found["gini"].tolist() == pytest.approx([0.0, 0.95, 0.0], abs=1e-12)
+    assert found["effective_support"].tolist() == pytest.approx([20.0, 1.0, 20.0])
+    assert found["top_mass"].tolist() == pytest.approx([0.1, 1.0, 0.1])
+    below = col.score_collapse(torch.tensor([[-1.0, 0.0, 1.0]]), top=1)
+    assert float(below["top_mass"]) == pytest.approx(2 / 3)
+    assert float(col.score_collapse(torch.tensor([[0.3]]))["entropy"]) == 1.0
+    with pytest.raises(ValueError, match="top is 21"):
+        col.score_collapse(scores, top=21)
+
+
+def test_clusters_of_near_identical_tokens():
+    centres = torch.eye(3, 8).repeat_interleave(4, 0)
+    features = (centres + 0.02 * _features(2, 12, 8)).contiguous()
+    clusters = col.token_clusters(features)
+    assert clusters.tolist() == [[0] * 4 + [1] * 4 + [2] * 4] * 2
+    kept = torch.zeros(2, 12).bool()
+    kept[0, :4] = kept[0, 11] = True
+    found = col.cluster_visits(clusters, kept)
+    assert found["clusters"].tolist() == [3.0, 3.0] and found["visited"].tolist() == pytest.approx([2 / 3, 0.0])
+    assert float(found["largest"][0]) == pytest.approx(0.8) and found["largest"][1].isnan()
+    assert col.token_clusters(_features(2, 1, 4)).tolist() == [[0], [0]]

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_edt
+from scipy.spatial import cKDTree
+from scipy.stats import qmc
+
+from metrics import coverage as cov
+
+
+def _kept(count: int, grid: tuple[int, int], share: float = 0.2, seed: int = 0) -> torch.Tensor:
+    kept = torch.rand(count, grid[0] * grid[1], generator=torch.Generator().manual_seed(seed)) < share
+    kept[:, seed % kept.shape[1]] = True
+    return kept
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 11), st.integers(1, 11), st.integers(1, 9), st.integers(0, 999))
+def test_cells_against_sets(height, width, cells, seed):
+    kept = _kept(3, (height, width), 0.3, seed)
+    tall, wide = min(cells, height), min(cells, width)
+    for row, found in zip(kept.numpy(), cov.cell_coverage(kept, (height, width), cells)):
+        hit = {(i // width * tall // height, i % width * wide // width) for i in np.flatnonzero(row)}
+        assert float(found) == pytest.approx(len(hit) / (tall * wide))
+
+
+def test_cells_of_a_full_and_of_an_empty_set():
+    assert float(cov.cell_coverage(torch.ones(35).bool(), (5, 7))) == 1.0
+    assert float(cov.cell_coverage(torch.zeros(35).bool(), (5, 7))) == 0.0
+    assert cov.cell_coverage(torch.ones(2, 3, 35).bool(), (5, 7)).shape == (2, 3)
+    with pytest.raises(ValueError, match="5x6 = 30"):
+        cov.cell_coverage(torch.ones(35).bool(), (5, 6))
+
+
+@pytest.mark.parametrize("grid", [(6, 6), (4, 9), (1, 7)])
+@pytest.mark.parametrize("chunk", [1 << 23, 1])
+def test_distances_against_trees_and_transforms(grid, chunk, monkeypatch):
+    monkeypatch.setattr(cov, "_CHUNK", chunk)
+    kept = _kept(6, grid, 0.4)
+    kept[:, -1] = True
+    found = cov.coverage(kept, grid)
+    for i, row in enumerate(kept.numpy()):
+        points = np.argwhere(row.reshape(grid))
+        nearest = cKDTree(points).query(points, k=2)[0][:, 1]
+        expected = nearest.mean() / (0.5 / np.sqrt(len(points) / (grid[0] * grid[1])))
+        assert float(found["clark_evans"][i]) == pytest.approx(expected)
+        empty = distance_transform_edt(~row.reshape(grid)).max() / np.hypot(*grid)
+        assert float(found["largest_empty_circle"][i]) == pytest.approx(empty)
+        scaled = (points + 0.5) / np.array(grid)
+        assert float(found["discrepancy"][i]) == pytest.approx(qmc.discrepancy(scaled, method="CD"))
+
+
+def _slow_hull(points: np.ndarray) -> float:
+    """Jarvis' march and the shoelace over the corners of the tokens' squares."""
+    corners = sorted({(r + a, c + b) for r, c in points.tolist() for a in (0, 1) for b in (0, 1)})
+    hull, at = [], corners[0]
+    while True:
+        hull.append(at)
+        following = corners[0] if corners[0] != at else corners[1]
+        for other in corners:
+            turn = (following[0] - at[0]) * (other[1] - at[1]) - (following[1] - at[1]) * (other[0] - at[0])
+            farther = np.hypot(other[0] - at[0], other[1] - at[1]) > np.hypot(following[0] - at[0], following[1] - at[1])
+            if turn < 0 or (turn == 0 and farther):
+                following = other
+        at = following
+        if at == hull[0]:
+            break
+    return abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in zip(hull, hull[1:] + hull[:1]))) / 2
+
+
+def test_hull_against_a_march():
+    kept = _kept(8, (5, 7), 0.15, seed=3)
+    found = cov.coverage(kept, (5, 7))["hull_area"]
+    for row, area in zip(kept.numpy(), found):
+        assert float(area) == pytest.approx(_slow_hull(np.argwhere(row.reshape(5, 7))) / 35)
+
+
+def test_hull_of_one_token_a_line_and_all():
+    one, line, everything = torch.zeros(3, 36).bool()
+    one[7] = line[6:12] = everything[:] = True
+    found = cov.coverage(torch.stack([one, line, everything]), (6, 6))["hull_area"]
+    assert found.tolist() == pytest.approx([1 / 36, 6 / 36, 1.0])
+
+
+def test_one_token_all_tokens_and_none():
+    kept = torch.stack([torch.arange(36) == 0, torch.ones(36).bool(), torch.zeros(36).bool()])
+    found = cov.coverage(kept, (6, 6))
+    assert found["clark_evans"][0].isnan() and float(found["clark_evans"][1]) == pytest.approx(2.0)
+    assert found["largest_empty_circle"][:2].tolist() == pytest.approx([np.hypot(5, 5) / np.hypot(6, 6), 0.0])
+    assert found["cells"].tolist() == [1 / 36, 1.0, 0.0] and float(found["hull_area"][2]) == 0.0
+    assert all(found[name][2].isnan() for name in ("clark_evans", "discrepancy", "largest_empty_circle"))
+    assert cov.coverage(torch.zeros(0, 36).bool(), (6, 6))["clark_evans"].shape == (0,)
+
+
+def test_a_cluster_is_told_from_a_lattice():
+    rows, columns = np.divmod(np.arange(144), 12)
+    lattice, cluster = (rows % 3 == 1) & (columns % 3 == 1), (rows < 4) & (columns < 4)
+    found = cov.coverage(np.stack([lattice, cluster]).reshape(1, 2, 144), (12, 12), cells=4)
+    assert found["cells"].shape == (1, 2)
+    spread, clumped = ({name: float(figure[0, i]) for name, figure in found.items()} for i in (0, 1))
+    assert spread["clark_evans"] > 1 > clumped["clark_evans"] and spread["cells"] > clumped["cells"]
+    assert spread["hull_area"] > clumped["hull_area"] and spread["discrepancy"] < clumped["discrepancy"]
+    assert spread["largest_empty_circle"] < clumped["largest_empty_circle"]
+
+
+def test_row_and_column_shares():
+    kept = _kept(5, (4, 6), 0.4)
+    rows, columns = cov.row_share(kept, (4, 6)), cov.column_share(kept, (4, 6))
+    assert rows.shape == (5, 4) and columns.shape == (5, 6)
+    for i, row in enumerate(kept.numpy().reshape(5, 4, 6)):
+        assert rows[i].tolist() == pytest.approx((row.sum(1) / row.sum()).tolist())
+        assert columns[i].tolist() == pytest.approx((row.sum(0) / row.sum()).tolist())
+    bottom = torch.arange(24) >= 18
+    assert cov.row_share(bottom, (4, 6)).tolist() == [0, 0, 0, 1]
+
+
+def test_map_overlap_against_a_loop():
+    kept, images = _kept(9, (3, 4), 0.4, seed=5).numpy(), np.arange(9) // 2
+    found = cov.map_overlap(kept, images)
+    for i in range(9):
+        others = kept[images != images[i]].sum(0)
+        top = sorted(range(12), key=lambda t: (-others[t], t))[: kept[i].sum()]
+        assert float(found[i]) == pytest.approx(np.mean([kept[i, t] for t in top]))
+
+
+def test_map_overlap_of_a_fixed_and_of_a_random_choice():
+    fixed = torch.zeros(10, 36).bool()
+    fixed[:, 30:] = True
+    assert cov.map_overlap(fixed).tolist() == [1.0] * 10
+    chance = torch.rand(400, 60, generator=torch.Generator().manual_seed(0)).argsort(-1) < 15
+    assert float(cov.map_overlap(chance).mean()) == pytest.approx(15 / 60, abs=0.03)
+    assert cov.map_overlap(fixed[:1]).isnan().all() and cov.map_overlap(~fixed & False).isnan().all()
+    assert cov.map_overlap(fixed[:0]).shape == (0,)
+    with pytest.raises(ValueError, match="2 images"):
+        cov.map_overlap(fixed, [0, 1])

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metrics import statistics as stats
+
+scores = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 5)), min_size=1, max_size=30)
+
+
+def test_bootstrap_of_single_clusters_is_scipys():
+    values = np.random.default_rng(0).gamma(2.0, size=80)
+    ours = stats.bootstrap_mean(values, range(80), resamples=8000)
+    theirs = scipy.stats.bootstrap((values,), np.mean, n_resamples=8000, method="percentile", rng=np.random.default_rng(1))
+    assert ours.value == pytest.approx(values.mean())
+    width = theirs.confidence_interval.high - theirs.confidence_interval.low
+    assert ours.lo == pytest.approx(theirs.confidence_interval.low, abs=0.06 * width)
+    assert ours.hi == pytest.approx(theirs.confidence_interval.high, abs=0.06 * width)
+
+
+def test_bootstrap_against_a_loop_over_the_same_draws():
+    rng = np.random.default_rng(2)
+    values, clusters = rng.random(23), rng.integers(0, 5, 23)
+    order = list(dict.fromkeys(clusters.tolist()))
+    drawn = np.random.default_rng(7).integers(0, 5, size=(300, 5))
+    means = [np.concatenate([values[clusters == order[c]] for c in row]).mean() for row in drawn]
+    figure = stats.bootstrap_mean(values, clusters, seed=7, resamples=300)
+    assert (figure.lo, figure.hi) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
+
+
+def test_clusters_widen_the_interval_of_repeated_samples():
+    base = np.random.default_rng(3).random(20)
+    repeated, images = np.repeat(base, 10), np.repeat([f"image {i}" for i in range(20)], 10)
+    one = stats.bootstrap_mean(base, range(20), seed=1)
+    clustered = stats.bootstrap_mean(repeated, images, seed=1)
+    naive = stats.bootstrap_mean(repeated, range(200), seed=1)
+    assert clustered.as_dict() == pytest.approx(one.as_dict())
+    assert naive.hi - naive.lo < 0.5 * (clustered.hi - clustered.lo)
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    rng, covered = np.random.default_rng(4), 0
+    for seed in range(200):
+        effect = rng.normal(size=(40, 1)) + rng.normal(size=(40, 3))
+        figure = stats.bootstrap_mean(effect.ravel(), np.repeat(range(40), 3), seed=seed, resamples=400)
+        covered += figure.lo <= 0 <= figure.hi
+    assert 0.88 <= covered / 200 <= 0.985
+
+
+def test_chunks_do_not_change_the_draws(monkeypatch):
+    values, clusters = np.random.default_rng(5).random(50), np.arange(50) % 17
+    whole = stats.bootstrap_mean(values, clusters), stats.paired_difference(values, values[::-1], clusters)
+    monkeypatch.setattr(stats, "_CHUNK", 40)
+    assert whole == (stats.bootstrap_mean(values, clusters), stats.paired_difference(values, values[::-1], clusters))
+
+
+def test_few_samples():
+    assert stats.bootstrap_mean([], []) == stats.Figure(None)
+    assert stats.bootstrap_mean([1.0, 0.0], ["a", "a"]) == stats.Figure(0.5)
+    assert stats.bootstrap_mean([1.0, np.nan, 0.0], ["a", "b", "c"]).value == 0.5
+    # a cluster without a measured sample is not drawn, so it cannot divide by zero
+    assert stats.bootstrap_mean([1.0, np.nan], ["a", "b"]) == stats.Figure(1.0)
+    assert stats.paired_difference([], [], []) == stats.PairedDifference(None, None, None, None)
+    assert stats.paired_difference([1, 1], [0, 1], ["a", "a"]).lo is None
+    assert stats.bootstrap_median([]) == stats.Figure(None)
+    assert stats.bootstrap_median([3.0]) == stats.Figure(3.0)
+    with pytest.raises(ValueError, match="2 clusters"):
+        stats.bootstrap_mean([1.0], ["a", "b"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(scores)
+def test_interval_holds_the_range_and_repeats(rows):
+    values, clusters = zip(*rows)
+    figure = stats.bootstrap_mean(values, clusters, resamples=100)
+    assert figure == stats.bootstrap_mean(values, clusters, resamples=100)
+    if figure.lo is not None:
+        assert min(values) - 1e-9 <= figure.lo <= figure.hi <= max(values) + 1e-9
+
+
+def test_sign_flip_against_all_flips():
+    differences = np.array([0.5, -0.25, 1.0, 0.75, 0.5, 0.0, -0.5, 1.0, 0.25])
+    flips = np.array(list(product([-1, 1], repeat=len(differences)))) @ differences
+    exact = np.mean(np.abs(flips) >= abs(differences.sum()) - 1e-12)
+    found = stats.paired_difference(differences, np.zeros(9), range(9), permutations=40000)
+    assert found.p == pytest.approx(exact, abs=0.01)
+    assert found.value == pytest.approx(differences.mean())
+
+
+def test_sign_flip_is_scipys():
+    rng = np.random.default_rng(6)
+    a, b = rng.random(40) + 0.08, rng.random(40)
+    theirs = scipy.stats.permutation_test(
+        (a, b), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=9999, rng=np.random.default_rng(0)
+    )
+    assert stats.paired_difference(a, b, range(40), permutations=9999).p == pytest.approx(theirs.pvalue, abs=0.02)
+
+
+def test_sign_flip_is_at_the_level_of_images():
+    a = np.repeat([1.0, 1.0, 1.0], 50)
+    assert stats.paired_difference(a, np.zeros(150), np.repeat(range(3), 50)).p > 0.2  # three images prove nothing
+    assert stats.paired_difference(a, np.zeros(150), range(150)).p < 0.001
+
+
+def test_false_alarms_are_at_the_level():
+    rng = np.random.default_rng(8)
+    p = [stats.paired_difference(*rng.integers(0, 2, (2, 60)), np.arange(60) // 3, i, 10, 300).p for i in range(400)]
+    assert np.mean(np.array(p) <= 0.05) <= 0.08
+
+
+def test_equal_methods_differ_by_exactly_nothing():
+    found = stats.paired_difference([0.3, 1, 0], [0.3, 1, 0], "abc")
+    assert (found.value, found.lo, found.hi, found.p) == (0.0, 0.0, 0.0, 1.0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.integers(0, 4)), min_size=2, max_size=20))
+def test_paired_difference_is_antisymmetric(rows):
+    a, b, clusters = zip(*rows)
+    one = stats.paired_difference(a, b, clusters, resamples=100, permutations=100)
+    other = stats.paired_difference(b, a, clusters, resamples=100, permutations=100)
+    assert one.p == other.p and one.value == pytest.approx(-other.value)
+    if one.lo is not None:
+        assert (one.lo, one.hi) == pytest.approx((-other.hi, -other.lo), abs=1e-9)
+
+
+def test_standard_error_is_that_of_the_mean():
+    differences = np.random.default_rng(9).normal(size=400)
+    found = stats.paired_difference(differences, np.zeros(400), range(400))
+    assert found.se == pytest.approx(scipy.stats.sem(differences), rel=0.1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_against_the_definition(p):
+    order = np.argsort(p, kind="stable")
+    expected = np.empty(len(p))
+    for k, i in enumerate(order):
+        expected[i] = min(1.0, max((len(p) - j) * p[order[j]] for j in range(k + 1)))
+    assert stats.holm(p) == pytest.approx(expected.tolist())
+
+
+def test_holm_of_a_textbook_and_of_no_test():
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([0.01, None, 0.04]) == [pytest.approx(0.02), None, pytest.approx(0.04)]
+    assert stats.holm([]) == []
+
+
+def test_mcnemar_against_the_binomial_tail():
+    a, b = np.array([1] * 9 + [0] * 2 + [1] * 30), np.array([0] * 9 + [1] * 2 + [1] * 30)
+    assert stats.mcnemar_exact(a, b) == pytest.approx(2 * scipy.stats.binom.cdf(2, 11, 0.5))
+    assert stats.mcnemar_exact(a, b) == stats.mcnemar_exact(b, a)
+    assert stats.mcnemar_exact(a, a) == 1.0
+
+
+def test_median_is_scipys():
+    values = np.random.default_rng(10).lognormal(size=60)
+    ours = stats.bootstrap_median(values, resamples=6000)
+    theirs = scipy.stats.bootstrap((values,), np.median, n_resamples=6000, method="percentile", rng=np.random.default_rng(1))
+    assert ours.value == np.median(values)
+    assert ours.lo == pytest.approx(theirs.confidence_interval.low, rel=0.05)
+    assert ours.hi == pytest.approx(theirs.confidence_interval.high, rel=0.05)
+
+
+def test_rank_correlation_is_spearmans():
+    rng = np.random.default_rng(11)
+    x = rng.integers(0, 6, 60)
+    y = x + rng.integers(0, 8, 60)
+    found = stats.rank_correlation(x, y, np.arange(60) // 2)
+    assert found.value == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
+    assert found.lo < found.value < found.hi <= 1.0
+    assert stats.rank_correlation([1, 1, 1], [1, 2, 3], range(3)) == stats.Figure(None)
+    assert stats.rank_correlation([1, 2, 3], [1, 3, 2], [0, 0, 0]) == stats.Figure(pytest.approx(0.5))

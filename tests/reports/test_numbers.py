@@ -1,0 +1,140 @@
+"""What the page and the Markdown table say equals what the cells hold, and no more than the tests allow."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from reports import headline, markdown, svg, wording
+from reports.cells import dig, imitated, keep, measured, method, number, role, strata
+from reports.gallery import bits
+from reports.style import looks
+from reports.table import columns, table
+
+
+def test_table_equals_the_cells(run, page):
+    body = page[page.index('<table id="table">') : page.index("</table>")]
+    rows = re.findall(r"<tr class=.*?</tr>", body[body.index("<tbody>") :], re.S)
+    shown = measured(run.cells)
+    assert len(rows) == len(shown) == len([c for c in run.cells if not c["skipped"]])
+    for row, cell in zip(rows, shown, strict=True):
+        assert f'data-value="{method(cell)}"' in row
+        for path, raw in re.findall(r'data-column="([^"]+)" data-value="([^"]*)"', row):
+            found = dig(cell, path)
+            found = found["value"] if isinstance(found, dict) else found
+            assert raw == ("" if found is None else str(found)), path
+
+
+def test_rounded_text_belongs_to_its_number(run):
+    made = table(run.cells, strata(run.cells))
+    at = [c.path for c in made.columns].index("accuracy")
+    for row, cell in zip(made.rows, measured(run.cells), strict=True):
+        assert row.entries[at].text == f"{100 * cell['accuracy']['value']:.1f}"
+        assert row.entries[at].detail == f"{100 * cell['accuracy']['lo']:.1f} to {100 * cell['accuracy']['hi']:.1f}"
+    unit = next(c.unit for c in made.columns if c.path == "flops.total")
+    assert unit == "GFLOPs" and {c.path for c in columns((1.0, "FLOPs"))} == {c.path for c in made.columns}
+
+
+def cell(name: str, accuracy: float, k: int | None = 64, **more) -> dict:
+    value = {"value": accuracy, "lo": accuracy - 0.02, "hi": accuracy + 0.02}
+    return {"model": "m", "task": "t", "method": name, "keep": k, "accuracy": value, **more}
+
+
+def gap(value: float, p: float, holm: float | None = None) -> dict:
+    return {"value": value, "lo": value - 0.02, "hi": value + 0.02, "p": p, "p_holm": holm}
+
+
+def said(*cells: dict) -> str:
+    (group,) = strata(list(cells))
+    (head,) = headline.headlines(group)
+    return f"{head.best}: " + " ".join(f"({s.verdict}) {s.text}" for s in head.sentences)
+
+
+def test_references_never_win():
+    text = said(
+        cell("oracle", 0.9),
+        cell("random", 0.7),
+        cell("downsample", 0.72, reference=True),
+        cell("a", 0.6),
+        cell("b", 0.5),
+    )
+    assert text.startswith("a: ")
+    assert "(bad) Simpler alternatives at this budget score higher: downsample (72.0 %) and random (70.0 %)." in text
+
+
+@pytest.mark.parametrize(
+    ("difference", "phrase"),
+    [
+        (
+            gap(-0.05, 0.0001, 0.0004),
+            "(bad) Less accurate than the unpruned model: −5.0 points [−7.0 to −3.0], p < 0.001, Holm",
+        ),
+        (gap(-0.05, 0.01, 0.07), "(open) No difference from the unpruned model could be shown"),
+        (gap(-0.01, 0.4), "a loss of up to 3.0 points fits these data"),
+        (gap(0.04, 0.004), "(good) More accurate than the unpruned model: +4.0 points [+2.0 to +6.0], p = 0.004."),
+    ],
+)
+def test_difference_to_none_is_phrased_by_its_test(difference, phrase):
+    assert phrase in said(cell("a", 0.6, difference_none=difference))
+
+
+@pytest.mark.parametrize(
+    ("difference", "phrase"),
+    [
+        (gap(0.05, 0.001, 0.002), "(good) Its ranking beats random tokens on the same schedule"),
+        (gap(0.01, 0.2, 0.6), "(open) Its ranking could not be told from random tokens on the same schedule"),
+        (gap(-0.05, 0.001), "(bad) Its ranking does worse than random tokens"),
+    ],
+)
+def test_worth_of_the_ranking_is_phrased_by_its_test(difference, phrase):
+    assert phrase in said(cell("a", 0.6, difference_like=difference))
+
+
+def test_ties_and_missing_controls_are_said():
+    text = said(cell("a", 0.60), cell("b", 0.59), cell("c", 0.5))
+    assert "First place is not settled: within its interval lies b (59.0 %)." in text
+    assert "No random control at this budget" in text
+    assert "the intervals overlap (no paired test in this run)" in said(cell("a", 0.6), cell("random", 0.59))
+
+
+def test_markdown_has_every_cell_and_reason(run):
+    text = markdown.table(run.cells)
+    lines = text.splitlines()
+    assert len({line.count("|") for line in lines[: 2 + len(measured(run.cells))]}) == 1
+    for shown, line in zip(measured(run.cells), lines[2:], strict=False):
+        assert line.startswith(f"| `{method(shown)}` | {keep(shown) or '–'} | {100 * shown['accuracy']['value']:.1f} [")
+    assert lines[-1] == "- `visionzip` at 64: the tower has no CLS token; use visionzip\\[score=received]"
+
+
+def test_markdown_escapes():
+    text = markdown.table(
+        [{"method": "a|b`c"}, {"method": "x", "skipped": "<img src=x> | [y](z)"}, {"method": "q", "task": "t"}]
+    )
+    assert "`a\\|b'c`" in text and "<img" not in text and "\\[y]" in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({re.sub(r"\\\|", "", row).count("|") for row in rows}) == 1
+
+
+def test_roles():
+    assert [role(cell(n, 0.5)) for n in ("none", "random[like=a]", "random+fastv", "oracle", "downsample", "sts")] == [
+        "whole", "control", "method", "bound", "reference", "method",
+    ]  # fmt: skip
+    assert imitated("random[like=fastv[layer=2]]") == "fastv[layer=2]"
+    assert number({"a": {"value": float("nan")}}, "a") is None and number({"a": True}, "a") is None
+
+
+def test_looks_differ_without_colour():
+    names = [f"m{i}" for i in range(12)]
+    found = looks(names)
+    assert len({(v.marker, v.line) for v in found.values()}) == 12
+    like = looks(["a", "random[like=a]"])
+    assert like["random[like=a]"].hollow and like["random[like=a]"].colour == like["a"].colour
+
+
+def test_numbers_as_text():
+    assert [wording.milliseconds(v) for v in (0.4821, 4.821, 48.21, 482.1)] == ["0.482", "4.82", "48.2", "482"]
+    assert wording.points(-0.0001) == "0.0" and wording.points(0.012) == "+1.2" and wording.percent(None) == "–"
+    assert wording.flops_unit([]) == (1.0, "FLOPs")
+    assert svg.label("_x\x00").startswith("\u200a") and len(svg.label("x" * 99)) == 44
+    assert bits(None) is None

@@ -1,0 +1,178 @@
+"""The page as a whole: complete, self-contained, inert to hostile text, and calm about what was not measured."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from reports.page import render
+from reports.view import GalleryAnswer, GalleryImage, GalleryQuestion, RunView
+
+VOID = {"meta", "br", "img", "input", "link", "hr", "col"}
+HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</script><script>alert(2)</script>", "<!--<script>",
+           "{{ 7*7 }}", "$\\frac{1}$", "_x'\"&", "a\x00b\u2028c", "\ud800")  # fmt: skip
+
+
+class Reader(HTMLParser):
+    """Collects elements and the text of scripts; fails where tags do not close in order."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict]] = []
+        self.scripts: list[tuple[dict, str]] = []
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"stray </{tag}> at {self.getpos()}"
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            attrs, text = self.scripts[-1]
+            self.scripts[-1] = (attrs, text + data)
+
+
+@pytest.fixture(scope="module")
+def read(page: str) -> Reader:
+    return Reader(page)
+
+
+def test_page_holds_every_part(page: str, read: Reader):
+    ids = [a["id"] for _, a in read.elements if "id" in a]
+    assert len(ids) == len(set(ids)), "ids of figures must not collide"
+    kinds = {"tokens", "ttft", "families", "collapse", "evidence", "stages"}
+    assert {f"figure-s0-{k}" for k in kinds} <= set(ids)
+    assert {"cells", "gallery", "measurement", "table"} <= set(ids)
+    assert sum(tag == "figcaption" for tag, _ in read.elements) == 6
+    assert "the tower has no CLS token" in page
+    assert "2 samples failed" in page and "timings taken while another process ran" in page
+    local = {v[1:] for _, a in read.elements for k, v in a.items() if k in ("href", "xlink:href") and v.startswith("#")}
+    assert local <= set(ids), "every link inside the page has its target"
+    assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
+
+
+def test_page_loads_nothing(page: str, read: Reader):
+    for tag, attrs in read.elements:
+        assert tag not in {"link", "iframe", "object", "embed", "base", "form"} or attrs.get("id") == "filters"
+        for name in ("src", "href", "xlink:href", "srcset", "action", "data", "poster"):
+            assert attrs.get(name, "#").startswith(("#", "data:image/")), (tag, attrs)
+        assert not any(name.startswith("on") for name in attrs), "handlers are set by the script, never in markup"
+    style = "".join(re.findall(r"<style[^>]*>(.*?)</style>", page, re.S))
+    assert "url(" not in style and "@import" not in style
+    code = "".join(text for attrs, text in read.scripts if "type" not in attrs)
+    assert not re.search(r"fetch\(|XMLHttpRequest|WebSocket|import\(|sendBeacon|innerHTML|eval\(", code)
+    assert set(re.findall(r"https?://[^\"'\s<)]+", page)) <= {"http://www.w3.org/2000/svg"}
+
+
+def test_policy_allows_this_script_only(read: Reader):
+    policy = next(a["content"] for _, a in read.elements if a.get("http-equiv") == "Content-Security-Policy")
+    (code,) = [text for attrs, text in read.scripts if "type" not in attrs]
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'") and f"script-src 'sha256-{digest}'" in policy
+    assert "http" not in policy and "connect-src" not in policy
+
+
+def test_figure_text_is_text(page: str):
+    figure = page[page.index('id="figure-s0-tokens"') : page.index('id="figure-s0-ttft"')]
+    assert ">random[like=fastv]</text>" in figure and ">accuracy, %</text>" in figure
+    assert "<metadata" not in page and "xmlns" not in page
+
+
+def test_gallery_data_survives_the_journey(run: RunView, read: Reader):
+    (data,) = [json.loads(text) for attrs, text in read.scripts if attrs.get("type") == "application/json"]
+    assert [i["id"] for i in data] == [i.image_id for i in run.gallery]
+    asked, shown = run.gallery[2].questions[1], data[2]["questions"][1]
+    for answer, found in zip(asked.answers, shown["answers"], strict=True):
+        unpacked = np.unpackbits(np.frombuffer(base64.b64decode(found["kept"]), np.uint8))
+        assert (unpacked[: answer.kept.size].reshape(found["grid"]).astype(bool) == answer.kept).all()
+        assert (found["method"], found["keep"], found["prediction"]) == (answer.method, answer.keep, answer.prediction)
+    assert base64.b64decode(data[2]["png"]) == run.gallery[2].png
+
+
+def test_hostile_text_is_inert(run: RunView):
+    cells = [dict(c) for c in run.cells if c["keep"] in (None, 64)]
+    for cell, text in zip(cells[2:], HOSTILE, strict=False):
+        cell |= {"method": text, "families": {text: {"value": 0.5, "lo": 0.4, "hi": 0.6}}}
+    cells[0]["families"] = dict.fromkeys(HOSTILE, {"value": 0.7, "lo": 0.6, "hi": 0.8})
+    cells += [{"method": text, "keep": 64, "skipped": text} for text in HOSTILE]
+    grid = np.ones((2, 2), bool)
+    gallery = [
+        GalleryImage(text, b"png", [GalleryQuestion(text, text, text, text, grid, [answer])])
+        for text in HOSTILE
+        for answer in [GalleryAnswer(text, 64, text, 0.5, grid, (2, 2), text)]
+    ]
+    every = " ".join(HOSTILE)
+    manifest = {**run.manifest, "model": every, "command": every, "notes": HOSTILE, "versions": {every: every}}
+    page = render(RunView(manifest, cells, gallery))
+    page.encode("utf-8")
+    read = Reader(page)
+    assert len(read.scripts) == 2
+    assert not any(name.startswith("on") for _, attrs in read.elements for name in attrs)
+    (data,) = [json.loads(t) for attrs, t in read.scripts if "type" in attrs]
+    assert [i["questions"][0]["answers"][0]["note"] for i in data] == list(HOSTILE)
+    assert "alert" not in next(t for attrs, t in read.scripts if "type" not in attrs)
+    assert not any(tag == "img" for tag, _ in read.elements), "images are made by the script alone"
+    assert any(a.get("data-value") == HOSTILE[1] for _, a in read.elements), "the name is there, as text"
+
+
+def test_cells_of_nulls(run: RunView):
+    nulls = [dict.fromkeys(c) | {k: c[k] for k in ("model", "task", "method", "keep")} for c in run.cells]
+    read = Reader(render(RunView({}, nulls)))
+    assert not any(tag == "figure" for tag, _ in read.elements)
+    nan = float("nan")
+    hurt = {**run.cells[3], "accuracy": {"value": nan, "lo": None, "hi": nan}, "families": {"digit": None}, "flops": {}}
+    assert "nan" not in render(RunView({}, [run.cells[0], hurt])).split("<figure")[0].lower()
+
+
+@pytest.mark.parametrize("which", [slice(0, 1), slice(1, 2), slice(3, 4), slice(-1, None), slice(0, 0)])
+def test_few_cells(run: RunView, which: slice):
+    read = Reader(render(RunView(run.manifest, run.cells[which])))
+    assert not any(a.get("id") == "gallery-data" for _, a in read.elements)
+
+
+def test_two_tasks_and_two_budget_modes_stay_apart(run: RunView):
+    small = [c for c in run.cells if c["keep"] in (None, 64, 128)]
+    other = [{**c, "task": "pope"} for c in small] + [{**c, "budget": "final"} for c in small if c["keep"]]
+    page = render(RunView(run.manifest, small + other))
+    read = Reader(page)
+    ids = [a["id"] for _, a in read.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert {"s0-head", "s1-head", "s2-head"} <= set(ids) and "s3-head" not in ids
+    assert ">Model</button>" in page and ">pope</td>" in page
+
+
+def test_mask_that_does_not_fit_its_grid_is_refused(run: RunView):
+    answer = dataclasses.replace(run.gallery[0].questions[0].answers[0], grid=(12, 12))
+    question = dataclasses.replace(run.gallery[0].questions[0], answers=[answer])
+    with pytest.raises(ValueError, match=r"none at 576.*\(24, 24\).*\(12, 12\)"):
+        render(RunView({}, [], [GalleryImage("i", b"", [question])]))
+
+
+def test_no_torch_and_lazy_imports():
+    code = (
+        "import sys, reports.page, reports.markdown; "
+        "print([m for m in ('torch', 'seaborn', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
