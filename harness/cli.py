@@ -69,7 +69,7 @@ def compare(
     )  # fmt: skip
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise RequestError(f"--dtype {dtype!r}: {nearest(dtype, ('auto', 'float32', 'bfloat16', 'float16'))}")
-    from harness.compare import compare as run_compare
+    from harness.comparison import compare as run_compare
 
     run = run_compare(config)
     if as_json:

@@ -47,6 +47,7 @@ def time_cells(
             cell, watch = cells[place], Stopwatch(device)
             engine.run(batches[place], cell.steps, cell.object.positions, None, cell.blind, True, watch)
             seconds = dict(watch.seconds)
+            seconds["total"] = sum(seconds.values())
             seconds["decode"] /= watch.counts["decode"]
             if number >= 0:
                 out += [(int(place), number, stage, value) for stage, value in seconds.items()]

@@ -87,8 +87,7 @@ def null_figures(
     chosen = random_subsets(count, keep, subsets, generator_seed=seeds.to(features.device))
     step = max(1, _CHUNK // max(1, count * (count + width)))
     parts = [
-        _subset_figures(unit(features[start : start + step]), chosen[start : start + step])
-        for start in range(0, batch, step)
+        _subset_figures(unit(features[start : start + step]), chosen[start : start + step]) for start in range(0, batch, step)
     ]
     figures = {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
     if grid is not None:

@@ -52,15 +52,15 @@ def summarise(
     Args:
         times: stage of `STAGES` -> [rounds] seconds. TTFT is summed from its stages where absent.
         none_times: the same of `none`, round by round beside the method's.
-        flops_ratio_promised: FLOPs of `none` over those of the method (`promised_speed_up`); None for unknown.
+        flops_ratio_promised: prefill FLOPs of `none` over those of the method; None for unknown.
         seed: of the bootstrap.
 
     Returns:
         For each stage ``{value, lo, hi}`` in milliseconds, the median with a 95 % bootstrap interval
         over rounds, or None where it was not measured. ``ratio`` ``{value, lo, hi}``: median over rounds of
         TTFT of `none` over TTFT of the method (2 = twice as fast). ``cv``: standard deviation of TTFT over
-        its mean; ``noisy``: cv above `NOISY`. ``realised_gain`` ``{value, lo, hi}``: the ratio over the promise;
-        1 means that the whole promise was realised; None without a promise.
+        its mean; ``noisy``: cv above `NOISY`. ``realised_gain`` ``{value, lo, hi}``: the same paired ratio of
+        the prefill stage alone over the promise; 1 means that the whole promise was realised; None without one.
 
     Raises:
         ValueError: an unknown stage, stages or references of different numbers of rounds, or times below 0.
@@ -74,8 +74,9 @@ def summarise(
     cv = variation(mine["ttft"]) if "ttft" in mine else None
     result["cv"], result["noisy"] = cv, None if cv is None else cv > NOISY
     result["realised_gain"] = None
-    if ratio and flops_ratio_promised is not None and flops_ratio_promised > 0:
-        parts = (ratio.value, ratio.lo, ratio.hi)
+    gain = _paired_ratio(mine.get("prefill"), reference.get("prefill"), seed)
+    if gain and flops_ratio_promised is not None and flops_ratio_promised > 0:
+        parts = (gain.value, gain.lo, gain.hi)
         result["realised_gain"] = Figure(*(None if p is None else p / flops_ratio_promised for p in parts)).as_dict()
     return result
 

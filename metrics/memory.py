@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def peak_resident_bytes() -> int:
-    """Peak resident memory of this process in bytes, from its start on; it never falls.
+    """Peak resident memory of this process in bytes, from its start on; freeing does not lower it.
 
     Measure one cell a subprocess to compare cells. Source: ``VmHWM`` of proc(5) on Linux, elsewhere ``ru_maxrss``
     of getrusage(2).

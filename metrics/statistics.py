@@ -179,11 +179,11 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
 
     Source: Holm 1979, Scandinavian Journal of Statistics 6.
     """
-    tested = [i for i, value in enumerate(p) if value is not None]
+    raw = {i: float(value) for i, value in enumerate(p) if value is not None}
     adjusted: list[float | None] = [None] * len(p)
     highest = 0.0
-    for rank, i in enumerate(sorted(tested, key=lambda i: p[i])):
-        highest = max(highest, min(1.0, (len(tested) - rank) * float(p[i])))
+    for rank, i in enumerate(sorted(raw, key=raw.__getitem__)):
+        highest = max(highest, min(1.0, (len(raw) - rank) * raw[i]))
         adjusted[i] = highest
     return adjusted
 
@@ -216,9 +216,7 @@ def mcnemar_exact(a: Sequence[bool] | np.ndarray, b: Sequence[bool] | np.ndarray
     return float(binomtest(only_left, only_left + only_right, 0.5).pvalue)
 
 
-def bootstrap_median(
-    values: Sequence[float] | np.ndarray, seed: int = 0, resamples: int = 2000, level: float = 0.95
-) -> Figure:
+def bootstrap_median(values: Sequence[float] | np.ndarray, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Figure:
     """Median with a percentile bootstrap interval.
 
     Args:

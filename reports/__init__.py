@@ -1,1 +1,1 @@
-"""What a finished run says to a reader: the HTML page, its figures, the gallery and a Markdown table. Needs no torch."""
+"""What a finished run says to a reader: an HTML page with figures and a gallery, a Markdown table. No torch."""

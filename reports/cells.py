@@ -67,15 +67,25 @@ def imitated(name: str) -> str | None:
 
     >>> imitated("random[like=fastv[layer=2]]")
     'fastv[layer=2]'
+    >>> imitated("random[positions=contiguous,like=sparsevlm]")
+    'sparsevlm'
     >>> imitated("random") is None
     True
     """
-    head = "random[like="
-    return name[len(head) : -1] if name.startswith(head) and name.endswith("]") else None
+    if not (name.startswith("random[") and name.endswith("]")):
+        return None
+    parts, depth = [""], 0
+    for character in name[len("random[") : -1]:
+        depth += (character == "[") - (character == "]")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return next((p.removeprefix("like=") for p in parts if p.startswith("like=")), None)
 
 
 def role(cell: dict) -> str:
-    """What a cell is for: ``whole`` (none, blind), ``control`` (random), ``bound`` (oracle), ``reference``, ``method``."""
+    """``whole`` (none, blind), ``control`` (random), ``bound`` (oracle), ``reference`` (downsample) or ``method``."""
     name = method(cell)
     base = name.split("[", 1)[0]
     if name in WHOLE:
@@ -113,6 +123,12 @@ class Stratum:
     def only(self, name: str, at: int | None = None) -> dict | None:
         return next((c for c in self.cells if method(c) == name and keep(c) == at), None)
 
+    def control(self, cell: dict) -> dict | None:
+        """The random cell to hold a cell against: on its own schedule where there is one."""
+        rivals = self.at(keep(cell))
+        like = next((c for c in rivals if imitated(method(c)) == method(cell)), None)
+        return like or next((c for c in rivals if method(c) == "random"), None)
+
     @property
     def pruned(self) -> list[dict]:
         return [c for c in self.cells if role(c) != "whole"]
@@ -131,8 +147,8 @@ class Stratum:
         """Pruned methods, each followed by its control; controls of nothing, references and bounds last."""
         names = list(dict.fromkeys(method(c) for c in self.pruned))
         roles = {method(c): role(c) for c in self.pruned}
-        mine = [n for n in names if roles[n] == "method"]
-        ordered = [n for m in sorted(mine) for n in (m, f"random[like={m}]") if n in roles]
+        mine = sorted(n for n in names if roles[n] == "method")
+        ordered = [n for m in mine for n in (m, *(c for c in names if imitated(c) == m))]
         rest = sorted(set(names) - set(ordered), key=lambda n: (roles[n] == "bound", roles[n] == "reference", n))
         return ordered + rest
 

@@ -1,9 +1,9 @@
-"""The figures of the page: seaborn and matplotlib drawings of the cells, each with a caption that says how it was measured."""
+"""The figures of the page, drawn with seaborn and matplotlib; each caption says how it was measured."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,6 +63,11 @@ def canvas(width: float, height: float, **grid: object) -> tuple[Drawing, Axes]:
 
     drawing = Drawing(figsize=(width, height), layout="constrained")
     return drawing, drawing.subplots(**grid)
+
+
+def room(names: Iterable[str], fits: int = 22) -> float:
+    """Inches to add to a figure so that long names do not press its axes together."""
+    return 0.075 * max(0, max(len(label(n)) for n in names) - fits)
 
 
 def by_method(stratum: Stratum, *paths: str) -> dict[str, list[dict]]:
@@ -135,10 +140,10 @@ def accuracy_axes(stratum: Stratum, found: dict[str, list[dict]]) -> tuple[Drawi
     top = max(highest, none.hi) if none else highest
     broken = blind is not None and lowest - blind.hi > 0.4 * (top - lowest)
     if broken:
-        drawing, (axes, strip) = canvas(7.4, 4.5, nrows=2, sharex=True, height_ratios=(11, 1))
+        drawing, (axes, strip) = canvas(7.4 + room(found), 4.5, nrows=2, sharex=True, height_ratios=(11, 1))
         _break(axes, strip, blind)
     else:
-        drawing, axes = canvas(7.4, 4.3)
+        drawing, axes = canvas(7.4 + room(found), 4.3)
         strip = axes
     handles = []
     for at, where, text, line in (
@@ -203,9 +208,11 @@ def accuracy_by_tokens(stratum: Stratum, look: dict[str, Look]):
     return (
         drawing,
         "Accuracy against tokens",
-        "Share of questions answered right against the visual tokens present in the LLM, averaged over its layers. Bars "
+        "Share of questions answered right against the visual tokens present in the LLM, averaged over its "
+        "layers. Bars "
         "and the band: 95 % bootstrap intervals, clustered by image. Hollow markers, dotted lines: random tokens; in a "
-        f"method's colour, random tokens on that method's schedule.{aside} Where the blind model is far below, the axis is cut.",
+        f"method's colour, random tokens on that method's schedule.{aside} Where the blind model is far below, "
+        f"the axis is cut.",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reports.cells import Stratum, number
 from reports.cells import method as name_of
-from reports.figures import accuracy_axes, bars, best_first, by_method, canvas, join, key_of, legend, mark, name_x
+from reports.figures import accuracy_axes, bars, best_first, by_method, canvas, join, key_of, legend, mark, name_x, room
 from reports.style import FAINT, INK, Look
 from reports.svg import label
 
@@ -39,7 +39,8 @@ def accuracy_by_ttft(stratum: Stratum, look: dict[str, Look]):
     return (
         drawing,
         "Accuracy against measured time to first token",
-        "TTFT is tower, projector, selection and prefill together: median of synchronised rounds in which all methods took turns "
+        "TTFT is tower, projector, selection and prefill together: median of synchronised rounds in which all "
+        "methods took turns "
         "in shuffled order, after warm-up. Bars: 95 % intervals. Up and left is better; a method right of the "
         "unpruned model saves nothing."
         + (f" {noisy} of the cells timed noisily: see the table." if noisy else ""),
@@ -56,7 +57,9 @@ def stages(stratum: Stratum, look: dict[str, Look]):
     ]
     if not rows:
         return None
-    drawing, (left, right) = canvas(8.2, 1.6 + 0.27 * len(rows), ncols=2, sharey=True, width_ratios=(3, 2))
+    drawing, (left, right) = canvas(
+        8.4 + room(map(name_of, rows), 18), 1.6 + 0.27 * len(rows), ncols=2, sharey=True, width_ratios=(3, 2)
+    )
     for row, cell in enumerate(rows):
         start = 0.0
         for stage, colour, hatch in STAGES:
@@ -66,7 +69,7 @@ def stages(stratum: Stratum, look: dict[str, Look]):
         _speed_up(right, row, stratum.none, cell)
     left.set_yticks(range(len(rows)), [label(name_of(c)) for c in rows])
     left.set_ylim(len(rows) - 0.4, -0.6)
-    left.set_xlabel("median, ms (decode: per token)")
+    left.set_xlabel("median, ms")
     left.set_title("time by stage")
     right.axvline(1, color=INK, linewidth=1.1, zorder=1)
     right.set_xlim(left=0)
@@ -81,8 +84,9 @@ def stages(stratum: Stratum, look: dict[str, Look]):
     return (
         drawing,
         f"Where the time goes at {k} tokens",
-        "Left: median time of each stage; decode is one token. Right: how much faster prefill should be by its FLOPs (hollow) and "
-        "how much faster it was (filled); the number is the realised gain, measured over promised. Selection is timed as a stage "
+        "Left: median time of each stage; decode is one token. Right: how much faster prefill should be by its "
+        "FLOPs (hollow) and "
+        "how much faster it was (filled); the number is measured over promised. Selection is timed as a stage "
         "of its own, so a slow ranking is seen even where prefill is fast.",
     )
 
@@ -110,7 +114,10 @@ def _stage_keys() -> list:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    keys = [Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=stage) for stage, colour, hatch in STAGES]
+    keys = [
+        Patch(facecolor=colour, hatch=hatch, edgecolor="white", label="decode, 1 token" if stage == "decode" else stage)
+        for stage, colour, hatch in STAGES
+    ]
     for face, text in (("white", "promised by FLOPs"), ("#0173b2", "measured")):
         keys.append(
             Line2D([], [], linestyle="none", marker="o", markerfacecolor=face, markeredgecolor="#0173b2", label=text)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from reports.cells import Stratum, imitated, interval, number, role
+from reports.cells import Stratum, imitated, number, role
 from reports.cells import method as name_of
-from reports.figures import accuracy_axes, bars, best_first, by_method, canvas, join, key_of, legend, mark, name_x
+from reports.figures import accuracy_axes, bars, best_first, by_method, canvas, join, key_of, legend, mark, name_x, room
 from reports.style import FAINT, INK, Look
 from reports.svg import label
 
@@ -60,7 +60,8 @@ def families(stratum: Stratum, look: dict[str, Look]):
         drawing,
         f"Retention by question family at {k} tokens",
         f"Accuracy at {k} tokens as a percentage of the unpruned model's on the same questions, by question family. "
-        "100 (white) is nothing lost; red is loss, blue is gain, grey was not measured. Rows: best first. One family holds fewer questions than "
+        "100 (white) is nothing lost; red is loss, blue is gain, grey was not measured; families the unpruned "
+        "model never answers are left out. Rows: best first. One family holds fewer questions than "
         "the whole task, so differences of a few points within a column are noise.",
     )
 
@@ -78,17 +79,18 @@ def _legible(axes) -> None:
 
 def collapse(stratum: Stratum, look: dict[str, Look]):
     """Three panels: z of diversity and coverage against random subsets of the same size on the same image."""
-    paths = [path for path, _, _ in Z_PANELS]
     cells = {
         name: found
         for name in stratum.methods
         if not imitated(name)
-        and (found := [c for c in stratum.pruned if name_of(c) == name and any(number(c, f"collapse.z.{p}") is not None for p in paths)])
+        and (found := [c for c in stratum.pruned if name_of(c) == name and _has_z(c)])
     }  # fmt: skip
     if not cells:
         return None
     budgets = sorted({c["keep"] for found in cells.values() for c in found}, reverse=True)
-    drawing, panels = canvas(8.2, 1.35 + 0.16 * len(cells) * max(len(budgets), 2), ncols=3, sharey=True)
+    drawing, panels = canvas(
+        8.2 + room(cells, 12), 1.35 + 0.16 * len(cells) * max(len(budgets), 2), ncols=3, sharey=True
+    )
     step = 0.62 / max(1, len(budgets) - 1)
     for axes, (path, text, backwards) in zip(panels, Z_PANELS, strict=True):
         axes.axvline(0, color=INK, linewidth=1.1, zorder=1)
@@ -98,7 +100,7 @@ def collapse(stratum: Stratum, look: dict[str, Look]):
             for cell in found:
                 z = number(cell, f"collapse.z.{path}")
                 if z is not None:
-                    y = row - 0.31 + step * budgets.index(cell["keep"])
+                    y = row + step * (budgets.index(cell["keep"]) - (len(budgets) - 1) / 2)
                     mark(
                         axes, z, y, look[name], size=_size(cell["keep"], budgets), xerr=bars(cell, f"collapse.z.{path}")
                     )
@@ -117,8 +119,10 @@ def collapse(stratum: Stratum, look: dict[str, Look]):
     return (
         drawing,
         "Diversity against chance",
-        "How far the kept tokens are from random subsets of the same size on the same image, in standard deviations of those "
-        "subsets; mean over images with 95 % interval. The line at 0 is chance and left is always less diverse: for the mean "
+        "How far the kept tokens are from random subsets of the same size on the same image, in standard "
+        "deviations of those "
+        "subsets; mean over images with 95 % interval. The line at 0 is chance and left is always less diverse: "
+        "for the mean "
         "cosine, where a high figure is redundant, the axis runs backwards. "
         + (
             "oracle keeps the evidence and so is less diverse too: collapse is "
@@ -127,6 +131,10 @@ def collapse(stratum: Stratum, look: dict[str, Look]):
         )
         + "being less diverse than chance and missing the evidence (see evidence recall).",
     )
+
+
+def _has_z(cell: dict) -> bool:
+    return any(number(cell, f"collapse.z.{path}") is not None for path, _, _ in Z_PANELS)
 
 
 def _size(k: int, budgets: list[int]) -> float:
@@ -158,8 +166,10 @@ def evidence(stratum: Stratum, look: dict[str, Look]):
     return (
         drawing,
         "Evidence kept against accuracy",
-        "Each point is a cell; a line joins a method's budgets, larger markers hold more tokens. Recall is over questions whose "
-        "evidence is known, accuracy over all. Bars: 95 % intervals. An association: a method that keeps evidence and still "
+        "Each point is a cell; a line joins a method's budgets, larger markers hold more tokens. Recall is over "
+        "questions whose "
+        "evidence is known, accuracy over all. Bars: 95 % intervals. An association: a method that keeps "
+        "evidence and still "
         "fails loses something else, one that drops it and succeeds answers from context.",
     )
 
@@ -173,5 +183,5 @@ def below_chance(stratum: Stratum) -> list[tuple[str, int, list[tuple[float | No
         )
         for c in stratum.pruned
         if role(c) != "reference" and not imitated(name_of(c))
-        and any(interval(c, f"collapse.z.{p}") for p, _, _ in Z_PANELS)
+        and _has_z(c)
     ]  # fmt: skip

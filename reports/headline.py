@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from reports import wording
-from reports.cells import SIGNIFICANT, Stratum, interval, keep, method, number, p_value, role
+from reports.cells import SIGNIFICANT, Stratum, interval, method, number, p_value, role
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,9 @@ def _against_none(best: dict) -> Sentence | None:
     if p is None:
         return Sentence("open", f"Against the unpruned model: {numbers}.")
     if p >= SIGNIFICANT:
-        return Sentence(
-            "open",
-            f"No difference from the unpruned model could be shown: {numbers}. "
-            f"That is not proof of none: a loss of up to {wording.percent(max(0.0, -gap.lo))} points fits these data.",
-        )
+        fits = f" That is not proof of none: a loss of up to {wording.percent(-gap.lo)} points fits these data."
+        said = f"No difference from the unpruned model could be shown: {numbers}."
+        return Sentence("open", said + (fits if gap.lo < 0 else ""))
     if gap.value < 0:
         return Sentence("bad", f"Less accurate than the unpruned model: {numbers}.")
     return Sentence("good", f"More accurate than the unpruned model: {numbers}.")
@@ -98,7 +96,7 @@ def _against_random(stratum: Stratum, best: dict) -> Sentence | None:
         if gap.value > 0:
             return Sentence("good", f"Its ranking beats random tokens on the same schedule: {numbers}.")
         return Sentence("bad", f"Its ranking does worse than random tokens on the same schedule: {numbers}.")
-    control = stratum.only(f"random[like={method(best)}]", keep(best)) or stratum.only("random", keep(best))
+    control = stratum.control(best)
     chance, mine = interval(control, "accuracy") if control else None, interval(best, "accuracy")
     if chance is None:
         return Sentence("open", "No random control at this budget, so what its ranking is worth is not known.")
@@ -145,7 +143,8 @@ def image_worth(stratum: Stratum) -> str | None:
     blind = interval(stratum.blind, "accuracy") if stratum.blind else None
     if blind is None:
         return said
-    return (
-        f"{said} Without any image: {wording.percent(blind.value)} % [{wording.percent_range(blind)}]. "
-        f"The image is worth {wording.percent(none.value - blind.value)} points; only those can be lost by pruning."
-    )
+    said += f" Without any image: {wording.percent(blind.value)} % [{wording.percent_range(blind)}]."
+    if none.lo <= blind.hi:
+        return f"{said} The intervals meet: if the image does not help, pruning it cannot hurt."
+    worth = wording.percent(none.value - blind.value)
+    return f"{said} The image is worth {worth} points; only those can be lost by pruning."

@@ -54,5 +54,7 @@ def inline(drawing: Drawing, name: str, title: str) -> str:
             attributes[key] = value
         element.attrib.clear()
         element.attrib.update(attributes)
-    root.attrib.update({"role": "img", "aria-label": title})
+    points = float(root.attrib["width"].removesuffix("pt"))
+    largest = f"max-width: {points * 1.7:.0f}px"  # on a wide screen small figures do not grow into posters
+    root.attrib.update({"role": "img", "aria-label": title, "style": largest})
     return ElementTree.tostring(root, encoding="unicode")

@@ -119,14 +119,16 @@ def columns(unit: tuple[float, str]) -> tuple[Column, ...]:
                lambda c: "" if number(c, "retention_adjusted") is None
                else f"{wording.percent(number(c, 'retention_adjusted'))} above blind"),
         Column("Accuracy", "To none", "points", "difference_none",
-               "accuracy minus the unpruned model's on the same questions; interval and sign-flip permutation test over "
+               "accuracy minus the unpruned model's on the same questions; interval and sign-flip permutation "
+               "test over "
                "images, p Holm-corrected over all cells",
                wording.points, _test("difference_none")),
         Column("Accuracy", "To random", "points", "difference_like",
                "accuracy minus that of random tokens on the same schedule: what the ranking is worth; tested likewise",
                wording.points, _test("difference_like")),
         Column("Evidence", "Recall", "%", "evidence.recall",
-               "share of the tokens that hold the answer which are still among the kept, mean over questions with evidence",
+               "share of the tokens that hold the answer which are still among the kept, mean over questions "
+               "with evidence",
                wording.percent, _share_range("evidence.recall")),
         Column("Tokens", "Average", "", "tokens.average",
                "visual tokens present, mean over the LLM's layers", wording.count),
@@ -135,7 +137,8 @@ def columns(unit: tuple[float, str]) -> tuple[Column, ...]:
         Column("Cost", "Compute", name, "flops.total",
                "counted from the schedule, 2 per multiply-add: tower, projector, selection and prefill", scaled),
         Column("Cost", "TTFT", "ms", "latency.ttft",
-               "time to first token: tower, projector, selection and prefill; median of synchronised, interleaved rounds",
+               "time to first token: tower, projector, selection and prefill; median of synchronised, "
+               "interleaved rounds",
                wording.milliseconds, _ttft_detail),
         Column("Cost", "Speed-up", "×", "latency.ratio",
                "TTFT of the unpruned model over this cell's, paired by round",

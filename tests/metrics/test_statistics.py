@@ -65,6 +65,7 @@ def test_few_samples():
     assert stats.bootstrap_mean([1.0, np.nan, 0.0], ["a", "b", "c"]).value == 0.5
     # a cluster without a measured sample is not drawn, so it cannot divide by zero
     assert stats.bootstrap_mean([1.0, np.nan], ["a", "b"]) == stats.Figure(1.0)
+    assert stats.bootstrap_mean([1.0, np.nan, 0.0], ["a", "b", "c"]) == stats.bootstrap_mean([1.0, 0.0], ["a", "c"])
     assert stats.paired_difference([], [], []) == stats.PairedDifference(None, None, None, None)
     assert stats.paired_difference([1, 1], [0, 1], ["a", "a"]).lo is None
     assert stats.bootstrap_median([]) == stats.Figure(None)
@@ -105,6 +106,10 @@ def test_sign_flip_is_at_the_level_of_images():
     a = np.repeat([1.0, 1.0, 1.0], 50)
     assert stats.paired_difference(a, np.zeros(150), np.repeat(range(3), 50)).p > 0.2  # three images prove nothing
     assert stats.paired_difference(a, np.zeros(150), range(150)).p < 0.001
+
+
+def test_p_is_never_zero():
+    assert stats.paired_difference(np.ones(60), np.zeros(60), range(60), permutations=99).p == 1 / 100
 
 
 def test_false_alarms_are_at_the_level():

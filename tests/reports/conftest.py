@@ -12,8 +12,18 @@ from reports.view import GalleryAnswer, GalleryImage, GalleryQuestion, RunView
 
 FAMILIES = ("existence", "colour", "shape", "count", "relation", "quadrant", "digit", "number", "dot")
 HARD = {"digit": 0.16, "number": 0.2, "dot": 0.25, "count": 0.08}
-SKILL = {"sts": 0.035, "fastv": 0.0, "sparsevlm": 0.012, "tome": 0.03, "random": -0.02, "downsample": -0.045,
-         "oracle": 0.09, "random[like=fastv]": -0.015, "random[like=sts]": -0.02, "random[like=sparsevlm]": -0.012}  # fmt: skip
+SKILL = {
+    "sts": 0.035,
+    "fastv": 0.0,
+    "sparsevlm": 0.012,
+    "tome": 0.03,
+    "random": -0.02,
+    "downsample": -0.045,
+    "oracle": 0.09,
+    "random[like=fastv]": -0.015,
+    "random[like=sts]": -0.02,
+    "random[like=sparsevlm]": -0.012,
+}
 BUDGETS = (192, 128, 64)
 TOKENS, LAYERS, WIDTH, GRID = 576, 12, 512, 24
 
@@ -30,8 +40,15 @@ def tested(value: float, half: float) -> dict:
 def flops_of(average: float, vision: float = 0.42e9) -> dict:
     prefill = LAYERS * ((average + 40) * 24 * WIDTH**2 + 4 * (average + 40) ** 2 * WIDTH)
     total = vision + 0.02e9 + prefill + 0.004e9
-    return {"vision": vision, "projector": 0.02e9, "selection": 0.004e9, "llm_prefill": prefill,
-            "decode_per_token": 24 * LAYERS * WIDTH**2, "kv_bytes": average * LAYERS * WIDTH * 4, "total": total}  # fmt: skip
+    return {
+        "vision": vision,
+        "projector": 0.02e9,
+        "selection": 0.004e9,
+        "llm_prefill": prefill,
+        "decode_per_token": 24 * LAYERS * WIDTH**2,
+        "kv_bytes": average * LAYERS * WIDTH * 4,
+        "total": total,
+    }
 
 
 def cell_of(method: str, keep: int | None, rng: np.random.Generator) -> dict:
@@ -53,9 +70,11 @@ def cell_of(method: str, keep: int | None, rng: np.random.Generator) -> dict:
               "prefill": 96 / speed, "decode": 9.1}  # fmt: skip
     ttft = sum(stages.values()) - stages["decode"]
     random = method.startswith("random")
-    bent = {"effective_rank": -0.1 if random else -5 - 4 * (method == "fastv") - 12 * (method == "oracle") - 40 / (keep or 1),
+    fastv, oracle = method == "fastv", method == "oracle"
+    bent = {"effective_rank": -0.1 if random else -5 - 4 * fastv - 12 * oracle - 40 / (keep or 1),
             "mean_cosine": 0.05 if random else 4 + 5 * (method == "fastv") + 11 * (method == "oracle"),
             "cells": 0.1 if random else (3.5 if method == "sts" else -6 - 8 * (method == "oracle"))}  # fmt: skip
+    chance = {"share_below_chance": 0.5, "p": 0.5} if random else {"share_below_chance": 0.93, "p": 0.0004}
     like_base = 0.02 if method == "fastv" else 0.055 if method == "sts" else 0.008
     return {
         "model": "tiny", "task": "shapes", "method": method, "params": {}, "keep": keep, "budget": "average",
@@ -80,7 +99,7 @@ def cell_of(method: str, keep: int | None, rng: np.random.Generator) -> dict:
                                                       "mean_cosine": spread(0.31 + 0.04 * (method == "fastv"), 0.006)},
         "coverage": None if whole else {"cells": spread(min(1, 0.35 + keep / 330), 0.012)},
         "collapse": None if not pruner else {"z": {
-            name: {**spread(z + rng.normal(0, 0.15), 0.5), "share_below_chance": 0.5 if random else 0.93, "p": 0.5 if random else 0.0004}
+            name: {**spread(z + rng.normal(0, 0.15), 0.5), **chance}
             for name, z in bent.items()}},
         "skipped": None,
     }  # fmt: skip
@@ -91,9 +110,15 @@ def synthetic_cells(seed: int = 0) -> list[dict]:
     rng = np.random.default_rng(seed)
     cells = [cell_of("none", None, rng), cell_of("blind", None, rng)]
     cells += [cell_of(name, keep, rng) for keep in BUDGETS for name in SKILL]
-    gone = dict.fromkeys(cells[0]) | {"model": "tiny", "task": "shapes", "method": "visionzip", "keep": 64,
-                                      "budget": "average", "reference": False,
-                                      "skipped": "the tower has no CLS token; use visionzip[score=received]"}  # fmt: skip
+    gone = dict.fromkeys(cells[0]) | {
+        "model": "tiny",
+        "task": "shapes",
+        "method": "visionzip",
+        "keep": 64,
+        "budget": "average",
+        "reference": False,
+        "skipped": "the tower has no CLS token; use visionzip[score=received]",
+    }
     return [*cells, gone]
 
 

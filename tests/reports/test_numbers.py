@@ -138,3 +138,19 @@ def test_numbers_as_text():
     assert wording.flops_unit([]) == (1.0, "FLOPs")
     assert svg.label("_x\x00").startswith("\u200a") and len(svg.label("x" * 99)) == 44
     assert bits(None) is None
+
+
+def test_control_is_found_whatever_its_other_parameters():
+    name = "random[positions=contiguous,like=a[layer=2,x=1]]"
+    assert imitated(name) == "a[layer=2,x=1]" and imitated("random[seed=1]") is None
+    (group,) = strata([cell("a[layer=2,x=1]", 0.6), cell("random", 0.2), cell(name, 0.5), cell("b", 0.4)])
+    assert method(group.control(group.cells[0])) == name
+    assert method(group.control(group.only("b", 64))) == "random"
+    assert group.methods == ["a[layer=2,x=1]", name, "b", "random"]
+
+
+def test_a_blind_model_as_good_is_said():
+    (group,) = strata([cell("none", 0.5, None), cell("blind", 0.49, None)])
+    assert "if the image does not help, pruning it cannot hurt" in headline.image_worth(group)
+    (group,) = strata([cell("none", 0.8, None), cell("blind", 0.3, None)])
+    assert "The image is worth 50.0 points" in headline.image_worth(group)

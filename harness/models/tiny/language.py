@@ -188,17 +188,19 @@ def train_language(work, stage, model, companion, tower_stage, adam, schedule, r
     start = max(work.load(stage.name, parts, optimiser), 0)
     register_attention(model, "plain")
     register_attention(model.model.vision_tower, "sdpa")
-    pool = ScenePool(task, stage.seed, 14000, start * 3)
+    pool = ScenePool(task, stage.seed, 14000, start * 2)
     pool.grow(512)
     clock = saved = time.time()
     total, hits, count = 0.0, 0, 0
     for step in range(start, stage.steps):
         if step % 8 == 0:
-            pool.grow(24)
+            pool.grow(16)
         rng = np.random.default_rng([stage.seed, step])
         progress = min(1.0, step / (0.7 * stage.steps))
         rows = rng.choice(len(pool.scenes), stage.batch, replace=False)
         visual, places = choose_tokens(pool, rows, rng, progress)
+        if visual.shape[1] > 300:  # long sequences cost several times more: fewer of them
+            visual, places, rows = visual[:6], places[:6], rows[:6]
         batch = make_batch(visual, places, [training_questions(pool.scenes[r], rng, progress) for r in rows])
         for group in optimiser.param_groups:
             group["lr"] = stage.rate * schedule(step, stage.steps)

@@ -1,0 +1,14 @@
+"""One cell end to end on the embedded model: three images with all their questions."""
+
+import pytest
+
+from methods.registry import create
+from methods.types import Budget
+
+
+@pytest.mark.benchmark(group="end to end")
+@pytest.mark.parametrize("expression", ["none", "sts", "fastv", "tome"])
+def test_cell(benchmark, work, expression):
+    method = create(expression)
+    steps = method.steps(work.engine.adapter.shape, Budget(64))
+    benchmark.pedantic(lambda: work.engine.run(work.batch, steps, method.positions), rounds=5, warmup_rounds=1)

@@ -1,0 +1,218 @@
+"""The engine against slow obvious versions: generate, masked recompute without a cache, eager attention."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from harness.engine import Engine
+from harness.measure import Work
+from harness.probes import Probe
+from harness.tasks.registry import create as create_task
+from methods.merging import bipartite
+from methods.registry import create
+from methods.types import Budget
+
+IN_LLM = ["fastv", "sts", "sparsevlm", "random[like=sparsevlm]", "random[like=fastv]"]
+ALL = ["none", "random", "sts", "fastv", "sparsevlm", "tome", "oracle", "random[like=sts]"]
+
+
+def run(work, expression, keep=64, **options):
+    method = create(expression)
+    steps = method.steps(work.engine.adapter.shape, Budget(keep))
+    return steps, work.engine.run(work.batch, steps, method.positions, **options)
+
+
+def generated(work, row):
+    """The row's answer by ``model.generate`` through the processor."""
+    adapter = work.engine.adapter
+    questions = [(s.image, q) for s in work.samples for q in s.questions]
+    image, question = questions[row]
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question.text}]}]
+    text = adapter.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    inputs = adapter.processor(images=image, text=text, return_tensors="pt")
+    out = adapter.model.generate(**inputs, max_new_tokens=work.engine.max_new_tokens, do_sample=False)
+    ids = out[0, inputs["input_ids"].shape[1] :].tolist()
+    return ids[: ids.index(2)] if 2 in ids else ids
+
+
+def test_none_equals_generate(work):
+    _, out = run(work, "none")
+    assert [generated(work, row) for row in range(0, 27, 3)] == out.tokens[::3]
+
+
+@pytest.mark.slow
+def test_none_equals_generate_on_200_samples(adapter):
+    task = create_task("shapes")
+    many = Work(Engine(adapter, 6), task, list(task.samples(23, seed=11)), seed=0)
+    out = many.engine.run(many.batch)
+    assert [generated(many, row) for row in range(200)] == out.tokens[:200]
+
+
+def masked_recompute(work, row, kept_at, positions, limit, visual=None):
+    """Greedy answer without a cache: all tokens run through all layers, and from layer k on the dropped are masked.
+
+    ``kept_at`` maps a layer to the visual tokens that may still be seen there.
+    """
+    adapter, batch = work.engine.adapter, work.batch
+    features = work.projected[batch.image[row]] if visual is None else visual
+    count, prefix = len(features), len(batch.prefix)
+    answer = []
+    while len(answer) < limit:
+        text = adapter.embed(torch.tensor(batch.questions[row] + answer))
+        hidden = torch.cat([adapter.embed(torch.tensor(batch.prefix)), features, text])[None]
+        length = hidden.shape[1]
+        place = torch.arange(length)[None]
+        seen = torch.ones(length, dtype=torch.bool)
+        for layer in range(adapter.shape.layers):
+            if layer in kept_at:
+                seen = torch.ones(length, dtype=torch.bool)
+                seen[prefix : prefix + count] = False
+                seen[prefix + kept_at[layer]] = True
+            if positions == "contiguous":
+                place = (seen.long().cumsum(0) - 1).clamp_min(0)[None]
+            mask = torch.ones(length, length, dtype=torch.bool).tril() & seen
+            mask = (mask | torch.eye(length, dtype=torch.bool))[None, None]
+            hidden = adapter.layer(layer, hidden, mask, place, adapter.rotary(hidden, place), None)
+        token = int(adapter.logits(hidden[0, -1]).argmax())
+        if token in adapter.end_ids:
+            break
+        answer.append(token)
+    return answer
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("expression", ["random", "oracle", "fastv", "random[like=sts]", "random[like=sparsevlm]"])
+def test_pruned_decode_equals_masked_recompute(work, expression):
+    method = create(expression)
+    steps, out = run(work, expression)
+    layers = [step.site.layer if step.site.stage == 2 else 0 for step in steps]
+    for row in (0, 7, 13, 25):
+        partial = {}
+        for i, layer in enumerate(layers):  # the kept set at each step, by stopping the engine's steps there
+            kept = work.engine.run(work.batch, steps[: i + 1], method.positions).kept[row]
+            partial[layer] = kept
+        expected = masked_recompute(work, row, partial, method.positions, work.engine.max_new_tokens)
+        assert out.tokens[row] == expected
+
+
+@torch.inference_mode()
+def test_merging_in_the_tower_equals_a_slow_version(work):
+    adapter = work.engine.adapter
+    steps, out = run(work, "tome")
+    by_block = {step.site.layer: step.after for step in steps}
+    hidden = adapter.enter_tower(work.batch.pixels[:1])
+    sizes, sources = torch.ones(1, hidden.shape[1]), [[i] for i in range(hidden.shape[1] - 1)]
+    for i, block in enumerate(adapter.blocks):
+        attention = block.module.self_attn
+        normed = block.module.layer_norm1(hidden)
+        split = lambda x: x.view(1, x.shape[1], attention.num_heads, -1).transpose(1, 2)
+        q, k, v = (split(p(normed)) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+        weights = (q @ k.transpose(2, 3) * attention.scale + sizes.log()[:, None, None]).softmax(-1)
+        hidden = hidden + attention.out_proj((weights @ v).transpose(1, 2).flatten(2))
+        if i in by_block:
+            target = bipartite(k.mean(1)[:, 1:], hidden.shape[1] - 1 - by_block[i], 1)[0].tolist()
+            groups: dict[int, list[int]] = {}
+            for token, goal in enumerate(target):
+                groups.setdefault(goal, []).append(token)
+            merged = sorted(groups.values(), key=min)
+            weigh = lambda group: sum(hidden[0, 1 + t] * sizes[0, 1 + t] for t in group) / sum(sizes[0, 1 + t] for t in group)
+            hidden = torch.cat([hidden[:, :1], torch.stack([weigh(g) for g in merged])[None]], 1)
+            sizes = torch.tensor([[1.0] + [float(sum(sizes[0, 1 + t] for t in g)) for g in merged]])
+            sources = [sorted(s for t in g for s in sources[t]) for g in merged]
+        hidden = block.transform(hidden)
+    tower = work.engine.see(work.batch.pixels, steps)
+    assert torch.allclose(tower.features[0], hidden[0, 1:], atol=1e-4)
+    assert tower.lowest[0].tolist() == [min(s) for s in sources]
+    for token, members in enumerate(sources):
+        assert (tower.source[0, members] == token).all()
+    features = adapter.project(hidden[:, 1:])[0]
+    assert masked_recompute(work, 0, {}, "contiguous", 6, features) == out.tokens[0]
+
+
+def close(a, b):
+    """Equal up to the rounding of matrix products."""
+    return torch.allclose(a, b, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("expression", ALL)
+def test_results_do_not_depend_on_batch_size_or_sharing(work, expression):
+    _, whole = run(work, expression)
+    _, alone = run(work, expression, share=False)
+    assert torch.equal(whole.kept, alone.kept) and whole.tokens == alone.tokens and close(whole.first_logits, alone.first_logits)
+    task = create_task("shapes")
+    row = 0
+    for sample in work.samples:
+        single = Work(work.engine, task, [sample], seed=0)
+        _, one = run(single, expression)
+        n = len(sample.questions)
+        assert torch.equal(one.kept, whole.kept[row : row + n]) and one.tokens == whole.tokens[row : row + n]
+        row += n
+
+
+@pytest.mark.parametrize("expression", ALL[1:])
+def test_tokens_are_physically_removed(work, expression):
+    method = create(expression)
+    from methods.schedule import plan
+
+    steps, schedule = plan(method, work.engine.adapter.shape, Budget(100))
+    out = work.engine.run(work.batch, steps, method.positions, share=False)
+    assert out.counts == schedule.llm
+    one = Work(work.engine, create_task("shapes"), [replace(work.samples[0], questions=work.samples[0].questions[:1])], 0)
+    text = len(one.batch.prefix) + len(one.batch.questions[0])
+    cache = one.engine.run(one.batch, steps, method.positions).kv_bytes
+    shape = work.engine.adapter.shape
+    assert cache == sum(n + text for n in schedule.llm) * 2 * shape.kv_heads * shape.head_dim * 4
+
+
+@torch.inference_mode()
+def test_probed_rows_equal_eager_attention(work):
+    adapter, batch = work.engine.adapter, work.batch
+    layout_in = work.engine._enter(batch, (), "original", work.tower, True, _quiet())[0]
+    layout, hidden = layout_in.layout, layout_in.hidden
+    probe = Probe(layout.text, layout.group)
+    rotary = adapter.rotary(hidden, layout.positions)
+    adapter.layer(0, hidden, layout.mask(), layout.positions, rotary, None, probe)
+    attention = adapter.decoder.layers[0].self_attn
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    normed = adapter.decoder.layers[0].input_layernorm(hidden)
+    split = lambda x: x.view(*x.shape[:2], -1, attention.head_dim).transpose(1, 2)
+    q, k = apply_rotary_pos_emb(split(attention.q_proj(normed)), split(attention.k_proj(normed)), *rotary)
+    weights = (q @ k.transpose(2, 3) * attention.scaling).masked_fill(~layout.mask(), -torch.inf).softmax(-1)
+    for row in (0, 5, 20):
+        expected = weights[layout.group[row], :, layout.text[row]]
+        assert torch.allclose(probe.attention[row], expected, atol=1e-6)
+
+
+def _quiet():
+    from harness.stopwatch import Stopwatch
+
+    return Stopwatch()
+
+
+def test_stopwatch_takes_inner_stages_out_of_outer_ones():
+    import time
+
+    from harness.stopwatch import Stopwatch
+
+    watch = Stopwatch("cpu")
+    with watch.stage("prefill"):
+        time.sleep(0.01)
+        with watch.stage("selection"):
+            time.sleep(0.05)
+    assert 0.04 < watch.seconds["selection"] < 0.5
+    assert watch.seconds["prefill"] < watch.seconds["selection"]
+
+
+def test_blind_sees_no_image(adapter):
+    task = create_task("shapes")
+    a, b = list(task.samples(2, seed=3))
+    swapped = replace(b, questions=a.questions)
+    outputs = []
+    for sample in (a, swapped):
+        w = Work(Engine(adapter, 4), task, [sample], 0)
+        batch = w._make_batch((0, 0))
+        outputs.append(w.engine.run(batch, (), blind=True))
+    assert outputs[0].tokens == outputs[1].tokens and outputs[0].counts == (0,) * 12
+    assert torch.equal(outputs[0].first_logits, outputs[1].first_logits)
