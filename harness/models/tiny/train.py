@@ -37,7 +37,7 @@ class Stage:
 STAGES = (
     Stage("tower", 2600, 32, 1.5e-3, 1),
     Stage("scenes", 620, 12, 4e-4, 2),
-    Stage("language", 3600, 16, 1e-3, 3),
+    Stage("language", 5000, 16, 1e-3, 3),
 )
 
 
