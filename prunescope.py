@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _HARNESS = ("compare", "Run", "CompareConfig")
 _METHODS = ("Budget", "Method", "ModelShape", "Selection", "Signals", "Step", "create", "entries", "register")
-__all__ = [*_HARNESS, *_METHODS]  # noqa: PLE0604
+__all__ = [*_HARNESS, *_METHODS]
 
 
 def __getattr__(name: str):

@@ -44,7 +44,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def compare(
     model: Annotated[str, typer.Option(help="Embedded model, local folder or hub id.")] = _BASE.model,
     task: Annotated[str, typer.Option(help="Task; see `list tasks`.")] = _BASE.task,
-    methods: Annotated[str, typer.Option(help="Method expressions, comma-separated; see `list methods`.")] = ",".join(DEFAULT_METHODS),
+    methods: Annotated[str, typer.Option(help="Method expressions, comma-separated; see `list methods`.")] = ",".join(
+        DEFAULT_METHODS
+    ),
     keep: Annotated[str, typer.Option(help="Visual tokens to keep: counts or fractions.")] = ",".join(DEFAULT_KEEP),
     budget: Annotated[str, typer.Option(help="How they are counted: average (over LLM layers) or final.")] = _BASE.budget,
     samples: Annotated[int, typer.Option(help="Images; all their questions come with them.")] = _BASE.samples,

@@ -33,7 +33,9 @@ def compare(config: CompareConfig | None = None, /, **options):
         for name in ("methods", "keep"):
             if name in options:
                 values = options[name]
-                values = values.split(",") if isinstance(values, str) else values if isinstance(values, (list, tuple)) else [values]
+                values = (
+                    values.split(",") if isinstance(values, str) else values if isinstance(values, (list, tuple)) else [values]
+                )
                 options[name] = tuple(map(str, values))
         if isinstance(options.get("out"), str):
             options["out"] = Path(options["out"])
@@ -103,7 +105,9 @@ def _time(config, run, adapter, task, sample, cells, ids, rounds: int = 12) -> N
     from harness.timing import time_cells
 
     with progress("latency", rounds + 1) as advance:
-        timed = time_cells(Engine(adapter, config.max_new_tokens), task, sample, cells, config.seed, rounds, advance=lambda: advance(1))
+        timed = time_cells(
+            Engine(adapter, config.max_new_tokens), task, sample, cells, config.seed, rounds, advance=lambda: advance(1)
+        )
     run.add_timings((ids[cells[place].key], number, stage, seconds) for place, number, stage, seconds in timed)
 
 

@@ -140,9 +140,7 @@ class Engine:
                 if step is not None:
                     with watch.stage("selection"):
                         keys = probe.key_states.mean(1)[:, cls:]
-                        signals = Signals(
-                            vision_features=hidden[:, cls:], vision_keys=keys, sizes=sizes, count=keys.shape[1]
-                        )
+                        signals = Signals(vision_features=hidden[:, cls:], vision_keys=keys, sizes=sizes, count=keys.shape[1])
                         chosen = step.select(signals.only(step.needs), step.keep)
                     hidden = torch.cat([hidden[:, :cls], chosen.tokens], dim=1)
                     sizes = chosen.sizes
@@ -227,9 +225,7 @@ class Engine:
             ahead = inside.get(index + 1)
             probe = self._probe(flow.layout, ahead)
             phase = flow.phases[-1]
-            flow.hidden = adapter.layer(
-                index, flow.hidden, phase.mask, flow.layout.positions, phase.rotary, phase.store, probe
-            )
+            flow.hidden = adapter.layer(index, flow.hidden, phase.mask, flow.layout.positions, phase.rotary, phase.store, probe)
             counts.append(flow.ids.shape[1])
         return tuple(counts)
 
@@ -273,15 +269,15 @@ class Engine:
     def _inside_llm(self, flow: Flow, batch: Batch, step: Step, member, length: int, attention) -> Signals:
         layout = flow.layout
         group, text = layout.group[member], layout.text[member, :length]
-        pick = lambda columns: flow.hidden[group].gather(1, columns[..., None].expand(-1, -1, flow.hidden.shape[-1]))  # noqa: E731
+        pick = lambda columns: flow.hidden[group].gather(1, columns[..., None].expand(-1, -1, flow.hidden.shape[-1]))
         wanted = step.needs
         words = [batch.questions[int(row)] for row in flow.row_of[member]]
         return Signals(
             features=flow.features[group] if "features" in wanted and flow.features is not None else None,
             text_features=self.adapter.embed(torch.tensor(words, device=group.device)) if "text_features" in wanted else None,
-            text_attention=attention[member][:, :, -length:] if attention is not None and step.rows == 1 else (
-                attention[member][:, :, :length] if attention is not None else None
-            ),
+            text_attention=attention[member][:, :, -length:]
+            if attention is not None and step.rows == 1
+            else (attention[member][:, :, :length] if attention is not None else None),
             hidden_states=pick(layout.visual[group]) if "hidden_states" in wanted else None,
             text_hidden=pick(text) if "text_hidden" in wanted else None,
             seeds=batch.question_seeds[flow.row_of[member]],

@@ -86,8 +86,10 @@ def build(
     first = torch.tensor(starts)[:, None]
     columns = first + prefix + torch.arange(visual)
     if visual:
-        positions.scatter_(1, columns, prefix + (places.cpu() if places is not None else torch.arange(visual).expand(sequences, -1)))
-    to = lambda tensor: tensor.to(device)  # noqa: E731
+        positions.scatter_(
+            1, columns, prefix + (places.cpu() if places is not None else torch.arange(visual).expand(sequences, -1))
+        )
+    to = lambda tensor: tensor.to(device)
     return Layout(
         to(segments), to(positions), to(columns), to(first + torch.arange(prefix)), to(text),
         to(torch.tensor(rows)), to(torch.tensor(group)), to(torch.tensor(number)),

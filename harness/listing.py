@@ -32,7 +32,14 @@ def rows(what: str) -> list[dict]:
         from harness.tasks.registry import infos
 
         return [
-            {"name": i.name, "metric": i.metric, "families": list(i.families), "evidence": i.knows_evidence, "source": i.source, "licence": i.licence}
+            {
+                "name": i.name,
+                "metric": i.metric,
+                "families": list(i.families),
+                "evidence": i.knows_evidence,
+                "source": i.source,
+                "licence": i.licence,
+            }
             for i in infos()
         ]
     if what == "models":

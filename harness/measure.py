@@ -57,10 +57,13 @@ class Work:
         if self.task.info.knows_evidence:
             count = adapter.shape.visual_tokens
             evidence = torch.stack(
-                [torch.zeros(count, dtype=torch.bool) if q.evidence is None else torch.from_numpy(q.evidence.ravel()) for q in questions]
+                [
+                    torch.zeros(count, dtype=torch.bool) if q.evidence is None else torch.from_numpy(q.evidence.ravel())
+                    for q in questions
+                ]
             ).to(adapter.device)
         images = [sample.image for sample in self.samples]
-        tensor = lambda values: torch.tensor(values, device=adapter.device)  # noqa: E731
+        tensor = lambda values: torch.tensor(values, device=adapter.device)
         return Batch(
             pixels=adapter.pixels(images, None if blind else grid),
             prefix=prompts[0][0],

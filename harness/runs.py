@@ -149,7 +149,10 @@ class RunFolder:
         return {cell: {stage: np.array(v) for stage, v in stages.items()} for cell, stages in out.items()}
 
     def cells(self) -> list[tuple[int, str, dict]]:
-        return [(i, key, json.loads(facts)) for i, key, facts in self.connection.execute("SELECT id, key, facts FROM cells ORDER BY id")]
+        return [
+            (i, key, json.loads(facts))
+            for i, key, facts in self.connection.execute("SELECT id, key, facts FROM cells ORDER BY id")
+        ]
 
     def columns(self, cell: int) -> dict[str, np.ndarray]:
         """All samples of a cell as columns, in the order of images and questions; missing numbers are NaN."""
@@ -163,7 +166,9 @@ class RunFolder:
         columns = dict(zip(names, zip(*rows))) if rows else {name: () for name in names}
         texts = {"question", "image", "family", "prediction", "kept", "failed"}
         return {
-            name: np.array(values, dtype=object) if name in texts else np.array([np.nan if v is None else v for v in values], dtype=float)
+            name: np.array(values, dtype=object)
+            if name in texts
+            else np.array([np.nan if v is None else v for v in values], dtype=float)
             for name, values in columns.items()
         }
 

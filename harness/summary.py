@@ -28,7 +28,12 @@ def summarise(run: RunFolder) -> dict:
     cells = []
     for ident, facts, columns in stored:
         cell = {name: facts[name] for name in ("model", "task", "method", "params", "keep", "budget", "reference", "skipped")}
-        cell |= {"positions": facts["positions"], "tokens": facts["tokens"], "flops": facts["flops"], "schedule": facts["schedule"]}
+        cell |= {
+            "positions": facts["positions"],
+            "tokens": facts["tokens"],
+            "flops": facts["flops"],
+            "schedule": facts["schedule"],
+        }
         cell |= _answers(columns, none, blind, by_name, facts, seed)
         cell |= _tokens_kept(columns, facts)
         times = timings.get(ident), timings.get(ident_none)
@@ -41,7 +46,16 @@ def summarise(run: RunFolder) -> dict:
 
 def _answers(columns: dict, none: dict | None, blind: dict | None, by_name: dict, facts: dict, seed: int) -> dict:
     """Accuracy and everything that compares answers."""
-    names = ("accuracy", "families", "retention", "retention_adjusted", "difference_none", "difference_like", "loyalty", "difficulty")
+    names = (
+        "accuracy",
+        "families",
+        "retention",
+        "retention_adjusted",
+        "difference_none",
+        "difference_like",
+        "loyalty",
+        "difficulty",
+    )
     if not len(columns["score"]):
         return {"n": 0, "n_images": 0, **dict.fromkeys(names)}
     scores, images = columns["score"], columns["image"]
@@ -70,7 +84,12 @@ def _answers(columns: dict, none: dict | None, blind: dict | None, by_name: dict
         if shrunken is not None and facts["method"] not in ("none", "downsample"):
             out["difficulty"] = acc.difficulty(scores, none["score"], shrunken["score"], images)
     like = by_name.get((facts["like"], facts["keep"])) if facts["like"] else None
-    if like is None and facts["prunes"] and facts["method"] not in ("random", "oracle") and not facts["method"].startswith("random["):
+    if (
+        like is None
+        and facts["prunes"]
+        and facts["method"] not in ("random", "oracle")
+        and not facts["method"].startswith("random[")
+    ):
         like = by_name.get(("random", facts["keep"]))
     if like is not None:
         out["difference_like"] = paired_difference(scores, like["score"], images, seed=seed)

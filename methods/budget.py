@@ -37,7 +37,9 @@ def counts_for(
 
     least = spent(counts(0.0))
     if least > budget.tokens:
-        raise BudgetError(f"keeps {least:.1f} tokens ({budget.mode}) at the least on {shape.layers} layers; {budget.tokens} asked")
+        raise BudgetError(
+            f"keeps {least:.1f} tokens ({budget.mode}) at the least on {shape.layers} layers; {budget.tokens} asked"
+        )
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2

@@ -19,7 +19,7 @@ def least_energy(distance: torch.Tensor, exponent: float, keep: int) -> torch.Te
     Returns:
         int64 [B, K], in the order of selection.
     """
-    batch, count, _ = distance.shape
+    batch = len(distance)
     if keep < 1:
         return torch.zeros(batch, 0, dtype=torch.int64, device=distance.device)
     floor = distance.amax((1, 2), keepdim=True).clamp_min(1e-12) * 1e-3

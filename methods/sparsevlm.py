@@ -66,7 +66,9 @@ class SparseVLM(Method):
                 flops += 2.0 * tokens * _ROWS * shape.width + 5.0 * tokens * _ROWS
             if self.recycle:
                 flops += cost.similarity(candidates(present - keep), shape.width)
-            steps.append(Step(decoder(layer), Select(self.recycle), keep, self.present(present, keep), _LATER if i else _FIRST, flops))
+            steps.append(
+                Step(decoder(layer), Select(self.recycle), keep, self.present(present, keep), _LATER if i else _FIRST, flops)
+            )
             present = steps[-1].after
         return tuple(steps)
 
@@ -116,8 +118,6 @@ class Select:
         if not self.recycle or dropped < 1:
             return Selection(kept, carry=chosen)
         recycled = order[:, keep : keep + candidates(dropped)]
-        means = density_peaks(
-            hidden.gather(1, recycled[..., None].expand(-1, -1, hidden.shape[-1])), clusters(recycled.shape[1])
-        )
+        means = density_peaks(hidden.gather(1, recycled[..., None].expand(-1, -1, hidden.shape[-1])), clusters(recycled.shape[1]))
         nowhere = torch.full(means.shape[:2], -1, device=kept.device)
         return Selection(torch.cat([kept, nowhere], 1), torch.cat([tokens, means], 1), carry=chosen)

@@ -11,7 +11,9 @@ import torch
 BudgetMode = Literal["average", "final", "flops"]
 PositionMode = Literal["original", "contiguous"]
 
-TEXT_SIGNALS = frozenset({"text_embeds", "text_features", "text_attention", "text_attention_ahead", "text_keys", "text_hidden", "evidence"})
+TEXT_SIGNALS = frozenset(
+    {"text_embeds", "text_features", "text_attention", "text_attention_ahead", "text_keys", "text_hidden", "evidence"}
+)
 """Signals that differ between the questions of one image; a selection that needs none of them is shared by all."""
 
 

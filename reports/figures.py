@@ -73,9 +73,7 @@ def room(names: Iterable[str], fits: int = 22) -> float:
 def by_method(stratum: Stratum, *paths: str) -> dict[str, list[dict]]:
     """The pruned cells that have all the given figures, by method, in the order of the legend; tokens rising."""
     found = {
-        name: [
-            c for c in reversed(stratum.pruned) if method(c) == name and all(number(c, p) is not None for p in paths)
-        ]
+        name: [c for c in reversed(stratum.pruned) if method(c) == name and all(number(c, p) is not None for p in paths)]
         for name in stratum.methods
     }
     return {name: cells for name, cells in found.items() if cells}
@@ -180,9 +178,7 @@ def accuracy_by_tokens(stratum: Stratum, look: dict[str, Look]):
     from matplotlib.ticker import FixedLocator, NullLocator
 
     found = best_first(by_method(stratum, "accuracy", "tokens.average"))
-    found = {
-        n: positive for n, cells in found.items() if (positive := [c for c in cells if number(c, "tokens.average") > 0])
-    }
+    found = {n: positive for n, cells in found.items() if (positive := [c for c in cells if number(c, "tokens.average") > 0])}
     if not found:
         return None
     drawing, axes, handles = accuracy_axes(stratum, found)
@@ -201,9 +197,7 @@ def accuracy_by_tokens(stratum: Stratum, look: dict[str, Look]):
     name_x(axes, "visual tokens, mean over LLM layers (log scale)")
     legend(drawing, handles + [key_of(look[n], n) for n in found], f"best first at {min(stratum.budgets)}")
     aside = (
-        " Points of one budget stand side by side so that their bars can be read; their true place is the tick."
-        if moved
-        else ""
+        " Points of one budget stand side by side so that their bars can be read; their true place is the tick." if moved else ""
     )
     return (
         drawing,

@@ -52,9 +52,7 @@ def stages(stratum: Stratum, look: dict[str, Look]):
     if not stratum.budgets:
         return None
     k = min(stratum.budgets)
-    rows = [
-        c for c in ([stratum.none] if stratum.none else []) + stratum.at(k) if number(c, "latency.prefill") is not None
-    ]
+    rows = [c for c in ([stratum.none] if stratum.none else []) + stratum.at(k) if number(c, "latency.prefill") is not None]
     if not rows:
         return None
     drawing, (left, right) = canvas(
@@ -119,7 +117,5 @@ def _stage_keys() -> list:
         for stage, colour, hatch in STAGES
     ]
     for face, text in (("white", "promised by FLOPs"), ("#0173b2", "measured")):
-        keys.append(
-            Line2D([], [], linestyle="none", marker="o", markerfacecolor=face, markeredgecolor="#0173b2", label=text)
-        )
+        keys.append(Line2D([], [], linestyle="none", marker="o", markerfacecolor=face, markeredgecolor="#0173b2", label=text))
     return keys

@@ -88,9 +88,7 @@ def collapse(stratum: Stratum, look: dict[str, Look]):
     if not cells:
         return None
     budgets = sorted({c["keep"] for found in cells.values() for c in found}, reverse=True)
-    drawing, panels = canvas(
-        8.2 + room(cells, 12), 1.35 + 0.16 * len(cells) * max(len(budgets), 2), ncols=3, sharey=True
-    )
+    drawing, panels = canvas(8.2 + room(cells, 12), 1.35 + 0.16 * len(cells) * max(len(budgets), 2), ncols=3, sharey=True)
     step = 0.62 / max(1, len(budgets) - 1)
     for axes, (path, text, backwards) in zip(panels, Z_PANELS, strict=True):
         axes.axvline(0, color=INK, linewidth=1.1, zorder=1)
@@ -101,9 +99,7 @@ def collapse(stratum: Stratum, look: dict[str, Look]):
                 z = number(cell, f"collapse.z.{path}")
                 if z is not None:
                     y = row + step * (budgets.index(cell["keep"]) - (len(budgets) - 1) / 2)
-                    mark(
-                        axes, z, y, look[name], size=_size(cell["keep"], budgets), xerr=bars(cell, f"collapse.z.{path}")
-                    )
+                    mark(axes, z, y, look[name], size=_size(cell["keep"], budgets), xerr=bars(cell, f"collapse.z.{path}"))
         axes.set_title(text)
         axes.set_yticks(range(len(cells)), [label(n) for n in cells])
         axes.set_ylim(len(cells) - 0.5, -0.5)
@@ -124,11 +120,7 @@ def collapse(stratum: Stratum, look: dict[str, Look]):
         "subsets; mean over images with 95 % interval. The line at 0 is chance and left is always less diverse: "
         "for the mean "
         "cosine, where a high figure is redundant, the axis runs backwards. "
-        + (
-            "oracle keeps the evidence and so is less diverse too: collapse is "
-            if "oracle" in cells
-            else "Collapse is "
-        )
+        + ("oracle keeps the evidence and so is less diverse too: collapse is " if "oracle" in cells else "Collapse is ")
         + "being less diverse than chance and missing the evidence (see evidence recall).",
     )
 

@@ -54,8 +54,7 @@ def _question(question: GalleryQuestion) -> dict:
 def _answer(answer: GalleryAnswer) -> dict:
     if answer.kept is not None and tuple(answer.kept.shape) != tuple(answer.grid):
         raise ValueError(
-            f"gallery: kept mask of {answer.method} at {answer.keep} is {answer.kept.shape}, its grid "
-            f"{tuple(answer.grid)}"
+            f"gallery: kept mask of {answer.method} at {answer.keep} is {answer.kept.shape}, its grid {tuple(answer.grid)}"
         )
     score = float(answer.score)
     return {

@@ -84,15 +84,11 @@ def _against_random(stratum: Stratum, best: dict) -> Sentence | None:
     gap = interval(best, "difference_like")
     if gap is not None:
         p, _ = p_value(best, "difference_like")
-        numbers = (
-            f"{wording.points(gap.value)} points [{wording.points_range(gap)}], {_test_text(best, 'difference_like')}"
-        )
+        numbers = f"{wording.points(gap.value)} points [{wording.points_range(gap)}], {_test_text(best, 'difference_like')}"
         if p is None:
             return Sentence("open", f"Against random tokens on the same schedule: {numbers}.")
         if p >= SIGNIFICANT:
-            return Sentence(
-                "open", f"Its ranking could not be told from random tokens on the same schedule: {numbers}."
-            )
+            return Sentence("open", f"Its ranking could not be told from random tokens on the same schedule: {numbers}.")
         if gap.value > 0:
             return Sentence("good", f"Its ranking beats random tokens on the same schedule: {numbers}.")
         return Sentence("bad", f"Its ranking does worse than random tokens on the same schedule: {numbers}.")

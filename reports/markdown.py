@@ -29,9 +29,7 @@ def table(cells: list[dict]) -> str:
     for cell in shown:
         where = [_code(cell.get("model")), _code(cell.get("task"))] if several else []
         lines.append(_line(where + _row(cell, unit[0])))
-    reasons = [
-        f"- {_code(name_of(c))} at {c.get('keep') or 'any budget'}: {_plain(c['skipped'])}" for c in skipped(cells)
-    ]
+    reasons = [f"- {_code(name_of(c))} at {c.get('keep') or 'any budget'}: {_plain(c['skipped'])}" for c in skipped(cells)]
     if reasons:
         lines += ["", "Skipped:", *reasons]
     return "\n".join(lines) + "\n"

@@ -80,9 +80,7 @@ def _section(group: Stratum, name: str) -> dict:
         "budget": group.budget,
         "worth": headline.image_worth(group),
         "headlines": headline.headlines(group),
-        "figures": [
-            {"name": f.name, "title": f.title, "caption": f.caption, "svg": Markup(f.svg)} for f in figures(group, name)
-        ],
+        "figures": [{"name": f.name, "title": f.title, "caption": f.caption, "svg": Markup(f.svg)} for f in figures(group, name)],
         "below_chance": below_chance(group),
     }
 
@@ -122,9 +120,7 @@ def _whole(manifest: dict, key: str) -> str | None:
 def _alerts(run: RunView) -> list[str]:
     """What a reader must know before trusting a number."""
     failures = number(run.manifest, "failures") or 0
-    noisy = sorted(
-        {f"{method(c)} at {keep(c)}" if keep(c) else method(c) for c in run.cells if dig(c, "latency.noisy")}
-    )
+    noisy = sorted({f"{method(c)} at {keep(c)}" if keep(c) else method(c) for c in run.cells if dig(c, "latency.noisy")})
     gone = table.skipped(run.cells)
     found = []
     if failures:
@@ -133,7 +129,5 @@ def _alerts(run: RunView) -> list[str]:
     if noisy:
         found.append(f"Timing was noisy for {wording.listed(noisy)}; its intervals are wide for a reason.")
     if gone:
-        found.append(
-            f"{len(gone)} {'cell was' if len(gone) == 1 else 'cells were'} skipped; the reasons stand below the table."
-        )
+        found.append(f"{len(gone)} {'cell was' if len(gone) == 1 else 'cells were'} skipped; the reasons stand below the table.")
     return found + [str(note) for note in run.manifest.get("notes") or []]

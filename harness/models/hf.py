@@ -149,9 +149,7 @@ class Adapter:
         words = {self._cache_word: store} if store is not None else {}
         if probe is not None:
             words["probe"] = probe
-        out = self.decoder.layers[index](
-            hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary, **words
-        )
+        out = self.decoder.layers[index](hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary, **words)
         return out[0] if isinstance(out, tuple) else out
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -171,21 +169,34 @@ def load(name: str, device: str = "cpu", dtype: str = "auto") -> Adapter:
     local = path.is_dir()
     if name in EMBEDDED and not local:
         raise RequestError(f"model {name!r}: weights are not installed at {path}")
-    import os
-
+    if not local and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
+        raise RequestError(f"model {name!r} is neither a folder nor a hub id; embedded: {', '.join(EMBEDDED)}")
+    offline = not local and not _reachable(name)
     from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-    if not local:
-        if name.count("/") != 1 or name.startswith((".", "/", "~")):
-            raise RequestError(f"model {name!r} is neither a folder nor a hub id; embedded: {', '.join(EMBEDDED)}")
-        os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "10")
-        os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "10")
     kind = getattr(torch, dtype if dtype != "auto" else ("float32" if device == "cpu" else "bfloat16"))
     source = str(path) if local else name
     try:
-        model = LlavaForConditionalGeneration.from_pretrained(source, dtype=kind, use_safetensors=True)
-        processor = AutoProcessor.from_pretrained(source)
+        model = LlavaForConditionalGeneration.from_pretrained(source, dtype=kind, use_safetensors=True, local_files_only=offline)
+        processor = AutoProcessor.from_pretrained(source, local_files_only=offline)
     except (OSError, ValueError, ImportError, KeyError) as error:
         first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise RequestError(f"model {name!r} cannot be loaded: {first}; fetch it with: hf download {name}") from None
+        if offline:
+            first = "the hub does not answer for it and it is not in the local cache"
+        hint = "" if local else f"; where there is a network: hf download {name}"
+        raise RequestError(f"model {name!r} cannot be loaded: {first}{hint}") from None
     return Adapter(model.to(device), processor, name)
+
+
+def _reachable(name: str) -> bool:
+    """Whether the hub answers for this model: one request, no retries, at most 10 seconds."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        address = f"{constants.ENDPOINT}/{name}/resolve/main/config.json"
+        return get_session().head(address, timeout=10, follow_redirects=True).status_code < 400
+    except Exception:  # any failure of the network means the same here: use the local cache
+        return False

@@ -33,7 +33,9 @@ def test_similarity_floor(benchmark, signals):
 
 @pytest.mark.benchmark(group="selection")
 @pytest.mark.parametrize("keep", [64, 192])
-@pytest.mark.parametrize("expression", ["random", "sts[stages=structure]", "sts[stages=semantics]", "fastv", "sparsevlm", "oracle", "tome"])
+@pytest.mark.parametrize(
+    "expression", ["random", "sts[stages=structure]", "sts[stages=semantics]", "fastv", "sparsevlm", "oracle", "tome"]
+)
 def test_selection(benchmark, signals, expression, keep):
     step = create(expression).steps(SHAPE, Budget(max(keep, 64) if expression != "sts[stages=semantics]" else 320))[0]
     view = signals.only(step.needs)

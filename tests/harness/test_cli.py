@@ -60,7 +60,9 @@ def finished(tmp_path_factory):
     from harness import compare
 
     folder = tmp_path_factory.mktemp("runs") / "small"
-    return compare(methods=["fastv", "sts", "sparsevlm", "tome"], keep=[64, 16], samples=3, batch_size=2, out=folder, max_new_tokens=5)
+    return compare(
+        methods=["fastv", "sts", "sparsevlm", "tome"], keep=[64, 16], samples=3, batch_size=2, out=folder, max_new_tokens=5
+    )
 
 
 def test_a_run_folder_holds_everything(finished):
@@ -105,7 +107,14 @@ def test_resume_after_an_interruption_gives_the_same_figures(finished, tmp_path,
     from harness import compare
     from harness.runs import RunFolder
 
-    options = dict(methods=["fastv", "sts", "sparsevlm", "tome"], keep=[64, 16], samples=3, batch_size=2, out=tmp_path / "r", max_new_tokens=5)
+    options = dict(
+        methods=["fastv", "sts", "sparsevlm", "tome"],
+        keep=[64, 16],
+        samples=3,
+        batch_size=2,
+        out=tmp_path / "r",
+        max_new_tokens=5,
+    )
     real, calls = RunFolder.add_batch, []
 
     def stop_after_one(self, *arguments):
@@ -161,7 +170,17 @@ def test_doctor(capsys):
 
 
 def test_help_loads_nothing_heavy():
-    script = "import sys\nfrom harness.cli import main\ntry: main(['compare', '--help'])\nfinally: print([m for m in ('torch', 'transformers', 'numpy', 'pandas', 'matplotlib') if m in sys.modules], file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=_root(), env={**os.environ, "COLUMNS": "100"})
+    script = """
+import sys
+from harness.cli import main
+try:
+    main(["compare", "--help"])
+finally:
+    heavy = ("torch", "transformers", "numpy", "pandas", "matplotlib")
+    print([name for name in heavy if name in sys.modules], file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=_root(), env={**os.environ, "COLUMNS": "100"}
+    )
     assert done.returncode == 0 and "--methods" in done.stdout
     assert done.stderr.strip() == "[]"

@@ -14,7 +14,17 @@ def shape(side=24, blocks=5, layers=12, cls=True):
     return ModelShape("s", side * side, (side, side), blocks, 128, 4, 384, cls, 8, layers, 128, 4, 4, 32, 256, True, 80)
 
 
-METHODS = ["random", "sts", "fastv", "sparsevlm", "tome", "oracle", "sts[stages=semantics]", "random[like=sparsevlm]", "sts[ratio=0.2]"]
+METHODS = [
+    "random",
+    "sts",
+    "fastv",
+    "sparsevlm",
+    "tome",
+    "oracle",
+    "sts[stages=semantics]",
+    "random[like=sparsevlm]",
+    "sts[ratio=0.2]",
+]
 
 
 @pytest.mark.parametrize("expression", METHODS)

@@ -22,7 +22,9 @@ def load(path: Path):
     data = dict(np.load(path))
     tensors = {k: torch.from_numpy(v)[None] for k, v in data.items() if not k.startswith("out_") and k != "grid"}
     count = int(np.prod(data["grid"]))
-    return Signals(**tensors, count=count, grid=tuple(data["grid"].tolist())), {k[4:]: v for k, v in data.items() if k.startswith("out_")}
+    return Signals(**tensors, count=count, grid=tuple(data["grid"].tolist())), {
+        k[4:]: v for k, v in data.items() if k.startswith("out_")
+    }
 
 
 @cases("fastv")
@@ -43,7 +45,7 @@ def test_sparsevlm(path):
     assert (result.indices[0, keep:] == -1).all()
     merged = result.tokens[0, keep:].numpy()
     assert merged.shape == expected["merged"].shape
-    order = lambda rows: rows[np.lexsort(rows.round(4).T)]  # noqa: E731
+    order = lambda rows: rows[np.lexsort(rows.round(4).T)]
     np.testing.assert_allclose(order(merged), order(expected["merged"]), atol=1e-5)
     assert sparsevlm.candidates(signals.count - keep) == len(expected["recycled"])
 
@@ -52,7 +54,10 @@ def test_sparsevlm(path):
 def test_tome(path):
     signals, expected = load(path)
     signals = Signals(
-        vision_features=signals.vision_features, vision_keys=signals.vision_keys, sizes=torch.ones(1, signals.count), count=signals.count
+        vision_features=signals.vision_features,
+        vision_keys=signals.vision_keys,
+        sizes=torch.ones(1, signals.count),
+        count=signals.count,
     )
     result = tome.Merge(0)(signals, signals.count - int(expected["r"]))
     order = np.argsort(expected["source"].argmax(1))

@@ -11,7 +11,15 @@ from methods.registry import create
 from methods.types import Budget, ModelShape, Signals
 
 SHAPE = ModelShape("s", 36, (6, 6), 4, 16, 2, 32, True, 8, 12, 16, 2, 2, 8, 32, True, 40)
-PRUNERS = ["random", "sts[stages=structure]", "sts[stages=semantics]", "sts[stages=structure,spatial_weight=0]", "fastv", "sparsevlm", "oracle"]
+PRUNERS = [
+    "random",
+    "sts[stages=structure]",
+    "sts[stages=semantics]",
+    "sts[stages=structure,spatial_weight=0]",
+    "fastv",
+    "sparsevlm",
+    "oracle",
+]
 
 
 def signals(seed: int, batch: int = 3, count: int = 36, dtype=torch.float32) -> Signals:
@@ -20,7 +28,8 @@ def signals(seed: int, batch: int = 3, count: int = 36, dtype=torch.float32) -> 
     lines = (torch.arange(6) + 0.5) / 6
     return Signals(
         features=draw(batch, count, 16), vision_features=draw(batch, count, 16), vision_keys=draw(batch, count, 8),
-        text_features=draw(batch, 5, 16), text_attention=draw(batch, 2, 5, count).softmax(-1), hidden_states=draw(batch, count, 16),
+        text_features=draw(batch, 5, 16), text_attention=draw(batch, 2, 5, count).softmax(-1),
+        hidden_states=draw(batch, count, 16),
         positions=torch.stack(torch.meshgrid(lines, lines, indexing="ij"), -1).view(1, 36, 2).expand(batch, -1, -1).to(dtype),
         evidence=draw(batch, count) > 1, sizes=torch.ones(batch, count, dtype=dtype), seeds=torch.arange(batch) + seed * 1000,
         count=count, grid=(6, 6),

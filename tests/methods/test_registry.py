@@ -75,6 +75,9 @@ def test_a_plug_in_function_becomes_a_method():
 
     shape = ModelShape("s", 16, (4, 4), 2, 8, 2, 16, True, 8, 4, 8, 2, 2, 4, 16, True, 32)
     (step,) = create("first_tokens_for_test").steps(shape, Budget(5))
-    assert step.select(Signals(features=torch.ones(2, 16, 3), count=16).only(step.needs), 5).indices.tolist() == [[0, 1, 2, 3, 4]] * 2
+    assert (
+        step.select(Signals(features=torch.ones(2, 16, 3), count=16).only(step.needs), 5).indices.tolist()
+        == [[0, 1, 2, 3, 4]] * 2
+    )
     with pytest.raises(MethodError, match="unknown signal"):
         register("x", needs={"featurs"})

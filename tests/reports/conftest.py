@@ -155,9 +155,7 @@ def synthetic_gallery(images: int = 6, questions: int = 3, seed: int = 1) -> lis
                         kept = kept.reshape(GRID, GRID) | (evidence if name == "oracle" else False)
                     right = float(rng.random() < 0.6)
                     note = "the image was shrunk" if name == "downsample" else ""
-                    answers.append(
-                        GalleryAnswer(name, keep, "red" if right else "blue", right, kept, (side, side), note)
-                    )
+                    answers.append(GalleryAnswer(name, keep, "red" if right else "blue", right, kept, (side, side), note))
             asked.append(GalleryQuestion(f"{i}-{q}", FAMILIES[q], f"What colour is shape {q + 1}?", "red",
                                          evidence if q else None, answers))  # fmt: skip
         gallery.append(GalleryImage(f"image-{i}", synthetic_image(rng), asked))

@@ -108,9 +108,7 @@ def test_markdown_has_every_cell_and_reason(run):
 
 
 def test_markdown_escapes():
-    text = markdown.table(
-        [{"method": "a|b`c"}, {"method": "x", "skipped": "<img src=x> | [y](z)"}, {"method": "q", "task": "t"}]
-    )
+    text = markdown.table([{"method": "a|b`c"}, {"method": "x", "skipped": "<img src=x> | [y](z)"}, {"method": "q", "task": "t"}])
     assert "`a\\|b'c`" in text and "<img" not in text and "\\[y]" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len({re.sub(r"\\\|", "", row).count("|") for row in rows}) == 1

@@ -180,8 +180,7 @@ def test_mask_that_does_not_fit_its_grid_is_refused(run: RunView):
 
 def test_no_torch_and_lazy_imports():
     code = (
-        "import sys, reports.page, reports.markdown; "
-        "print([m for m in ('torch', 'seaborn', 'matplotlib') if m in sys.modules])"
+        "import sys, reports.page, reports.markdown; print([m for m in ('torch', 'seaborn', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

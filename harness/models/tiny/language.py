@@ -66,7 +66,9 @@ class Batch:
     families: list[list[str]]  # of segment s + 1
 
 
-def choose_tokens(pool: ScenePool, rows: np.ndarray, rng: np.random.Generator, progress: float) -> tuple[torch.Tensor, torch.Tensor]:
+def choose_tokens(
+    pool: ScenePool, rows: np.ndarray, rng: np.random.Generator, progress: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The visual tokens of a step and their positions [B, M]: most steps leave tokens out, some pool or shrink."""
     scenes = [pool.scenes[r] for r in rows]
     draw = rng.random()
@@ -213,7 +215,14 @@ def train_language(work, stage, model, companion, tower_stage, adam, schedule, r
         optimiser.step()
         total, hits, count = total + loss.item(), hits + int((logits.argmax(-1) == labels).sum()), count + len(labels)
         if (step + 1) % 100 == 0:
-            work.log(stage=stage.name, step=step + 1, seconds=time.time() - clock, loss=total / 100, hit=hits / count, scenes=len(pool.scenes))
+            work.log(
+                stage=stage.name,
+                step=step + 1,
+                seconds=time.time() - clock,
+                loss=total / 100,
+                hit=hits / count,
+                scenes=len(pool.scenes),
+            )
             total, hits, count = 0.0, 0, 0
         if (step + 1) % 500 == 0 or step + 1 == stage.steps:
             work.log(stage=stage.name, step=step + 1, validation=validate(model, task))

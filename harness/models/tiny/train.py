@@ -180,9 +180,7 @@ def main() -> None:
     for stage in STAGES:
         parser.add_argument(f"--{stage.name}-steps", type=int, default=stage.steps)
     arguments = parser.parse_args()
-    tower, scenes, language = (
-        Stage(s.name, getattr(arguments, f"{s.name}_steps"), s.batch, s.rate, s.seed) for s in STAGES
-    )
+    tower, scenes, language = (Stage(s.name, getattr(arguments, f"{s.name}_steps"), s.batch, s.rate, s.seed) for s in STAGES)
     work = Work(arguments.work)
     model, companion = build.new_model(arguments.seed)
     if arguments.export is not None:

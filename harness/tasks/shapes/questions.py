@@ -36,10 +36,40 @@ def ask_all(scene: Scene, rng: np.random.Generator) -> tuple[Question, ...]:
 
 def vocabulary() -> tuple[str, ...]:
     """Every word of questions, answers and captions, digits included."""
-    words = (
-        "is there a the what color shape how many objects object are where left or right of above below "
-        "top bottom which digit in frame number on strip dot yes no ?"
-    ).split()
+    words = [
+        "is",
+        "there",
+        "a",
+        "the",
+        "what",
+        "color",
+        "shape",
+        "how",
+        "many",
+        "objects",
+        "object",
+        "are",
+        "where",
+        "left",
+        "or",
+        "right",
+        "of",
+        "above",
+        "below",
+        "top",
+        "bottom",
+        "which",
+        "digit",
+        "in",
+        "frame",
+        "number",
+        "on",
+        "strip",
+        "dot",
+        "yes",
+        "no",
+        "?",
+    ]
     return tuple(dict.fromkeys([*words, *COLOURS, *SHAPES, *map(str, range(10))]))
 
 

@@ -95,8 +95,7 @@ def handwriting() -> tuple[np.ndarray, np.ndarray, dict[str, dict[int, np.ndarra
     data = load_digits()
     order = np.random.default_rng(0).permutation(len(data.target))
     rows = {
-        split: {digit: order[part][data.target[order[part]] == digit] for digit in range(10)}
-        for split, part in _WRITINGS.items()
+        split: {digit: order[part][data.target[order[part]] == digit] for digit in range(10)} for split, part in _WRITINGS.items()
     }
     return data.images, data.target, rows
 
@@ -208,7 +207,9 @@ def _write(canvas: Image.Image, item: Item, rng: np.random.Generator) -> None:
     border = 3 if item.kind == "frame" else 2
     cell = height - 2 * border
     draw = ImageDraw.Draw(canvas)
-    draw.rectangle((left, top, left + width - 1, top + height - 1), fill=(20, 20, 20) if item.kind == "frame" else (235, 225, 200))
+    draw.rectangle(
+        (left, top, left + width - 1, top + height - 1), fill=(20, 20, 20) if item.kind == "frame" else (235, 225, 200)
+    )
     draw.rectangle((left + border, top + border, left + width - 1 - border, top + height - 1 - border), fill=(235, 225, 200))
     for place, writing in enumerate(item.writings):
         ink = Image.fromarray((handwriting()[0][writing] * 15.9).astype(np.uint8))
