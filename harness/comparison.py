@@ -6,7 +6,6 @@ import hashlib
 import json
 import sys
 import time
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import islice
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from harness.config import CompareConfig, writable_folder
 from harness.errors import RequestError
+from harness.progress import progress
 from harness.runs import RunFolder
 
 
@@ -32,11 +32,7 @@ def compare(config: CompareConfig | None = None, /, **options):
     if config is None:
         for name in ("methods", "keep"):
             if name in options:
-                values = options[name]
-                values = (
-                    values.split(",") if isinstance(values, str) else values if isinstance(values, (list, tuple)) else [values]
-                )
-                options[name] = tuple(map(str, values))
+                options[name] = _listed(options[name])
         if isinstance(options.get("out"), str):
             options["out"] = Path(options["out"])
         try:
@@ -44,6 +40,15 @@ def compare(config: CompareConfig | None = None, /, **options):
         except TypeError as error:
             raise RequestError(f"compare: {str(error).partition(') ')[2] or error}") from None
     return _run(config.checked())
+
+
+def _listed(values) -> tuple[str, ...]:
+    """One value, a list of values, or a comma-separated string of them, as strings."""
+    if isinstance(values, str):
+        from methods.registry import split
+
+        return tuple(split(values))
+    return tuple(map(str, values)) if isinstance(values, (list, tuple)) else (str(values),)
 
 
 def _run(config: CompareConfig):
@@ -67,6 +72,8 @@ def _run(config: CompareConfig):
     adapter = hf.load(config.model, device, config.dtype)
     cells = make_cells(config, adapter.shape, task.info.knows_evidence)
     writable_folder(folder)
+    if run.exists and run.manifest()["fingerprints"]["weights"] != adapter.digest:
+        raise RequestError(f"--out {folder}: its run had other weights of {config.model!r}; name another folder")
     if not run.exists:
         run.create(_manifest(config, adapter, task))
     samples = list(islice(task.samples(config.samples, config.seed), config.samples))
@@ -229,21 +236,6 @@ def pick_device(text: str) -> str:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RequestError(f"--device {text}: no CUDA device is usable here; use cpu")
     return text
-
-
-@contextmanager
-def progress(name: str, total: int):
-    """A progress bar on a terminal, silence elsewhere; gives a function that advances it."""
-    if not sys.stderr.isatty():
-        yield lambda steps=1: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(name, total=total)
-        yield lambda steps=1: bar.advance(task, steps)
 
 
 class Run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import RequestError
@@ -31,7 +31,6 @@ class CompareConfig:
     latency: bool = True
     sharing: bool = True
     max_new_tokens: int = 8
-    plugins: tuple[str, ...] = field(default=())
 
     def checked(self) -> CompareConfig:
         """Itself, or `RequestError` for the first thing that cannot be."""

@@ -16,7 +16,7 @@ from harness.layout import Layout, build
 from harness.models.hf import Adapter
 from harness.probes import Probe
 from harness.stopwatch import Stopwatch
-from methods.types import PositionMode, Selection, Signals, Step
+from methods.types import PositionMode, Signals, Step
 
 
 @dataclass(frozen=True)
@@ -325,6 +325,3 @@ def _place(whole: torch.Tensor | None, part: torch.Tensor | None, member: torch.
         whole = wider
     whole[member, : part.shape[1]] = part
     return whole
-
-
-__all__ = ["Batch", "Engine", "Output", "Selection", "Tower"]

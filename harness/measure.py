@@ -41,12 +41,12 @@ class Work:
 
     def __post_init__(self) -> None:
         adapter = self.engine.adapter
-        self.batch = self._make_batch(None)
+        self.batch = self.make_batch(None)
         self.tower = self.engine.see(self.batch.pixels)
         with torch.inference_mode():
             self.projected = adapter.project(self.tower.features)
 
-    def _make_batch(self, grid: tuple[int, int] | None) -> Batch:
+    def make_batch(self, grid: tuple[int, int] | None) -> Batch:
         """The batch as it is, or with images shrunk to ``grid``, or without images where that is (0, 0)."""
         adapter = self.engine.adapter
         blind = grid == (0, 0)
@@ -76,7 +76,7 @@ class Work:
 
     def run(self, cell: Cell) -> list[SampleRow]:
         """All answers of one cell, measured."""
-        batch = self.batch if cell.grid is None else self._make_batch(cell.grid)
+        batch = self.batch if cell.grid is None else self.make_batch(cell.grid)
         alone = cell.grid is not None or cell.merges or not self.sharing
         output = self.engine.run(
             batch, cell.steps, cell.object.positions, None if alone else self.tower, cell.blind, self.sharing

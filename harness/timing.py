@@ -38,7 +38,7 @@ def time_cells(
     """
     one = ImageSample(sample.image_id, sample.image, sample.questions[:1])
     work = Work(engine, task, [one], seed)
-    batches = [work.batch if cell.grid is None else work._make_batch(cell.grid) for cell in cells]
+    batches = [work.batch if cell.grid is None else work.make_batch(cell.grid) for cell in cells]
     random = np.random.default_rng(seed)
     device = str(engine.adapter.device)
     out = []

@@ -212,7 +212,7 @@ def test_blind_sees_no_image(adapter):
     outputs = []
     for sample in (a, swapped):
         w = Work(Engine(adapter, 4), task, [sample], 0)
-        batch = w._make_batch((0, 0))
+        batch = w.make_batch((0, 0))
         outputs.append(w.engine.run(batch, (), blind=True))
     assert outputs[0].tokens == outputs[1].tokens and outputs[0].counts == (0,) * 12
     assert torch.equal(outputs[0].first_logits, outputs[1].first_logits)

@@ -12,7 +12,7 @@ _TEXT = """# The embedded model
 A LLaVA small enough to ship: a CLIP tower (width 128, 6 layers, patch 8, 24 x 24 = 576 visual tokens and CLS, read at
 its second-last layer), an MLP projector, and a Llama of 12 thin layers (width 128, 4 heads), trained by this
 repository on the bundled task `shapes`. Word-level vocabulary of {vocabulary} tokens. {parameters:.1f} million
-parameters, stored in bfloat16. It is an ordinary Hugging Face folder (`weights/`) and loads through the code that loads any LLaVA.
+parameters, stored in bfloat16. It is an ordinary Hugging Face folder (`weights/`) and loads like any LLaVA.
 `weights/companion/` holds the text encoder that the tower was trained against, and the projection into their joint space.
 
 It exists to measure pruning: its answers come from the image, each answer's place is known, and it was trained with

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from harness.models.tiny.build import words
 from harness.models.tiny.tower import TowerTask, normalise, pixels
+from harness.progress import track
 from harness.tasks.shapes.questions import FAMILIES, Question, ask, ask_all
 from harness.tasks.shapes.scene import GRID, Scene, generator, make_scene
 
@@ -22,7 +23,10 @@ TOKENS = GRID * GRID
 PREFIX = (1, words().index("USER:"))
 ASSISTANT, END = words().index("ASSISTANT:"), 2
 TABLE = {word: i for i, word in enumerate(words())}
-ASKED = ("existence",) * 3 + ("relation",) * 3 + ("count",) * 2 + ("colour", "shape", "quadrant", "digit", "number", "dot")
+ASKED = (
+    *("relation",) * 5, *("count",) * 4, *("quadrant",) * 3, *("existence",) * 2, "colour", "shape", "digit", "number", "dot",
+)  # fmt: skip
+SLOW = ("relation", "quadrant", "count")  # form last; their answers weigh twice
 
 
 class ScenePool:
@@ -63,6 +67,7 @@ class Batch:
     positions: torch.Tensor  # [B, 2 + M + L]
     segments: torch.Tensor  # [B, L]
     labels: torch.Tensor  # [B, L] next answer token or -100
+    weights: torch.Tensor  # [B, L] of the labels in the loss
     families: list[list[str]]  # of segment s + 1
 
 
@@ -71,8 +76,10 @@ def choose_tokens(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The visual tokens of a step and their positions [B, M]: most steps leave tokens out, some pool or shrink."""
     scenes = [pool.scenes[r] for r in rows]
+    if rng.random() < 0.015:  # no image at all: so that ``blind`` guesses as well as can be
+        return pool.features[0][:0].expand(len(rows), -1, -1), torch.zeros(len(rows), 0, dtype=torch.long)
     draw = rng.random()
-    shrink, pooled, whole = 0.08 * progress, 0.08 * progress, 0.04 + 0.08 * progress
+    shrink, pooled, whole = 0.06 * progress, 0.06 * progress, 0.04 + 0.04 * progress
     if draw < shrink:
         grid = int(rng.integers(8, 21))
         features = tower_features(pool.task, scenes, grid)
@@ -85,8 +92,8 @@ def choose_tokens(
         return small, torch.arange(small.shape[1]).expand(len(rows), -1)
     if draw < shrink + pooled + whole:
         return full, torch.arange(TOKENS).expand(len(rows), -1)
-    focused = rng.random() < 0.8 - 0.45 * progress
-    count = 160 if focused else int(rng.choice([52, 64, 96, 128, 192, 256]))
+    focused = rng.random() < 0.8 - 0.2 * progress
+    count = 160 if focused else int(rng.choice([52, 64, 96, 128, 192]))
     order = rng.random((len(rows), TOKENS))
     if focused:  # everything that can be asked about, and some of the rest
         for row, scene in zip(order, scenes):
@@ -106,11 +113,11 @@ def training_questions(scene: Scene, rng: np.random.Generator, progress: float) 
 
 def make_batch(visual: torch.Tensor, places: torch.Tensor, asked: list[list[Question]]) -> Batch:
     count = visual.shape[1]
-    original = bool((places[:, -1] >= count).any())
+    original = bool((places >= count).any())
     after = len(PREFIX) + (TOKENS if original else count)
     rows = []
     for questions in asked:
-        ids, segments, positions, labels = [], [], [], []
+        ids, segments, positions, labels, weights = [], [], [], [], []
         for number, question in enumerate(questions, 1):
             body = [TABLE[w] for w in question.text.split()] + [ASSISTANT]
             answer = [TABLE[w] for w in question.answer.split()]
@@ -118,15 +125,17 @@ def make_batch(visual: torch.Tensor, places: torch.Tensor, asked: list[list[Ques
             segments += [number] * (len(body) + len(answer))
             positions += range(after, after + len(body) + len(answer))
             labels += [-100] * (len(body) - 1) + answer + [END]
-        rows.append((ids, segments, positions, labels))
+            weight = 2.0 if question.family in SLOW else 1.0
+            weights += [0.0] * (len(body) - 1) + [weight] * len(answer) + [0.25]
+        rows.append((ids, segments, positions, labels, weights))
     length = max(len(row[0]) for row in rows)
-    fill = (0, -1, 0, -100)
-    text, segments, positions, labels = (
-        torch.tensor([row[i] + [fill[i]] * (length - len(row[i])) for row in rows]) for i in range(4)
+    fill = (0, -1, 0, -100, 0.0)
+    text, segments, positions, labels, weights = (
+        torch.tensor([row[i] + [fill[i]] * (length - len(row[i])) for row in rows]) for i in range(5)
     )
     prefix = torch.arange(len(PREFIX)).expand(len(rows), -1)
     positions = torch.cat([prefix, places + len(PREFIX), positions], dim=1)
-    return Batch(visual, text, positions, segments, labels, [[q.family for q in qs] for qs in asked])
+    return Batch(visual, text, positions, segments, labels, weights, [[q.family for q in qs] for qs in asked])
 
 
 def forward(model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -194,11 +203,11 @@ def train_language(work, stage, model, companion, tower_stage, adam, schedule, r
     pool.grow(512)
     clock = saved = time.time()
     total, hits, count = 0.0, 0, 0
-    for step in range(start, stage.steps):
+    for step in track(stage.name, range(start, stage.steps), start, stage.steps):
         if step % 8 == 0:
             pool.grow(16)
         rng = np.random.default_rng([stage.seed, step])
-        progress = min(1.0, step / (0.7 * stage.steps))
+        progress = min(1.0, max(0.0, (step / stage.steps - 0.35) / 0.45))
         rows = rng.choice(len(pool.scenes), stage.batch, replace=False)
         visual, places = choose_tokens(pool, rows, rng, progress)
         if visual.shape[1] > 300:  # long sequences cost several times more: fewer of them
@@ -208,7 +217,8 @@ def train_language(work, stage, model, companion, tower_stage, adam, schedule, r
             group["lr"] = stage.rate * schedule(step, stage.steps)
         with torch.autocast("cpu", torch.bfloat16):
             logits, labels = forward(model, batch)
-            loss = F.cross_entropy(logits, labels)
+            weights = batch.weights[batch.labels != -100]
+            loss = (F.cross_entropy(logits, labels, reduction="none") * weights).sum() / weights.sum()
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for part in parts.values() for p in part.parameters()], 1.0)

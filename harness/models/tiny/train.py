@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from harness.models.tiny import build
 from harness.models.tiny.language import language_parts, train_language
 from harness.models.tiny.tower import Canvases, TowerTask, normalise
+from harness.progress import track
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Stage:
 STAGES = (
     Stage("tower", 2600, 32, 1.5e-3, 1),
     Stage("scenes", 620, 12, 4e-4, 2),
-    Stage("language", 5000, 16, 1e-3, 3),
+    Stage("language", 4300, 16, 1e-3, 3),
 )
 
 
@@ -133,7 +134,7 @@ def train_tower(work: Work, stage: Stage, model, companion, first: Stage | None)
     loader = DataLoader(data, stage.batch, num_workers=1, prefetch_factor=4)
     clock, seen = time.time(), time.time()
     sums: dict[str, float] = {}
-    for step, (images, labels, captions, offset) in enumerate(loader, start):
+    for step, (images, labels, captions, offset) in track(stage.name, enumerate(loader, start), start, stage.steps):
         for group in optimiser.param_groups:
             group["lr"] = stage.rate * schedule(step, stage.steps)
         if full and step % 3 == 0:
