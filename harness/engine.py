@@ -142,6 +142,7 @@ class Engine:
                         keys = probe.key_states.mean(1)[:, cls:]
                         signals = Signals(vision_features=hidden[:, cls:], vision_keys=keys, sizes=sizes, count=keys.shape[1])
                         chosen = step.select(signals.only(step.needs), step.keep)
+                    assert chosen.tokens is not None, "a step inside the tower must merge"
                     hidden = torch.cat([hidden[:, :cls], chosen.tokens], dim=1)
                     sizes = chosen.sizes
                     source = chosen.source.long().argmax(1).gather(1, source)

@@ -30,6 +30,16 @@ def test_the_prompt_is_split_around_the_image(adapter):
     assert (blind_before, blind_after) == (before, after)
 
 
+def test_exported_weights_come_back(tmp_path):
+    model, companion = build.new_model(3)
+    build.save(model, companion, tmp_path / "m")
+    again, other = build.new_model(4)
+    build.load_into(again, other, tmp_path / "m")
+    for mine, theirs in ((again, model), (other.text, companion.text)):
+        for name, value in mine.state_dict().items():
+            assert torch.equal(value, theirs.state_dict()[name].to(torch.bfloat16).float()), name
+
+
 def test_weights_fit_the_package():
     assert (hf.TINY / "model.safetensors").stat().st_size <= 10_000_000
     total = sum(p.stat().st_size for p in hf.TINY.rglob("*") if p.is_file())

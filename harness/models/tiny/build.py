@@ -183,3 +183,14 @@ def save(model: LlavaForConditionalGeneration, companion: Companion, folder: Pat
     )
     for path in folder.rglob("*.safetensors"):
         path.chmod(0o644)
+
+
+def load_into(model: LlavaForConditionalGeneration, companion: Companion, folder: Path) -> None:
+    """Fill a model and its companion from a folder that `save` wrote."""
+    from safetensors.torch import load_file
+
+    model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).state_dict())
+    inner = CLIPTextModelWithProjection.from_pretrained(folder / "companion", dtype=torch.float32)
+    companion.text.load_state_dict(inner.state_dict())
+    projection = load_file(folder / "companion" / "visual_projection.safetensors")["visual_projection.weight"]
+    companion.visual_projection.weight.data.copy_(projection.float())

@@ -117,24 +117,28 @@ def make_batch(visual: torch.Tensor, places: torch.Tensor, asked: list[list[Ques
     after = len(PREFIX) + (TOKENS if original else count)
     rows = []
     for questions in asked:
-        ids, segments, positions, labels, weights = [], [], [], [], []
+        ids: list[int] = []
+        number_of: list[int] = []
+        places_of: list[int] = []
+        next_ids: list[int] = []
+        weight_of: list[float] = []
         for number, question in enumerate(questions, 1):
             body = [TABLE[w] for w in question.text.split()] + [ASSISTANT]
             answer = [TABLE[w] for w in question.answer.split()]
             ids += body + answer
-            segments += [number] * (len(body) + len(answer))
-            positions += range(after, after + len(body) + len(answer))
-            labels += [-100] * (len(body) - 1) + answer + [END]
+            number_of += [number] * (len(body) + len(answer))
+            places_of += range(after, after + len(body) + len(answer))
+            next_ids += [-100] * (len(body) - 1) + answer + [END]
             weight = 2.0 if question.family in SLOW else 1.0
-            weights += [0.0] * (len(body) - 1) + [weight] * len(answer) + [0.25]
-        rows.append((ids, segments, positions, labels, weights))
+            weight_of += [0.0] * (len(body) - 1) + [weight] * len(answer) + [0.25]
+        rows.append((ids, number_of, places_of, next_ids, weight_of))
     length = max(len(row[0]) for row in rows)
     fill = (0, -1, 0, -100, 0.0)
-    text, segments, positions, labels, weights = (
-        torch.tensor([row[i] + [fill[i]] * (length - len(row[i])) for row in rows]) for i in range(5)
+    text, segments, where, labels, weights = (
+        torch.tensor([[*row[i], *[fill[i]] * (length - len(row[i]))] for row in rows]) for i in range(5)
     )
     prefix = torch.arange(len(PREFIX)).expand(len(rows), -1)
-    positions = torch.cat([prefix, places + len(PREFIX), positions], dim=1)
+    positions = torch.cat([prefix, places + len(PREFIX), where], dim=1)
     return Batch(visual, text, positions, segments, labels, weights, [[q.family for q in qs] for qs in asked])
 
 

@@ -176,6 +176,7 @@ def export(work: Work, model, companion, scenes: Stage, language: Stage, folder:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints and log")
+    parser.add_argument("--init", type=Path, help="start stage language from this exported folder, its tower as it is")
     parser.add_argument("--export", type=Path, help="write the Hugging Face folder here and stop")
     parser.add_argument("--seed", type=int, default=0)
     for stage in STAGES:
@@ -184,11 +185,14 @@ def main() -> None:
     tower, scenes, language = (Stage(s.name, getattr(arguments, f"{s.name}_steps"), s.batch, s.rate, s.seed) for s in STAGES)
     work = Work(arguments.work)
     model, companion = build.new_model(arguments.seed)
+    if arguments.init is not None:
+        build.load_into(model, companion, arguments.init)
     if arguments.export is not None:
         export(work, model, companion, scenes, language, arguments.export)
         return
-    train_tower(work, tower, model, companion, None)
-    train_tower(work, scenes, model, companion, tower)
+    if arguments.init is None:
+        train_tower(work, tower, model, companion, None)
+        train_tower(work, scenes, model, companion, tower)
     train_language(work, language, model, companion, scenes, adam, schedule, register_attention)
 
 
