@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -173,7 +174,10 @@ def load(name: str, device: str = "cpu", dtype: str = "auto") -> Adapter:
         raise RequestError(f"model {name!r} is neither a folder nor a hub id; embedded: {', '.join(EMBEDDED)}")
     offline = not local and not _reachable(name)
     from transformers import AutoProcessor, LlavaForConditionalGeneration
+    from transformers.utils import logging
 
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     kind = getattr(torch, dtype if dtype != "auto" else ("float32" if device == "cpu" else "bfloat16"))
     source = str(path) if local else name
     try:
