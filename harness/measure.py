@@ -13,6 +13,7 @@ from harness.engine import Batch, Engine, Output, Tower
 from harness.plan import Cell
 from harness.runs import FIGURES, SampleRow, pack
 from harness.tasks.base import ImageSample, Task
+from metrics import evidence
 from metrics.collapse import null_figures, z_scores
 from metrics.coverage import cell_coverage
 from metrics.diversity import diversity
@@ -53,10 +54,10 @@ class Work:
         questions = [q for sample in self.samples for q in sample.questions]
         prompts = [adapter.prompt(q.text, not blind) for q in questions]
         owner = [i for i, sample in enumerate(self.samples) for _ in sample.questions]
-        evidence = None
+        held = None
         if self.task.info.knows_evidence:
             count = adapter.shape.visual_tokens
-            evidence = torch.stack(
+            held = torch.stack(
                 [
                     torch.zeros(count, dtype=torch.bool) if q.evidence is None else torch.from_numpy(q.evidence.ravel())
                     for q in questions
@@ -71,7 +72,7 @@ class Work:
             image=tensor(owner),
             image_seeds=tensor([stream(self.seed, s.image_id) for s in self.samples]),
             question_seeds=tensor([stream(self.seed, q.sample_id) for q in questions]),
-            evidence=evidence,
+            evidence=held,
         )
 
     def run(self, cell: Cell) -> list[SampleRow]:
@@ -121,14 +122,9 @@ class Work:
         """Share of the evidence that is present, in the last layer and on entry; mergers and shrunken images have none."""
         if self.batch.evidence is None or cell.merges or cell.grid is not None:
             return None, None
-        evidence = self.batch.evidence
-        known = evidence.sum(1).double()
-
-        def share(ids: torch.Tensor) -> np.ndarray:
-            hit = (present(ids, evidence.shape[1]) & evidence).sum(1).double()
-            return torch.where(known > 0, hit / known.clamp_min(1), torch.nan).cpu().numpy()
-
-        return share(output.kept), share(output.kept_before)
+        held = self.batch.evidence.cpu().numpy()
+        on = lambda ids: evidence.recall(present(ids, held.shape[1]).cpu().numpy(), held)
+        return on(output.kept), on(output.kept_before)
 
     def _figures(self, cell: Cell, output: Output) -> list[np.ndarray]:
         """FIGURES of the tokens in the last layer, then their z and percentile against random subsets: 9 columns [R]."""

@@ -110,7 +110,7 @@ def expand(methods: tuple[str, ...]) -> list[str]:
 
 def _cell(config: CompareConfig, shape: ModelShape, method: str, keep: int | None, reference: bool) -> Cell:
     made = create(method)
-    budget = Budget(shape.visual_tokens if keep is None else keep, config.budget)  # type: ignore[arg-type]
+    budget = Budget(shape.visual_tokens if keep is None else keep, config.budget)
     base = Cell(config.model, config.task, method, keep, config.budget, config.seed, reference, made)
     try:
         steps, schedule = plan(made, shape, budget)

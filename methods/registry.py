@@ -185,10 +185,10 @@ def _convert(method: str, key: str, text: str, hint: object) -> object:
         return text.lower() == "true"
     for kind in kinds:
         try:
-            return kind(text)  # type: ignore[operator]
+            return kind(text)
         except ValueError:
             continue
-    raise MethodError(f"{method}[{key}={text}]: not a valid {' or '.join(kind.__name__ for kind in kinds)}")  # type: ignore[attr-defined]
+    raise MethodError(f"{method}[{key}={text}]: not a valid {' or '.join(kind.__name__ for kind in kinds)}")
 
 
 def _text(value: object) -> str:
