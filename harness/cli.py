@@ -37,6 +37,7 @@ class Kind(StrEnum):
     metrics = "metrics"
 
 
+Plugin = Annotated[list[str] | None, typer.Option("--plugin", help="Module that registers methods; may be given again.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -48,7 +49,7 @@ def compare(
         DEFAULT_METHODS
     ),
     keep: Annotated[str, typer.Option(help="Visual tokens to keep: counts or fractions.")] = ",".join(DEFAULT_KEEP),
-    budget: Annotated[str, typer.Option(help="How they are counted: average (over LLM layers) or final.")] = _BASE.budget,
+    budget: Annotated[str, typer.Option(help="How they are counted: average (over LLM layers), final or flops.")] = _BASE.budget,
     samples: Annotated[int, typer.Option(help="Images; all their questions come with them.")] = _BASE.samples,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/<time>.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -59,6 +60,7 @@ def compare(
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Leave the latency pass out.")] = False,
     sharing: Annotated[Switch, typer.Option(help="Compute once what the questions of an image share.")] = Switch.on,
     max_new_tokens: Annotated[int, typer.Option(help="Answer tokens at most.")] = _BASE.max_new_tokens,
+    plugin: Plugin = None,
     as_json: Json = False,
 ) -> None:
     """Run methods on a model and a task; write results and report.html."""
@@ -68,6 +70,7 @@ def compare(
         model=model, task=task, methods=tuple(split(methods)), keep=tuple(k.strip() for k in keep.split(",") if k.strip()),
         budget=budget, samples=samples, out=out, resume=resume, seed=seed, batch_size=batch_size, device=device,
         dtype=dtype, latency=not no_latency, sharing=sharing is Switch.on, max_new_tokens=max_new_tokens,
+        plugin=tuple(plugin or ()),
     )  # fmt: skip
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise RequestError(f"--dtype {dtype!r}: {nearest(dtype, ('auto', 'float32', 'bfloat16', 'float16'))}")
@@ -93,9 +96,61 @@ def report(runs: Annotated[list[Path], typer.Argument(help="Run folders.")], as_
     print(json.dumps({"reports": paths}) if as_json else "\n".join(paths))
 
 
+@app.command()
+def select(
+    method: Annotated[str, typer.Argument(help="Method expression.")],
+    cases: Annotated[list[Path], typer.Argument(help=".npz files of signals; `capture` writes such files.")],
+    keep: Annotated[int, typer.Option(help="Tokens to keep.")],
+    out: Annotated[Path, typer.Option(help="Folder, or for one case a name that ends in .npz.")],
+    seed: Annotated[int, typer.Option(help="Seed of random methods.")] = _BASE.seed,
+    plugin: Plugin = None,
+    as_json: Json = False,
+) -> None:
+    """Run a method's selection on tensors from files; write one file a case under its own name."""
+    _load_plugins(plugin)
+    from harness.cases import select as run_select
+
+    _print_paths(run_select(method, cases, keep, out, seed), as_json)
+
+
+@app.command()
+def capture(
+    out: Annotated[Path, typer.Option(help="Folder.")],
+    model: Annotated[str, typer.Option(help="Embedded model, local folder or hub id.")] = _BASE.model,
+    task: Annotated[str, typer.Option(help="Task; see `list tasks`.")] = _BASE.task,
+    samples: Annotated[int, typer.Option(help="Images; all their questions come with them.")] = 4,
+    layer: Annotated[int | None, typer.Option(help="LLM layer before which text signals are taken; default 2 of 32.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = _BASE.seed,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _BASE.device,
+    as_json: Json = False,
+) -> None:
+    """Write the signals of a real model, one file a question, for `select`."""
+    from harness.cases import capture as run_capture
+    from harness.comparison import pick_device
+
+    _print_paths(run_capture(model, task, samples, out, layer, seed, pick_device(device)), as_json)
+
+
+def _print_paths(paths: list[Path], as_json: bool) -> None:
+    print(json.dumps({"files": [str(path) for path in paths]}) if as_json else "\n".join(map(str, paths)))
+
+
+def _load_plugins(modules) -> None:
+    from methods.registry import MethodError, load_plugin
+
+    for module in modules or ():
+        try:
+            load_plugin(module)
+        except MethodError as error:
+            raise RequestError(str(error)) from None
+
+
 @app.command("list")
-def list_(what: Annotated[Kind, typer.Argument(help="methods, models, tasks or metrics.")], as_json: Json = False) -> None:
+def list_(
+    what: Annotated[Kind, typer.Argument(help="methods, models, tasks or metrics.")], plugin: Plugin = None, as_json: Json = False
+) -> None:
     """List what can be named."""
+    _load_plugins(plugin)
     from harness.listing import rows
 
     entries = rows(what.value)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -30,7 +30,7 @@ def compare(config: CompareConfig | None = None, /, **options):
         RequestError: where the request is wrong; nothing already computed is touched.
     """
     if config is None:
-        for name in ("methods", "keep"):
+        for name in ("methods", "keep", "plugin"):
             if name in options:
                 options[name] = _listed(options[name])
         if isinstance(options.get("out"), str):
@@ -53,8 +53,14 @@ def _listed(values) -> tuple[str, ...]:
 
 def _run(config: CompareConfig):
     from harness.tasks import registry
+    from methods.registry import MethodError, load_plugin
 
     started = time.time()
+    try:
+        for module in config.plugin:
+            load_plugin(module)
+    except MethodError as error:
+        raise RequestError(str(error)) from None
     task = registry.create(config.task)
     folder = config.out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     run = RunFolder(folder)
@@ -70,17 +76,20 @@ def _run(config: CompareConfig):
 
     device = pick_device(config.device)
     adapter = hf.load(config.model, device, config.dtype)
-    cells = make_cells(config, adapter.shape, task.info.knows_evidence)
+    samples = list(islice(task.samples(config.samples, config.seed), config.samples))
+    text_tokens = _text_tokens(adapter, samples)
+    cells = make_cells(config, adapter.shape, task.info.knows_evidence, adapter.gives, text_tokens)
     writable_folder(folder)
     if run.exists and run.manifest()["fingerprints"]["weights"] != adapter.digest:
         raise RequestError(f"--out {folder}: its run had other weights of {config.model!r}; name another folder")
     if not run.exists:
         run.create(_manifest(config, adapter, task))
-    samples = list(islice(task.samples(config.samples, config.seed), config.samples))
-    text_tokens = _text_tokens(adapter, samples)
     ids = run.add_cells((cell.key, _facts(cell, adapter.shape, text_tokens)) for cell in cells)
     active = [cell for cell in cells if cell.skipped is None]
     _answer(config, run, adapter, task, samples, active, ids)
+    for cell in active:
+        if cell.adaptive:
+            run.set_facts(ids[cell.key], _measured(cell, run.columns(ids[cell.key])["kept_count"], adapter.shape, text_tokens))
     if config.latency:
         _time(config, run, adapter, task, samples[0], active, ids)
     _finish(run, started)
@@ -93,13 +102,14 @@ def _answer(config, run, adapter, task, samples, cells, ids) -> None:
     from harness.measure import Work
 
     engine, done = Engine(adapter, config.max_new_tokens), run.done_images()
+    wanted = frozenset().union(*(cell.needs for cell in cells))
     with progress("answers", len(samples) * len(cells)) as advance:
         for place in range(0, len(samples), config.batch_size):
             group = samples[place : place + config.batch_size]
             if all(sample.image_id in done for sample in group):
                 advance(len(group) * len(cells))
                 continue
-            work, rows = Work(engine, task, group, config.seed, config.sharing), {}
+            work, rows = Work(engine, task, group, config.seed, config.sharing, wanted), {}
             for cell in cells:
                 rows[ids[cell.key]] = work.run(cell)
                 advance(len(group))
@@ -139,7 +149,7 @@ def _facts(cell, shape, text_tokens: float) -> dict:
     facts = {
         "model": cell.model, "task": cell.task, "method": cell.method, "params": cell.params, "keep": cell.keep,
         "budget": cell.mode, "positions": cell.object.positions, "seed": cell.seed, "reference": cell.reference,
-        "skipped": cell.skipped, "like": cell.like, "prunes": cell.prunes,
+        "skipped": cell.skipped, "like": cell.like, "prunes": cell.prunes, "adaptive": cell.adaptive,
         "grid": cell.grid, "tokens": None, "flops": None, "schedule": None,
     }  # fmt: skip
     if cell.schedule is not None and cell.skipped is None:
@@ -148,6 +158,24 @@ def _facts(cell, shape, text_tokens: float) -> dict:
         facts["flops"] = {**counted.as_dict(), "total": counted.total}
         facts["schedule"] = list(cell.schedule.llm)
     return facts
+
+
+def _measured(cell, counts, shape, text_tokens: float) -> dict:
+    """What is known of a cell whose counts were decided from the images: means over its answers."""
+    from metrics.flops import flops
+    from methods.schedule import schedule
+
+    each = []
+    for count in counts:
+        steps = [replace(step, after=int(count)) for step in cell.steps]
+        each.append(flops(shape, schedule(shape, steps), text_tokens))
+    mean = sum(map(float, counts)) / len(counts)
+    cost = {name: sum(one.as_dict()[name] for one in each) / len(each) for name in each[0].as_dict()}
+    facts = _facts(cell, shape, text_tokens)
+    return {
+        **facts, "tokens": {"final": mean, "average": mean}, "schedule": [mean] * shape.layers,
+        "flops": {**cost, "total": sum(one.total for one in each) / len(each)},
+    }  # fmt: skip
 
 
 def _text_tokens(adapter, samples) -> float:
@@ -175,19 +203,22 @@ def _manifest(config: CompareConfig, adapter, task) -> dict:
         "dtype": str(adapter.dtype).removeprefix("torch."),
         "grid": list(adapter.shape.grid),
         "versions": {"prunescope": _own_version(), "python": sys.version.split()[0], **{p: version(p) for p in packages}},
-        "fingerprints": {"weights": adapter.digest, "code": code_digest()},
+        "fingerprints": {"weights": adapter.digest, "code": code_digest(config.plugin)},
         "budgets": list(config.keep),
         "task_info": {k: v for k, v in asdict(task.info).items() if k != "families"},
         "notes": [],
     }
 
 
-def code_digest() -> str:
-    """SHA-256 of the installed packages' Python files, 16 digits."""
+def code_digest(plugins: tuple[str, ...] = ()) -> str:
+    """SHA-256 of the installed packages' Python files and of plug-in modules, 16 digits."""
     root, total = Path(__file__).parent.parent, hashlib.sha256()
     for package in ("methods", "metrics", "harness"):
         for path in sorted((root / package).rglob("*.py")):
             total.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    for module in plugins:
+        source = getattr(sys.modules.get(module), "__file__", None)
+        total.update(Path(source).read_bytes() if source else module.encode())
     return total.hexdigest()[:16]
 
 

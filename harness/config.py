@@ -31,6 +31,7 @@ class CompareConfig:
     latency: bool = True
     sharing: bool = True
     max_new_tokens: int = 8
+    plugin: tuple[str, ...] = ()
 
     def checked(self) -> CompareConfig:
         """Itself, or `RequestError` for the first thing that cannot be."""
@@ -40,8 +41,8 @@ class CompareConfig:
             raise RequestError(f"--batch-size {self.batch_size}: must be at least 1 image")
         if self.max_new_tokens < 1:
             raise RequestError(f"--max-new-tokens {self.max_new_tokens}: must be at least 1")
-        if self.budget not in ("average", "final"):
-            raise RequestError(f"--budget {self.budget!r}: choose average or final")
+        if self.budget not in ("average", "final", "flops"):
+            raise RequestError(f"--budget {self.budget!r}: choose average, final or flops")
         if not self.keep:
             raise RequestError("--keep: name at least one budget, such as 192,64")
         for text in self.keep:

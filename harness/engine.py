@@ -15,6 +15,7 @@ from harness.decoding import Phase, Store, decode
 from harness.layout import Layout, build
 from harness.models.hf import Adapter
 from harness.probes import Probe
+from harness.signals import InsideLLM, Tower, before_llm, decoder_probe, of_tower, tower_probe, wanted_of_tower
 from harness.stopwatch import Stopwatch
 from methods.types import PositionMode, Signals, Step
 
@@ -30,18 +31,18 @@ class Batch:
     image_seeds: torch.Tensor  # int64 [B]
     question_seeds: torch.Tensor  # int64 [R]
     evidence: torch.Tensor | None = None  # bool [R, N]; a row without evidence is all False
+    text_embeds: torch.Tensor | None = None  # [R, M, C] of the questions in the joint space
 
-
-@dataclass(frozen=True)
-class Tower:
-    """What left the vision tower. ``source`` maps every original token to the one it ended in."""
-
-    features: torch.Tensor  # [B, N, Dv]
-    source: torch.Tensor  # int64 [B, N0]
-    lowest: torch.Tensor  # int64 [B, N] lowest original token of each
-    merged: bool
-    grid: tuple[int, int] | None
-    full_grid: tuple[int, int]
+    def alone(self, image: int) -> Batch:
+        """One image of the batch with its questions."""
+        rows = self.image == image
+        places = rows.nonzero()[:, 0].tolist()
+        return Batch(
+            self.pixels[image : image + 1], self.prefix, [self.questions[i] for i in places], torch.zeros_like(self.image[rows]),
+            self.image_seeds[image : image + 1], self.question_seeds[rows],
+            None if self.evidence is None else self.evidence[rows],
+            None if self.text_embeds is None else self.text_embeds[rows],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Output:
     source: torch.Tensor | None = None  # int64 [R, N0] for towers that merged: where each token went
     kv_bytes: int = 0  # of all caches after prefill
     counts: tuple[int, ...] = ()  # visual tokens that were present in each LLM layer
+    present: torch.Tensor | None = None  # int64 [R] visual tokens in the last layer, those of no single place included
 
 
 @dataclass
@@ -66,7 +68,6 @@ class Flow:
     layout: Layout
     ids: torch.Tensor  # int64 [G, K] original token of each visual token
     features: torch.Tensor | None  # [G, K, D] projected, of those present
-    row_of: torch.Tensor  # int64 [R] question of each row
     carry: torch.Tensor | None = None
     phases: list[Phase] = field(default_factory=list)
 
@@ -105,6 +106,9 @@ class Engine:
             watch: takes the time of each stage.
         """
         watch = watch or Stopwatch()
+        if len(batch.pixels) > 1 and any(step.adaptive for step in steps):
+            alone = [batch.alone(i) for i in range(len(batch.pixels))]
+            return join([self.run(one, steps, positions, None, blind, share, watch) for one in alone])
         if not blind and tower is None:
             tower = self.see(batch.pixels, steps, watch)
         flow, entered = self._enter(batch, steps, positions, tower, share, watch)
@@ -119,13 +123,21 @@ class Engine:
         place = flow.layout.group
         full = tower.full_grid if tower is not None else (0, 0)
         source = tower.source[batch.image] if tower is not None and tower.merged else None
-        return Output(tokens, logits, flow.ids[place], entered, full, source, kv_bytes, counts)
+        present = torch.full((len(place),), flow.ids.shape[1], device=place.device)
+        return Output(tokens, logits, flow.ids[place], entered, full, source, kv_bytes, counts, present)
 
     @torch.inference_mode()
-    def see(self, pixels: torch.Tensor, steps: tuple[Step, ...] = (), watch: Stopwatch | None = None) -> Tower:
-        """Run the tower's blocks, merging where the steps say so."""
+    def see(
+        self,
+        pixels: torch.Tensor,
+        steps: tuple[Step, ...] = (),
+        watch: Stopwatch | None = None,
+        wanted: frozenset[str] = frozenset(),
+    ) -> Tower:
+        """Run the tower's blocks, merging where the steps say so, and gather the signals that they or ``wanted`` name."""
         watch, adapter = watch or Stopwatch(), self.adapter
         inside = {step.site.layer: step for step in steps if step.site.stage == 0}
+        wanted = wanted | wanted_of_tower(step for step in steps if step.site.stage == 1)
         with watch.stage("vision"):
             hidden = adapter.enter_tower(pixels)
             cls, count = int(adapter.shape.has_cls), hidden.shape[1] - int(adapter.shape.has_cls)
@@ -136,11 +148,16 @@ class Engine:
             for index, block in enumerate(adapter.blocks):
                 step = inside.get(index)
                 probe = Probe(keys=True) if step is not None else None
+                if index == len(adapter.blocks) - 1 and step is None:
+                    probe = tower_probe(wanted, len(pixels), hidden.device)
                 hidden = block.attend(hidden, bias, probe)
                 if step is not None:
                     with watch.stage("selection"):
                         keys = probe.key_states.mean(1)[:, cls:]
-                        signals = Signals(vision_features=hidden[:, cls:], vision_keys=keys, sizes=sizes, count=keys.shape[1])
+                        signals = Signals(
+                            vision_features=hidden[:, cls:], vision_keys=keys, sizes=sizes, count=keys.shape[1],
+                            batch=len(keys), device=keys.device,
+                        )  # fmt: skip
                         chosen = step.select(signals.only(step.needs), step.keep)
                     assert chosen.tokens is not None, "a step inside the tower must merge"
                     hidden = torch.cat([hidden[:, :cls], chosen.tokens], dim=1)
@@ -150,11 +167,13 @@ class Engine:
                     padded = torch.cat([sizes.new_ones(len(sizes), cls), sizes], dim=1)
                     bias = padded.log()[:, None, None, :].expand(-1, 1, hidden.shape[1], -1)
                 hidden = block.transform(hidden)
-        return Tower(hidden[:, cls:], source, lowest, bool(inside), None if inside else grid, grid)
+            with watch.stage("selection"):
+                found = of_tower(adapter, wanted, hidden, probe)
+        return Tower(hidden[:, cls:], source, lowest, bool(inside), None if inside else grid, grid, found)
 
     def _enter(self, batch, steps, positions, tower, share, watch) -> tuple[Flow, torch.Tensor]:
         """Project, prune before the LLM, and lay out the sequences. Also the original tokens that enter, by row."""
-        adapter, rows = self.adapter, len(batch.questions)
+        adapter = self.adapter
         step = next((s for s in steps if s.site.stage == 1), None)
         together = share and not (step is not None and step.reads_text)
         image = torch.arange(len(batch.pixels), device=batch.image.device) if together else batch.image
@@ -170,11 +189,17 @@ class Engine:
             places = torch.arange(span, device=ids.device).expand(len(image), -1)
             if step is not None:
                 with watch.stage("selection"):
-                    signals = self._before_llm(batch, step, tower, features, image, together)
+                    signals = before_llm(adapter, batch, step, tower, features, image, together)
                     chosen = step.select(signals.only(step.needs), step.keep)
-                    order = chosen.indices.sort(-1).values
-                features = features.gather(1, order[..., None].expand(-1, -1, features.shape[-1]))
-                ids, places = ids.gather(1, order), order
+                if chosen.tokens is None:
+                    places = chosen.indices.sort(-1).values
+                    features = features.gather(1, places[..., None].expand(-1, -1, features.shape[-1]))
+                    ids = ids.gather(1, places)
+                else:
+                    with watch.stage("projector"):
+                        features = chosen.tokens if chosen.space == "llm" else adapter.project(chosen.tokens)
+                    ids = ids.gather(1, chosen.indices.clamp_min(0)).masked_fill(chosen.indices < 0, -1)
+                    places = chosen.indices.clamp_min(0)
             if positions == "contiguous":
                 span = features.shape[1]
                 places = torch.arange(span, device=ids.device).expand(len(image), -1)
@@ -191,25 +216,8 @@ class Engine:
         hidden = adapter.embed(tokens.to(adapter.device))
         if features is not None:
             hidden = hidden.scatter(1, layout.visual[..., None].expand(-1, -1, hidden.shape[-1]), features.to(hidden.dtype))
-        row_of = torch.arange(rows, device=adapter.device)
-        flow = Flow(hidden, layout, ids, features, row_of)
+        flow = Flow(hidden, layout, ids, features)
         return flow, ids[layout.group]
-
-    def _before_llm(self, batch, step, tower, features, image, together) -> Signals:
-        grid = tower.grid
-        positions = None
-        if grid is not None:
-            lines = [(torch.arange(size, device=image.device) + 0.5) / size for size in grid]
-            positions = torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).view(1, -1, 2).expand(len(image), -1, -1)
-        return Signals(
-            features=features,
-            vision_features=tower.features[image],
-            positions=positions,
-            evidence=None if together else batch.evidence,
-            seeds=batch.image_seeds[image] if together or not step.reads_text else batch.question_seeds,
-            count=features.shape[1],
-            grid=grid,
-        )
 
     def _prefill(self, flow: Flow, batch, steps, positions, tower, watch) -> tuple[int, ...]:
         """Run the decoder layers; before those that have a step, tokens leave. Returns the counts that were present."""
@@ -221,10 +229,10 @@ class Engine:
         for index in range(adapter.shape.layers):
             if index in inside:
                 with watch.stage("selection"):
-                    self._leave(flow, batch, inside[index], positions, probe)
+                    self._leave(flow, batch, inside[index], positions, index, probe)
                     self._begin_phase(flow, index)
             ahead = inside.get(index + 1)
-            probe = self._probe(flow.layout, ahead)
+            probe = decoder_probe(flow.layout, ahead)
             phase = flow.phases[-1]
             flow.hidden = adapter.layer(index, flow.hidden, phase.mask, flow.layout.positions, phase.rotary, phase.store, probe)
             counts.append(flow.ids.shape[1])
@@ -235,58 +243,26 @@ class Engine:
         rotary = self.adapter.rotary(flow.hidden, flow.layout.positions)
         flow.phases.append(Phase(first, flow.layout, flow.layout.mask(), rotary, Store(first)))
 
-    def _probe(self, layout: Layout, step: Step | None) -> Probe | None:
-        if step is None:
-            return None
-        rows = None
-        if "text_attention" in step.needs:
-            rows = layout.last[:, None] if step.rows == 1 else layout.text
-        return Probe(rows, layout.group, bool(step.needs & {"keys", "text_keys"}))
-
-    def _leave(self, flow: Flow, batch: Batch, step: Step, positions: PositionMode, probe: Probe | None) -> None:
+    def _leave(self, flow: Flow, batch: Batch, step: Step, positions: PositionMode, index: int, probe: Probe | None) -> None:
         """Apply a step inside the LLM: every row gets a sequence of its own, of the tokens it keeps."""
-        layout, count = flow.layout, flow.ids.shape[1]
-        group, rows = layout.group, len(layout.group)
-        attention = None
-        if probe is not None and probe.attention is not None:
-            columns = layout.visual[group][:, None, None, :]
-            attention = probe.attention.gather(3, columns.expand(-1, *probe.attention.shape[1:3], -1))
+        layout = flow.layout
+        rows, seen = len(layout.group), InsideLLM(self.adapter, flow, batch, step, index, probe)
         indices = tokens = None
         carry: torch.Tensor | None = None
         for length in torch.unique(layout.lengths).tolist():
             member = (layout.lengths == length).nonzero()[:, 0]
-            signals = self._inside_llm(flow, batch, step, member, length, attention)
-            chosen = step.select(signals.only(step.needs), step.keep)
+            chosen = step.select(seen.signals(member, length).only(step.needs), step.keep)
             if chosen.tokens is None:
                 chosen = replace(chosen, indices=chosen.indices.sort(-1).values)
             if indices is None:
-                indices = torch.zeros(rows, chosen.indices.shape[1], dtype=torch.int64, device=group.device)
+                indices = torch.zeros(rows, chosen.indices.shape[1], dtype=torch.int64, device=layout.group.device)
             indices[member] = chosen.indices
             tokens = _place(tokens, chosen.tokens, member, rows)
             carry = _place(carry, chosen.carry, member, rows)
-        self._regroup(flow, indices, tokens, count, positions)
+        self._regroup(flow, indices, tokens, step.positions or positions)
         flow.carry = carry
 
-    def _inside_llm(self, flow: Flow, batch: Batch, step: Step, member, length: int, attention) -> Signals:
-        layout = flow.layout
-        group, text = layout.group[member], layout.text[member, :length]
-        pick = lambda columns: flow.hidden[group].gather(1, columns[..., None].expand(-1, -1, flow.hidden.shape[-1]))
-        wanted = step.needs
-        words = [batch.questions[int(row)] for row in flow.row_of[member]]
-        return Signals(
-            features=flow.features[group] if "features" in wanted and flow.features is not None else None,
-            text_features=self.adapter.embed(torch.tensor(words, device=group.device)) if "text_features" in wanted else None,
-            text_attention=attention[member][:, :, -length:]
-            if attention is not None and step.rows == 1
-            else (attention[member][:, :, :length] if attention is not None else None),
-            hidden_states=pick(layout.visual[group]) if "hidden_states" in wanted else None,
-            text_hidden=pick(text) if "text_hidden" in wanted else None,
-            seeds=batch.question_seeds[flow.row_of[member]],
-            carry=None if flow.carry is None else flow.carry[member][:, :length],
-            count=flow.ids.shape[1],
-        )
-
-    def _regroup(self, flow: Flow, indices, tokens, count: int, positions: PositionMode) -> None:
+    def _regroup(self, flow: Flow, indices, tokens, positions: PositionMode) -> None:
         """Rows become sequences: prefix, the kept visual tokens, the row's own question."""
         layout, adapter = flow.layout, self.adapter
         group, prefix = layout.group, layout.prefix.shape[1]
@@ -312,6 +288,22 @@ class Engine:
         if flow.features is not None:
             flow.features = None  # later steps read the embeddings through ``carry``
         flow.hidden, flow.layout, flow.ids = hidden, new, ids
+
+
+def join(outputs: list[Output]) -> Output:
+    """The outputs of several batches as one; rows that kept fewer tokens are filled with -1."""
+
+    def padded(name: str) -> torch.Tensor:
+        tensors = [getattr(output, name) for output in outputs]
+        widest = max(tensor.shape[1] for tensor in tensors)
+        return torch.cat([torch.nn.functional.pad(t, (0, widest - t.shape[1]), value=-1) for t in tensors])
+
+    return Output(
+        [answer for output in outputs for answer in output.tokens], torch.cat([output.first_logits for output in outputs]),
+        padded("kept"), padded("kept_before"), outputs[0].grid, None,
+        sum(output.kv_bytes for output in outputs), outputs[0].counts,
+        torch.cat([output.present for output in outputs]),
+    )  # fmt: skip
 
 
 def _place(whole: torch.Tensor | None, part: torch.Tensor | None, member: torch.Tensor, rows: int) -> torch.Tensor | None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import dataclass, field
+from math import lcm
 
 import numpy as np
 import torch
 
-from harness.engine import Batch, Engine, Output, Tower
+from harness.engine import Batch, Engine, Output
 from harness.plan import Cell
 from harness.runs import FIGURES, SampleRow, pack
+from harness.signals import Tower
 from harness.tasks.base import ImageSample, Task
+from methods.types import VISION_SIGNALS
 from metrics import evidence
 from metrics.collapse import null_figures, z_scores
 from metrics.coverage import cell_coverage
@@ -34,6 +37,7 @@ class Work:
     samples: list[ImageSample]
     seed: int
     sharing: bool = True
+    wanted: frozenset[str] = frozenset()  # signals that any cell needs
     batch: Batch = field(init=False)
     tower: Tower = field(init=False)
     projected: torch.Tensor = field(init=False)  # [B, N, D]
@@ -43,7 +47,7 @@ class Work:
     def __post_init__(self) -> None:
         adapter = self.engine.adapter
         self.batch = self.make_batch(None)
-        self.tower = self.engine.see(self.batch.pixels)
+        self.tower = self.engine.see(self.batch.pixels, wanted=self.wanted & VISION_SIGNALS)
         with torch.inference_mode():
             self.projected = adapter.project(self.tower.features)
 
@@ -73,12 +77,20 @@ class Work:
             image_seeds=tensor([stream(self.seed, s.image_id) for s in self.samples]),
             question_seeds=tensor([stream(self.seed, q.sample_id) for q in questions]),
             evidence=held,
+            text_embeds=self._text_embeds(questions) if "text_embeds" in self.wanted else None,
         )
+
+    @torch.inference_mode()
+    def _text_embeds(self, questions) -> torch.Tensor:
+        """Joint-space vectors of the questions, [R, M, C]; short ones repeat theirs, which leaves their mean as it is."""
+        vectors = [self.engine.adapter.companion.text_embeds(q.text) for q in questions]
+        most = lcm(*(len(vector) for vector in vectors))
+        return torch.stack([vector.repeat(most // len(vector), 1) for vector in vectors])
 
     def run(self, cell: Cell) -> list[SampleRow]:
         """All answers of one cell, measured."""
         batch = self.batch if cell.grid is None else self.make_batch(cell.grid)
-        alone = cell.grid is not None or cell.merges or not self.sharing
+        alone = cell.grid is not None or cell.in_tower or not self.sharing
         output = self.engine.run(
             batch, cell.steps, cell.object.positions, None if alone else self.tower, cell.blind, self.sharing
         )
@@ -109,7 +121,7 @@ class Work:
                     agree,
                     _number(max(divergence[i], 0.0)),
                     pack(kept[i]),
-                    output.kept.shape[1],
+                    int(output.present[i]),
                     None if recall is None else _number(recall[i]),
                     None if before is None else _number(before[i]),
                     None,

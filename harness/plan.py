@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from typing import cast
 
 from harness.config import CompareConfig, tokens_of
 from harness.errors import RequestError
-from methods.registry import MethodError, canonical, create, entry, parse
+from methods.registry import MethodError, canonical, create, is_reference
 from methods.schedule import plan
-from methods.types import Budget, BudgetError, Method, ModelShape, Schedule, Step
+from methods.types import (
+    OPTIONAL_SIGNALS,
+    SIGNAL_NAMES,
+    Budget,
+    BudgetError,
+    BudgetMode,
+    Method,
+    ModelShape,
+    Schedule,
+    Step,
+)
 
 
 @dataclass(frozen=True)
@@ -43,13 +54,26 @@ class Cell:
         return self.grid == (0, 0)
 
     @property
-    def merges(self) -> bool:
+    def in_tower(self) -> bool:
         return any(step.site.stage == 0 for step in self.steps)
+
+    @property
+    def merges(self) -> bool:
+        return any(step.site.stage == 0 or step.merges for step in self.steps)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether counts are decided from the image, so that its figures are measured means."""
+        return any(step.adaptive for step in self.steps)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*(step.needs for step in self.steps)) - OPTIONAL_SIGNALS
 
     @property
     def prunes(self) -> bool:
         """Whether the kept tokens are a subset of the original ones, so that chance has a meaning."""
-        return bool(self.steps) and not self.merges
+        return any(step.after for step in self.steps) and not self.merges
 
     @property
     def reads_text(self) -> bool:
@@ -57,13 +81,29 @@ class Cell:
 
     @property
     def like(self) -> str | None:
-        """The cell's yardstick on the same schedule, if it acts inside the LLM."""
-        acts_inside = any(step.site.stage == 2 for step in self.steps)
-        return f"random[like={self.method}]" if acts_inside and not self.method.startswith("random") else None
+        """The yardstick of the cell's ranking: random tokens on the same sites, counts and positions."""
+        if not self.prunes or self.method.startswith(("random", "oracle")):
+            return None
+        if any(step.site.stage == 2 for step in self.steps):
+            return f"random[like={self.method}]"
+        return "random" if self.object.positions == "original" else f"random[positions={self.object.positions}]"
 
 
-def make_cells(config: CompareConfig, shape: ModelShape, knows_evidence: bool) -> list[Cell]:
+def make_cells(
+    config: CompareConfig,
+    shape: ModelShape,
+    knows_evidence: bool,
+    gives: frozenset[str] = SIGNAL_NAMES,
+    text_tokens: float = 64.0,
+) -> list[Cell]:
     """All cells of a request, reference cells first; those that cannot be carry their reason.
+
+    Args:
+        config: the request.
+        shape: the model's.
+        knows_evidence: whether the task does.
+        gives: signals that the model gives.
+        text_tokens: of a prompt, on average; budgets in FLOPs need them.
 
     Raises:
         RequestError: for an unknown method, parameter or budget.
@@ -75,11 +115,17 @@ def make_cells(config: CompareConfig, shape: ModelShape, knows_evidence: bool) -
     budgets = sorted({tokens_of(text, shape.visual_tokens) for text in config.keep}, reverse=True)
     cells: dict[str, Cell] = {}
 
-    def add(method: str, keep: int | None, reference: bool) -> None:
-        cell = _cell(config, shape, method, keep, reference)
-        if "evidence" in entry(parse(method)[0]).needs and not knows_evidence:
-            cell = replace(cell, steps=(), schedule=None, skipped=f"task {config.task!r} does not know its evidence")
-        cells.setdefault(cell.key, cell)
+    def add(method: str, keep: int | None, reference: bool) -> Cell:
+        cell = _cell(config, shape, method, keep, reference, text_tokens)
+        lacking = sorted(cell.needs - gives - {"evidence"})
+        reason = None
+        if "evidence" in cell.needs and not knows_evidence:
+            reason = f"task {config.task!r} does not know its evidence"
+        elif lacking:
+            reason = f"model {config.model!r} gives no {', '.join(lacking)}"
+        if reason is not None:
+            cell = replace(cell, steps=(), schedule=None, skipped=reason)
+        return cells.setdefault(cell.key, cell)
 
     for method in ("none", "blind"):
         add(method, None, True)
@@ -91,10 +137,9 @@ def make_cells(config: CompareConfig, shape: ModelShape, knows_evidence: bool) -
         for method in asked:
             if method in ("none", "blind"):
                 continue
-            add(method, keep, entry(parse(method)[0]).reference)
-            like = _cell(config, shape, method, keep, False).like
-            if like is not None:
-                add(canonical(like), keep, True)
+            cell = add(method, keep if create(method).budgeted else None, is_reference(method))
+            if cell.like is not None and cell.like not in asked:
+                add(canonical(cell.like), keep, True)
     return list(cells.values())
 
 
@@ -108,9 +153,10 @@ def expand(methods: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _cell(config: CompareConfig, shape: ModelShape, method: str, keep: int | None, reference: bool) -> Cell:
+def _cell(config: CompareConfig, shape: ModelShape, method: str, keep: int | None, reference: bool, text_tokens: float) -> Cell:
     made = create(method)
-    budget = Budget(shape.visual_tokens if keep is None else keep, config.budget)
+    mode = cast(BudgetMode, config.budget if keep is not None else "average")
+    budget = Budget(shape.visual_tokens if keep is None else keep, mode, text_tokens)
     base = Cell(config.model, config.task, method, keep, config.budget, config.seed, reference, made)
     try:
         steps, schedule = plan(made, shape, budget)

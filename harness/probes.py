@@ -17,17 +17,27 @@ class Probe:
         query_rows: int64 [R, T] columns whose attention rows are wanted, or None for none.
         group: int64 [R] the batch row that each belongs to.
         keys: whether the keys are wanted too.
+        scores: whether the rows before their softmax are wanted too.
+        received: whether the mean attention that each key receives is wanted too.
     """
 
     query_rows: torch.Tensor | None = None
     group: torch.Tensor | None = None
     keys: bool = False
+    scores: bool = False
+    received: bool = False
     attention: torch.Tensor | None = field(default=None, init=False)  # [R, H, T, keys], float32
+    logits: torch.Tensor | None = field(default=None, init=False)  # [R, H, T, keys], float32, masked ones minus infinity
+    mean_received: torch.Tensor | None = field(default=None, init=False)  # [B, H, keys], float32
     key_states: torch.Tensor | None = field(default=None, init=False)  # [B, Hkv, keys, head_dim]
 
     def record(self, module: torch.nn.Module, query, key, mask, scaling: float, causal: bool) -> None:
         if self.keys:
             self.key_states = key
+        if self.received:
+            wide = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+            weights = ((query @ wide.transpose(2, 3)).float() * scaling).softmax(-1)
+            self.mean_received = weights.mean(2)
         if self.query_rows is None:
             return
         rows, group = self.query_rows, self.group
@@ -45,6 +55,8 @@ class Probe:
         elif causal:
             ahead = torch.arange(count, device=rows.device) > rows[:, None, :, None] + (count - query.shape[2])
             scores = scores.masked_fill(ahead, -torch.inf)
+        if self.scores:
+            self.logits = scores
         self.attention = scores.softmax(-1)
 
 

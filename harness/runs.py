@@ -121,6 +121,11 @@ class RunFolder:
                 connection.execute("INSERT OR IGNORE INTO cells (key, facts) VALUES (?, ?)", (key, json.dumps(facts)))
         return dict(self.connection.execute("SELECT key, id FROM cells").fetchall())
 
+    def set_facts(self, cell: int, facts: dict) -> None:
+        """Replace what is known of a cell, once it has been measured."""
+        with self.connection as connection:
+            connection.execute("UPDATE cells SET facts = ? WHERE id = ?", (json.dumps(facts), cell))
+
     def add_batch(self, images: Sequence[tuple], questions: Sequence[tuple], samples: dict[int, list[SampleRow]]) -> None:
         """One batch of images with all cells' answers, in one transaction."""
         marks = ", ".join("?" * (2 + len(_SAMPLE_COLUMNS)))

@@ -84,13 +84,6 @@ def _answers(columns: dict, none: dict | None, blind: dict | None, by_name: dict
         if shrunken is not None and facts["method"] not in ("none", "downsample"):
             out["difficulty"] = acc.difficulty(scores, none["score"], shrunken["score"], images)
     like = by_name.get((facts["like"], facts["keep"])) if facts["like"] else None
-    if (
-        like is None
-        and facts["prunes"]
-        and facts["method"] not in ("random", "oracle")
-        and not facts["method"].startswith("random[")
-    ):
-        like = by_name.get(("random", facts["keep"]))
     if like is not None:
         out["difference_like"] = paired_difference(scores, like["score"], images, seed=seed)
     return out

@@ -37,7 +37,7 @@ def time_cells(
         (place of the cell in ``cells``, round, stage, seconds).
     """
     one = ImageSample(sample.image_id, sample.image, sample.questions[:1])
-    work = Work(engine, task, [one], seed)
+    work = Work(engine, task, [one], seed, wanted=frozenset().union(*(cell.needs for cell in cells)))
     batches = [work.batch if cell.grid is None else work.make_batch(cell.grid) for cell in cells]
     random = np.random.default_rng(seed)
     device = str(engine.adapter.device)

@@ -1,70 +1,130 @@
-"""Solving a budget for the counts a method keeps at its sites."""
+"""Solving a budget for the counts that a method keeps at its sites.
+
+A method says how its counts grow with one scale; the solver finds the largest scale whose schedule
+spends no more than the budget, in whatever mode it is counted.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from methods.types import Budget, BudgetError, ModelShape
+from methods import cost
+from methods.schedule import schedule
+from methods.types import PROJECTOR, Budget, BudgetError, ModelShape, Schedule, Selector, Step
+
+Pairs = tuple[tuple[int, int], ...]
+"""((layer, tokens present from there on), ...), layers rising; layer 0 means before the LLM."""
 
 
-def counts_for(
+def spent(budget: Budget, shape: ModelShape, planned: Schedule) -> float:
+    """What a schedule spends, in tokens or, in mode ``flops``, in FLOPs."""
+    if budget.mode == "flops":
+        return cost.total(shape, planned, budget.text_tokens)
+    return planned.final if budget.mode == "final" else planned.average
+
+
+def allowed(budget: Budget, shape: ModelShape) -> float:
+    """What may be spent: tokens, or the FLOPs of pruning at the projector to so many tokens for nothing."""
+    if budget.mode != "flops":
+        return budget.tokens
+    reference = Step(PROJECTOR, _nothing, budget.tokens, budget.tokens)
+    return cost.total(shape, schedule(shape, (reference,)), budget.text_tokens)
+
+
+def _nothing(signals, keep):
+    raise NotImplementedError
+
+
+def solve(
     budget: Budget,
     shape: ModelShape,
-    counts: Callable[[float], tuple[tuple[int, int], ...]],
+    counts: Callable[[float], Pairs],
+    make: Callable[[Pairs], tuple[Step, ...]],
     start: int | None = None,
-) -> tuple[tuple[int, int], ...]:
-    """The largest counts whose average (or last count) does not exceed the budget.
+) -> tuple[Step, ...]:
+    """The steps with the largest counts that do not exceed the budget.
 
     Args:
-        budget: ``average`` or ``final`` tokens.
-        shape: the model; the average is over its LLM layers.
-        counts: maps a scale in [0, 1] to ((layer, tokens present from there on), ...), each
-            count growing with the scale, layers rising; layer 0 means before the LLM.
-        start: tokens present before the first of the layers; all of them by default.
+        budget: how much, and how it is counted.
+        shape: the model.
+        counts: maps a scale in [0, 1] to pairs, each count growing with the scale.
+        make: the steps of given pairs; ``Step.after`` may differ from what was asked by rounding.
+        start: tokens that the last count may not exceed where there is one pair; all of them by default.
 
     Returns:
-        The counts. Where rounding leaves a gap, the last count is raised to close it.
+        The steps. Where rounding leaves a gap, the last count is raised to close it.
 
     Raises:
         BudgetError: with the least that the method can reach, where even that is above the budget.
     """
-    total = shape.visual_tokens if start is None else start
+    limit = allowed(budget, shape)
 
-    def spent(pairs: tuple[tuple[int, int], ...]) -> float:
-        if budget.mode == "final":
-            return pairs[-1][1]
-        return average(pairs, total, shape.layers)
+    def cost_of(pairs: Pairs) -> float:
+        return spent(budget, shape, schedule(shape, make(pairs)))
 
-    least = spent(counts(0.0))
-    if least > budget.tokens:
-        raise BudgetError(
-            f"keeps {least:.1f} tokens ({budget.mode}) at the least on {shape.layers} layers; {budget.tokens} asked"
-        )
+    least = cost_of(counts(0.0))
+    if least > limit:
+        raise BudgetError(_too_little(budget, shape, least, limit))
     low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if spent(counts(middle)) <= budget.tokens else (low, middle)
-    pairs = counts(1.0) if spent(counts(1.0)) <= budget.tokens else counts(low)
-    return _fill(pairs, budget, total, shape.layers)
-
-
-def _fill(pairs: tuple[tuple[int, int], ...], budget: Budget, total: int, layers: int) -> tuple[tuple[int, int], ...]:
-    """Raise the last count as far as the budget allows, never above the count before it."""
+    if cost_of(counts(1.0)) <= limit:
+        pairs = counts(1.0)
+    else:
+        for _ in range(26):
+            middle = (low + high) / 2
+            low, high = (middle, high) if cost_of(counts(middle)) <= limit else (low, middle)
+        pairs = counts(low)
     layer, count = pairs[-1]
-    before = pairs[-2][1] if len(pairs) > 1 else total
-    if budget.mode == "final":
-        return (*pairs[:-1], (layer, min(before, budget.tokens)))
-    spare = (budget.tokens - average(pairs, total, layers)) * layers
-    return (*pairs[:-1], (layer, min(before, count + int((spare + 1e-9) // (layers - layer)))))
+    top = pairs[-2][1] if len(pairs) > 1 else (shape.visual_tokens if start is None else start)
+    last = largest(count, max(top, count), lambda c: cost_of((*pairs[:-1], (layer, c))) <= limit)
+    return make((*pairs[:-1], (layer, last)))
 
 
-def average(pairs: tuple[tuple[int, int], ...], total: int, layers: int) -> float:
-    """Mean over layers of the tokens present, from ``total`` before the first pair on."""
-    tokens, present, last = 0, total, 0
-    for layer, count in pairs:
-        tokens += present * (layer - last)
-        present, last = count, layer
-    return (tokens + present * (layers - last)) / layers
+def largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """The largest whole number in [low, high] that fits; ``low`` is known to, and what fits is an interval."""
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def at_projector(
+    budget: Budget,
+    shape: ModelShape,
+    select: Selector,
+    needs: frozenset[str],
+    flops: Callable[[int], float] = lambda keep: 0.0,
+    least: int = 1,
+    **facts,
+) -> tuple[Step, ...]:
+    """The one step of a method that acts before the LLM, where average and final tokens are the same.
+
+    Args:
+        flops: of the selection, for a count.
+        least: the fewest tokens that the method can leave.
+        facts: further fields of the step.
+
+    Raises:
+        BudgetError: below ``least``, or where the selection alone costs more than the budget saves.
+    """
+
+    def make(keep: int) -> tuple[Step, ...]:
+        return (Step(PROJECTOR, select, keep, keep, needs, flops(keep), **facts),)
+
+    if budget.mode != "flops":
+        if budget.tokens < least:
+            raise BudgetError(f"leaves {least} tokens at the least; {budget.tokens} asked")
+        return make(budget.tokens)
+    limit = allowed(budget, shape)
+    fits = lambda keep: spent(budget, shape, schedule(shape, make(keep))) <= limit
+    if not fits(least):
+        raise BudgetError(_too_little(budget, shape, spent(budget, shape, schedule(shape, make(least))), limit))
+    return make(largest(least, shape.visual_tokens, fits))
+
+
+def _too_little(budget: Budget, shape: ModelShape, least: float, limit: float) -> str:
+    if budget.mode == "flops":
+        return f"costs {least / 1e9:.4g} GFLOPs at the least on {shape.layers} layers; {limit / 1e9:.4g} allowed"
+    return f"keeps {least:.1f} tokens ({budget.mode}) at the least on {shape.layers} layers; {budget.tokens} asked"
 
 
 def at_depth(layer: int, of: int, layers: int) -> int:
@@ -73,8 +133,3 @@ def at_depth(layer: int, of: int, layers: int) -> int:
     The number itself on models of 24 layers or more, the same fraction below, at least 1.
     """
     return layer if layers >= 24 else max(1, round(layer / of * layers))
-
-
-def refuse_flops(budget: Budget) -> None:
-    if budget.mode == "flops":
-        raise BudgetError("budget mode 'flops' is not solved yet; use average or final")

@@ -1,11 +1,67 @@
-"""FLOPs of selections, a multiply-add counted as 2. The same formulas serve schedules and reports."""
+"""FLOPs by formula, a multiply-add counted as 2: of the model's modules, and of selections.
+
+The same formulas serve the solver of budgets, schedules and reports.
+"""
 
 from __future__ import annotations
 
+from math import log2
+from typing import TYPE_CHECKING
 
-def similarity(tokens: int, width: int) -> float:
-    """Normalising N tokens of width D and all their products: 2N^2 D + 3ND."""
-    return 2.0 * tokens * tokens * width + 3.0 * tokens * width
+if TYPE_CHECKING:
+    from methods.types import ModelShape, Schedule
+
+CHANNELS = 3  # of an RGB image, at the patch embedding
+
+
+def vision(shape: ModelShape, schedule: Schedule) -> float:
+    """Patch embedding and tower blocks; nothing where there is no image."""
+    if not schedule.vision_attention:
+        return 0.0
+    patches = schedule.vision_attention[0] - int(shape.has_cls)
+    cost = 2.0 * patches * CHANNELS * shape.patch**2 * shape.vision_width
+    for attended, fed in zip(schedule.vision_attention, schedule.vision_mlp, strict=True):
+        cost += vision_block(shape, attended, fed)
+    return cost
+
+
+def vision_block(shape: ModelShape, attended: float, fed: float) -> float:
+    """One tower block: q, k, v, QK', AV, o on ``attended`` tokens and an MLP of two matrices on ``fed``."""
+    width = shape.vision_width
+    return 8.0 * attended * width**2 + 4.0 * attended**2 * width + 4.0 * fed * width * shape.vision_mlp
+
+
+def projector(shape: ModelShape, schedule: Schedule) -> float:
+    return 2.0 * schedule.projector * sum(inner * outer for inner, outer in shape.projector_layers)
+
+
+def llm_layer(shape: ModelShape, queries: float, keys: float) -> float:
+    """One LLM layer: new tokens, against all the keys they may see."""
+    inner, shared = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    projections = 4.0 * queries * shape.width * (inner + shared)
+    attention = 4.0 * queries * keys * inner
+    return projections + attention + 2.0 * queries * shape.width * shape.mlp * (3.0 if shape.gated else 2.0)
+
+
+def head(shape: ModelShape) -> float:
+    """The output head on one token."""
+    return 2.0 * shape.width * shape.vocabulary
+
+
+def prefill(shape: ModelShape, schedule: Schedule, text_tokens: float) -> float:
+    """All LLM layers on visual and text tokens, and the head on the last."""
+    return sum(llm_layer(shape, n + text_tokens, n + text_tokens) for n in schedule.llm) + head(shape)
+
+
+def total(shape: ModelShape, schedule: Schedule, text_tokens: float) -> float:
+    """Tower through prefill: what stands before the first answer token."""
+    before = vision(shape, schedule) + projector(shape, schedule) + schedule.selection_flops
+    return before + prefill(shape, schedule, text_tokens)
+
+
+def similarity(tokens: float, width: int, others: float | None = None) -> float:
+    """Normalising N tokens of width D and all products with as many, or with ``others`` of them: 2NMD + 3ND."""
+    return 2.0 * tokens * (tokens if others is None else others) * width + 3.0 * tokens * width
 
 
 def attention_rows(heads: int, rows: int, keys: int, head_dim: int) -> float:
@@ -13,16 +69,42 @@ def attention_rows(heads: int, rows: int, keys: int, head_dim: int) -> float:
     return heads * rows * keys * (2.0 * head_dim + 5.0 + 1.0)
 
 
+def attention_ahead(shape: ModelShape, rows: int, keys: int) -> float:
+    """The rows that a layer would compute, before it runs: its norm, keys of all and queries of the rows, then the rows."""
+    keys_made = 2.0 * keys * shape.width * shape.kv_heads * shape.head_dim + 4.0 * keys * shape.width
+    return (
+        keys_made
+        + 2.0 * rows * shape.width * shape.heads * shape.head_dim
+        + attention_rows(shape.heads, rows, keys, shape.head_dim)
+    )
+
+
+def cls_row(shape: ModelShape, tokens: int) -> float:
+    """The CLS row of one tower block beside SDPA."""
+    return attention_rows(shape.vision_heads, 1, tokens + 1, shape.vision_width // shape.vision_heads)
+
+
+def joint_space(shape: ModelShape, tokens: int, words: int) -> float:
+    """Image and text embeddings of the joint space: the tower blocks nobody else reads, the projection, the text encoder."""
+    blocks = shape.joint_blocks * vision_block(shape, tokens + 1, tokens + 1)
+    layers, width, mlp = shape.joint_text
+    text = layers * (8.0 * words * width**2 + 4.0 * words**2 * width + 4.0 * words * width * mlp)
+    return blocks + 2.0 * tokens * shape.vision_width * shape.joint_width + text + 2.0 * width * shape.joint_width
+
+
 def ranking(tokens: int) -> float:
     """Choosing the top of N scores: about N log2 N comparisons."""
-    from math import log2
-
     return tokens * log2(max(tokens, 2))
 
 
 def greedy(tokens: int, keep: int, per_token: float = 2.0) -> float:
     """K rounds that update and compare N candidates."""
     return per_token * tokens * keep
+
+
+def cholesky(tokens: int, keep: int) -> float:
+    """Greedy determinant maximisation: round i takes a product of i x N and four passes over N."""
+    return float(tokens) * keep * (keep + 4.0)
 
 
 def merging(left: int, right: int, width: int, merged: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from methods import cost
-from methods.budget import at_depth, counts_for, refuse_flops
+from methods.budget import at_depth, solve
 from methods.registry import register
 from methods.similarity import mean_rows, top
 from methods.types import Budget, BudgetError, Method, ModelShape, Selection, Signals, Step, decoder
@@ -31,14 +31,14 @@ class FastV(Method):
             raise ValueError(f"layer={self.layer} must be at least 1: it reads the layer before")
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
-        refuse_flops(budget)
         layer = at_depth(self.layer, 32, shape.layers)
         if layer >= shape.layers:
             raise BudgetError(f"layer={layer} is past the last of {shape.layers} layers")
         tokens = shape.visual_tokens
-        ((_, keep),) = counts_for(budget, shape, lambda scale: ((layer, max(1, round(scale * tokens))),))
         flops = cost.attention_rows(shape.heads, 1, tokens, shape.head_dim) + cost.ranking(tokens)
-        return (Step(decoder(layer), select, keep, keep, _NEEDS, flops, rows=1),)
+        counts = lambda scale: ((layer, max(1, round(scale * tokens))),)
+        make = lambda pairs: (Step(decoder(layer), select, pairs[0][1], pairs[0][1], _NEEDS, flops, rows=1),)
+        return solve(budget, shape, counts, make)
 
 
 def select(signals: Signals, keep: int) -> Selection:

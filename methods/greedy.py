@@ -9,29 +9,118 @@ def least_energy(distance: torch.Tensor, exponent: float, keep: int) -> torch.Te
     """Greedy minimisation of potential energy under the Riesz kernel d^-s.
 
     The first is the token of least total energy; then always the token of least energy against
-    the kept, ties toward the lower index.
+    the kept, ties toward the lower index. Energies are summed in float64.
 
     Args:
-        distance: [B, N, N], float64.
+        distance: [B, N, N], float32 or float64; overwritten.
         exponent: s.
         keep: K, at most N.
 
     Returns:
         int64 [B, K], in the order of selection.
     """
-    batch = len(distance)
+    batch, count, _ = distance.shape
     if keep < 1:
         return torch.zeros(batch, 0, dtype=torch.int64, device=distance.device)
     floor = distance.amax((1, 2), keepdim=True).clamp_min(1e-12) * 1e-3
-    kernel = distance.clamp_min(floor).div_(floor).pow_(-exponent)  # in units of the floor: at most 1
+    kernel = _power(distance.clamp_min_(floor).div_(floor), exponent)  # in units of the floor: at most 1
     kernel.diagonal(dim1=1, dim2=2).zero_()
-    rows = torch.arange(batch, device=distance.device)
-    kept = torch.empty(batch, keep, dtype=torch.int64, device=distance.device)
-    kept[:, 0] = kernel.sum(-1).argmin(-1)
-    energy = kernel[rows, kept[:, 0]].clone()
-    energy[rows, kept[:, 0]] = torch.inf
+    table, base = kernel.view(batch * count, count), torch.arange(batch, device=distance.device) * count
+    kept = torch.empty(keep, batch, dtype=torch.int64, device=distance.device)
+    kept[0] = kernel.sum(-1, dtype=torch.float64).argmin(-1)
+    energy = table.index_select(0, base + kept[0]).double()
+    energy.scatter_(1, kept[0][:, None], torch.inf)
     for i in range(1, keep):
-        kept[:, i] = energy.argmin(-1)
-        energy += kernel[rows, kept[:, i]]
-        energy[rows, kept[:, i]] = torch.inf
-    return kept
+        pick = energy.argmin(-1)
+        kept[i] = pick
+        energy += table.index_select(0, base + pick)
+        energy.scatter_(1, pick[:, None], torch.inf)
+    return kept.T.contiguous()
+
+
+def _power(ratio: torch.Tensor, exponent: float) -> torch.Tensor:
+    """ratio^-exponent in place, by squaring where the exponent is 1, 2 or 4."""
+    if exponent in (1.0, 2.0, 4.0):
+        while exponent > 1:
+            ratio.mul_(ratio)
+            exponent /= 2
+        return ratio.reciprocal_()
+    return ratio.pow_(-exponent)
+
+
+def max_min(similarity: torch.Tensor, first: torch.Tensor, keep: int) -> torch.Tensor:
+    """Farthest-point sampling: always the token whose most similar kept token is the least similar.
+
+    Args:
+        similarity: [B, N, N], symmetric; its diagonal is overwritten.
+        first: int64 [B] the token to start from.
+        keep: K, at most N.
+
+    Returns:
+        int64 [B, K], in the order of selection; ties toward the lower index.
+    """
+    batch, count, _ = similarity.shape
+    similarity.diagonal(dim1=1, dim2=2).fill_(torch.inf)  # what is kept is nearest to itself
+    table, base = similarity.view(batch * count, count), torch.arange(batch, device=first.device) * count
+    kept = torch.empty(keep, batch, dtype=torch.int64, device=first.device)
+    if keep < 1:
+        return kept.T
+    kept[0] = first
+    nearest = table.index_select(0, base + first)
+    for i in range(1, keep):
+        pick = nearest.argmin(-1)
+        kept[i] = pick
+        torch.maximum(nearest, table.index_select(0, base + pick), out=nearest)
+    return kept.T.contiguous()
+
+
+def determinantal(kernel: torch.Tensor, keep: int) -> torch.Tensor:
+    """Greedy maximisation of the determinant of the kept rows and columns, by incremental Cholesky (Chen et al. 2018).
+
+    Once the kernel's rank is spent, what no longer adds anything is taken by rising index.
+
+    Args:
+        kernel: [B, N, N], positive semidefinite, float32 or float64.
+        keep: K, at most N.
+
+    Returns:
+        int64 [B, K], in the order of selection; ties toward the lower index.
+    """
+    batch, count, _ = kernel.shape
+    if keep < 1:
+        return torch.zeros(batch, 0, dtype=torch.int64, device=kernel.device)
+    base = torch.arange(batch, device=kernel.device) * count
+    table, diagonal = kernel.reshape(batch * count, count), kernel.diagonal(dim1=1, dim2=2)
+    spent = float(diagonal.max()) * torch.finfo(kernel.dtype).eps * 8
+    kept, whole = _cholesky(table, diagonal.clone(), base, keep, spent, careful=False)
+    return kept if whole else _cholesky(table, diagonal.clone(), base, keep, spent, careful=True)[0]
+
+
+def _cholesky(table, gain, base, keep: int, spent: float, careful: bool) -> tuple[torch.Tensor, bool]:
+    """The rounds of `determinantal`; gives up, unless careful, where a row's rank is spent.
+
+    ``gain`` [B, N] is what each token would add: its squared distance from the kept tokens' span.
+    """
+    batch, count = gain.shape
+    kept = torch.zeros(batch, keep, dtype=torch.int64, device=gain.device)
+    factor = gain.new_empty(batch, keep, count)
+    for i in range(keep):
+        best, pick = gain.max(-1, keepdim=True)
+        kept[:, i : i + 1] = pick
+        if i == keep - 1:
+            break
+        if not careful and float(best.min()) <= spent:
+            return kept, False
+        row = table.index_select(0, base + pick[:, 0])[:, None]
+        if i:
+            done = factor[:, :i]
+            row.baddbmm_(done.gather(2, pick[:, :, None].expand(-1, i, 1)).transpose(1, 2), done, alpha=-1)
+        row = row[:, 0].mul_(best.clamp_min(spent).rsqrt())
+        factor[:, i] = row
+        gain.addcmul_(row, row, value=-1)
+        if careful:
+            torch.threshold_(gain, spent, 0.0)
+            gain.scatter_(1, kept[:, : i + 1], -torch.inf)
+        else:
+            gain.scatter_(1, pick, -torch.inf)
+    return kept, True

@@ -72,7 +72,11 @@ def density_peaks(tokens: torch.Tensor, clusters: int) -> torch.Tensor:
     kind = tokens.dtype
     if kind in (torch.bfloat16, torch.float16):
         tokens = tokens.float()
-    distance = torch.cdist(tokens, tokens) / tokens.shape[-1] ** 0.5
+    products = tokens @ tokens.transpose(1, 2)
+    squares = products.diagonal(dim1=1, dim2=2)
+    distance = products.mul(-2).add_(squares[:, :, None]).add_(squares[:, None, :]).clamp_min_(0)
+    distance.diagonal(dim1=1, dim2=2).zero_()
+    distance = distance.sqrt_() / tokens.shape[-1] ** 0.5
     nearest = distance.topk(min(clusters, distance.shape[-1]), dim=-1, largest=False).values
     density = (-nearest.square().mean(-1)).exp()
     denser = density[:, None, :] > density[:, :, None]

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
+from methods.budget import at_projector
 from methods.random import mix
 from methods.registry import register
 from methods.similarity import top
-from methods.types import PROJECTOR, Budget, Method, ModelShape, Selection, Signals, Step
+from methods.types import Budget, Method, ModelShape, Selection, Signals, Step
 
 _NEEDS = frozenset({"evidence", "seeds"})
 
@@ -20,7 +21,7 @@ class Oracle(Method):
     """The tokens that hold the answer, then random ones. Not a ceiling: dropping distractors can beat it."""
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
-        return (Step(PROJECTOR, select, budget.tokens, budget.tokens, _NEEDS),)
+        return at_projector(budget, shape, select, _NEEDS)
 
 
 def select(signals: Signals, keep: int) -> Selection:

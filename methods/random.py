@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from methods.budget import at_projector
 from methods.registry import canonical, create, register
 from methods.similarity import top
-from methods.types import PROJECTOR, Budget, BudgetError, Method, ModelShape, Selection, Signals, Step
+from methods.types import Budget, BudgetError, Method, ModelShape, Selection, Signals, Step
 
 
 @register("random", site="projector", needs={"seeds"}, cannot="like= takes pruners and mergers at projector and decoder sites")
@@ -26,15 +27,19 @@ class Random(Method):
         if self.like:
             object.__setattr__(self, "like", canonical(self.like))
             object.__setattr__(self, "positions", create(self.like).positions)
+            if self.like.startswith("random"):
+                raise ValueError("like= follows another method, not random itself")
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
         if not self.like:
-            return (Step(PROJECTOR, Select(0), budget.tokens, budget.tokens, frozenset({"seeds"})),)
+            return at_projector(budget, shape, Select(0), frozenset({"seeds"}))
         steps = create(self.like).steps(shape, budget)
         if any(step.site.stage == 0 for step in steps):
             raise BudgetError(f"{self.like} acts inside the tower; random[like=] follows projector and decoder sites")
+        if not any(step.after for step in steps):
+            raise BudgetError(f"{self.like} leaves no token, so there is nothing to choose at random")
         return tuple(
-            replace(step, select=Select(i), keep=step.after, needs=frozenset({"seeds"}), flops=0.0)
+            replace(step, select=Select(i), keep=step.after, needs=frozenset({"seeds"}), flops=0.0, merges=False, adaptive=False)
             for i, step in enumerate(steps)
         )
 

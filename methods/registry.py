@@ -6,13 +6,17 @@ import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import get_args, get_origin, get_type_hints
 
 from methods.types import PROJECTOR, SIGNAL_NAMES, Budget, Method, ModelShape, Selector, Step
 
-BUNDLED = ("none", "blind", "random", "sts", "fastv", "sparsevlm", "tome", "downsample", "oracle")
+BUNDLED = (
+    "none", "blind", "random", "sts", "fastv", "sparsevlm", "tome", "visionzip", "prumerge", "pyramiddrop", "divprune",
+    "cdpruner", "vispruner", "dart", "holov", "otprune", "vtw", "grid", "pool", "fps", "downsample", "oracle",
+)  # fmt: skip
 """The methods of this package, one module each, in the order of ``list methods``."""
 
 
@@ -97,13 +101,79 @@ def _from_function(function: Selector, needs: frozenset[str]) -> type[Method]:
 
 
 def entries() -> dict[str, Entry]:
-    """All registered methods: bundled ones first, then those of installed ``prunescope.methods`` entry points."""
-    for name in BUNDLED:
-        import_module(f"methods.{name}")
-    for point in entry_points(group="prunescope.methods"):
-        point.load()
+    """All registered methods: bundled ones first, then those of installed ``prunescope.methods`` entry points.
+
+    Raises:
+        MethodError: for an entry point that cannot be loaded or whose methods do not pass `methods.check`.
+    """
+    _load_bundled()
+    for point in _points():
+        _plug_in(f"entry point {point.name!r}", point.load)
     ordered = {name: _ENTRIES[name] for name in BUNDLED}
     return {**ordered, **_ENTRIES}
+
+
+def load_plugin(module: str) -> list[str]:
+    """Import a module that registers methods, and try them out.
+
+    Args:
+        module: its dotted name; the working folder is searched too.
+
+    Returns:
+        The names that it registered.
+
+    Raises:
+        MethodError: where it cannot be imported, registers nothing, or a method of it does not pass `methods.check`.
+    """
+    import sys
+
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    _load_bundled()
+    return _plug_in(f"--plugin {module}", lambda: import_module(module), module)
+
+
+@cache
+def _load_bundled() -> None:
+    for name in BUNDLED:
+        import_module(f"methods.{name}")
+
+
+@cache
+def _points() -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group="prunescope.methods"))
+
+
+_CHECKED: dict[str, list[str]] = {}
+
+
+def _plug_in(label: str, load: Callable, module: str = "") -> list[str]:
+    if label in _CHECKED:
+        return _CHECKED[label]
+    before = set(_ENTRIES)
+    try:
+        load()
+    except MethodError as error:
+        raise MethodError(f"{label}: {error}") from None
+    except ModuleNotFoundError as error:
+        hint = f"; there is no {module.replace('.', '/')}.py here" if error.name == module else ""
+        raise MethodError(f"{label}: cannot be imported ({error}{hint})") from None
+    except Exception as error:
+        first = str(error).splitlines()[0][:160] if str(error) else ""
+        raise MethodError(f"{label}: cannot be imported ({type(error).__name__}: {first})") from None
+    new = [name for name, entry in _ENTRIES.items() if name not in before or (module and entry.factory.__module__ == module)]
+    if not new:
+        raise MethodError(f"{label}: registers no method; decorate a selector with @register(name, needs=...)")
+    from methods.check import check
+
+    for name in new:
+        try:
+            check(_ENTRIES[name])
+        except MethodError as error:
+            del _ENTRIES[name]
+            raise MethodError(f"{label}: {error}") from None
+    _CHECKED[label] = new
+    return new
 
 
 def entry(name: str) -> Entry:
@@ -114,11 +184,17 @@ def entry(name: str) -> Entry:
 
 
 def create(expression: str) -> Method:
-    """The method of an expression ``name`` or ``name[param=value,...]``.
+    """The method of an expression ``name``, ``name[param=value,...]`` or ``a+b``.
 
     Raises:
-        MethodError: for a malformed expression, an unknown name or parameter, or a value of a wrong type.
+        MethodError: for a malformed expression, an unknown name or parameter, a value of a wrong type, or a
+            composition that makes no sense.
     """
+    halves = split(expression, "+")
+    if len(halves) > 1:
+        from methods.compose import compose
+
+        return compose(halves)
     name, arguments = parse(expression)
     factory = entry(name).factory
     known = {f.name: f for f in fields(factory)}
@@ -139,6 +215,10 @@ def create(expression: str) -> Method:
 
 def canonical(expression: str) -> str:
     """The expression with parameters in declared order, defaults left out: one spelling per variant."""
+    halves = split(expression, "+")
+    if len(halves) > 1:
+        create(expression)
+        return "+".join(canonical(half) for half in halves)
     name, arguments = parse(expression)
     method = create(expression)
     given = [f for f in fields(method) if f.name in arguments and getattr(method, f.name) != f.default]
@@ -150,7 +230,7 @@ def parse(expression: str) -> tuple[str, dict[str, str]]:
     """Split ``name[a=1,b=c[d=2]]`` into the name and the parameters' texts."""
     match = re.fullmatch(r"\s*([a-z][a-z0-9_]*)\s*(?:\[(.*)\])?\s*", expression)
     if match is None:
-        raise MethodError(f"cannot read method {expression[:60]!r}; write name or name[param=value,...]")
+        raise MethodError(f"cannot read method {expression[:60]!r}; write name, name[param=value,...] or a+b")
     arguments = {}
     for part in split(match[2] or ""):
         key, sign, value = part.partition("=")
@@ -160,12 +240,23 @@ def parse(expression: str) -> tuple[str, dict[str, str]]:
     return match[1], arguments
 
 
-def split(text: str) -> list[str]:
-    """Split at commas outside brackets."""
+def needs(expression: str) -> frozenset[str]:
+    """Signals that the method or both halves of a composition may read."""
+    return frozenset().union(*(entry(parse(half)[0]).needs for half in split(expression, "+")))
+
+
+def is_reference(expression: str) -> bool:
+    """Whether the expression is a yardstick rather than a competitor; a composition never is."""
+    halves = split(expression, "+")
+    return len(halves) == 1 and entry(parse(halves[0])[0]).reference
+
+
+def split(text: str, at: str = ",") -> list[str]:
+    """Split at commas, or at another character, outside brackets."""
     parts, depth = [""], 0
     for character in text:
         depth += (character == "[") - (character == "]")
-        if character == "," and depth == 0:
+        if character == at and depth == 0:
             parts.append("")
         else:
             parts[-1] += character

@@ -44,6 +44,8 @@ def schedule(shape: ModelShape, steps: Iterable[Step], grid: tuple[int, int] | N
 
 def plan(method: Method, shape: ModelShape, budget: Budget) -> tuple[tuple[Step, ...], Schedule]:
     """A method's steps at a budget and their schedule; raises `BudgetError` where it cannot be met."""
+    if budget.tokens < 1:
+        raise BudgetError(f"{budget.tokens} tokens asked, at least 1 must stay")
     if budget.tokens > shape.visual_tokens:
         raise BudgetError(f"{budget.tokens} tokens asked, the image has {shape.visual_tokens}")
     steps = method.steps(shape, budget)

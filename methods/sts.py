@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from methods import cost
-from methods.budget import counts_for, refuse_flops
+from methods.budget import at_projector, solve
 from methods.greedy import least_energy
 from methods.registry import register
 from methods.similarity import cosine, mean_rows, top
@@ -53,30 +53,30 @@ class STS(Method):
             raise ValueError(f"depth={self.depth:g} must lie in (0, 1)")
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
-        refuse_flops(budget)
         tokens, layer = shape.visual_tokens, min(max(1, round(self.depth * shape.layers)), shape.layers - 1)
-        first = second = None
-        if self.stages == "structure":
-            first = budget.tokens
-        elif self.stages == "semantics":
-            ((_, second),) = counts_for(budget, shape, lambda scale: ((layer, max(1, round(scale * tokens))),))
-        else:
 
-            def counts(scale: float) -> tuple[tuple[int, int], ...]:
-                last = max(1, round(scale * tokens))
-                return (0, min(tokens, round(last / self.ratio))), (layer, last)
-
-            (_, first), (_, second) = counts_for(budget, shape, counts)
-        steps = []
-        if first is not None:
+        def first(keep: int) -> Step:
             spread = Spread(self.spatial_weight, self.exponent)
-            flops = cost.similarity(tokens, shape.width) + 6.0 * tokens**2 + cost.greedy(tokens, first)
-            steps.append(Step(PROJECTOR, spread, first, first, _STRUCTURE, flops))
-        if second is not None:
-            present = tokens if first is None else first
+            flops = cost.similarity(tokens, shape.width) + 6.0 * tokens**2 + cost.greedy(tokens, keep)
+            return Step(PROJECTOR, spread, keep, keep, _STRUCTURE, flops)
+
+        def second(keep: int, present: int) -> Step:
             rows = cost.attention_rows(shape.heads, _ROWS, present, shape.head_dim)
-            steps.append(Step(decoder(layer), select, second, second, _SEMANTICS, rows + cost.ranking(present)))
-        return tuple(steps)
+            return Step(decoder(layer), select, keep, keep, _SEMANTICS, rows + cost.ranking(present))
+
+        if self.stages == "structure":
+            step = first(1)
+            flops = lambda keep: first(keep).flops
+            return at_projector(budget, shape, step.select, step.needs, flops)
+        if self.stages == "semantics":
+            counts = lambda scale: ((layer, max(1, round(scale * tokens))),)
+            return solve(budget, shape, counts, lambda pairs: (second(pairs[0][1], tokens),))
+
+        def both(scale: float) -> tuple[tuple[int, int], ...]:
+            last = max(1, round(scale * tokens))
+            return (0, min(tokens, round(last / self.ratio))), (layer, last)
+
+        return solve(budget, shape, both, lambda pairs: (first(pairs[0][1]), second(pairs[1][1], pairs[0][1])))
 
 
 _ROWS = 12  # instruction tokens assumed in the FLOPs of stage 2's probe; a few either way change nothing visible
@@ -94,17 +94,21 @@ class Spread:
         return Selection(least_energy(self.distance(signals), self.exponent, keep))
 
     def distance(self, signals: Signals) -> torch.Tensor:
-        """Mixed distance [B, N, N], float64; each part is divided by its mean, so that the weights weigh equals."""
-        parts = []
+        """Mixed distance [B, N, N]; each part is divided by its mean, so that the weights weigh equals."""
+        total = None
         if self.spatial_weight < 1:
-            parts.append((1 - self.spatial_weight, (1 - cosine(signals.features).double()).clamp_min(0)))
+            alike = cosine(signals.features)
+            alike = alike if alike.dtype in (torch.float32, torch.float64) else alike.float()
+            total = _scaled(alike.neg_().add_(1).clamp_min_(0), 1 - self.spatial_weight)
         if self.spatial_weight > 0:
-            places = signals.positions.double()
-            parts.append((self.spatial_weight, torch.cdist(places, places)))
-        total = torch.zeros((), dtype=torch.float64)
-        for weight, part in parts:
-            total = total + part * (weight / part.mean((1, 2), keepdim=True).clamp_min(1e-12))
+            places = signals.positions.to(torch.float64 if total is None else total.dtype)
+            apart = _scaled(torch.cdist(places, places), self.spatial_weight)
+            total = apart if total is None else total.add_(apart)
         return total
+
+
+def _scaled(part: torch.Tensor, weight: float) -> torch.Tensor:
+    return part.mul_(weight / part.mean((1, 2), keepdim=True).clamp_min(1e-12))
 
 
 def select(signals: Signals, keep: int) -> Selection:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from methods import cost
+from methods.budget import allowed, largest, spent
 from methods.merging import bipartite, join
 from methods.registry import register
+from methods.schedule import schedule
 from methods.types import Budget, BudgetError, Method, ModelShape, PositionMode, Selection, Signals, Step, vision
 
 _NEEDS = frozenset({"vision_features", "vision_keys", "sizes"})
@@ -27,7 +29,17 @@ class ToMe(Method):
     positions: PositionMode = "contiguous"
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
-        counts = merged_counts(shape.visual_tokens, budget.tokens, shape.vision_layers)
+        if budget.mode != "flops":
+            return self._at(shape, budget.tokens)
+        limit = allowed(budget, shape)
+        least = next(k for k in range(1, shape.visual_tokens + 1) if reachable(shape.visual_tokens, k, shape.vision_layers))
+        fits = lambda keep: spent(budget, shape, schedule(shape, self._at(shape, keep))) <= limit
+        if not fits(least):
+            raise BudgetError(f"costs more than {limit / 1e9:.4g} GFLOPs even with {least} tokens")
+        return self._at(shape, largest(least, shape.visual_tokens, fits))
+
+    def _at(self, shape: ModelShape, keep: int) -> tuple[Step, ...]:
+        counts = merged_counts(shape.visual_tokens, keep, shape.vision_layers)
         select, present, steps = Merge(int(shape.has_cls)), shape.visual_tokens, []
         head = shape.vision_width // shape.vision_heads
         for block, after in enumerate(counts):
@@ -37,6 +49,13 @@ class ToMe(Method):
                 steps.append(Step(vision(block), select, after, after, _NEEDS, flops))
             present = after
         return tuple(steps)
+
+
+def reachable(tokens: int, keep: int, blocks: int) -> bool:
+    """Whether so many halvings reach ``keep``: a block merges at most half of its tokens."""
+    for _ in range(blocks):
+        tokens -= tokens // 2
+    return keep >= tokens
 
 
 def merged_counts(tokens: int, keep: int, blocks: int) -> tuple[int, ...]:

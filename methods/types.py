@@ -12,9 +12,24 @@ BudgetMode = Literal["average", "final", "flops"]
 PositionMode = Literal["original", "contiguous"]
 
 TEXT_SIGNALS = frozenset(
-    {"text_embeds", "text_features", "text_attention", "text_attention_ahead", "text_keys", "text_hidden", "evidence"}
-)
+    {
+        "text_embeds", "text_features", "text_attention", "text_attention_ahead", "text_logits", "rope_response",
+        "text_keys", "text_hidden", "evidence",
+    }
+)  # fmt: skip
 """Signals that differ between the questions of one image; a selection that needs none of them is shared by all."""
+
+
+OPTIONAL_SIGNALS = frozenset({"carry", "norm_scale"})
+"""Signals that may be declared and still be None."""
+
+VISION_SIGNALS = frozenset(
+    {
+        "vision_features", "vision_keys", "vision_keys_full", "cls_attention", "cls_feature", "cls_key",
+        "received_attention", "image_embeds",
+    }
+)  # fmt: skip
+"""Signals of the tower; what is not asked for is not computed."""
 
 
 class UndeclaredSignal(AttributeError):
@@ -48,17 +63,23 @@ class Signals:
     evidence: torch.Tensor | None = None  # bool [B, N]; only for the oracle
     sizes: torch.Tensor | None = None  # [B, N] how many original tokens each stands for
     seeds: torch.Tensor | None = None  # int64 [B] one random stream a row
-    carry: torch.Tensor | None = None  # what the method's step before this one handed on
-    count: int = 0  # N; free to read
-    grid: tuple[int, int] | None = None  # (h, w) where the N tokens are a full grid; free to read
+    received_attention: torch.Tensor | None = None  # [B, H, N] mean attention that each token receives, at the read layer
+    text_logits: torch.Tensor | None = None  # [B, H, T, N] scaled scores of layer k-1 before the softmax
+    rope_response: torch.Tensor | None = None  # [B, T, N] mean cosine of the rotary angles between two places
+    norm_scale: torch.Tensor | None = None  # [D] weight of the LLM's final norm; optional
+    carry: torch.Tensor | None = None  # what the method's step before this one handed on; optional
+    count: int = 0  # N; free to read, as are the next three
+    batch: int = 1  # B
+    device: torch.device | str = "cpu"
+    grid: tuple[int, int] | None = None  # (h, w) where the N tokens are a full grid
 
     def only(self, needs: frozenset[str]) -> Signals:
         """A view with the declared signals alone; reading any other raises and names it."""
         given = {name: getattr(self, name) for name in needs}
-        missing = sorted(name for name, value in given.items() if value is None and name != "carry")
+        missing = sorted(name for name, value in given.items() if value is None and name not in OPTIONAL_SIGNALS)
         if missing:
             raise UndeclaredSignal(f"this model or file gives no {', '.join(missing)}")
-        return _Declared(**given, count=self.count, grid=self.grid, _needs=needs)
+        return _Declared(**given, count=self.count, batch=self.batch, device=self.device, grid=self.grid, _needs=needs)
 
 
 @dataclass(frozen=True)
@@ -71,7 +92,7 @@ class _Declared(Signals):
         return object.__getattribute__(self, name)
 
 
-SIGNAL_NAMES = frozenset(f.name for f in fields(Signals)) - {"count", "grid"}
+SIGNAL_NAMES = frozenset(f.name for f in fields(Signals)) - {"count", "batch", "device", "grid"}
 
 
 @dataclass(frozen=True)
@@ -126,6 +147,9 @@ class Step:
     needs: frozenset[str] = frozenset()
     flops: float = 0.0  # of the selection, multiply-adds counted as 2
     rows: int = 0  # how many of the last text rows the selector reads; 0 for all
+    merges: bool = False  # whether most tokens after it are made of several; then chance has no meaning
+    adaptive: bool = False  # whether the selector decides the count itself; ``after`` is then a bound
+    positions: PositionMode | None = None  # from here on, where a composed method's halves differ
 
     @property
     def reads_text(self) -> bool:
@@ -156,6 +180,9 @@ class ModelShape:
     vocabulary: int
     projector_layers: tuple[tuple[int, int], ...] = ()  # (in, out) of each linear map
     kv_bytes: int = 4  # bytes of one cached number
+    joint_width: int = 0  # C of the joint image-text space; 0 where the model has none
+    joint_blocks: int = 0  # tower blocks that run for ``image_embeds`` alone
+    joint_text: tuple[int, int, int] = (0, 0, 0)  # layers, width and MLP of its text encoder
 
     def at_grid(self, grid: tuple[int, int]) -> ModelShape:
         """The same model on an image of another size in tokens."""
@@ -164,10 +191,15 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Budget:
-    """How many visual tokens, and how they are counted (`average` over LLM layers, `final`, `flops`)."""
+    """How many visual tokens, and how they are counted.
+
+    ``average``: mean over LLM layers. ``final``: in the last layer. ``flops``: tower through prefill,
+    selection included, costs at most what pruning at the projector to so many tokens costs.
+    """
 
     tokens: int
     mode: BudgetMode = "average"
+    text_tokens: float = 64.0  # LLM tokens that are not visual; mode ``flops`` needs them
 
 
 class BudgetError(ValueError):
@@ -202,6 +234,11 @@ class Method:
     """Base of every method: parameters are the fields of a frozen dataclass, with the paper's defaults."""
 
     positions: PositionMode = field(default="original", kw_only=True)
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether a budget means anything; where it does not, a method has one cell instead of one a budget."""
+        return True
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
         """The steps that meet the budget on a model of this shape, or `BudgetError` with the reason."""

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal
 
+from methods import cost
+
 if TYPE_CHECKING:
     from methods.types import ModelShape, Schedule
 
 Convention = Literal["flops", "macs", "paper", "paper-gated", "visual-only"]
 CONVENTIONS: tuple[Convention, ...] = ("flops", "macs", "paper", "paper-gated", "visual-only")
-CHANNELS = 3  # of an RGB image, at the patch embedding
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,11 @@ def flops(shape: ModelShape, schedule: Schedule, text_tokens: float, convention:
     if convention in ("flops", "macs"):
         unit = 1.0 if convention == "flops" else 0.5
         return Flops(
-            unit * _vision(shape, schedule),
-            unit * 2.0 * schedule.projector * sum(inner * outer for inner, outer in shape.projector_layers),
+            unit * cost.vision(shape, schedule),
+            unit * cost.projector(shape, schedule),
             unit * schedule.selection_flops,
-            unit * (sum(_layer(shape, n + text_tokens, n + text_tokens) for n in schedule.llm) + _head(shape)),
-            unit * (sum(_layer(shape, 1.0, n + text_tokens + 1.0) for n in schedule.llm) + _head(shape)),
+            unit * cost.prefill(shape, schedule, text_tokens),
+            unit * (sum(cost.llm_layer(shape, 1.0, n + text_tokens + 1.0) for n in schedule.llm) + cost.head(shape)),
             kv,
         )
     matrices = 2.0 if convention == "paper" else 3.0
@@ -106,30 +107,6 @@ def promised_speed_up(method: Flops, none: Flops) -> float | None:
         1 for no gain, above 1 for a promise; None where the method costs nothing.
     """
     return none.total / method.total if method.total > 0 else None
-
-
-def _vision(shape: ModelShape, schedule: Schedule) -> float:
-    """Patch embedding and blocks; nothing where there is no image."""
-    if not schedule.vision_attention:
-        return 0.0
-    width = shape.vision_width
-    patches = schedule.vision_attention[0] - int(shape.has_cls)
-    cost = 2.0 * patches * CHANNELS * shape.patch**2 * width
-    for attended, fed in zip(schedule.vision_attention, schedule.vision_mlp, strict=True):
-        cost += 8.0 * attended * width**2 + 4.0 * attended**2 * width + 4.0 * fed * width * shape.vision_mlp
-    return cost
-
-
-def _layer(shape: ModelShape, queries: float, keys: float) -> float:
-    """One LLM layer: new tokens, against all the keys they may see."""
-    inner, shared = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    projections = 4.0 * queries * shape.width * (inner + shared)
-    attention = 4.0 * queries * keys * inner
-    return projections + attention + 2.0 * queries * shape.width * shape.mlp * (3.0 if shape.gated else 2.0)
-
-
-def _head(shape: ModelShape) -> float:
-    return 2.0 * shape.width * shape.vocabulary
 
 
 def _paper_layer(shape: ModelShape, queries: float, keys: float, matrices: float) -> float:

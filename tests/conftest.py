@@ -22,6 +22,44 @@ def pytest_collection_modifyitems(config, items) -> None:
         items[:] = chosen
 
 
+RATIOS: list[tuple[str, float, float, float, float | None]] = []
+"""Name, median ms, median ms of the floor, their ratio, and the bound: filled by benchmarks, printed at the end."""
+
+
+@pytest.fixture
+def against_floor(benchmark, request):
+    """Time a function beside its floor, round by round, and put the ratio of the medians into the table."""
+    from statistics import median
+    from time import perf_counter
+
+    def run(function, floor, bound: float | None, rounds: int = 25) -> float:
+        floors: list[float] = []
+
+        def before():
+            start = perf_counter()
+            floor()
+            floors.append(perf_counter() - start)
+
+        benchmark.pedantic(function, setup=before, rounds=rounds, warmup_rounds=2)
+        own, least = benchmark.stats.stats.median, median(floors[2:])
+        benchmark.extra_info |= {"floor_ms": least * 1e3, "ratio": own / least, "bound": bound}
+        RATIOS.append((request.node.name, own * 1e3, least * 1e3, own / least, bound))
+        return own / least
+
+    return run
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    if not RATIOS:
+        return
+    terminalreporter.section("medians beside their floors, one thread")
+    terminalreporter.write_line(f"{'case':<62}{'ms':>10}{'floor ms':>11}{'ratio':>8}{'bound':>7}")
+    for name, own, least, ratio, bound in RATIOS:
+        limit = "" if bound is None else f"{bound:g}"
+        mark = "  over" if bound is not None and ratio > bound else ""
+        terminalreporter.write_line(f"{name:<62}{own:>10.3f}{least:>11.3f}{ratio:>8.2f}{limit:>7}{mark}")
+
+
 @pytest.fixture(scope="session")
 def adapter():
     """The embedded model."""
@@ -36,6 +74,7 @@ def work(adapter):
     from harness.engine import Engine
     from harness.measure import Work
     from harness.tasks.registry import create
+    from methods.types import SIGNAL_NAMES
 
     task = create("shapes")
-    return Work(Engine(adapter, 6), task, list(task.samples(3, seed=7)), seed=0)
+    return Work(Engine(adapter, 6), task, list(task.samples(3, seed=7)), seed=0, wanted=SIGNAL_NAMES)

@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 
 from harness.errors import RequestError
+from harness.models import companion as companions
+from harness.models.companion import Companion
 from harness.probes import Probe, install
-from methods.types import ModelShape
+from methods.types import SIGNAL_NAMES, ModelShape
 
 TINY = Path(__file__).parent / "tiny" / "weights"
 EMBEDDED = {"tiny": TINY}
@@ -41,11 +43,12 @@ class Adapter:
         model: a loaded model with ``vision_tower``, ``multi_modal_projector`` and ``language_model``.
         processor: its processor.
         name: as the user gave it.
+        companion: the joint image-text space, where there is one.
     """
 
-    def __init__(self, model, processor, name: str) -> None:
+    def __init__(self, model, processor, name: str, companion: Companion | None = None) -> None:
         install(model)
-        self.model, self.processor, self.name = model.eval(), processor, name
+        self.model, self.processor, self.name, self.companion = model.eval(), processor, name, companion
         self.inner = model.model
         self.tower = self.inner.vision_tower
         self.decoder = self.inner.get_decoder() if hasattr(self.inner, "get_decoder") else self.inner.language_model
@@ -83,7 +86,18 @@ class Adapter:
             vocabulary=text.vocab_size,
             projector_layers=tuple((m.in_features, m.out_features) for m in linears),
             kv_bytes=torch.finfo(self.dtype).bits // 8,
+            joint_width=self.companion.width if self.companion else 0,
+            joint_blocks=len(self.tower.encoder.layers) - (read if read >= 0 else vision.num_hidden_layers + 1 + read),
+            joint_text=self.companion.text_shape if self.companion else (0, 0, 0),
         )
+
+    @cached_property
+    def gives(self) -> frozenset[str]:
+        """Signals that this model can give; the task gives ``evidence``."""
+        lacks = set() if self.companion else {"image_embeds", "text_embeds"}
+        if not self.shape.has_cls:
+            lacks |= {"cls_attention", "cls_feature", "cls_key"}
+        return SIGNAL_NAMES - lacks - {"evidence"}
 
     @cached_property
     def digest(self) -> str:
@@ -136,6 +150,14 @@ class Adapter:
     def blocks(self) -> list[TowerBlock]:
         return [TowerBlock(layer) for layer in self.tower.encoder.layers[: self.shape.vision_layers]]
 
+    def joint_embeds(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Tower states at the read layer, CLS included, [B, 1 + N, Dv] to the joint space [B, N, C]."""
+        cls = int(self.shape.has_cls)
+        for layer in self.tower.encoder.layers[self.shape.vision_layers :]:
+            block = TowerBlock(layer)
+            hidden = block.transform(block.attend(hidden, None, None))
+        return self.companion.visual_projection(self.tower.post_layernorm(hidden[:, cls:]))
+
     def project(self, features: torch.Tensor) -> torch.Tensor:
         return self.inner.multi_modal_projector(features)
 
@@ -152,6 +174,32 @@ class Adapter:
             words["probe"] = probe
         out = self.decoder.layers[index](hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary, **words)
         return out[0] if isinstance(out, tuple) else out
+
+    def rows_ahead(self, index: int, hidden: torch.Tensor, mask, rotary, probe: Probe) -> None:
+        """Let ``probe`` record the attention rows that layer ``index`` would compute on its input, without running it."""
+        layer = self.decoder.layers[index]
+        attention, count = layer.self_attn, hidden.shape[1]
+        inputs = layer.input_layernorm(hidden)
+        split = lambda states: states.view(*states.shape[:2], -1, attention.head_dim).transpose(1, 2)
+        query, key = split(attention.q_proj(inputs)), split(attention.k_proj(inputs))
+        if hasattr(attention, "q_norm"):
+            query, key = attention.q_norm(query), attention.k_norm(key)
+        rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
+        query, key = rotate(query, key, *rotary)
+        if mask is not None:
+            mask = mask[..., :count]
+        probe.record(attention, query, key, mask, attention.scaling, True)
+
+    @cached_property
+    def norm_scale(self) -> torch.Tensor:
+        """Weight of the final norm, [D]: all of it that a cosine between normed states can see."""
+        return self.decoder.norm.weight.detach()
+
+    def rope_response(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Mean cosine of the rotary angles between positions: [R, T] and [R, N] to [R, T, N]."""
+        frequencies = self.decoder.rotary_emb.inv_freq.to(self.device, torch.float32)
+        gap = (queries[:, :, None] - keys[:, None, :]).float()
+        return sum(torch.cos(gap * frequency) for frequency in frequencies) / len(frequencies)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.model.lm_head(self.decoder.norm(hidden)).float()
@@ -189,7 +237,8 @@ def load(name: str, device: str = "cpu", dtype: str = "auto") -> Adapter:
             first = "the hub does not answer for it and it is not in the local cache"
         hint = "" if local else f"; where there is a network: hf download {name}"
         raise RequestError(f"model {name!r} cannot be loaded: {first}{hint}") from None
-    return Adapter(model.to(device), processor, name)
+    beside = companions.load(name, path if local else None, processor.tokenizer, device, kind, offline)
+    return Adapter(model.to(device), processor, name, beside)
 
 
 def _reachable(name: str) -> bool:

@@ -11,14 +11,19 @@ from harness.probes import Probe
 from harness.tasks.registry import create as create_task
 from methods.merging import bipartite
 from methods.registry import create
-from methods.types import Budget
+from methods.types import SIGNAL_NAMES, Budget, Signals
 
-IN_LLM = ["fastv", "sts", "sparsevlm", "random[like=sparsevlm]", "random[like=fastv]"]
-ALL = ["none", "random", "sts", "fastv", "sparsevlm", "tome", "oracle", "random[like=sts]"]
+ALL = [
+    "none", "random", "sts", "fastv", "sparsevlm", "tome", "oracle", "random[like=sts]", "sparsevlm[version=2]", "visionzip",
+    "visionzip[score=received]", "prumerge", "prumerge[adaptive=true]", "pyramiddrop", "divprune", "cdpruner", "vispruner", "dart",
+    "holov", "otprune", "vtw", "grid", "pool", "fps", "divprune+fastv", "visionzip+sparsevlm", "tome+dart",
+    "random[like=divprune+dart]",
+]  # fmt: skip
 
 
 def run(work, expression, keep=64, **options):
     method = create(expression)
+    keep = 200 if "pyramiddrop" in expression else keep
     steps = method.steps(work.engine.adapter.shape, Budget(keep))
     return steps, work.engine.run(work.batch, steps, method.positions, **options)
 
@@ -82,7 +87,13 @@ def masked_recompute(work, row, kept_at, positions, limit, visual=None):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("expression", ["random", "oracle", "fastv", "random[like=sts]", "random[like=sparsevlm]"])
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "random", "oracle", "fastv", "random[like=sts]", "random[like=sparsevlm]", "sparsevlm[version=2]", "pyramiddrop", "divprune",
+        "cdpruner", "dart", "vtw", "divprune+fastv[positions=contiguous]", "random+dart",
+    ],
+)  # fmt: skip
 def test_pruned_decode_equals_masked_recompute(work, expression):
     method = create(expression)
     steps, out = run(work, expression)
@@ -130,6 +141,70 @@ def test_merging_in_the_tower_equals_a_slow_version(work):
     assert masked_recompute(work, 0, {}, "contiguous", 6, features) == out.tokens[0]
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("expression", ["visionzip", "prumerge", "prumerge[adaptive=true]", "pool"])
+def test_merging_at_the_projector_equals_a_slow_version(work, expression):
+    """The selector's own tokens, projected, through all layers."""
+    steps, out = run(work, expression)
+    (step,) = steps
+    for row, image in ((0, 0), (20, 2)):
+        signals = dict(work.tower.signals, vision_features=work.tower.features)
+        given = Signals(**{n: v[image : image + 1] for n, v in signals.items()}, count=576, grid=(24, 24))
+        chosen = step.select(given.only(step.needs), step.keep)
+        features = work.engine.adapter.project(chosen.tokens)[0]
+        assert int(out.present[row]) == len(features)
+        assert masked_recompute(work, row, {}, "contiguous", work.engine.max_new_tokens, features) == out.tokens[row]
+
+
+@torch.inference_mode()
+def test_tower_signals_equal_transformers_own(work):
+    adapter, pixels = work.engine.adapter, work.batch.pixels
+    tower, found = adapter.tower, work.tower.signals
+    adapter.model.set_attn_implementation("eager")
+    try:
+        out = tower(pixels, output_hidden_states=True, output_attentions=True)
+    finally:
+        adapter.model.set_attn_implementation("probed_sdpa")
+    hidden, attention = out.hidden_states[-2], out.attentions[-2]
+    torch.testing.assert_close(work.tower.features, hidden[:, 1:], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found["cls_feature"], hidden[:, 0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found["cls_attention"], attention[:, :, 0, 1:], atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(found["received_attention"], attention.mean(2)[:, :, 1:], atol=1e-5, rtol=1e-3)
+    layer = tower.encoder.layers[-2]
+    keys = layer.self_attn.k_proj(layer.layer_norm1(out.hidden_states[-3]))
+    torch.testing.assert_close(found["vision_keys_full"], keys[:, 1:], atol=1e-3, rtol=1e-3)
+    heads = keys.view(*keys.shape[:2], adapter.shape.vision_heads, -1).mean(2)
+    torch.testing.assert_close(found["vision_keys"], heads[:, 1:], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found["cls_key"], heads[:, 0], atol=1e-3, rtol=1e-3)
+    joint = adapter.companion.visual_projection(tower.post_layernorm(out.last_hidden_state[:, 1:]))
+    torch.testing.assert_close(found["image_embeds"], joint, atol=1e-3, rtol=1e-3)
+    assert work.batch.text_embeds.shape == (27, 1, adapter.shape.joint_width)
+
+
+@torch.inference_mode()
+def test_rows_ahead_are_those_that_the_layer_then_computes(work):
+    adapter = work.engine.adapter
+    flow = work.engine._enter(work.batch, (), "original", work.tower, True, _quiet())[0]
+    layout, hidden = flow.layout, flow.hidden
+    rotary, mask = adapter.rotary(hidden, layout.positions), layout.mask()
+    ahead, then = Probe(layout.text, layout.group), Probe(layout.text, layout.group, True)
+    adapter.rows_ahead(3, hidden, mask, rotary, ahead)
+    adapter.layer(3, hidden, mask, layout.positions, rotary, None, then)
+    torch.testing.assert_close(ahead.attention, then.attention, atol=1e-6, rtol=1e-4)
+
+
+def test_rope_response_is_what_vectors_of_ones_would_score(work):
+    adapter = work.engine.adapter
+    ones = torch.ones(1, 1, 40, adapter.shape.head_dim)
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    cos, sin = adapter.rotary(torch.zeros(1, 40, 8), torch.arange(40)[None])
+    q, k = apply_rotary_pos_emb(ones, ones, cos, sin)
+    expected = (q @ k.transpose(2, 3))[0, 0] / adapter.shape.head_dim
+    found = adapter.rope_response(torch.arange(30, 40)[None], torch.arange(30)[None])[0]
+    torch.testing.assert_close(found, expected[30:, :30], atol=1e-5, rtol=1e-4)
+
+
 def close(a, b):
     """Equal up to the rounding of matrix products."""
     return torch.allclose(a, b, atol=1e-4, rtol=1e-4)
@@ -143,10 +218,10 @@ def test_results_do_not_depend_on_batch_size_or_sharing(work, expression):
     task = create_task("shapes")
     row = 0
     for sample in work.samples:
-        single = Work(work.engine, task, [sample], seed=0)
+        single = Work(work.engine, task, [sample], seed=0, wanted=SIGNAL_NAMES)
         _, one = run(single, expression)
         n = len(sample.questions)
-        assert torch.equal(one.kept, whole.kept[row : row + n]) and one.tokens == whole.tokens[row : row + n]
+        assert torch.equal(one.kept, whole.kept[row : row + n, : one.kept.shape[1]]) and one.tokens == whole.tokens[row : row + n]
         row += n
 
 
@@ -155,10 +230,18 @@ def test_tokens_are_physically_removed(work, expression):
     method = create(expression)
     from methods.schedule import plan
 
-    steps, schedule = plan(method, work.engine.adapter.shape, Budget(100))
+    steps, schedule = plan(method, work.engine.adapter.shape, Budget(200))
+    if any(step.adaptive for step in steps):
+        pytest.skip("counts are decided from the image")
     out = work.engine.run(work.batch, steps, method.positions, share=False)
     assert out.counts == schedule.llm
-    one = Work(work.engine, create_task("shapes"), [replace(work.samples[0], questions=work.samples[0].questions[:1])], 0)
+    one = Work(
+        work.engine,
+        create_task("shapes"),
+        [replace(work.samples[0], questions=work.samples[0].questions[:1])],
+        0,
+        wanted=SIGNAL_NAMES,
+    )
     text = len(one.batch.prefix) + len(one.batch.questions[0])
     cache = one.engine.run(one.batch, steps, method.positions).kv_bytes
     shape = work.engine.adapter.shape

@@ -1,12 +1,13 @@
 """Our selections against outputs of the authors' own code (tests/data/goldens)."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from methods import fastv, sparsevlm, tome
+from methods import cdpruner, divprune, fastv, prumerge, sparsevlm, tome, visionzip, vispruner
 from methods.types import Signals
 
 GOLDENS = Path(__file__).parent.parent / "data" / "goldens"
@@ -40,7 +41,7 @@ def test_sparsevlm(path):
     keep = len(expected["kept"])
     rated = sparsevlm.raters(signals.features, signals.text_features)[0]
     assert rated.nonzero()[:, 0].tolist() == sorted(expected["raters"].tolist())
-    result = sparsevlm.Select(True)(signals, keep)
+    result = sparsevlm.Select("1", True)(signals, keep)
     assert result.indices[0, :keep].tolist() == sorted(expected["kept"].tolist())
     assert (result.indices[0, keep:] == -1).all()
     merged = result.tokens[0, keep:].numpy()
@@ -64,3 +65,59 @@ def test_tome(path):
     np.testing.assert_array_equal(result.source[0].numpy(), expected["source"][order].astype(bool))
     np.testing.assert_allclose(result.sizes[0].numpy(), expected["sizes"][order].ravel())
     np.testing.assert_allclose(result.tokens[0].numpy(), expected["tokens"][order], atol=1e-5)
+
+
+@cases("divprune")
+def test_divprune(path):
+    signals, expected = load(path)
+    assert divprune.select(signals, len(expected["kept"])).indices[0].tolist() == expected["kept"].tolist()
+
+
+@cases("cdpruner")
+def test_cdpruner(path):
+    signals, expected = load(path)
+    assert set(cdpruner.select(signals, len(expected["kept"])).indices[0].tolist()) == set(expected["kept"].tolist())
+
+
+@cases("vispruner")
+def test_vispruner(path):
+    """Three of these hinge on exactly equal attention, whose order a plain sort leaves to the processor: any will do."""
+    signals, expected = load(path)
+    keep, share, wanted = len(expected["kept"]), float(expected["important_ratio"]), set(expected["kept"].tolist())
+    if set(vispruner.Select(share)(signals, keep).indices[0].tolist()) == wanted:
+        return
+    attention, first = signals.cls_attention[0].mean(0), int(keep * share)
+    order = attention.argsort(descending=True, stable=True)
+    tied = (attention[order].diff() == 0).nonzero()[:, 0].tolist()
+    assert 0 < len(tied) < 4
+    found = []
+    for swaps in product((False, True), repeat=len(tied)):
+        trial = order.clone()
+        for place, swap in zip(tied, swaps):
+            if swap:
+                trial[place : place + 2] = order[place : place + 2].flip(0)
+        rest = vispruner.thin(vispruner.cosine(signals.vision_features), trial[None, first:], keep - first)
+        found.append({*trial[:first].tolist(), *rest[0].tolist()})
+    assert wanted in found
+
+
+@cases("visionzip")
+def test_visionzip(path):
+    signals, expected = load(path)
+    result = visionzip.Select(True)(signals, len(expected["tokens"]))
+    places = result.indices[0]
+    dominant = places[places >= 0].tolist()
+    assert dominant == sorted(expected["dominant"].tolist())
+    assert places[0] == -1 and len(dominant) + 1 + int((places[1:] < 0).sum()) == len(expected["tokens"])
+    np.testing.assert_allclose(result.tokens[0].numpy(), expected["tokens"], atol=1e-5)
+    assert result.source[0, 1:].sum(0).tolist() == [1] * signals.count, "every token stands in exactly one"
+
+
+@cases("prumerge")
+def test_prumerge(path):
+    signals, expected = load(path)
+    result = prumerge.Select(False)(signals, len(expected["tokens"]))
+    assert set(result.indices[0, :-1].tolist()) == set(expected["kept"].tolist())
+    order = np.argsort(expected["kept"])
+    np.testing.assert_allclose(result.tokens[0, :-1].numpy(), expected["tokens"][:-1][order], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(result.tokens[0, -1].numpy(), expected["tokens"][-1], rtol=1e-4, atol=1e-5)

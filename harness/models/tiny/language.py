@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from harness.models.tiny.build import words
-from harness.models.tiny.tower import TowerTask, normalise, pixels
+from harness.models.tiny.tower import TowerTask, half_precision, normalise, pixels
 from harness.progress import track
 from harness.tasks.shapes.questions import FAMILIES, Question, ask, ask_all
 from harness.tasks.shapes.scene import GRID, Scene, generator, make_scene
@@ -24,7 +24,7 @@ PREFIX = (1, words().index("USER:"))
 ASSISTANT, END = words().index("ASSISTANT:"), 2
 TABLE = {word: i for i, word in enumerate(words())}
 ASKED = (
-    *("relation",) * 5, *("count",) * 4, *("quadrant",) * 3, *("existence",) * 2, "colour", "shape", "digit", "number", "dot",
+    *("relation",) * 5, *("count",) * 4, *("quadrant",) * 3, *("existence",) * 2, *("number",) * 2, "colour", "shape", "digit", "dot",
 )  # fmt: skip
 SLOW = ("relation", "quadrant", "count")  # form last; their answers weigh twice
 
@@ -54,7 +54,7 @@ class ScenePool:
 def tower_features(task: TowerTask, scenes: list[Scene], grid: int | None = None) -> torch.Tensor:
     """What the projector reads: [B, tokens, width], bfloat16."""
     images = normalise(torch.stack([pixels(scene, grid) for scene in scenes]))
-    with torch.autocast("cpu", torch.bfloat16):
+    with half_precision():
         return task.states(images, None)[-2][:, 1:].to(torch.bfloat16)
 
 
@@ -177,7 +177,7 @@ def validate(model, task: TowerTask, scenes: int = 64, keep: int | None = None) 
             places = torch.from_numpy(np.sort(order, axis=1))
             features = features.gather(1, places[..., None].expand(-1, -1, features.shape[-1]))
         batch = make_batch(features, places, asked)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             logits, labels = forward(model, batch)
         hits = logits.argmax(-1) == labels
         where = (batch.labels != -100).nonzero()
@@ -195,7 +195,8 @@ def language_parts(model) -> dict[str, torch.nn.Module]:
     return {"projector": model.model.multi_modal_projector, "language": model.model.language_model, "head": model.lm_head}
 
 
-def train_language(work, stage, model, companion, tower_stage, adam, schedule, register_attention) -> None:
+def train_language(work, stage, model, companion, tower_stage, adam, schedule, register_attention, ready) -> None:
+    """Stage ``language``. ``ready`` is the share of the way from easy to hard questions that lies behind the model."""
     task = TowerTask(model.model.vision_tower, companion).eval().requires_grad_(False)
     work.load(tower_stage.name, {"task": task})
     parts = language_parts(model)
@@ -211,7 +212,7 @@ def train_language(work, stage, model, companion, tower_stage, adam, schedule, r
         if step % 8 == 0:
             pool.grow(16)
         rng = np.random.default_rng([stage.seed, step])
-        progress = min(1.0, max(0.0, (step / stage.steps - 0.35) / 0.45))
+        progress = max(ready, min(1.0, (step / stage.steps - 0.35) / 0.45))
         rows = rng.choice(len(pool.scenes), stage.batch, replace=False)
         visual, places = choose_tokens(pool, rows, rng, progress)
         if visual.shape[1] > 300:  # long sequences cost several times more: fewer of them
@@ -219,7 +220,7 @@ def train_language(work, stage, model, companion, tower_stage, adam, schedule, r
         batch = make_batch(visual, places, [training_questions(pool.scenes[r], rng, progress) for r in rows])
         for group in optimiser.param_groups:
             group["lr"] = stage.rate * schedule(step, stage.steps)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             logits, labels = forward(model, batch)
             weights = batch.weights[batch.labels != -100]
             loss = (F.cross_entropy(logits, labels, reduction="none") * weights).sum() / weights.sum()

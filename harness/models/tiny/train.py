@@ -11,7 +11,7 @@ import argparse
 import json
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from harness.models.tiny import build
 from harness.models.tiny.language import language_parts, train_language
-from harness.models.tiny.tower import Canvases, TowerTask, normalise
+from harness.models.tiny.tower import Canvases, TowerTask, half_precision, normalise
 from harness.progress import track
 
 
@@ -114,8 +114,11 @@ def adam(parts: list[torch.nn.Module], rate: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
 
 
-def train_tower(work: Work, stage: Stage, model, companion, first: Stage | None) -> None:
-    """Stages ``tower`` (12 x 12 canvases) and ``scenes`` (24 x 24, every third batch shrunk)."""
+def train_tower(work: Work, stage: Stage, model, companion, first: Stage | None, fresh_heads: int = 0) -> None:
+    """Stages ``tower`` (12 x 12 canvases) and ``scenes`` (24 x 24, every third batch shrunk).
+
+    For the first ``fresh_heads`` steps the heads alone learn: a trained tower, new heads.
+    """
     tower = model.model.vision_tower
     task = TowerTask(tower, companion)
     full = stage.name == "scenes"
@@ -139,7 +142,11 @@ def train_tower(work: Work, stage: Stage, model, companion, first: Stage | None)
             group["lr"] = stage.rate * schedule(step, stage.steps)
         if full and step % 3 == 0:
             images, labels = shrink(images, labels, int(torch.randint(8, 21, (), generator=torch.Generator().manual_seed(step))))
-        with torch.autocast("cpu", torch.bfloat16):
+        if step <= fresh_heads:
+            tower.requires_grad_(step == fresh_heads)
+            companion.requires_grad_(step == fresh_heads)
+            tower.embeddings.position_embedding.weight.requires_grad_(False)
+        with half_precision():
             losses = task(normalise(images), labels, captions, None if full else offset)
         optimiser.zero_grad()
         losses["loss"].backward()
@@ -176,13 +183,17 @@ def export(work: Work, model, companion, scenes: Stage, language: Stage, folder:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints and log")
-    parser.add_argument("--init", type=Path, help="start stage language from this exported folder, its tower as it is")
+    parser.add_argument(
+        "--init", type=Path, help="start from this exported folder; --tower-steps 0 --scenes-steps 0 leave its tower as it is"
+    )
     parser.add_argument("--export", type=Path, help="write the Hugging Face folder here and stop")
     parser.add_argument("--seed", type=int, default=0)
     for stage in STAGES:
         parser.add_argument(f"--{stage.name}-steps", type=int, default=stage.steps)
+        parser.add_argument(f"--{stage.name}-rate", type=float, default=stage.rate)
     arguments = parser.parse_args()
-    tower, scenes, language = (Stage(s.name, getattr(arguments, f"{s.name}_steps"), s.batch, s.rate, s.seed) for s in STAGES)
+    given = vars(arguments)
+    tower, scenes, language = (replace(s, steps=given[f"{s.name}_steps"], rate=given[f"{s.name}_rate"]) for s in STAGES)
     work = Work(arguments.work)
     model, companion = build.new_model(arguments.seed)
     if arguments.init is not None:
@@ -190,10 +201,12 @@ def main() -> None:
     if arguments.export is not None:
         export(work, model, companion, scenes, language, arguments.export)
         return
-    if arguments.init is None:
-        train_tower(work, tower, model, companion, None)
+    if tower.steps:
+        train_tower(work, tower, model, companion, None, fresh_heads=0 if arguments.init is None else 120)
+    if scenes.steps:
         train_tower(work, scenes, model, companion, tower)
-    train_language(work, language, model, companion, scenes, adam, schedule, register_attention)
+    ready = 0.0 if arguments.init is None else 0.5
+    train_language(work, language, model, companion, scenes, adam, schedule, register_attention, ready)
 
 
 if __name__ == "__main__":

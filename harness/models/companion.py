@@ -1,0 +1,84 @@
+"""The joint image-text space beside a model: what CDPruner ranks relevance in.
+
+A folder ``companion/`` beside a local model holds a text encoder with projection and the visual
+projection. For hub models whose tower is a known CLIP, that CLIP is the companion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+KNOWN = {
+    "llava-hf/llava-1.5-7b-hf": "openai/clip-vit-large-patch14-336",
+    "llava-hf/llava-1.5-13b-hf": "openai/clip-vit-large-patch14-336",
+}
+
+
+@dataclass(frozen=True)
+class Companion:
+    """Text and tower states to one space of width C."""
+
+    text: torch.nn.Module  # gives ``text_embeds`` [B, C]
+    visual_projection: torch.nn.Module  # [..., Dv] to [..., C]
+    tokenise: Callable[[str], list[int]]  # a question to ids, ends included
+
+    @property
+    def width(self) -> int:
+        return self.visual_projection.out_features
+
+    @property
+    def text_shape(self) -> tuple[int, int, int]:
+        """Layers, width and MLP of the text encoder."""
+        config = self.text.config
+        return config.num_hidden_layers, config.hidden_size, config.intermediate_size
+
+    def text_embeds(self, question: str) -> torch.Tensor:
+        """One vector for every stretch of the question that the encoder can take: [M, C]."""
+        ids, longest = self.tokenise(question), self.text.config.max_position_embeddings
+        first, body, last = ids[0], ids[1:-1], ids[-1]
+        room = longest - 2
+        stretches = [body[i : i + room] for i in range(0, max(len(body), 1), room)]
+        device = self.visual_projection.weight.device
+        vectors = [self.text(input_ids=torch.tensor([[first, *part, last]], device=device)).text_embeds for part in stretches]
+        return torch.cat(vectors)
+
+
+def load(name: str, folder: Path | None, tokenizer, device: str, dtype: torch.dtype, offline: bool) -> Companion | None:
+    """The companion of a model, or None where it has none within reach.
+
+    Args:
+        name: the model, as the user gave it.
+        folder: of a local model.
+        tokenizer: the model's; a local companion shares it.
+        offline: look in the local cache alone.
+    """
+    from transformers import AutoTokenizer, CLIPModel, CLIPTextModelWithProjection
+
+    if folder is not None and (folder / "companion").is_dir():
+        from safetensors.torch import load_file
+
+        text = CLIPTextModelWithProjection.from_pretrained(folder / "companion", dtype=dtype)
+        weight = load_file(folder / "companion" / "visual_projection.safetensors")["visual_projection.weight"]
+        projection = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+        projection.weight = torch.nn.Parameter(weight.to(dtype))
+        config = text.config
+        tokenise = lambda question: [
+            config.bos_token_id,
+            *tokenizer(question, add_special_tokens=False).input_ids,
+            config.eos_token_id,
+        ]
+        return Companion(text.eval().to(device), projection.to(device), tokenise)
+    if name not in KNOWN:
+        return None
+    try:
+        clip = CLIPModel.from_pretrained(KNOWN[name], dtype=dtype, local_files_only=offline)
+        words = AutoTokenizer.from_pretrained(KNOWN[name], local_files_only=offline)
+    except (OSError, ValueError):
+        return None
+    text = CLIPTextModelWithProjection(clip.config.text_config)
+    text.text_model, text.text_projection = clip.text_model, clip.text_projection
+    return Companion(text.eval().to(device), clip.visual_projection.to(device), lambda question: words(question).input_ids)
