@@ -131,6 +131,29 @@ def capture(
     _print_paths(run_capture(model, task, samples, out, layer, seed, pick_device(device)), as_json)
 
 
+@app.command()
+def flops(
+    shape: Annotated[str, typer.Option(help="Public model; see `list models`.")],
+    method: Annotated[str, typer.Option(help="Method expression.")] = "none",
+    keep: Annotated[str | None, typer.Option(help="Visual tokens to keep: a count or a fraction.")] = None,
+    budget: Annotated[str, typer.Option(help="How they are counted: average, final or flops.")] = _BASE.budget,
+    text_tokens: Annotated[float, typer.Option(help="LLM tokens that are not visual; may be fractional.")] = 64.0,
+    convention: Annotated[str, typer.Option(help="flops, macs, paper, paper-gated or visual-only.")] = "flops",
+    plugin: Plugin = None,
+    as_json: Json = False,
+) -> None:
+    """FLOPs and KV bytes of a method on a public model, by formula; nothing is loaded."""
+    _load_plugins(plugin)
+    from harness.counting import count
+
+    counted = count(shape, method, keep, budget, text_tokens, convention)
+    if as_json:
+        print(json.dumps(counted))
+        return
+    for name, value in counted.items():
+        print(f"{name:<18} {value if isinstance(value, (str, list)) else f'{value:,.6g}'}")
+
+
 def _print_paths(paths: list[Path], as_json: bool) -> None:
     print(json.dumps({"files": [str(path) for path in paths]}) if as_json else "\n".join(map(str, paths)))
 

@@ -162,8 +162,8 @@ def _facts(cell, shape, text_tokens: float) -> dict:
 
 def _measured(cell, counts, shape, text_tokens: float) -> dict:
     """What is known of a cell whose counts were decided from the images: means over its answers."""
-    from metrics.flops import flops
     from methods.schedule import schedule
+    from metrics.flops import flops
 
     each = []
     for count in counts:

@@ -44,9 +44,11 @@ def rows(what: str) -> list[dict]:
         ]
     if what == "models":
         from harness.models.hf import EMBEDDED
+        from harness.models.shapes import PUBLIC
 
         return [
             *({"name": name, "kind": "embedded"} for name in EMBEDDED),
+            *({"name": name, "kind": "shape alone, for flops"} for name in PUBLIC if name not in EMBEDDED),
             {"name": "<folder>", "kind": "local Hugging Face folder of a LLaVA"},
             {"name": "<owner/name>", "kind": "hub id of a LLaVA, such as llava-hf/llava-1.5-7b-hf"},
         ]

@@ -11,24 +11,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from methods.types import ModelShape, Schedule
 
-CHANNELS = 3  # of an RGB image, at the patch embedding
-
 
 def vision(shape: ModelShape, schedule: Schedule) -> float:
     """Patch embedding and tower blocks; nothing where there is no image."""
     if not schedule.vision_attention:
         return 0.0
     patches = schedule.vision_attention[0] - int(shape.has_cls)
-    cost = 2.0 * patches * CHANNELS * shape.patch**2 * shape.vision_width
-    for attended, fed in zip(schedule.vision_attention, schedule.vision_mlp, strict=True):
-        cost += vision_block(shape, attended, fed)
-    return cost
+    cost = 2.0 * patches * shape.channels * shape.patch**2 * shape.vision_width
+    for index, (attended, fed) in enumerate(zip(schedule.vision_attention, schedule.vision_mlp, strict=True)):
+        cost += vision_block(shape, attended, fed, index)
+    return cost * shape.tiles
 
 
-def vision_block(shape: ModelShape, attended: float, fed: float) -> float:
-    """One tower block: q, k, v, QK', AV, o on ``attended`` tokens and an MLP of two matrices on ``fed``."""
-    width = shape.vision_width
-    return 8.0 * attended * width**2 + 4.0 * attended**2 * width + 4.0 * fed * width * shape.vision_mlp
+def vision_block(shape: ModelShape, attended: float, fed: float, index: int = 0) -> float:
+    """One tower block on one tile: q, k, v, QK', AV, o on ``attended`` tokens and the MLP on ``fed``."""
+    width, seen = shape.vision_width, attended
+    if shape.window and index not in shape.global_blocks:
+        seen = min(attended, shape.window)
+    mlp = (6.0 if shape.vision_gated else 4.0) * fed * width * shape.vision_mlp
+    return 8.0 * attended * width**2 + 4.0 * attended * seen * width + mlp
 
 
 def projector(shape: ModelShape, schedule: Schedule) -> float:

@@ -95,7 +95,7 @@ class Spread:
 
     def distance(self, signals: Signals) -> torch.Tensor:
         """Mixed distance [B, N, N]; each part is divided by its mean, so that the weights weigh equals."""
-        total = None
+        total: torch.Tensor | None = None
         if self.spatial_weight < 1:
             alike = cosine(signals.features)
             alike = alike if alike.dtype in (torch.float32, torch.float64) else alike.float()
@@ -104,6 +104,7 @@ class Spread:
             places = signals.positions.to(torch.float64 if total is None else total.dtype)
             apart = _scaled(torch.cdist(places, places), self.spatial_weight)
             total = apart if total is None else total.add_(apart)
+        assert total is not None  # one of the weights is above 0
         return total
 
 

@@ -29,6 +29,8 @@ class ToMe(Method):
     positions: PositionMode = "contiguous"
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
+        if shape.merge > 1 or shape.tiles > 1:
+            raise BudgetError(f"the projector of {shape.name} needs full grids; ToMe merges inside the tower")
         if budget.mode != "flops":
             return self._at(shape, budget.tokens)
         limit = allowed(budget, shape)

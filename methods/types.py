@@ -183,6 +183,12 @@ class ModelShape:
     joint_width: int = 0  # C of the joint image-text space; 0 where the model has none
     joint_blocks: int = 0  # tower blocks that run for ``image_embeds`` alone
     joint_text: tuple[int, int, int] = (0, 0, 0)  # layers, width and MLP of its text encoder
+    merge: int = 1  # tower tokens that the projector makes one LLM token of
+    tiles: int = 1  # images into which the tower sees the picture cut
+    vision_gated: bool = False
+    window: int = 0  # tower tokens of an attention window; 0 for none
+    global_blocks: tuple[int, ...] = ()  # tower blocks that attend beyond the window
+    channels: int = 3  # of a patch: colours, times frames where a patch spans several
 
     def at_grid(self, grid: tuple[int, int]) -> ModelShape:
         """The same model on an image of another size in tokens."""
@@ -210,8 +216,8 @@ class BudgetError(ValueError):
 class Schedule:
     """Visual tokens present, known before running.
 
-    ``vision_attention[i]`` and ``vision_mlp[i]`` count tower tokens, CLS included, in the two halves
-    of block i; ``llm[k]`` counts visual tokens in LLM layer k.
+    ``vision_attention[i]`` and ``vision_mlp[i]`` count tower tokens of one tile, CLS included, in the
+    two halves of block i; ``llm[k]`` counts visual tokens in LLM layer k.
     """
 
     vision_attention: tuple[int, ...]

@@ -28,13 +28,13 @@ class Companion:
 
     @property
     def width(self) -> int:
-        return self.visual_projection.out_features
+        return int(self.visual_projection.out_features)
 
     @property
     def text_shape(self) -> tuple[int, int, int]:
         """Layers, width and MLP of the text encoder."""
         config = self.text.config
-        return config.num_hidden_layers, config.hidden_size, config.intermediate_size
+        return int(config.num_hidden_layers), int(config.hidden_size), int(config.intermediate_size)
 
     def text_embeds(self, question: str) -> torch.Tensor:
         """One vector for every stretch of the question that the encoder can take: [M, C]."""

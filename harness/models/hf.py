@@ -199,7 +199,10 @@ class Adapter:
         """Mean cosine of the rotary angles between positions: [R, T] and [R, N] to [R, T, N]."""
         frequencies = self.decoder.rotary_emb.inv_freq.to(self.device, torch.float32)
         gap = (queries[:, :, None] - keys[:, None, :]).float()
-        return sum(torch.cos(gap * frequency) for frequency in frequencies) / len(frequencies)
+        total = torch.zeros_like(gap)
+        for frequency in frequencies:
+            total += torch.cos(gap * frequency)
+        return total / len(frequencies)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.model.lm_head(self.decoder.norm(hidden)).float()

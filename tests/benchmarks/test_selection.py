@@ -126,9 +126,11 @@ def floors(s: Signals, keep: int):
             (s.features @ s.text_features.transpose(1, 2)).softmax(-1).mean(1), s.text_attention.sum((2, 3)),
             rank((s.text_logits / s.rope_response[:, None])[:, : HEADS // 2].softmax(-1).mean((1, 2))),
         ),
-        # a sort, both parts put in position order; keys of the rest against the contextual targets; the means' product; the kept; what is returned
+        # a sort, both parts put in position order; keys of the rest against the contextual targets; the means'
+        # product; the kept; what is returned
         "visionzip": lambda: (
-            rank(cls()), (index < keep).nonzero(), (index >= keep).nonzero(), alike(s.vision_keys[:, :dropped], s.vision_keys[:, :vision_means]).argmax(-1),
+            rank(cls()), (index < keep).nonzero(), (index >= keep).nonzero(),
+            alike(s.vision_keys[:, :dropped], s.vision_keys[:, :vision_means]).argmax(-1),
             torch.zeros(s.batch, vision_means, dropped) @ s.vision_features[:, :dropped], s.vision_features[:, :keep].clone(),
             torch.cat([s.vision_features[:, :keep], s.vision_features[:, :1]], 1), (index[:, :keep, None] == place).sum(-1),
         ),
@@ -160,8 +162,8 @@ def floors(s: Signals, keep: int):
 
 
 OTHERS = [
-    "fastv", "pyramiddrop", "sts[stages=semantics]", "sparsevlm", "sparsevlm[version=2]", "visionzip", "prumerge", "dart", "holov",
-    "otprune", "random", "oracle", "pool", "tome",
+    "fastv", "pyramiddrop", "sts[stages=semantics]", "sparsevlm", "sparsevlm[version=2]", "visionzip", "prumerge", "dart",
+    "holov", "otprune", "random", "oracle", "pool", "tome",
 ]  # fmt: skip
 
 

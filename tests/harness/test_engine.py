@@ -15,8 +15,8 @@ from methods.types import SIGNAL_NAMES, Budget, Signals
 
 ALL = [
     "none", "random", "sts", "fastv", "sparsevlm", "tome", "oracle", "random[like=sts]", "sparsevlm[version=2]", "visionzip",
-    "visionzip[score=received]", "prumerge", "prumerge[adaptive=true]", "pyramiddrop", "divprune", "cdpruner", "vispruner", "dart",
-    "holov", "otprune", "vtw", "grid", "pool", "fps", "divprune+fastv", "visionzip+sparsevlm", "tome+dart",
+    "visionzip[score=received]", "prumerge", "prumerge[adaptive=true]", "pyramiddrop", "divprune", "cdpruner", "vispruner",
+    "dart", "holov", "otprune", "vtw", "grid", "pool", "fps", "divprune+fastv", "visionzip+sparsevlm", "tome+dart",
     "random[like=divprune+dart]",
 ]  # fmt: skip
 
@@ -90,8 +90,8 @@ def masked_recompute(work, row, kept_at, positions, limit, visual=None):
 @pytest.mark.parametrize(
     "expression",
     [
-        "random", "oracle", "fastv", "random[like=sts]", "random[like=sparsevlm]", "sparsevlm[version=2]", "pyramiddrop", "divprune",
-        "cdpruner", "dart", "vtw", "divprune+fastv[positions=contiguous]", "random+dart",
+        "random", "oracle", "fastv", "random[like=sts]", "random[like=sparsevlm]", "sparsevlm[version=2]", "pyramiddrop",
+        "divprune", "cdpruner", "dart", "vtw", "divprune+fastv[positions=contiguous]", "random+dart",
     ],
 )  # fmt: skip
 def test_pruned_decode_equals_masked_recompute(work, expression):

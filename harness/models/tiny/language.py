@@ -24,7 +24,8 @@ PREFIX = (1, words().index("USER:"))
 ASSISTANT, END = words().index("ASSISTANT:"), 2
 TABLE = {word: i for i, word in enumerate(words())}
 ASKED = (
-    *("relation",) * 5, *("count",) * 4, *("quadrant",) * 3, *("existence",) * 2, *("number",) * 2, "colour", "shape", "digit", "dot",
+    *("relation",) * 5, *("count",) * 4, *("quadrant",) * 3, *("existence",) * 2, *("number",) * 2,
+    "colour", "shape", "digit", "dot",
 )  # fmt: skip
 SLOW = ("relation", "quadrant", "count")  # form last; their answers weigh twice
 

@@ -23,7 +23,7 @@ STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
 
 def half_precision() -> torch.autocast:
     """Autocast to bfloat16 where the processor multiplies it natively; elsewhere it is several times slower than float32."""
-    can = getattr(torch.cpu, "get_capabilities", dict)()
+    can: dict = getattr(torch.cpu, "get_capabilities", dict)()
     return torch.autocast("cpu", torch.bfloat16, enabled=bool(can.get("amx_bf16") or can.get("avx512_bf16")))
 
 
