@@ -72,7 +72,8 @@ def density_peaks(tokens: torch.Tensor, clusters: int) -> torch.Tensor:
     kind = tokens.dtype
     if kind in (torch.bfloat16, torch.float16):
         tokens = tokens.float()
-    products = tokens @ tokens.transpose(1, 2)
+    centred = tokens - tokens.mean(1, keepdim=True)  # what all share would drown the distances in rounding
+    products = (centred @ centred.transpose(1, 2)).double()  # densities near 1 differ in digits that float32 has not
     squares = products.diagonal(dim1=1, dim2=2)
     distance = products.mul(-2).add_(squares[:, :, None]).add_(squares[:, None, :]).clamp_min_(0)
     distance.diagonal(dim1=1, dim2=2).zero_()

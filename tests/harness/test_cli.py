@@ -32,7 +32,7 @@ WRONG = [
     (["compare", "--keep", ""], "at least one budget"),
     (["compare", "--samples", "0"], "at least 1"),
     (["compare", "--samples", "many"], "valid integer"),
-    (["compare", "--budget", "mean"], "average or final"),
+    (["compare", "--budget", "mean"], "average, final or flops"),
     (["compare", "--batch-size", "0"], "at least 1"),
     (["compare", "--device", "tpu9"], "device"),
     (["compare", "--dtype", "float8"], "float32"),

@@ -39,13 +39,17 @@ python -m harness.models.tiny.card runs/card
 `python -m harness.models.tiny.train --work DIR` (resumable; `--export DIR` writes the folder). Three stages on a CPU:
 
 1. `tower`: canvases of 12 x 12 tokens at random places of the position grid; linear heads for kind, colour, digit, place in
-   the number strip and position, and a contrastive loss between CLS and the caption's text encoding.
+   the number strip and position, and a contrastive loss between CLS and the caption's text encoding. Two canvases in three
+   draw their writings wider, taller, leaning or shifted.
 2. `scenes`: the same on full scenes of 24 x 24 tokens, every third batch shrunk to 8 to 20 tokens a side.
 3. `language`: projector and Llama on the frozen tower; fourteen questions a sequence under a block mask; most steps leave
    tokens out (with original or renumbered positions), some pool, some shrink, some see everything.
 
 The tower is frozen in stage 3, as in LLaVA-1.5, so that it has no reason to spread an answer over tokens far from its place.
-The log of the run is `log.jsonl`: {steps}.
+The weights went through the stages twice: from scratch, then again from what that gave (`--init harness/models/tiny/weights
+--tower-steps 900 --tower-rate 4e-4 --scenes-steps 350 --scenes-rate 3e-4 --language-steps 3000`), about three hours of two
+cores in all. `log.jsonl` holds both rounds, restarts included; the second: {steps}. In the first round the number of steps
+and the mix of questions were changed on the way, so the script does not repeat it bit for bit.
 """
 
 
