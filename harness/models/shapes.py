@@ -18,7 +18,8 @@ _LLAVA = ModelShape(
 )  # fmt: skip
 _QWEN = ModelShape(
     name="qwen2.5-vl-7b", visual_tokens=1296, grid=(36, 36), vision_layers=32, vision_width=1280, vision_heads=16,
-    vision_mlp=3420, has_cls=False, patch=14, layers=28, width=3584, heads=28, kv_heads=4, head_dim=128, mlp=18944, gated=True, vocabulary=152064,
+    vision_mlp=3420, has_cls=False, patch=14,
+    layers=28, width=3584, heads=28, kv_heads=4, head_dim=128, mlp=18944, gated=True, vocabulary=152064,
     projector_layers=((5120, 5120), (5120, 3584)), kv_bytes=2, merge=4, vision_gated=True, window=64,
     global_blocks=(7, 15, 23, 31), channels=6,
 )  # fmt: skip
