@@ -91,35 +91,37 @@ def determinantal(kernel: torch.Tensor, keep: int) -> torch.Tensor:
         return torch.zeros(batch, 0, dtype=torch.int64, device=kernel.device)
     base = torch.arange(batch, device=kernel.device) * count
     table, diagonal = kernel.reshape(batch * count, count), kernel.diagonal(dim1=1, dim2=2)
-    spent = float(diagonal.max()) * torch.finfo(kernel.dtype).eps * 8
+    spent = diagonal * torch.finfo(kernel.dtype).eps * 256  # less is left only of a token in the kept span, and is rounding
     kept, whole = _cholesky(table, diagonal.clone(), base, keep, spent, careful=False)
     return kept if whole else _cholesky(table, diagonal.clone(), base, keep, spent, careful=True)[0]
 
 
-def _cholesky(table, gain, base, keep: int, spent: float, careful: bool) -> tuple[torch.Tensor, bool]:
+def _cholesky(table, gain, base, keep: int, spent: torch.Tensor, careful: bool) -> tuple[torch.Tensor, bool]:
     """The rounds of `determinantal`; gives up, unless careful, where a row's rank is spent.
 
-    ``gain`` [B, N] is what each token would add: its squared distance from the kept tokens' span.
+    ``gain`` [B, N] is what each token would add: its squared distance from the kept tokens' span; under
+    ``spent`` [B, N] it is rounding.
     """
     batch, count = gain.shape
+    alarm = float(spent.max())
     kept = torch.zeros(batch, keep, dtype=torch.int64, device=gain.device)
     factor = gain.new_empty(batch, keep, count)
     for i in range(keep):
         best, pick = gain.max(-1, keepdim=True)
         kept[:, i : i + 1] = pick
+        if not careful and float(best.min()) <= alarm:
+            return kept, False
         if i == keep - 1:
             break
-        if not careful and float(best.min()) <= spent:
-            return kept, False
         row = table.index_select(0, base + pick[:, 0])[:, None]
         if i:
             done = factor[:, :i]
             row.baddbmm_(done.gather(2, pick[:, :, None].expand(-1, i, 1)).transpose(1, 2), done, alpha=-1)
-        row = row[:, 0].mul_(best.clamp_min(spent).rsqrt())
+        row = row[:, 0].mul_(torch.where(best > 0, best, torch.inf).rsqrt())
         factor[:, i] = row
         gain.addcmul_(row, row, value=-1)
         if careful:
-            torch.threshold_(gain, spent, 0.0)
+            gain = torch.where(gain > spent, gain, 0.0)
             gain.scatter_(1, kept[:, : i + 1], -torch.inf)
         else:
             gain.scatter_(1, pick, -torch.inf)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("same", derandomize=True)  # the same examples each time, so that a red run can be repeated
+settings.load_profile("same")
 
 
 def pytest_addoption(parser) -> None:
