@@ -91,7 +91,7 @@ def determinantal(kernel: torch.Tensor, keep: int) -> torch.Tensor:
         return torch.zeros(batch, 0, dtype=torch.int64, device=kernel.device)
     base = torch.arange(batch, device=kernel.device) * count
     table, diagonal = kernel.reshape(batch * count, count), kernel.diagonal(dim1=1, dim2=2)
-    spent = diagonal * torch.finfo(kernel.dtype).eps * 32  # less is left only of a token in the kept span, and is rounding
+    spent = diagonal * torch.finfo(kernel.dtype).eps * 64  # less is left only of a token in the kept span, and is rounding
     kept, whole = _cholesky(table, diagonal.clone(), base, keep, spent, careful=False)
     return kept if whole else _cholesky(table, diagonal.clone(), base, keep, spent, careful=True)[0]
 
