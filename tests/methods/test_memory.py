@@ -46,8 +46,8 @@ class Held(TorchDispatchMode):
 @pytest.mark.parametrize("keep", [64, 320])
 @pytest.mark.parametrize(
     "expression",
-    ["divprune", "sts[stages=structure]", "fps", "cdpruner", "otprune", "vispruner", "holov", "visionzip", "prumerge", "dart", "fastv",
-     "sparsevlm", "pyramiddrop", "tome", "grid", "random"],
+    ["divprune", "sts[stages=structure]", "fps", "cdpruner", "otprune", "vispruner", "holov", "visionzip", "prumerge", "dart",
+     "fastv", "sparsevlm", "pyramiddrop", "tome", "grid", "random"],
 )  # fmt: skip
 def test_a_selection_holds_at_most_four_similarities(expression, keep):
     step = create(expression).steps(SHAPE, Budget(432))[0]
