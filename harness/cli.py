@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from harness.config import DEFAULT_KEEP, DEFAULT_METHODS, CompareConfig
+from harness.config import DEFAULT_KEEP, DEFAULT_METHODS, CompareConfig, load_plugins
 from harness.errors import RequestError, nearest
 
 app = typer.Typer(
@@ -107,7 +107,7 @@ def select(
     as_json: Json = False,
 ) -> None:
     """Run a method's selection on tensors from files; write one file a case under its own name."""
-    _load_plugins(plugin)
+    load_plugins(plugin or ())
     from harness.cases import select as run_select
 
     _print_paths(run_select(method, cases, keep, out, seed), as_json)
@@ -143,7 +143,7 @@ def flops(
     as_json: Json = False,
 ) -> None:
     """FLOPs and KV bytes of a method on a public model, by formula; nothing is loaded."""
-    _load_plugins(plugin)
+    load_plugins(plugin or ())
     from harness.counting import count
 
     counted = count(shape, method, keep, budget, text_tokens, convention)
@@ -158,22 +158,12 @@ def _print_paths(paths: list[Path], as_json: bool) -> None:
     print(json.dumps({"files": [str(path) for path in paths]}) if as_json else "\n".join(map(str, paths)))
 
 
-def _load_plugins(modules) -> None:
-    from methods.registry import MethodError, load_plugin
-
-    for module in modules or ():
-        try:
-            load_plugin(module)
-        except MethodError as error:
-            raise RequestError(str(error)) from None
-
-
 @app.command("list")
 def list_(
     what: Annotated[Kind, typer.Argument(help="methods, models, tasks or metrics.")], plugin: Plugin = None, as_json: Json = False
 ) -> None:
     """List what can be named."""
-    _load_plugins(plugin)
+    load_plugins(plugin or ())
     from harness.listing import rows
 
     entries = rows(what.value)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
-from harness.config import CompareConfig, writable_folder
+from harness.config import CompareConfig, load_plugins, writable_folder
 from harness.errors import RequestError
 from harness.progress import progress
 from harness.runs import RunFolder
@@ -53,14 +53,9 @@ def _listed(values) -> tuple[str, ...]:
 
 def _run(config: CompareConfig):
     from harness.tasks import registry
-    from methods.registry import MethodError, load_plugin
 
     started = time.time()
-    try:
-        for module in config.plugin:
-            load_plugin(module)
-    except MethodError as error:
-        raise RequestError(str(error)) from None
+    load_plugins(config.plugin)
     task = registry.create(config.task)
     folder = config.out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     run = RunFolder(folder)

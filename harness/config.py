@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +71,17 @@ def tokens_of(text: str, available: int) -> int:
     if count > available:
         raise RequestError(f"--keep {text}: the model yields {available} visual tokens at the most")
     return count
+
+
+def load_plugins(modules: Iterable[str]) -> None:
+    """Load the modules of ``--plugin``, or `RequestError` with what is wrong with one."""
+    from methods.registry import MethodError, load_plugin
+
+    for module in modules:
+        try:
+            load_plugin(module)
+        except MethodError as error:
+            raise RequestError(str(error)) from None
 
 
 def writable_folder(path: Path) -> Path:

@@ -240,11 +240,6 @@ def parse(expression: str) -> tuple[str, dict[str, str]]:
     return match[1], arguments
 
 
-def needs(expression: str) -> frozenset[str]:
-    """Signals that the method or both halves of a composition may read."""
-    return frozenset().union(*(entry(parse(half)[0]).needs for half in split(expression, "+")))
-
-
 def is_reference(expression: str) -> bool:
     """Whether the expression is a yardstick rather than a competitor; a composition never is."""
     halves = split(expression, "+")

@@ -48,7 +48,7 @@ class SparseVLM(Method):
 
     version: Literal["1", "2"] = "1"
     recycle: bool | None = None
-    positions: Literal["auto", "original", "contiguous"] = "auto"  # type: ignore[assignment]
+    positions: Literal["auto", "original", "contiguous"] = "auto"
 
     def __post_init__(self) -> None:
         if self.positions == "auto":
