@@ -59,6 +59,14 @@ def compare(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = _BASE.dtype,
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Leave the latency pass out.")] = False,
     sharing: Annotated[Switch, typer.Option(help="Compute once what the questions of an image share.")] = Switch.on,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Peak resident memory too, one process a cell (on a GPU always).")
+    ] = False,
+    analyse: Annotated[
+        int, typer.Option(help="Images whose kept tokens are analysed: diversity, evidence swap, layers.")
+    ] = _BASE.analyse,
+    seeds: Annotated[int, typer.Option(help="Seeds of random, whose spread is reported.")] = _BASE.seeds,
+    margin: Annotated[float, typer.Option(help="Loss of accuracy that counts as none, for non-inferiority.")] = _BASE.margin,
     max_new_tokens: Annotated[int, typer.Option(help="Answer tokens at most.")] = _BASE.max_new_tokens,
     plugin: Plugin = None,
     as_json: Json = False,
@@ -69,7 +77,8 @@ def compare(
     config = CompareConfig(
         model=model, task=task, methods=tuple(split(methods)), keep=tuple(k.strip() for k in keep.split(",") if k.strip()),
         budget=budget, samples=samples, out=out, resume=resume, seed=seed, batch_size=batch_size, device=device,
-        dtype=dtype, latency=not no_latency, sharing=sharing is Switch.on, max_new_tokens=max_new_tokens,
+        dtype=dtype, latency=not no_latency, sharing=sharing is Switch.on, memory=memory,
+        analyse=analyse, seeds=seeds, margin=margin, max_new_tokens=max_new_tokens,
         plugin=tuple(plugin or ()),
     )  # fmt: skip
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
@@ -94,6 +103,17 @@ def report(runs: Annotated[list[Path], typer.Argument(help="Run folders.")], as_
 
     paths = [str(write_report(RunFolder(folder))) for folder in runs]
     print(json.dumps({"reports": paths}) if as_json else "\n".join(paths))
+
+
+@app.command()
+def explain(run: Annotated[Path, typer.Argument(help="Run folder.")], as_json: Json = False) -> None:
+    """What predicts accuracy in a run, and which family of methods wins on simple and on complex images."""
+    from harness.explain import as_text
+    from harness.explain import explain as run_explain
+    from harness.runs import RunFolder
+
+    found = run_explain(RunFolder(run))
+    print(json.dumps(found) if as_json else as_text(found))
 
 
 @app.command()

@@ -6,15 +6,21 @@ import hashlib
 import json
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.config import CompareConfig, load_plugins, writable_folder
 from harness.errors import RequestError
 from harness.progress import progress
 from harness.runs import RunFolder
+
+if TYPE_CHECKING:
+    from harness.models.hf import Adapter
+    from harness.plan import Cell
+    from harness.tasks.base import ImageSample, Task
 
 
 def compare(config: CompareConfig | None = None, /, **options):
@@ -51,12 +57,46 @@ def _listed(values) -> tuple[str, ...]:
     return tuple(map(str, values)) if isinstance(values, (list, tuple)) else (str(values),)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A request with everything loaded that its cells need."""
+
+    task: Task
+    adapter: Adapter
+    samples: list[ImageSample]
+    text_tokens: float  # of a prompt, before and after the image, on average
+    cells: list[Cell]
+
+    @property
+    def active(self) -> list[Cell]:
+        return [cell for cell in self.cells if cell.skipped is None]
+
+
+def prepare(config: CompareConfig, samples: int | None = None) -> Prepared:
+    """Load task, model and samples, and plan the cells.
+
+    Args:
+        config: the request, its plug-ins loaded.
+        samples: images to make ready; all that the request asks for where not given.
+    """
+    from harness.models import hf
+    from harness.plan import make_cells
+    from harness.tasks import registry
+
+    task = registry.create(config.task)
+    adapter = hf.load(config.model, pick_device(config.device), config.dtype)
+    found = list(islice(task.samples(config.samples, config.seed), samples or config.samples))
+    text_tokens = _text_tokens(adapter, found)
+    cells = make_cells(config, adapter.shape, task.info.knows_evidence, adapter.gives, text_tokens)
+    return Prepared(task, adapter, found, text_tokens, cells)
+
+
 def _run(config: CompareConfig):
     from harness.tasks import registry
 
     started = time.time()
     load_plugins(config.plugin)
-    task = registry.create(config.task)
+    registry.create(config.task)
     folder = config.out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     run = RunFolder(folder)
     if run.exists and not config.resume:
@@ -65,62 +105,73 @@ def _run(config: CompareConfig):
         raise RequestError(f"--out {folder}: its run had another configuration; repeat that one, or name another folder")
     if run.exists and run.finished:
         return Run(run)
-
-    from harness.models import hf
-    from harness.plan import make_cells
-
-    device = pick_device(config.device)
-    adapter = hf.load(config.model, device, config.dtype)
-    samples = list(islice(task.samples(config.samples, config.seed), config.samples))
-    text_tokens = _text_tokens(adapter, samples)
-    cells = make_cells(config, adapter.shape, task.info.knows_evidence, adapter.gives, text_tokens)
+    ready = prepare(config)
     writable_folder(folder)
-    if run.exists and run.manifest()["fingerprints"]["weights"] != adapter.digest:
+    if run.exists and run.manifest()["fingerprints"]["weights"] != ready.adapter.digest:
         raise RequestError(f"--out {folder}: its run had other weights of {config.model!r}; name another folder")
     if not run.exists:
-        run.create(_manifest(config, adapter, task))
-    ids = run.add_cells((cell.key, _facts(cell, adapter.shape, text_tokens)) for cell in cells)
-    active = [cell for cell in cells if cell.skipped is None]
-    _answer(config, run, adapter, task, samples, active, ids)
-    for cell in active:
+        run.create(_manifest(config, ready.adapter, ready.task))
+    shape = ready.adapter.shape
+    ids = run.add_cells((cell.key, _facts(cell, shape, ready.text_tokens)) for cell in ready.cells)
+    _answer(config, run, ready, ids)
+    for cell in ready.active:
         if cell.adaptive:
-            run.set_facts(ids[cell.key], _measured(cell, run.columns(ids[cell.key])["kept_count"], adapter.shape, text_tokens))
+            counts = run.columns(ids[cell.key])["kept_count"]
+            run.set_facts(ids[cell.key], **_measured(cell, counts, shape, ready.text_tokens))
     if config.latency:
-        _time(config, run, adapter, task, samples[0], active, ids)
+        _time(config, run, ready, ids)
+    if config.memory:
+        from harness.peak import peaks
+
+        for key, memory in peaks(config).items():
+            run.set_facts(ids[key], peak=memory)
     _finish(run, started)
     return Run(run)
 
 
-def _answer(config, run, adapter, task, samples, cells, ids) -> None:
+def _answer(config: CompareConfig, run: RunFolder, ready: Prepared, ids: dict[str, int]) -> None:
     """The accuracy pass: batches of images through all cells, one transaction a batch."""
     from harness.engine import Engine
     from harness.measure import Work
 
-    engine, done = Engine(adapter, config.max_new_tokens), run.done_images()
+    cells, samples = ready.active, ready.samples
+    engine, done = Engine(ready.adapter, config.max_new_tokens), run.done_images()
     wanted = frozenset().union(*(cell.needs for cell in cells))
+    further = tuple(range(config.seed + 1, config.seed + config.seeds))
     with progress("answers", len(samples) * len(cells)) as advance:
         for place in range(0, len(samples), config.batch_size):
             group = samples[place : place + config.batch_size]
             if all(sample.image_id in done for sample in group):
                 advance(len(group) * len(cells))
                 continue
-            work, rows = Work(engine, task, group, config.seed, config.sharing, wanted), {}
+            work, found = Work(engine, ready.task, group, config.seed, config.sharing, wanted), {}
+            analysed = place < config.analyse
             for cell in cells:
-                rows[ids[cell.key]] = work.run(cell)
+                found[ids[cell.key]] = work.run(cell, analysed, further if cell.method == "random" else ())
                 advance(len(group))
-            run.add_batch(work.images(place), work.questions(), rows)
+            run.add_batch(work.images(place, analysed), work.questions(), found)
 
 
-def _time(config, run, adapter, task, sample, cells, ids, rounds: int = 12) -> None:
+def _time(config: CompareConfig, run: RunFolder, ready: Prepared, ids: dict[str, int], rounds: int = 12) -> None:
     """The latency pass; shares nothing."""
     from harness.engine import Engine
     from harness.timing import time_cells
+    from metrics.flops import flops
 
+    cells = ready.active
     with progress("latency", rounds + 1) as advance:
-        timed = time_cells(
-            Engine(adapter, config.max_new_tokens), task, sample, cells, config.seed, rounds, advance=lambda: advance(1)
-        )
-    run.add_timings((ids[cells[place].key], number, stage, seconds) for place, number, stage, seconds in timed)
+        engine = Engine(ready.adapter, config.max_new_tokens)
+        timed = time_cells(engine, ready.task, ready.samples[0], cells, config.seed, rounds, advance=lambda: advance(1))
+    run.add_timings((ids[cells[place].key], *rest) for place, *rest in timed.rows)
+    for place, measured in timed.kv_bytes.items():
+        cell = cells[place]
+        kv = {"measured": measured, "predicted": None}
+        if cell.schedule is not None and not cell.adaptive:
+            kv["predicted"] = round(flops(ready.adapter.shape, cell.schedule, timed.text_tokens[place]).kv_bytes)
+        facts = {"kv": kv}
+        if place in timed.peak_bytes:
+            facts["peak"] = {"peak_bytes": timed.peak_bytes[place]}
+        run.set_facts(ids[cell.key], **facts)
 
 
 def _finish(run: RunFolder, started: float) -> None:
@@ -139,13 +190,15 @@ def _finish(run: RunFolder, started: float) -> None:
 
 def _facts(cell, shape, text_tokens: float) -> dict:
     """What is known of a cell before it runs."""
+    from methods.registry import family
     from metrics.flops import flops
 
     facts = {
         "model": cell.model, "task": cell.task, "method": cell.method, "params": cell.params, "keep": cell.keep,
         "budget": cell.mode, "positions": cell.object.positions, "seed": cell.seed, "reference": cell.reference,
+        "ranks_by": family(cell.method),
         "skipped": cell.skipped, "like": cell.like, "prunes": cell.prunes, "adaptive": cell.adaptive,
-        "grid": cell.grid, "tokens": None, "flops": None, "schedule": None,
+        "merges": cell.merges, "grid": cell.grid, "tokens": None, "flops": None, "schedule": None,
     }  # fmt: skip
     if cell.schedule is not None and cell.skipped is None:
         counted = flops(shape, cell.schedule, text_tokens)
@@ -156,7 +209,7 @@ def _facts(cell, shape, text_tokens: float) -> dict:
 
 
 def _measured(cell, counts, shape, text_tokens: float) -> dict:
-    """What is known of a cell whose counts were decided from the images: means over its answers."""
+    """What there is to know of a cell whose counts were decided from the images: means over its answers."""
     from methods.schedule import schedule
     from metrics.flops import flops
 
@@ -166,9 +219,8 @@ def _measured(cell, counts, shape, text_tokens: float) -> dict:
         each.append(flops(shape, schedule(shape, steps), text_tokens))
     mean = sum(map(float, counts)) / len(counts)
     cost = {name: sum(one.as_dict()[name] for one in each) / len(each) for name in each[0].as_dict()}
-    facts = _facts(cell, shape, text_tokens)
     return {
-        **facts, "tokens": {"final": mean, "average": mean}, "schedule": [mean] * shape.layers,
+        "tokens": {"final": mean, "average": mean}, "schedule": [mean] * shape.layers,
         "flops": {**cost, "total": sum(one.total for one in each) / len(each)},
     }  # fmt: skip
 
@@ -234,8 +286,8 @@ def command(config: CompareConfig) -> str:
         if value == _plain(base)[name] or name in ("out", "resume"):
             continue
         flag = f"--{name.replace('_', '-')}"
-        if name in ("latency", "sharing"):
-            words.append("--no-latency" if name == "latency" else "--sharing off")
+        if name in ("latency", "sharing", "memory"):
+            words.append({"latency": "--no-latency", "sharing": "--sharing off", "memory": "--memory"}[name])
         else:
             words.append(f"{flag} {','.join(map(str, value)) if isinstance(value, list) else value}")
     return " ".join(words)

@@ -31,6 +31,10 @@ class CompareConfig:
     dtype: str = "auto"
     latency: bool = True
     sharing: bool = True
+    memory: bool = False
+    analyse: int = 24
+    seeds: int = 5
+    margin: float = 0.02
     max_new_tokens: int = 8
     plugin: tuple[str, ...] = ()
 
@@ -42,6 +46,12 @@ class CompareConfig:
             raise RequestError(f"--batch-size {self.batch_size}: must be at least 1 image")
         if self.max_new_tokens < 1:
             raise RequestError(f"--max-new-tokens {self.max_new_tokens}: must be at least 1")
+        if self.analyse < 0:
+            raise RequestError(f"--analyse {self.analyse}: counts images, so 0 or more")
+        if self.seeds < 1:
+            raise RequestError(f"--seeds {self.seeds}: random needs at least 1 seed")
+        if not 0 < self.margin < 1:
+            raise RequestError(f"--margin {self.margin:g}: a loss of accuracy between 0 and 1, such as 0.02 for two points")
         if self.budget not in ("average", "final", "flops"):
             raise RequestError(f"--budget {self.budget!r}: choose average, final or flops")
         if not self.keep:

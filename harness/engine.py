@@ -15,6 +15,7 @@ from harness.decoding import Phase, Store, decode
 from harness.layout import Layout, build
 from harness.models.hf import Adapter
 from harness.probes import Probe
+from harness.recorder import Recorder
 from harness.signals import InsideLLM, Tower, before_llm, decoder_probe, of_tower, tower_probe, wanted_of_tower
 from harness.stopwatch import Stopwatch
 from methods.types import PositionMode, Signals, Step
@@ -33,16 +34,20 @@ class Batch:
     evidence: torch.Tensor | None = None  # bool [R, N]; a row without evidence is all False
     text_embeds: torch.Tensor | None = None  # [R, M, C] of the questions in the joint space
 
-    def alone(self, image: int) -> Batch:
-        """One image of the batch with its questions."""
-        rows = self.image == image
-        places = rows.nonzero()[:, 0].tolist()
-        return Batch(
-            self.pixels[image : image + 1], self.prefix, [self.questions[i] for i in places], torch.zeros_like(self.image[rows]),
-            self.image_seeds[image : image + 1], self.question_seeds[rows],
-            None if self.evidence is None else self.evidence[rows],
-            None if self.text_embeds is None else self.text_embeds[rows],
+    def rows(self, places: list[int]) -> tuple[Batch, torch.Tensor]:
+        """Some of the questions, rising, with the images they ask about; also which images those are, int64 [B']."""
+        images, image = self.image[places].unique(return_inverse=True)
+        some = replace(
+            self, pixels=self.pixels[images], questions=[self.questions[i] for i in places], image=image,
+            image_seeds=self.image_seeds[images], question_seeds=self.question_seeds[places],
+            evidence=None if self.evidence is None else self.evidence[places],
+            text_embeds=None if self.text_embeds is None else self.text_embeds[places],
         )  # fmt: skip
+        return some, images
+
+    def reseeded(self, image_seeds: torch.Tensor, question_seeds: torch.Tensor) -> Batch:
+        """The same batch with other random streams."""
+        return replace(self, image_seeds=image_seeds, question_seeds=question_seeds)
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class Engine:
         blind: bool = False,
         share: bool = True,
         watch: Stopwatch | None = None,
+        recorder: Recorder | None = None,
     ) -> Output:
         """Answer the questions of a batch under a method's steps.
 
@@ -104,16 +110,20 @@ class Engine:
             blind: leave the image out.
             share: compute what the questions of one image share only once.
             watch: takes the time of each stage.
+            recorder: notes tokens, attention and scores; not of adaptive methods on several images.
         """
         watch = watch or Stopwatch()
         if len(batch.pixels) > 1 and any(step.adaptive for step in steps):
-            alone = [batch.alone(i) for i in range(len(batch.pixels))]
-            return join([self.run(one, steps, positions, None, blind, share, watch) for one in alone])
+            each = [batch.rows((batch.image == i).nonzero()[:, 0].tolist()) for i in range(len(batch.pixels))]
+            seen = [None if tower is None else tower.images(images) for _, images in each]
+            return join(
+                [self.run(one, steps, positions, own, blind, share, watch) for (one, _), own in zip(each, seen, strict=True)]
+            )
         if not blind and tower is None:
             tower = self.see(batch.pixels, steps, watch)
-        flow, entered = self._enter(batch, steps, positions, tower, share, watch)
+        flow, entered = self._enter(batch, steps, positions, tower, share, watch, recorder)
         with watch.stage("prefill"):
-            counts = self._prefill(flow, batch, steps, positions, tower, watch)
+            counts = self._prefill(flow, batch, steps, positions, watch, recorder)
             last = flow.hidden[flow.layout.group, flow.layout.last]
             logits = self.adapter.logits(last)
         kv_bytes = sum(phase.store.bytes for phase in flow.phases)
@@ -171,7 +181,7 @@ class Engine:
                 found = of_tower(adapter, wanted, hidden, probe)
         return Tower(hidden[:, cls:], source, lowest, bool(inside), None if inside else grid, grid, found)
 
-    def _enter(self, batch, steps, positions, tower, share, watch) -> tuple[Flow, torch.Tensor]:
+    def _enter(self, batch, steps, positions, tower, share, watch, recorder=None) -> tuple[Flow, torch.Tensor]:
         """Project, prune before the LLM, and lay out the sequences. Also the original tokens that enter, by row."""
         adapter = self.adapter
         step = next((s for s in steps if s.site.stage == 1), None)
@@ -191,6 +201,9 @@ class Engine:
                 with watch.stage("selection"):
                     signals = before_llm(adapter, batch, step, tower, features, image, together)
                     chosen = step.select(signals.only(step.needs), step.keep)
+                if recorder is not None and chosen.scores is not None:
+                    row = batch.image if together else torch.arange(len(image), device=ids.device)
+                    recorder.step(chosen.scores[row], ids[row])
                 if chosen.tokens is None:
                     places = chosen.indices.sort(-1).values
                     features = features.gather(1, places[..., None].expand(-1, -1, features.shape[-1]))
@@ -219,7 +232,7 @@ class Engine:
         flow = Flow(hidden, layout, ids, features)
         return flow, ids[layout.group]
 
-    def _prefill(self, flow: Flow, batch, steps, positions, tower, watch) -> tuple[int, ...]:
+    def _prefill(self, flow: Flow, batch, steps, positions, watch, recorder) -> tuple[int, ...]:
         """Run the decoder layers; before those that have a step, tokens leave. Returns the counts that were present."""
         adapter = self.adapter
         inside = {step.site.layer: step for step in steps if step.site.stage == 2}
@@ -229,13 +242,16 @@ class Engine:
         for index in range(adapter.shape.layers):
             if index in inside:
                 with watch.stage("selection"):
-                    self._leave(flow, batch, inside[index], positions, index, probe)
+                    self._leave(flow, batch, inside[index], positions, index, probe, recorder)
                     self._begin_phase(flow, index)
             ahead = inside.get(index + 1)
-            probe = decoder_probe(flow.layout, ahead)
+            probe = decoder_probe(flow.layout, ahead, recorder is not None and recorder.attention)
             phase = flow.phases[-1]
             flow.hidden = adapter.layer(index, flow.hidden, phase.mask, flow.layout.positions, phase.rotary, phase.store, probe)
             counts.append(flow.ids.shape[1])
+            if recorder is not None:
+                group = flow.layout.group
+                recorder.layer(probe.attention if probe is not None else None, flow.layout.visual[group], flow.ids[group])
         return tuple(counts)
 
     def _begin_phase(self, flow: Flow, first: int) -> None:
@@ -243,12 +259,22 @@ class Engine:
         rotary = self.adapter.rotary(flow.hidden, flow.layout.positions)
         flow.phases.append(Phase(first, flow.layout, flow.layout.mask(), rotary, Store(first)))
 
-    def _leave(self, flow: Flow, batch: Batch, step: Step, positions: PositionMode, index: int, probe: Probe | None) -> None:
+    def _leave(
+        self,
+        flow: Flow,
+        batch: Batch,
+        step: Step,
+        positions: PositionMode,
+        index: int,
+        probe: Probe | None,
+        recorder: Recorder | None,
+    ) -> None:
         """Apply a step inside the LLM: every row gets a sequence of its own, of the tokens it keeps."""
         layout = flow.layout
         rows, seen = len(layout.group), InsideLLM(self.adapter, flow, batch, step, index, probe)
         indices = tokens = None
         carry: torch.Tensor | None = None
+        scores: torch.Tensor | None = None
         for length in torch.unique(layout.lengths).tolist():
             member = (layout.lengths == length).nonzero()[:, 0]
             chosen = step.select(seen.signals(member, length).only(step.needs), step.keep)
@@ -259,6 +285,9 @@ class Engine:
             indices[member] = chosen.indices
             tokens = _place(tokens, chosen.tokens, member, rows)
             carry = _place(carry, chosen.carry, member, rows)
+            scores = _place(scores, chosen.scores, member, rows)
+        if recorder is not None:
+            recorder.step(scores, flow.ids[layout.group])
         self._regroup(flow, indices, tokens, step.positions or positions)
         flow.carry = carry
 

@@ -1,25 +1,26 @@
-"""What is measured on every batch: answers, loyalty, evidence, diversity against chance."""
+"""What is measured on every batch: answers, loyalty, evidence, and on some images what the kept tokens are like."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import lcm
 
 import numpy as np
 import torch
 
+from harness.analysis import Analyst
 from harness.engine import Batch, Engine, Output
 from harness.plan import Cell
-from harness.runs import FIGURES, SampleRow, pack
+from harness.recorder import Recorder
+from harness.runs import Findings, SampleRow, pack
 from harness.signals import Tower
-from harness.tasks.base import ImageSample, Task
-from methods.types import VISION_SIGNALS
+from harness.swap import swapped
+from harness.tasks.base import ImageSample, Question, Task
+from methods.types import VISION_SIGNALS, Step
 from metrics import evidence
-from metrics.collapse import null_figures, z_scores
-from metrics.coverage import cell_coverage
-from metrics.diversity import diversity
 
 
 def stream(*parts: object) -> int:
@@ -38,24 +39,27 @@ class Work:
     seed: int
     sharing: bool = True
     wanted: frozenset[str] = frozenset()  # signals that any cell needs
-    batch: Batch = field(init=False)
-    tower: Tower = field(init=False)
-    projected: torch.Tensor = field(init=False)  # [B, N, D]
-    reference: Output | None = field(default=None, init=False)
-    nulls: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict, init=False)
+    reference: Output | None = field(default=None, init=False)  # of `none`, once it has run
 
-    def __post_init__(self) -> None:
-        adapter = self.engine.adapter
-        self.batch = self.make_batch(None)
-        self.tower = self.engine.see(self.batch.pixels, wanted=self.wanted & VISION_SIGNALS)
-        with torch.inference_mode():
-            self.projected = adapter.project(self.tower.features)
+    @cached_property
+    def batch(self) -> Batch:
+        return self.make_batch(None)
+
+    @cached_property
+    def tower(self) -> Tower:
+        return self.engine.see(self.batch.pixels, wanted=self.wanted & VISION_SIGNALS)
+
+    @cached_property
+    @torch.inference_mode()
+    def projected(self) -> torch.Tensor:
+        """Visual tokens in the LLM's space, [B, N, D]."""
+        return self.engine.adapter.project(self.tower.features)
 
     def make_batch(self, grid: tuple[int, int] | None) -> Batch:
         """The batch as it is, or with images shrunk to ``grid``, or without images where that is (0, 0)."""
         adapter = self.engine.adapter
         blind = grid == (0, 0)
-        questions = [q for sample in self.samples for q in sample.questions]
+        questions = self._questions
         prompts = [adapter.prompt(q.text, not blind) for q in questions]
         owner = [i for i, sample in enumerate(self.samples) for _ in sample.questions]
         held = None
@@ -68,17 +72,26 @@ class Work:
                 ]
             ).to(adapter.device)
         images = [sample.image for sample in self.samples]
-        tensor = lambda values: torch.tensor(values, device=adapter.device)
+        image_seeds, question_seeds = self._seeds(self.seed)
         return Batch(
             pixels=adapter.pixels(images, None if blind else grid),
             prefix=prompts[0][0],
             questions=[after for _, after in prompts],
-            image=tensor(owner),
-            image_seeds=tensor([stream(self.seed, s.image_id) for s in self.samples]),
-            question_seeds=tensor([stream(self.seed, q.sample_id) for q in questions]),
+            image=torch.tensor(owner, device=adapter.device),
+            image_seeds=image_seeds,
+            question_seeds=question_seeds,
             evidence=held,
             text_embeds=self._text_embeds(questions) if "text_embeds" in self.wanted else None,
         )
+
+    @property
+    def _questions(self) -> list[Question]:
+        return [q for sample in self.samples for q in sample.questions]
+
+    def _seeds(self, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Random streams of the images and of the questions under a seed."""
+        make = lambda names: torch.tensor([stream(seed, name) for name in names], device=self.engine.adapter.device)
+        return make(s.image_id for s in self.samples), make(q.sample_id for q in self._questions)
 
     @torch.inference_mode()
     def _text_embeds(self, questions) -> torch.Tensor:
@@ -87,45 +100,82 @@ class Work:
         most = lcm(*(len(vector) for vector in vectors))
         return torch.stack([vector.repeat(most // len(vector), 1) for vector in vectors])
 
-    def run(self, cell: Cell) -> list[SampleRow]:
-        """All answers of one cell, measured."""
+    def run(self, cell: Cell, analysed: bool = False, seeds: tuple[int, ...] = ()) -> Findings:
+        """All answers of one cell, measured.
+
+        Args:
+            cell: what to run.
+            analysed: whether its kept tokens are analysed too, and its evidence swapped.
+            seeds: further seeds under which its answers are scored.
+        """
         batch = self.batch if cell.grid is None else self.make_batch(cell.grid)
-        alone = cell.grid is not None or cell.in_tower or not self.sharing
-        output = self.engine.run(
-            batch, cell.steps, cell.object.positions, None if alone else self.tower, cell.blind, self.sharing
-        )
+        recorder = Recorder(attention=True) if analysed and not cell.blind and not cell.adaptive else None
+        output = self._answer(cell, batch, cell.steps, recorder)
         if cell.method == "none":
             self.reference = output
-        return self._rows(cell, output)
+        rows = self._rows(cell, output)
+        analysis = None
+        if recorder is not None:
+            analysis = self.analyst.run(cell, output, recorder)
+            if cell.swaps and self.batch.evidence is not None:
+                rows = self._swap(cell, rows, output.kept_before)
+        return Findings(rows, analysis, [row for seed in seeds for row in self._again(cell, seed)])
+
+    def _answer(self, cell: Cell, batch: Batch, steps: tuple[Step, ...], recorder=None, images=None) -> Output:
+        alone = cell.grid is not None or cell.in_tower or not self.sharing
+        tower = None if alone else self.tower if images is None else self.tower.images(images)
+        return self.engine.run(batch, steps, cell.object.positions, tower, cell.blind, self.sharing, recorder=recorder)
+
+    def _again(self, cell: Cell, seed: int) -> list[tuple[str, int, float]]:
+        """Scores under another seed."""
+        output = self._answer(cell, self.batch.reseeded(*self._seeds(seed)), cell.steps)
+        adapter = self.engine.adapter
+        return [
+            (question.sample_id, seed, self.task.score(adapter.decode(tokens), question.answer))
+            for question, tokens in zip(self._questions, output.tokens, strict=True)
+        ]
+
+    def _swap(self, cell: Cell, rows: list[SampleRow], entered: torch.Tensor) -> list[SampleRow]:
+        """The rows with their score under evidence swap; nothing to swap means that the score is what it was."""
+        lost = [i for i, row in enumerate(rows) if row.recall is not None and row.recall < 1]
+        found = {i: row.score for i, row in enumerate(rows) if row.recall is not None}
+        if lost:
+            some, images = self.batch.rows(lost)
+            output = self._answer(cell, some, swapped(cell.steps, entered[lost]), images=images)
+            for i, tokens in zip(lost, output.tokens, strict=True):
+                found[i] = self.task.score(self.engine.adapter.decode(tokens), self._questions[i].answer)
+        return [replace(row, swap_score=found.get(i)) for i, row in enumerate(rows)]
+
+    @cached_property
+    def analyst(self) -> Analyst:
+        """The batch's visual tokens, made ready once for all cells."""
+        names = [q.sample_id for q in self._questions]
+        batch, grid = self.batch, self.engine.adapter.shape.grid
+        return Analyst(self.projected, grid, batch.image, batch.image_seeds, batch.evidence, names)
 
     def _rows(self, cell: Cell, output: Output) -> list[SampleRow]:
         adapter = self.engine.adapter
-        questions = [q for sample in self.samples for q in sample.questions]
-        divergence = np.full(len(questions), np.nan)
+        divergence = np.full(len(self._questions), np.nan)
         if self.reference is not None:
             full = self.reference.first_logits.log_softmax(-1)
             divergence = (full.exp() * (full - output.first_logits.log_softmax(-1))).sum(-1).cpu().numpy()
         total = adapter.shape.visual_tokens if cell.grid is None else cell.grid[0] * cell.grid[1]
         kept = present(output.kept, total).cpu().numpy()
         recall, before = self._recall(cell, output)
-        figures = self._figures(cell, output) if cell.prunes else None
         rows = []
-        for i, question in enumerate(questions):
+        for i, question in enumerate(self._questions):
             prediction = adapter.decode(output.tokens[i])
-            agree = None if self.reference is None else float(output.tokens[i] == self.reference.tokens[i])
             rows.append(
                 SampleRow(
                     question.sample_id,
                     prediction,
                     self.task.score(prediction, question.answer),
-                    agree,
+                    None if self.reference is None else float(output.tokens[i] == self.reference.tokens[i]),
                     _number(max(divergence[i], 0.0)),
                     pack(kept[i]),
                     int(output.present[i]),
                     None if recall is None else _number(recall[i]),
                     None if before is None else _number(before[i]),
-                    None,
-                    (None,) * 9 if figures is None else tuple(_number(column[i]) for column in figures),
                 )
             )
         return rows
@@ -138,48 +188,15 @@ class Work:
         on = lambda ids: evidence.recall(present(ids, held.shape[1]).cpu().numpy(), held)
         return on(output.kept), on(output.kept_before)
 
-    def _figures(self, cell: Cell, output: Output) -> list[np.ndarray]:
-        """FIGURES of the tokens in the last layer, then their z and percentile against random subsets: 9 columns [R]."""
-        rows = self.batch.image
-        kept = output.kept
-        if not cell.reads_text:  # the questions of an image share the kept set
-            first = torch.searchsorted(rows, torch.arange(len(self.samples), device=rows.device))
-            kept, rows = kept[first], torch.arange(len(self.samples), device=rows.device)
-        spread = [np.full(len(kept), np.nan) for _ in range(9)]
-        counts = (kept >= 0).sum(1)
-        for count in counts.unique().tolist():  # recycled means have no place; rows may hold different numbers of them
-            if count:
-                member = (counts == count).nonzero()[:, 0]
-                places = kept[member][kept[member] >= 0].view(len(member), count)
-                for column, values in zip(spread, self._against_chance(rows[member], places)):
-                    column[member.cpu().numpy()] = values
-        return spread if cell.reads_text else [column[self.batch.image.cpu().numpy()] for column in spread]
-
-    def _against_chance(self, images: torch.Tensor, places: torch.Tensor) -> list[np.ndarray]:
-        """The 9 columns for kept places [R, K] on the batch's images [R]."""
-        tokens = self.projected[images].gather(1, places[..., None].expand(-1, -1, self.projected.shape[-1]))
-        grid, null = self.engine.adapter.shape.grid, self._null(places.shape[1])
-        values = diversity(tokens)
-        values["cells"] = cell_coverage(present(places, self.projected.shape[1]), grid)
-        scored = [z_scores(values[name], null[name][images]) for name in FIGURES]
-        columns = [values[name] for name in FIGURES] + [z for z, _ in scored] + [percentile for _, percentile in scored]
-        return [torch.as_tensor(column).double().cpu().numpy() for column in columns]
-
-    def _null(self, keep: int) -> dict[str, torch.Tensor]:
-        if keep not in self.nulls:
-            grid = self.engine.adapter.shape.grid
-            self.nulls[keep] = null_figures(self.projected, grid, keep, self.batch.image_seeds)
-        return self.nulls[keep]
-
-    def images(self, place: int) -> list[tuple]:
+    def images(self, place: int, analysed: bool = False) -> list[tuple]:
         """Rows of the table ``images``; ``place`` is that of the first."""
-        out = []
+        out, complexity = [], self.analyst.complexity() if analysed else [None] * len(self.samples)
         for i, sample in enumerate(self.samples):
             buffer = io.BytesIO()
             thumbnail = sample.image.copy()
             thumbnail.thumbnail((336, 336))
             thumbnail.save(buffer, "PNG", optimize=True)
-            out.append((sample.image_id, place + i, buffer.getvalue(), thumbnail.height, thumbnail.width))
+            out.append((sample.image_id, place + i, buffer.getvalue(), thumbnail.height, thumbnail.width, complexity[i]))
         return out
 
     def questions(self) -> list[tuple]:

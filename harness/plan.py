@@ -76,6 +76,11 @@ class Cell:
         return any(step.after for step in self.steps) and not self.merges
 
     @property
+    def swaps(self) -> bool:
+        """Whether its loss can be told apart by evidence swap: a competing pruner whose tokens all have a place."""
+        return self.prunes and not self.reference and all(step.site.stage == 2 or step.after == step.keep for step in self.steps)
+
+    @property
     def reads_text(self) -> bool:
         return any(step.reads_text for step in self.steps)
 

@@ -40,24 +40,35 @@ class Probe:
             self.mean_received = weights.mean(2)
         if self.query_rows is None:
             return
-        rows, group = self.query_rows, self.group
-        heads, width = query.shape[1], query.shape[3]
-        index = rows[:, None, :, None].expand(-1, heads, -1, width)
-        asked = query[group].gather(2, index) if len(query) > 1 or len(rows) > 1 else query.gather(2, index)
-        wide = key.repeat_interleave(heads // key.shape[1], dim=1)
-        wide = wide[group] if len(wide) > 1 or len(rows) > 1 else wide
-        scores = (asked @ wide.transpose(2, 3)).float() * scaling
-        count = key.shape[2]
-        if mask is not None:
-            whole = mask.expand(-1, -1, query.shape[2], -1)[group]  # [R, 1, L, keys]
-            seen = whole.gather(2, rows[:, None, :, None].expand(-1, whole.shape[1], -1, whole.shape[3]))
-            scores = scores.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else scores + seen
-        elif causal:
-            ahead = torch.arange(count, device=rows.device) > rows[:, None, :, None] + (count - query.shape[2])
-            scores = scores.masked_fill(ahead, -torch.inf)
+        scores = self._scores(query, key, mask, scaling, causal)
         if self.scores:
             self.logits = scores
         self.attention = scores.softmax(-1)
+
+    def _scores(self, query, key, mask, scaling: float, causal: bool) -> torch.Tensor:
+        """Scaled and masked scores of the asked rows, [R, H, T, keys]; a sequence's keys are read once for all its rows."""
+        rows, group = self.query_rows, self.group
+        batch, heads, length, width = query.shape
+        count = torch.bincount(group, minlength=batch)
+        slots = int(count.max())
+        order = group.argsort(stable=True)
+        slot = torch.empty_like(group)
+        slot[order] = torch.arange(len(group), device=group.device) - (count.cumsum(0) - count)[group[order]]
+        asked = torch.zeros(batch, slots, rows.shape[1], dtype=torch.int64, device=rows.device)
+        asked[group, slot] = rows
+        asked = asked.flatten(1)  # [G, slots * T]
+        queries = query.gather(2, asked[:, None, :, None].expand(-1, heads, -1, width))
+        shared = queries.reshape(batch, key.shape[1], -1, width)  # heads of one key head stand together
+        scores = ((shared @ key.transpose(2, 3)).float() * scaling).view(batch, heads, asked.shape[1], -1)
+        if mask is not None:
+            seen = mask.expand(batch, -1, length, -1)
+            seen = seen.gather(2, asked[:, None, :, None].expand(-1, seen.shape[1], -1, seen.shape[3]))
+            scores = scores.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else scores + seen
+        elif causal:
+            keys = key.shape[2]
+            ahead = torch.arange(keys, device=rows.device) > asked[:, None, :, None] + (keys - length)
+            scores = scores.masked_fill(ahead, -torch.inf)
+        return scores.unflatten(2, (slots, -1))[group, :, slot]
 
 
 def probed_sdpa(module, query, key, value, attention_mask, scaling=None, probe: Probe | None = None, **kwargs):

@@ -14,7 +14,8 @@ def write_report(run: RunFolder, images: int = 12) -> Path:
     """Write ``report.html`` beside the results and return its path."""
     from reports.page import render
 
-    view = RunView(run.manifest(), run.summary()["cells"], gallery(run, images))
+    summary = run.summary()
+    view = RunView(run.manifest(), summary["cells"], gallery(run, images), summary.get("checks") or {})
     path = run.folder / "report.html"
     partial = path.with_suffix(".partial")
     partial.write_text(render(view), encoding="utf-8")

@@ -7,34 +7,43 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from harness.errors import RequestError
+from metrics.figures import BIAS, FIGURES, LAYERS, MATCHED, SCORES
 
-SCHEMA_VERSION = 1
-FIGURES = ("effective_rank", "mean_cosine", "cells")
+SCHEMA_VERSION = 2
 _SAMPLE_COLUMNS = (
-    "prediction", "score", "agree", "kl", "kept", "kept_count", "recall", "recall_before", "failed",
+    "prediction", "score", "agree", "kl", "kept", "kept_count", "recall", "recall_before", "swap_score", "failed",
+)  # fmt: skip
+_NUMBERS = (
     *FIGURES, *(f"z_{name}" for name in FIGURES), *(f"percentile_{name}" for name in FIGURES),
+    *(f"row_z_{name}" for name in MATCHED), *BIAS, *SCORES,
 )  # fmt: skip
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS cells (
     id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, facts TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS images (
-    id TEXT PRIMARY KEY, place INTEGER NOT NULL, png BLOB, height INTEGER, width INTEGER);
+    id TEXT PRIMARY KEY, place INTEGER NOT NULL, png BLOB, height INTEGER, width INTEGER, complexity REAL);
 CREATE TABLE IF NOT EXISTS questions (
     id TEXT PRIMARY KEY, image TEXT NOT NULL REFERENCES images, place INTEGER NOT NULL,
     family TEXT NOT NULL, question TEXT NOT NULL, target TEXT NOT NULL, evidence BLOB);
 CREATE TABLE IF NOT EXISTS samples (
     cell INTEGER NOT NULL REFERENCES cells, question TEXT NOT NULL REFERENCES questions,
     {", ".join(_SAMPLE_COLUMNS)}, PRIMARY KEY (cell, question)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS analysis (
+    cell INTEGER NOT NULL REFERENCES cells, question TEXT NOT NULL REFERENCES questions,
+    {", ".join(f"{name} REAL" for name in _NUMBERS)}, layers BLOB, PRIMARY KEY (cell, question)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS repeats (
+    cell INTEGER NOT NULL REFERENCES cells, question TEXT NOT NULL REFERENCES questions, repeat INTEGER NOT NULL,
+    score REAL, PRIMARY KEY (cell, question, repeat)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS timings (
-    cell INTEGER NOT NULL REFERENCES cells, round INTEGER NOT NULL, stage TEXT NOT NULL, seconds REAL NOT NULL,
-    PRIMARY KEY (cell, round, stage)) WITHOUT ROWID;
+    cell INTEGER NOT NULL REFERENCES cells, repeat INTEGER NOT NULL, round INTEGER NOT NULL, stage TEXT NOT NULL,
+    seconds REAL NOT NULL, PRIMARY KEY (cell, repeat, round, stage)) WITHOUT ROWID;
 """
 
 
@@ -51,14 +60,35 @@ class SampleRow:
     kept_count: int | None = None
     recall: float | None = None  # of the evidence, in the last layer
     recall_before: float | None = None  # of the evidence, on entering the LLM
+    swap_score: float | None = None  # with the evidence forced into the kept set; None where there is none, or not measured
     failed: str | None = None
-    figures: tuple[float | None, ...] = (None,) * 9  # FIGURES, their z, their percentile
 
     def values(self) -> tuple:
-        return (
-            self.prediction, self.score, self.agree, self.kl, self.kept, self.kept_count,
-            self.recall, self.recall_before, self.failed, *self.figures,
-        )  # fmt: skip
+        return tuple(getattr(self, name) for name in _SAMPLE_COLUMNS)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the kept tokens of some questions of one cell are like."""
+
+    questions: Sequence[str]  # [R]
+    numbers: Mapping[str, np.ndarray]  # float [R] each; nan or absent where a cell has no such figure
+    layers: np.ndarray  # float32 [R, layers, LAYERS]; nan is not measured
+
+    def rows(self, cell: int) -> Iterable[tuple]:
+        columns = [self.numbers.get(name) for name in _NUMBERS]
+        for i, question in enumerate(self.questions):
+            numbers = (None if column is None or column[i] != column[i] else float(column[i]) for column in columns)
+            yield cell, question, *numbers, self.layers[i].astype("<f4").tobytes()
+
+
+@dataclass
+class Findings:
+    """What one cell gave on one batch."""
+
+    samples: list[SampleRow]
+    analysis: Analysis | None = None
+    repeats: list[tuple[str, int, float]] = field(default_factory=list)  # (question, further seed, score)
 
 
 class RunFolder:
@@ -121,35 +151,40 @@ class RunFolder:
                 connection.execute("INSERT OR IGNORE INTO cells (key, facts) VALUES (?, ?)", (key, json.dumps(facts)))
         return dict(self.connection.execute("SELECT key, id FROM cells").fetchall())
 
-    def set_facts(self, cell: int, facts: dict) -> None:
-        """Replace what is known of a cell, once it has been measured."""
+    def set_facts(self, cell: int, **facts: object) -> None:
+        """Add to what is known of a cell, once it has been measured."""
         with self.connection as connection:
-            connection.execute("UPDATE cells SET facts = ? WHERE id = ?", (json.dumps(facts), cell))
+            (known,) = connection.execute("SELECT facts FROM cells WHERE id = ?", (cell,)).fetchone()
+            connection.execute("UPDATE cells SET facts = ? WHERE id = ?", (json.dumps({**json.loads(known), **facts}), cell))
 
-    def add_batch(self, images: Sequence[tuple], questions: Sequence[tuple], samples: dict[int, list[SampleRow]]) -> None:
+    def add_batch(self, images: Sequence[tuple], questions: Sequence[tuple], findings: Mapping[int, Findings]) -> None:
         """One batch of images with all cells' answers, in one transaction."""
-        marks = ", ".join("?" * (2 + len(_SAMPLE_COLUMNS)))
         with self.connection as connection:
-            connection.executemany("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?, ?)", images)
-            connection.executemany("INSERT OR IGNORE INTO questions VALUES (?, ?, ?, ?, ?, ?, ?)", questions)
-            for cell, rows in samples.items():
-                connection.executemany(
-                    f"INSERT OR REPLACE INTO samples VALUES ({marks})", [(cell, row.question, *row.values()) for row in rows]
-                )
+            insert = lambda table, width, rows: connection.executemany(
+                f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * width)})", rows
+            )
+            insert("images", 6, images)
+            insert("questions", 7, questions)
+            for cell, found in findings.items():
+                insert("samples", 2 + len(_SAMPLE_COLUMNS), ((cell, row.question, *row.values()) for row in found.samples))
+                insert("repeats", 4, ((cell, *row) for row in found.repeats))
+                if found.analysis is not None:
+                    insert("analysis", 3 + len(_NUMBERS), found.analysis.rows(cell))
 
     def done_images(self) -> set[str]:
         """Images whose answers are stored; a batch is stored whole or not at all."""
         return {row[0] for row in self.connection.execute("SELECT id FROM images")}
 
-    def add_timings(self, rows: Iterable[tuple[int, int, str, float]]) -> None:
+    def add_timings(self, rows: Iterable[tuple[int, int, int, str, float]]) -> None:
+        """Rows (cell, repeat, round, stage, seconds); repeat 1 is the second run of a cell in the same rounds."""
         with self.connection as connection:
-            connection.executemany("INSERT OR REPLACE INTO timings VALUES (?, ?, ?, ?)", rows)
+            connection.executemany("INSERT OR REPLACE INTO timings VALUES (?, ?, ?, ?, ?)", rows)
 
-    def timings(self) -> dict[int, dict[str, np.ndarray]]:
+    def timings(self, repeat: int = 0) -> dict[int, dict[str, np.ndarray]]:
         """Seconds by cell and stage, in the order of the rounds."""
         out: dict[int, dict[str, list[float]]] = {}
-        query = "SELECT cell, stage, seconds FROM timings ORDER BY cell, stage, round"
-        for cell, stage, seconds in self.connection.execute(query):
+        query = "SELECT cell, stage, seconds FROM timings WHERE repeat = ? ORDER BY cell, stage, round"
+        for cell, stage, seconds in self.connection.execute(query, (repeat,)):
             out.setdefault(cell, {}).setdefault(stage, []).append(seconds)
         return {cell: {stage: np.array(v) for stage, v in stages.items()} for cell, stages in out.items()}
 
@@ -167,15 +202,52 @@ class RunFolder:
             "JOIN questions ON questions.id = samples.question JOIN images ON images.id = questions.image "
             "WHERE cell = ? ORDER BY images.place, questions.place"
         )
-        rows = self.connection.execute(query, (cell,)).fetchall()
-        columns = dict(zip(names, zip(*rows))) if rows else {name: () for name in names}
-        texts = {"question", "image", "family", "prediction", "kept", "failed"}
-        return {
-            name: np.array(values, dtype=object)
-            if name in texts
-            else np.array([np.nan if v is None else v for v in values], dtype=float)
-            for name, values in columns.items()
-        }
+        return _columns(names, self.connection.execute(query, (cell,)).fetchall())
+
+    def analysis(self, cell: int) -> dict[str, np.ndarray]:
+        """The analysed questions of a cell as columns, with ``layers`` float32 [n, layers, LAYERS]; missing is nan."""
+        names = ["question", "image", "family", "score", "kept", "kept_count", "recall", *_NUMBERS, "layers"]
+        query = (
+            f"SELECT analysis.question, image, family, score, kept, kept_count, recall, {', '.join(_NUMBERS)}, layers "
+            "FROM analysis "
+            "JOIN samples ON samples.cell = analysis.cell AND samples.question = analysis.question "
+            "JOIN questions ON questions.id = analysis.question JOIN images ON images.id = questions.image "
+            "WHERE analysis.cell = ? ORDER BY images.place, questions.place"
+        )
+        columns = _columns(names, self.connection.execute(query, (cell,)).fetchall())
+        blobs = columns["layers"]
+        tables = [np.frombuffer(blob, "<f4").reshape(-1, len(LAYERS)) for blob in blobs]
+        columns["layers"] = np.stack(tables) if tables else np.zeros((0, 0, len(LAYERS)), "<f4")
+        return columns
+
+    def repeats(self, cell: int) -> dict[int, np.ndarray]:
+        """Scores of a cell under further seeds, by seed, in the order of images and questions."""
+        query = (
+            "SELECT repeat, score FROM repeats JOIN questions ON questions.id = repeats.question "
+            "JOIN images ON images.id = questions.image WHERE cell = ? ORDER BY repeat, images.place, questions.place"
+        )
+        out: dict[int, list[float]] = {}
+        for repeat, score in self.connection.execute(query, (cell,)):
+            out.setdefault(repeat, []).append(score)
+        return {repeat: np.array(scores) for repeat, scores in out.items()}
+
+    def complexity(self) -> dict[str, float]:
+        """Effective rank of all visual tokens of each analysed image."""
+        return dict(self.connection.execute("SELECT id, complexity FROM images WHERE complexity IS NOT NULL ORDER BY place"))
+
+
+_TEXTS = frozenset({"question", "image", "family", "prediction", "kept", "failed", "layers"})
+
+
+def _columns(names: list[str], rows: list[tuple]) -> dict[str, np.ndarray]:
+    """Rows as columns: texts and bytes as objects, numbers as floats with nan for null."""
+    columns = dict(zip(names, zip(*rows))) if rows else {name: () for name in names}
+    return {
+        name: np.array(values, dtype=object)
+        if name in _TEXTS
+        else np.array([np.nan if v is None else v for v in values], dtype=float)
+        for name, values in columns.items()
+    }
 
 
 def pack(mask: np.ndarray) -> bytes:

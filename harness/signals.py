@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -21,6 +21,13 @@ class Tower:
     grid: tuple[int, int] | None
     full_grid: tuple[int, int]
     signals: dict[str, torch.Tensor]  # of VISION_SIGNALS, those asked for
+
+    def images(self, places: torch.Tensor) -> Tower:
+        """Of some images, int64 [B']."""
+        signals = {name: tensor[places] for name, tensor in self.signals.items()}
+        return replace(
+            self, features=self.features[places], source=self.source[places], lowest=self.lowest[places], signals=signals
+        )
 
 
 def wanted_of_tower(steps) -> frozenset[str]:
@@ -101,13 +108,15 @@ def places(grid: tuple[int, int], device) -> torch.Tensor:
     return torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).view(1, -1, 2)
 
 
-def decoder_probe(layout, step: Step | None) -> Probe | None:
-    """What the layer before a step inside the LLM is asked for."""
+def decoder_probe(layout, step: Step | None, record: bool = False) -> Probe | None:
+    """What a layer is asked for: by the step inside the LLM that stands after it, and by a recorder for its last row."""
     if step is None:
-        return None
+        return Probe(layout.last[:, None], layout.group) if record else None
     rows = None
     if step.needs & {"text_attention", "text_logits"}:
         rows = layout.last[:, None] if step.rows == 1 else layout.text
+    elif record:
+        rows = layout.last[:, None]
     keys = bool(step.needs & {"keys", "text_keys"})
     if rows is None and not keys:
         return None
@@ -159,9 +168,15 @@ class InsideLLM:
             hidden_states=pick(flow.hidden, columns) if "hidden_states" in needs else None,
             text_hidden=pick(flow.hidden, text) if "text_hidden" in needs else None,
             norm_scale=self.adapter.norm_scale if "norm_scale" in needs else None,
+            evidence=self._evidence(member) if "evidence" in needs and batch.evidence is not None else None,
             seeds=batch.question_seeds[member],
             carry=None if flow.carry is None else flow.carry[member][:, :length],
             count=flow.ids.shape[1],
             batch=len(member),
             device=group.device,
         )
+
+    def _evidence(self, member: torch.Tensor) -> torch.Tensor:
+        """Which of the present tokens hold the answer: bool [R, N]; one of no single place holds none."""
+        ids = self.flow.ids[self.flow.layout.group[member]]
+        return self.batch.evidence[member].gather(1, ids.clamp_min(0)) & (ids >= 0)

@@ -8,110 +8,122 @@ from typing import Any
 
 import numpy as np
 
-from harness.runs import FIGURES, SCHEMA_VERSION, RunFolder
+from harness.runs import SCHEMA_VERSION, RunFolder
+from harness.summary_tokens import kept_tokens
 from metrics import accuracy as acc
 from metrics import evidence, latency
-from metrics.statistics import bootstrap_mean, holm, paired_difference
+from metrics.pareto import front_share
+from metrics.statistics import bootstrap_mean, bootstrap_median, holm, mcnemar_exact, paired_difference
 
-_DIVERSE_IS_HIGH = {"effective_rank": True, "mean_cosine": False, "cells": True}
+TESTS = ("difference_none", "difference_like", "difference_winner")
+"""The three questions asked of a method: what it loses, what its ranking is worth, whether it is the best."""
+_ANSWERS = (
+    "accuracy", "families", "retention", "retention_adjusted", *TESTS, "mcnemar", "non_inferior", "loyalty", "difficulty",
+)  # fmt: skip
 
 
 def summarise(run: RunFolder) -> dict:
     """The content of ``summary.json``; figures come from the run folder alone."""
     manifest = run.manifest()
-    seed = manifest["config"]["seed"]
+    seed, margin = manifest["config"]["seed"], manifest["config"]["margin"]
     stored = [(ident, facts, run.columns(ident)) for ident, _, facts in run.cells()]
-    timings = run.timings()
     by_name = {(facts["method"], facts["keep"]): columns for _, facts, columns in stored if len(columns["score"])}
+    winners = _winners(stored)
+    timings = run.timings()
     ident_none = next((i for i, facts, _ in stored if facts["method"] == "none"), None)
-    none, blind = by_name.get(("none", None)), by_name.get(("blind", None))
     cells = []
     for ident, facts, columns in stored:
         cell = {name: facts[name] for name in ("model", "task", "method", "params", "keep", "budget", "reference", "skipped")}
-        cell |= {
-            "positions": facts["positions"],
-            "tokens": facts["tokens"],
-            "flops": facts["flops"],
-            "schedule": facts["schedule"],
-        }
-        cell |= _answers(columns, none, blind, by_name, facts, seed)
-        cell |= _tokens_kept(columns, facts)
+        cell |= {name: facts[name] for name in ("positions", "tokens", "flops", "schedule")}
+        cell |= _answers(columns, by_name, winners, facts, seed, margin)
+        cell["seeds"] = _seeds(columns, run.repeats(ident))
+        cell["evidence"] = _evidence(columns, by_name.get(("none", None)), seed)
+        cell |= kept_tokens(run.analysis(ident), facts, tuple(manifest["grid"]), seed)
         times = timings.get(ident), timings.get(ident_none)
         cell["latency"] = _latency(times[0], times[1], facts, stored, ident_none) if all(times) else None
-        cell["memory"] = None if facts["flops"] is None else {"kv_bytes": facts["flops"]["kv_bytes"], "peak_bytes": None}
+        cell["memory"] = _memory(facts)
         cells.append(cell)
     _adjust(cells)
-    return {"schema_version": SCHEMA_VERSION, "cells": cells}
-
-
-def _answers(columns: dict, none: dict | None, blind: dict | None, by_name: dict, facts: dict, seed: int) -> dict:
-    """Accuracy and everything that compares answers."""
-    names = (
-        "accuracy",
-        "families",
-        "retention",
-        "retention_adjusted",
-        "difference_none",
-        "difference_like",
-        "loyalty",
-        "difficulty",
-    )
-    if not len(columns["score"]):
-        return {"n": 0, "n_images": 0, **dict.fromkeys(names)}
-    scores, images = columns["score"], columns["image"]
-    figure = acc.accuracy(scores, images, seed=seed)
-    out: dict[str, Any] = {
-        "n": len(scores),
-        "n_images": len(set(images)),
-        "accuracy": figure,
-        "families": acc.by_family(scores, columns["family"], images, seed=seed),
-        "difference_none": None,
-        "difference_like": None,
-        "retention": None,
-        "retention_adjusted": None,
-        "loyalty": None,
-        "difficulty": None,
+    _pareto(cells, stored, timings, seed)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "cells": cells,
+        "winners": {str(keep): method for keep, method in winners.items()},
+        "checks": {"aa": _aa(timings.get(ident_none), run.timings(1).get(ident_none)), "analysed_images": len(run.complexity())},
     }
-    if none is not None:
-        level = float(none["score"].mean())
-        out["retention"] = acc.retention(figure.value, level)
-        if blind is not None:
-            out["retention_adjusted"] = acc.retention_adjusted(figure.value, level, float(blind["score"].mean()))
-        out["loyalty"] = {"agreement": _mean(columns["agree"], images, seed), "kl": _mean(columns["kl"], images, seed)}
-        if facts["method"] != "none":
-            out["difference_none"] = paired_difference(scores, none["score"], images, seed=seed)
-        shrunken = by_name.get(("downsample", facts["keep"]))
-        if shrunken is not None and facts["method"] not in ("none", "downsample"):
-            out["difficulty"] = acc.difficulty(scores, none["score"], shrunken["score"], images)
-    like = by_name.get((facts["like"], facts["keep"])) if facts["like"] else None
-    if like is not None:
-        out["difference_like"] = paired_difference(scores, like["score"], images, seed=seed)
+
+
+def _winners(stored: list) -> dict[int, str]:
+    """The most accurate method at each budget, references and controls left out; the first of equals."""
+    best: dict[int, tuple[float, str]] = {}
+    for _, facts, columns in stored:
+        if facts["reference"] or facts["keep"] is None or not len(columns["score"]):
+            continue
+        level = float(columns["score"].mean())
+        if facts["keep"] not in best or level > best[facts["keep"]][0]:
+            best[facts["keep"]] = level, facts["method"]
+    return {keep: method for keep, (_, method) in best.items()}
+
+
+def _answers(columns: dict, by_name: dict, winners: dict, facts: dict, seed: int, margin: float) -> dict:
+    """Accuracy and everything that compares answers."""
+    out: dict[str, Any] = {"n": len(columns["score"]), "n_images": len(set(columns["image"])), **dict.fromkeys(_ANSWERS)}
+    if not len(columns["score"]):
+        return out
+    scores, images, keep = columns["score"], columns["image"], facts["keep"]
+    out["accuracy"] = figure = acc.accuracy(scores, images, seed=seed)
+    out["families"] = acc.by_family(scores, columns["family"], images, seed=seed)
+    none, blind, small = (by_name.get(key) for key in (("none", None), ("blind", None), ("downsample", keep)))
+    rivals = {"none": none if facts["method"] != "none" else None, "like": by_name.get((facts["like"], keep))}
+    winner = winners.get(keep)
+    if winner is not None and winner != facts["method"] and not facts["reference"]:
+        rivals["winner"] = by_name[winner, keep]
+    for name, rival in rivals.items():
+        if rival is not None:
+            out[f"difference_{name}"] = paired_difference(scores, rival["score"], images, seed=seed)
+    if len(set(images)) == len(images):  # questions of one image are not independent, as the test asks
+        out["mcnemar"] = {name: mcnemar_exact(scores, rival["score"]) for name, rival in rivals.items() if rival is not None}
+    if none is None:
+        return out
+    level = float(none["score"].mean())
+    out["retention"] = acc.retention(figure.value, level)
+    if blind is not None:
+        out["retention_adjusted"] = acc.retention_adjusted(figure.value, level, float(blind["score"].mean()))
+    out["loyalty"] = {"agreement": _mean(columns["agree"], images, seed), "kl": _mean(columns["kl"], images, seed)}
+    gap = out["difference_none"]
+    if gap is not None and gap.se is not None:
+        out["non_inferior"] = {
+            "margin": margin, "holds": acc.non_inferior(gap, margin), "smallest_detectable": acc.smallest_detectable(gap.se),
+        }  # fmt: skip
+    if small is not None and facts["method"] not in ("none", "downsample"):
+        out["difficulty"] = acc.difficulty(scores, none["score"], small["score"], images)
     return out
 
 
-def _tokens_kept(columns: dict, facts: dict) -> dict:
-    """Evidence, diversity, coverage and collapse."""
-    out: dict[str, Any] = dict.fromkeys(("evidence", "diversity", "coverage", "collapse"))
-    if not len(columns["score"]):
-        return out
-    images = columns["image"]
-    if np.isfinite(columns["recall"]).any():
-        out["evidence"] = {
-            **evidence.summarise(columns["recall"], columns["score"], images),
-            "recall_before": _mean(columns["recall_before"], images, 0),
-            "swap_gain": None,
-        }
-    if np.isfinite(columns["effective_rank"]).any():
-        from metrics.collapse import summarise_z
+def _seeds(columns: dict, repeats: dict[int, np.ndarray]) -> dict | None:
+    """Spread of accuracy over the seeds of a random choice."""
+    if not repeats:
+        return None
+    levels = np.array([columns["score"].mean(), *(scores.mean() for scores in repeats.values())])
+    return {
+        "seeds": len(levels), "mean": levels.mean(), "sd": levels.std(ddof=1), "lowest": levels.min(), "highest": levels.max(),
+    }  # fmt: skip
 
-        out["diversity"] = {name: _mean(columns[name], images, 0) for name in ("effective_rank", "mean_cosine")}
-        out["coverage"] = {"cells": _mean(columns["cells"], images, 0)}
-        out["collapse"] = {
-            "z": {
-                name: summarise_z(columns[f"z_{name}"], columns[f"percentile_{name}"], images, _DIVERSE_IS_HIGH[name])
-                for name in FIGURES
-            }
-        }
+
+def _evidence(columns: dict, none: dict | None, seed: int) -> dict | None:
+    """Recall, accuracy by recall, and evidence swap with the part of the loss that it gives back."""
+    if not np.isfinite(columns["recall"]).any():
+        return None
+    images, swapped = columns["image"], columns["swap_score"]
+    out = {
+        **evidence.summarise(columns["recall"], columns["score"], images, seed=seed),
+        "recall_before": _mean(columns["recall_before"], images, seed),
+        "swap_gain": None,
+        "swap_loss": None,
+        "swap_share": None,
+    }
+    if none is not None and np.isfinite(swapped).any():
+        out |= evidence.swap(swapped, columns["score"], none["score"], images, seed=seed)
     return out
 
 
@@ -121,14 +133,59 @@ def _latency(times: dict, none: dict, facts: dict, stored: list, ident_none: int
     return latency.summarise(times, none, whole / facts["flops"]["llm_prefill"])
 
 
+def _aa(first: dict | None, second: dict | None) -> dict | None:
+    """`none` against itself in the same rounds: the ratio of times to first token, which is 1 but for the machine."""
+    if first is None or second is None:
+        return None
+    ttft = [sum(times[stage] for stage in latency.FIRST_TOKEN) for times in (first, second)]
+    ratio = ttft[0] / ttft[1]
+    return {**bootstrap_median(ratio).as_dict(), "rounds": len(ratio), "cv": latency.variation(ttft[0])}
+
+
+def _memory(facts: dict) -> dict | None:
+    """KV bytes by formula over all prompts; measured and by formula for the prompt that was timed; peaks where measured."""
+    if facts["flops"] is None:
+        return None
+    kv, peak = facts.get("kv") or {}, facts.get("peak") or {}
+    return {
+        "kv_bytes": facts["flops"]["kv_bytes"],
+        "kv_measured": kv.get("measured"),
+        "kv_predicted": kv.get("predicted"),
+        "peak_bytes": peak.get("peak_bytes"),
+        "working_bytes": peak.get("working_bytes"),
+    }
+
+
 def _mean(values: np.ndarray, images: np.ndarray, seed: int):
     known = np.isfinite(values)
     return bootstrap_mean(values[known], images[known], seed=seed) if known.any() else None
 
 
+def _pareto(cells: list[dict], stored: list, timings: dict, seed: int) -> None:
+    """Which cells are on the front of accuracy against TTFT and against FLOPs; blind and oracle are not in it."""
+    for cell in cells:
+        cell["pareto"] = {"latency": None, "flops": None}
+    entered = [
+        (cell, ident, columns) for cell, (ident, facts, columns) in zip(cells, stored, strict=True)
+        if len(columns["score"]) and facts["method"] not in ("blind", "oracle")
+    ]  # fmt: skip
+    ttft = {ident: sum(times[stage] for stage in latency.FIRST_TOKEN) for ident, times in timings.items()}
+    for name, costs in (
+        ("flops", {ident: cell["flops"]["total"] for cell, ident, _ in entered if cell["flops"]}),
+        ("latency", ttft),
+    ):
+        there = [(cell, ident, columns) for cell, ident, columns in entered if ident in costs]
+        if len(there) < 2 or len({len(columns["score"]) for _, _, columns in there}) > 1:
+            continue
+        scores = np.stack([columns["score"] for _, _, columns in there])
+        found = front_share(scores, there[0][2]["image"], np.stack([np.asarray(costs[i]) for _, i, _ in there]), seed=seed)
+        for (cell, _, _), on, share in zip(there, found.on, found.share, strict=True):
+            cell["pareto"][name] = {"on": bool(on), "share": float(share)}
+
+
 def _adjust(cells: list[dict]) -> None:
-    """Holm over methods x budgets x tasks, separately for each of the two questions asked."""
-    for name in ("difference_none", "difference_like"):
+    """Holm over methods x budgets x tasks, separately for each of the questions asked."""
+    for name in TESTS:
         chosen = [c for c in cells if c[name] is not None and not c["reference"]]
         adjusted = holm([c[name].p for c in chosen])
         for cell in cells:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,6 +12,22 @@ from harness.measure import Work
 from harness.plan import Cell
 from harness.stopwatch import Stopwatch
 from harness.tasks.base import ImageSample, Task
+from metrics.memory import device_peak_bytes, reset_device_peak
+
+
+@dataclass
+class Timed:
+    """What the rounds gave. Cells go by their place in the list that was timed."""
+
+    rows: list[tuple[int, int, int, str, float]] = field(default_factory=list)  # (cell, repeat, round, stage, seconds)
+    kv_bytes: dict[int, int] = field(default_factory=dict)  # of the caches after the prompt, measured
+    peak_bytes: dict[int, int] = field(default_factory=dict)  # of the device's allocator; empty on a CPU
+    text_tokens: dict[int, int] = field(default_factory=dict)  # of the prompt that was timed
+
+
+def one_question(sample: ImageSample) -> ImageSample:
+    """The image with its first question alone."""
+    return ImageSample(sample.image_id, sample.image, sample.questions[:1])
 
 
 def time_cells(
@@ -22,34 +39,38 @@ def time_cells(
     rounds: int = 12,
     warm: int = 1,
     advance: Callable[[], None] = lambda: None,
-) -> list[tuple[int, int, str, float]]:
-    """Seconds of every stage.
+) -> Timed:
+    """Seconds of every stage, and memory.
 
-    Drift of the machine hits all cells alike, since every round runs each once, in a new order.
-    Nothing is shared between cells. Decoding is given per answer token.
+    Drift of the machine hits all cells alike, since every round runs each once, in a new order. `none` runs twice a
+    round: what its two runs differ by is what the machine cannot tell apart (A/A check). Nothing is shared between
+    cells. Decoding is given per answer token.
 
     Args:
         sample: an image; its first question is asked.
         cells: what to time.
-        rounds: timed rounds, after ``warm`` untimed ones.
-
-    Returns:
-        (place of the cell in ``cells``, round, stage, seconds).
+        rounds: timed rounds, after ``warm`` untimed ones, in the last of which the device's peak memory is taken.
     """
-    one = ImageSample(sample.image_id, sample.image, sample.questions[:1])
-    work = Work(engine, task, [one], seed, wanted=frozenset().union(*(cell.needs for cell in cells)))
+    work = Work(engine, task, [one_question(sample)], seed, wanted=frozenset().union(*(cell.needs for cell in cells)))
     batches = [work.batch if cell.grid is None else work.make_batch(cell.grid) for cell in cells]
-    random = np.random.default_rng(seed)
-    device = str(engine.adapter.device)
-    out = []
+    runs = [(place, 0) for place in range(len(cells))] + [(i, 1) for i, cell in enumerate(cells) if cell.method == "none"]
+    random, device, timed = np.random.default_rng(seed), engine.adapter.device, Timed()
     for number in range(-warm, rounds):
-        for place in random.permutation(len(cells)):
-            cell, watch = cells[place], Stopwatch(device)
-            engine.run(batches[place], cell.steps, cell.object.positions, None, cell.blind, True, watch)
+        for choice in random.permutation(len(runs)):
+            place, repeat = runs[choice]
+            cell, batch, watch = cells[place], batches[place], Stopwatch(str(device))
+            reset_device_peak(device)
+            output = engine.run(batch, cell.steps, cell.object.positions, None, cell.blind, True, watch)
             seconds = dict(watch.seconds)
             seconds["total"] = sum(seconds.values())
             seconds["decode"] /= watch.counts["decode"]
             if number >= 0:
-                out += [(int(place), number, stage, value) for stage, value in seconds.items()]
+                timed.rows += [(place, repeat, number, stage, value) for stage, value in seconds.items()]
+                continue
+            timed.kv_bytes[place] = output.kv_bytes
+            timed.text_tokens[place] = len(batch.prefix) + len(batch.questions[0])
+            peak = device_peak_bytes(device)
+            if peak is not None:
+                timed.peak_bytes[place] = peak
         advance()
-    return out
+    return timed

@@ -8,7 +8,7 @@ from methods.registry import register
 from methods.types import Budget, Method, ModelShape, Step
 
 
-@register("blind", site="image", reference=True)
+@register("blind", site="image", reference=True, ranks_by="none")
 @dataclass(frozen=True)
 class Blind(Method):
     """The question alone, no image at all: what guessing reaches, the zero of chance-adjusted retention."""

@@ -17,7 +17,14 @@ _NEEDS = frozenset({"features", "image_embeds", "text_embeds"})
 _WORDS = 16  # words of an instruction assumed in the FLOPs of the text encoder
 
 
-@register("cdpruner", paper="arXiv:2506.10967", site="projector", needs=_NEEDS, cannot="models without a joint image-text space")
+@register(
+    "cdpruner",
+    paper="arXiv:2506.10967",
+    site="projector",
+    needs=_NEEDS,
+    cannot="models without a joint image-text space",
+    ranks_by="both",
+)
 @dataclass(frozen=True)
 class CDPruner(Method):
     """Greedy MAP of a determinantal process whose kernel is similarity, scaled on both sides by relevance to the question.

@@ -15,7 +15,7 @@ from methods.types import Budget, BudgetError, Method, ModelShape, Selection, Si
 _NEEDS = frozenset({"keys", "text_keys", "hidden_states", "text_hidden", "norm_scale"})
 
 
-@register("dart", paper="arXiv:2502.11494", site="decoder", needs=_NEEDS)
+@register("dart", paper="arXiv:2502.11494", site="decoder", needs=_NEEDS, ranks_by="diversity")
 @dataclass(frozen=True)
 class DART(Method):
     """A few pivots of largest key norm, and for each the image tokens that duplicate it least.

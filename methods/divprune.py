@@ -16,7 +16,7 @@ from methods.types import Budget, Method, ModelShape, PositionMode, Selection, S
 _NEEDS = frozenset({"features"})
 
 
-@register("divprune", paper="arXiv:2503.02175", site="projector", needs=_NEEDS)
+@register("divprune", paper="arXiv:2503.02175", site="projector", needs=_NEEDS, ranks_by="diversity")
 @dataclass(frozen=True)
 class DivPrune(Method):
     """Max-min diversity: each next token is the one farthest, by cosine distance, from all kept so far.

@@ -9,7 +9,7 @@ from methods.registry import register
 from methods.types import Budget, Method, ModelShape, Step
 
 
-@register("downsample", paper="baseline of arXiv:2510.07143", site="image", reference=True)
+@register("downsample", paper="baseline of arXiv:2510.07143", site="image", reference=True, ranks_by="none")
 @dataclass(frozen=True)
 class Downsample(Method):
     """The image shrunk until the tower yields K tokens: the baseline that embarrasses many methods."""

@@ -13,7 +13,7 @@ from methods.types import Budget, BudgetError, Method, ModelShape, Selection, Si
 _NEEDS = frozenset({"text_attention"})
 
 
-@register("fastv", paper="arXiv:2403.06764", site="decoder", needs=_NEEDS)
+@register("fastv", paper="arXiv:2403.06764", site="decoder", needs=_NEEDS, ranks_by="attention")
 @dataclass(frozen=True)
 class FastV(Method):
     """Before one early LLM layer, keep the tokens that the last token attended to most in the layer before.
@@ -43,4 +43,5 @@ class FastV(Method):
 
 def select(signals: Signals, keep: int) -> Selection:
     """Top ``keep`` of the last row of ``text_attention`` [B, H, T, N], mean over heads."""
-    return Selection(top(mean_rows(signals.text_attention, -1), keep))
+    scores = mean_rows(signals.text_attention, -1)
+    return Selection(top(scores, keep), scores=scores)

@@ -15,7 +15,14 @@ from methods.similarity import cosine
 from methods.types import Budget, Method, ModelShape, Selection, Signals, Step
 
 
-@register("fps", paper="doi:10.1016/0304-3975(85)90224-5", site="projector", needs={"features", "positions"})
+@register(
+    "fps",
+    paper="doi:10.1016/0304-3975(85)90224-5",
+    site="projector",
+    needs={"features", "positions"},
+    ranks_by="diversity",
+    variants={"space=grid": "place"},
+)
 @dataclass(frozen=True)
 class FarthestPoint(Method):
     """Farthest-point sampling from the medoid on, in feature space or on the grid.

@@ -12,7 +12,7 @@ from methods.registry import register
 from methods.types import Budget, Method, ModelShape, Selection, Signals, Step
 
 
-@register("grid", site="projector")
+@register("grid", site="projector", ranks_by="place")
 @dataclass(frozen=True)
 class Grid(Method):
     """Tokens at even distances over rows and columns, exactly K of them."""

@@ -15,7 +15,7 @@ from methods.types import Budget, Method, ModelShape, PositionMode, Selection, S
 _NEEDS = frozenset({"vision_features", "cls_attention"})
 
 
-@register("holov", paper="arXiv:2510.02912", site="projector", needs=_NEEDS, cannot="towers without CLS")
+@register("holov", paper="arXiv:2510.02912", site="projector", needs=_NEEDS, cannot="towers without CLS", ranks_by="both")
 @dataclass(frozen=True)
 class HoloV(Method):
     """Every crop gets tokens by its attention and its variety; inside a crop the most attended stay.
@@ -71,7 +71,7 @@ class Select:
         chosen = (rank < quota[..., None]) & inside
         flat = torch.zeros(len(attention), count + 1, dtype=torch.float64, device=device)
         flat.scatter_(1, torch.where(inside, member, count).flatten().expand(len(attention), -1), chosen.flatten(1).double())
-        return Selection(top(flat[:, :count], keep).sort(-1).values)
+        return Selection(top(flat[:, :count], keep).sort(-1).values, scores=attention)
 
     @staticmethod
     def _crops(features: torch.Tensor, member: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from methods.registry import register
 from methods.types import Budget, Method, ModelShape, Step
 
 
-@register("none", site="none", reference=True)
+@register("none", site="none", reference=True, ranks_by="none")
 @dataclass(frozen=True)
 class NoPruning(Method):
     """All visual tokens: the accuracy, cost and answers that everything is measured against."""

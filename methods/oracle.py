@@ -15,7 +15,9 @@ from methods.types import Budget, Method, ModelShape, Selection, Signals, Step
 _NEEDS = frozenset({"evidence", "seeds"})
 
 
-@register("oracle", site="projector", needs=_NEEDS, cannot="only on tasks that know their evidence", reference=True)
+@register(
+    "oracle", site="projector", needs=_NEEDS, cannot="only on tasks that know their evidence", reference=True, ranks_by="evidence"
+)
 @dataclass(frozen=True)
 class Oracle(Method):
     """The tokens that hold the answer, then random ones. Not a ceiling: dropping distractors can beat it."""

@@ -16,7 +16,7 @@ from methods.types import Budget, Method, ModelShape, PositionMode, Selection, S
 _NEEDS = frozenset({"features"})
 
 
-@register("otprune", paper="arXiv:2602.20205", site="projector", needs=_NEEDS)
+@register("otprune", paper="arXiv:2602.20205", site="projector", needs=_NEEDS, ranks_by="diversity")
 @dataclass(frozen=True)
 class OTPrune(Method):
     """Greedy log-determinant of I + gamma S S', S the tokens' cosine similarities: keeps what stands for the rest.

@@ -13,7 +13,7 @@ from methods.types import PROJECTOR, Budget, BudgetError, Method, ModelShape, Po
 _NEEDS = frozenset({"vision_features"})
 
 
-@register("pool", site="projector", needs=_NEEDS, cannot="towers whose tokens are no full grid")
+@register("pool", site="projector", needs=_NEEDS, cannot="towers whose tokens are no full grid", ranks_by="merging")
 @dataclass(frozen=True)
 class Pool(Method):
     """The tower's grid averaged to the h x w of at most K tokens that suits the image's aspect.

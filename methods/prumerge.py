@@ -16,7 +16,7 @@ _NEEDS = frozenset({"vision_features", "vision_keys_full", "cls_attention"})
 _NEIGHBOURS = 32
 
 
-@register("prumerge", paper="arXiv:2403.15388", site="projector", needs=_NEEDS, cannot="towers without CLS")
+@register("prumerge", paper="arXiv:2403.15388", site="projector", needs=_NEEDS, cannot="towers without CLS", ranks_by="attention")
 @dataclass(frozen=True)
 class PruMerge(Method):
     """The K - 1 tokens that CLS attends to most, each with its 32 most similar added, and one sum of all dropped.
@@ -74,7 +74,7 @@ class Select:
         tokens[:, :-1] += take(features, kept)
         source = torch.cat([chosen | own, dropped[:, None]], 1)
         places = torch.cat([kept, kept.new_full((len(kept), 1), -1)], 1)
-        return Selection(places, tokens, source.sum(-1).clamp_min(1), source, space="tower")
+        return Selection(places, tokens, source.sum(-1).clamp_min(1), source, space="tower", scores=attention)
 
 
 def outliers(attention: torch.Tensor) -> int:

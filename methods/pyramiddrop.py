@@ -14,7 +14,7 @@ _NEEDS = frozenset({"text_attention_ahead"})
 _LAYERS = (8, 16, 24)  # of 32
 
 
-@register("pyramiddrop", paper="arXiv:2410.17247", site="decoder", needs=_NEEDS)
+@register("pyramiddrop", paper="arXiv:2410.17247", site="decoder", needs=_NEEDS, ranks_by="attention")
 @dataclass(frozen=True)
 class PyramidDrop(Method):
     """At a quarter, half and three quarters of the depth, keep what the last instruction token would attend to.
@@ -51,4 +51,5 @@ class PyramidDrop(Method):
 
 def select(signals: Signals, keep: int) -> Selection:
     """Top ``keep`` of the last row of ``text_attention_ahead`` [B, H, T, N], mean over heads."""
-    return Selection(top(mean_rows(signals.text_attention_ahead, -1), keep))
+    scores = mean_rows(signals.text_attention_ahead, -1)
+    return Selection(top(scores, keep), scores=scores)

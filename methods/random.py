@@ -12,7 +12,13 @@ from methods.similarity import top
 from methods.types import Budget, BudgetError, Method, ModelShape, Selection, Signals, Step
 
 
-@register("random", site="projector", needs={"seeds"}, cannot="like= takes pruners and mergers at projector and decoder sites")
+@register(
+    "random",
+    site="projector",
+    needs={"seeds"},
+    cannot="like= takes pruners and mergers at projector and decoder sites",
+    ranks_by="chance",
+)
 @dataclass(frozen=True)
 class Random(Method):
     """Uniformly random tokens before the LLM; ``like=METHOD`` on that method's sites and counts.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
@@ -18,6 +18,12 @@ BUNDLED = (
     "cdpruner", "vispruner", "dart", "holov", "otprune", "vtw", "grid", "pool", "fps", "downsample", "oracle",
 )  # fmt: skip
 """The methods of this package, one module each, in the order of ``list methods``."""
+
+FAMILIES = ("attention", "diversity", "both", "merging", "place", "chance", "evidence", "none")
+"""What a method may rank tokens by. ``both``: attention and diversity, or a composition of unlike methods;
+``none``: it chooses no tokens."""
+_ATTENTION = frozenset({"text_attention", "text_attention_ahead", "text_logits", "cls_attention", "received_attention"})
+_DIVERSITY = frozenset({"features", "vision_features", "keys", "hidden_states", "image_embeds"})
 
 
 class MethodError(ValueError):
@@ -35,6 +41,8 @@ class Entry:
     factory: type[Method]
     cannot: str
     reference: bool
+    ranks_by: str = "chance"  # one of FAMILIES
+    variants: Mapping[str, str] = field(default_factory=dict)  # ``param=value`` -> what that variant ranks by
 
     @property
     def parameters(self) -> dict[str, object]:
@@ -57,6 +65,8 @@ def register(
     needs: set[str] | frozenset[str] = frozenset(),
     cannot: str = "",
     reference: bool = False,
+    ranks_by: str = "",
+    variants: Mapping[str, str] | None = None,
 ) -> Callable:
     """Register a method class, or a selector function for a pruner before the LLM.
 
@@ -67,16 +77,23 @@ def register(
         needs: signals that its selectors read.
         cannot: what the method cannot do, for the lists.
         reference: whether it is a yardstick rather than a competitor.
+        ranks_by: one of `FAMILIES`, for studies of families; by default attention where a signal it needs is
+            attention, else diversity where one is of features, else chance.
+        variants: ``param=value`` -> one of `FAMILIES`, for variants that rank by something else.
 
     Returns:
         A decorator that returns its argument unchanged.
 
     Raises:
-        MethodError: for a name already taken, or an unknown signal.
+        MethodError: for a name already taken, an unknown signal or an unknown family.
     """
     unknown = sorted(set(needs) - SIGNAL_NAMES)
     if unknown:
         raise MethodError(f"method {name!r} needs unknown signal {unknown[0]!r}{_nearest(unknown[0], SIGNAL_NAMES)}")
+    ranks_by = ranks_by or ("attention" if _ATTENTION & set(needs) else "diversity" if _DIVERSITY & set(needs) else "chance")
+    for word in (ranks_by, *(variants or {}).values()):
+        if word not in FAMILIES:
+            raise MethodError(f"method {name!r} ranks by unknown {word!r}{_nearest(word, FAMILIES)}")
 
     def decorate(target):
         if name in _ENTRIES and _ENTRIES[name].factory.__module__ != target.__module__:
@@ -84,7 +101,7 @@ def register(
         factory = target if isinstance(target, type) else _from_function(target, frozenset(needs))
         if not (is_dataclass(factory) and issubclass(factory, Method)):
             raise MethodError(f"method {name!r} must be a function (signals, keep) or a frozen dataclass derived from Method")
-        _ENTRIES[name] = Entry(name, paper, site, frozenset(needs), factory, cannot, reference)
+        _ENTRIES[name] = Entry(name, paper, site, frozenset(needs), factory, cannot, reference, ranks_by, variants or {})
         return target
 
     return decorate
@@ -244,6 +261,18 @@ def is_reference(expression: str) -> bool:
     """Whether the expression is a yardstick rather than a competitor; a composition never is."""
     halves = split(expression, "+")
     return len(halves) == 1 and entry(parse(halves[0])[0]).reference
+
+
+def family(expression: str) -> str:
+    """What a method ranks tokens by, one of `FAMILIES`; ``both`` of a composition whose halves differ."""
+    halves = split(canonical(expression), "+")
+    if len(halves) > 1:
+        kinds = {family(half) for half in halves}
+        return kinds.pop() if len(kinds) == 1 else "both"
+    name, arguments = parse(halves[0])
+    known = entry(name)
+    given = (f"{key}={value}" for key, value in arguments.items())
+    return next((known.variants[text] for text in given if text in known.variants), known.ranks_by)
 
 
 def split(text: str, at: str = ",") -> list[str]:

@@ -28,7 +28,7 @@ _ROWS = 12
 _LEAST_RESPONSE = 0.05
 
 
-@register("sparsevlm", paper="arXiv:2410.04417", site="decoder", needs=_ONE | _TWO | _RATED)
+@register("sparsevlm", paper="arXiv:2410.04417", site="decoder", needs=_ONE | _TWO | _RATED, ranks_by="attention")
 @dataclass(frozen=True)
 class SparseVLM(Method):
     """At three LLM layers, keep what relevant text tokens attend to; version 1 recycles the best of the rest as means.
@@ -158,10 +158,10 @@ class Select:
         kept = order[:, :keep].sort(-1).values
         dropped = signals.count - keep
         if not self.recycle or dropped < 1:
-            return Selection(kept, carry=chosen)
+            return Selection(kept, carry=chosen, scores=scores)
         hidden = signals.hidden_states
         tokens = take(hidden, kept)
         recycled = order[:, keep : keep + candidates(dropped)]
         means = density_peaks(take(hidden, recycled), clusters(recycled.shape[1]))
         nowhere = torch.full(means.shape[:2], -1, device=kept.device)
-        return Selection(torch.cat([kept, nowhere], 1), torch.cat([tokens, means], 1), carry=chosen)
+        return Selection(torch.cat([kept, nowhere], 1), torch.cat([tokens, means], 1), carry=chosen, scores=scores)

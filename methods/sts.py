@@ -18,7 +18,14 @@ _STRUCTURE = frozenset({"features", "positions"})
 _SEMANTICS = frozenset({"text_attention"})
 
 
-@register("sts", paper="arXiv:2606.03569", site="projector, decoder", needs=_STRUCTURE | _SEMANTICS)
+@register(
+    "sts",
+    paper="arXiv:2606.03569",
+    site="projector, decoder",
+    needs=_STRUCTURE | _SEMANTICS,
+    ranks_by="both",
+    variants={"stages=structure": "diversity", "stages=semantics": "attention", "ratio=1": "diversity"},
+)
 @dataclass(frozen=True)
 class STS(Method):
     """Stage 1 spreads tokens by repulsion before the LLM; stage 2 keeps what the instruction attends to inside it.
@@ -114,4 +121,5 @@ def _scaled(part: torch.Tensor, weight: float) -> torch.Tensor:
 
 def select(signals: Signals, keep: int) -> Selection:
     """Stage 2: top ``keep`` by attention [B, H, T, N], mean over heads and instruction tokens."""
-    return Selection(top(mean_rows(signals.text_attention, slice(None)), keep))
+    scores = mean_rows(signals.text_attention, slice(None))
+    return Selection(top(scores, keep), scores=scores)

@@ -14,7 +14,9 @@ from methods.types import Budget, BudgetError, Method, ModelShape, PositionMode,
 _NEEDS = frozenset({"vision_features", "vision_keys", "sizes"})
 
 
-@register("tome", paper="arXiv:2210.09461", site="vision", needs=_NEEDS, cannot="projectors that need a full grid")
+@register(
+    "tome", paper="arXiv:2210.09461", site="vision", needs=_NEEDS, cannot="projectors that need a full grid", ranks_by="merging"
+)
 @dataclass(frozen=True)
 class ToMe(Method):
     """In every tower block, the r most similar pairs of alternate tokens become their size-weighted mean.

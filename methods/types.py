@@ -109,6 +109,7 @@ class Selection:
     source: torch.Tensor | None = None  # bool [B, K, N]
     carry: torch.Tensor | None = None  # [B, ...] for the method's next step
     space: Literal["llm", "tower"] = "llm"
+    scores: torch.Tensor | None = None  # [B, N] the attention it ranked by, where it did; read by nobody but the analysis
 
 
 Selector = Callable[[Signals, int], Selection]

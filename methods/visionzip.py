@@ -18,7 +18,12 @@ _RECEIVED = frozenset({"vision_features", "vision_keys", "received_attention"})
 
 
 @register(
-    "visionzip", paper="arXiv:2412.04467", site="projector", needs=_CLS, cannot="towers without CLS, but for score=received"
+    "visionzip",
+    paper="arXiv:2412.04467",
+    site="projector",
+    needs=_CLS,
+    cannot="towers without CLS, but for score=received",
+    ranks_by="attention",
 )
 @dataclass(frozen=True)
 class VisionZip(Method):
@@ -68,7 +73,8 @@ class Select:
         means = min(means, count - whole)
         wide = torch.float64 if attention.dtype == torch.float64 else torch.float32
         kept = torch.zeros(len(attention), count, dtype=torch.bool, device=attention.device)
-        kept.scatter_(1, top(attention.sum(1, dtype=wide), whole), True)
+        scores = attention.sum(1, dtype=wide)
+        kept.scatter_(1, top(scores, whole), True)
         dominant, rest = (mask.nonzero()[:, 1].view(len(kept), -1) for mask in (kept, ~kept))
         tokens, source, sizes = [take(features, dominant)], [_one_hot(dominant, count)], torch.ones_like(dominant)
         if means:
@@ -82,7 +88,7 @@ class Select:
             source.insert(0, source[0].new_zeros(len(dominant), 1, count))
             places = torch.cat([places.new_full((len(places), 1), -1), places], 1)
             sizes = torch.cat([sizes.new_ones(len(sizes), 1), sizes], 1)
-        return Selection(places, torch.cat(tokens, 1), sizes, torch.cat(source, 1), space="tower")
+        return Selection(places, torch.cat(tokens, 1), sizes, torch.cat(source, 1), space="tower", scores=scores)
 
 
 def _contextual(keys: torch.Tensor, rest: torch.Tensor, means: int) -> torch.Tensor:

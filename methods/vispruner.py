@@ -18,7 +18,15 @@ _NEIGHBOURS = 12  # of each token, listed in order of similarity
 _DENSE = 1000  # tokens up to which whole rows cost less than lists
 
 
-@register("vispruner", paper="arXiv:2412.01818", site="projector", needs=_NEEDS, cannot="towers without CLS")
+@register(
+    "vispruner",
+    paper="arXiv:2412.01818",
+    site="projector",
+    needs=_NEEDS,
+    cannot="towers without CLS",
+    ranks_by="both",
+    variants={"important=0": "diversity", "important=1": "attention"},
+)
 @dataclass(frozen=True)
 class VisPruner(Method):
     """Half by CLS attention; the other half by thinning out duplicates among the rest.
@@ -58,10 +66,11 @@ class Select:
         attention = signals.cls_attention
         if attention.dtype not in (torch.float32, torch.float64):
             attention = attention.float()
-        order = attention.mean(1).argsort(dim=-1, descending=True)
+        scores = attention.mean(1)
+        order = scores.argsort(dim=-1, descending=True)
         first = int(keep * self.important)
         diverse = thin(cosine(signals.vision_features), order[:, first:], keep - first)
-        return Selection(torch.cat([order[:, :first], diverse], 1))
+        return Selection(torch.cat([order[:, :first], diverse], 1), scores=scores)
 
 
 def thin(similarity: torch.Tensor, order: torch.Tensor, keep: int) -> torch.Tensor:

@@ -12,7 +12,13 @@ from methods.schedule import schedule
 from methods.types import Budget, BudgetError, Method, ModelShape, Selection, Signals, Step, decoder
 
 
-@register("vtw", paper="arXiv:2405.05803", site="decoder", cannot="budget mode final: no visual token reaches the last layer")
+@register(
+    "vtw",
+    paper="arXiv:2405.05803",
+    site="decoder",
+    cannot="budget mode final: no visual token reaches the last layer",
+    ranks_by="none",
+)
 @dataclass(frozen=True)
 class VTW(Method):
     """Visual tokens withdraw: from one LLM layer on, none is left.

@@ -1,12 +1,15 @@
 """What is measured. Each module is loaded when first read, so that figures without torch stay without torch.
 
-`accuracy`, `statistics`, `evidence`, `latency`, `flops` and `memory` import numpy and scipy at most;
-`diversity`, `coverage` and `collapse` import torch.
+`attention`, `collapse`, `coverage`, `diversity`, `matched` and `subsets` import torch, `memory` where a device is asked about;
+all others numpy and scipy at most.
 """
 
 from importlib import import_module
 
-__all__ = ["accuracy", "collapse", "coverage", "diversity", "evidence", "flops", "latency", "memory", "statistics"]
+__all__ = [
+    "accuracy", "attention", "collapse", "coverage", "diversity", "evidence", "explain", "figures", "flops", "latency",
+    "matched", "memory", "pareto", "ranks", "statistics", "subsets",
+]  # fmt: skip
 
 
 def __getattr__(name: str):

@@ -37,11 +37,15 @@ def random_subsets(count: int, keep: int, subsets: int = SUBSETS, *, generator_s
     """
     if not 0 <= keep <= count:
         raise ValueError(f"keep is {keep} of {count} tokens; choose 0 to {count}")
-    seed = generator_seed.to(torch.int64)
-    device = seed.device
-    streams = _mix(_mix(seed)[:, None] + torch.arange(1, subsets + 1, device=device) * _GOLDEN)  # [B, S]
-    hashes = _mix(streams[..., None] + torch.arange(1, count + 1, device=device) * _GOLDEN)  # [B, S, N]
-    return hashes.argsort(dim=-1, stable=True)[..., :keep].sort(dim=-1).values
+    hashes = token_hashes(generator_seed, subsets, count)
+    return hashes.topk(keep, dim=-1, largest=False, sorted=False).indices.sort(dim=-1).values
+
+
+def token_hashes(seeds: torch.Tensor, subsets: int, count: int) -> torch.Tensor:
+    """A hash of (seed, subset, token): seeds int64 [B] to int64 [B, S, N]; no two tokens of a subset share one."""
+    seed = seeds.to(torch.int64)
+    streams = _mix(_mix(seed)[:, None] + torch.arange(1, subsets + 1, device=seed.device) * _GOLDEN)  # [B, S]
+    return _mix(streams[..., None] + torch.arange(1, count + 1, device=seed.device) * _GOLDEN)
 
 
 _GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed number
@@ -229,22 +233,49 @@ def token_clusters(features: torch.Tensor, cosine: float = 0.9) -> torch.Tensor:
 
     Args:
         features: [B, N, D].
-        cosine: clusters whose mean cosine is at least this are merged.
+        cosine: clusters whose mean cosine is above this are merged.
 
     Returns:
         int64 [B, N] cluster of each token, from 0 in order of first appearance. It depends on the image alone, so
         cluster once for all methods.
 
-    Source: `sklearn.cluster.AgglomerativeClustering`, one image at a time.
+    Source: `scipy.cluster.hierarchy`, one image at a time; `sklearn.cluster.AgglomerativeClustering` gives the same.
     """
-    from sklearn.cluster import AgglomerativeClustering
-
     units = unit(features)
-    distances = (1.0 - units @ units.mT).clamp(min=0.0).cpu().numpy()
-    if distances.shape[-1] < 2:
-        return torch.zeros(distances.shape[:2], dtype=torch.int64)
-    model = AgglomerativeClustering(None, metric="precomputed", linkage="average", distance_threshold=1.0 - cosine)
-    return torch.stack([torch.as_tensor(cluster_codes(model.fit_predict(table))) for table in distances])
+    return gram_clusters(units @ units.mT, cosine)
+
+
+def gram_clusters(gram: torch.Tensor, cosine: float = 0.9) -> torch.Tensor:
+    """`token_clusters` from the cosines of all pairs, [B, N, N]."""
+    from scipy.cluster import hierarchy
+
+    distances = (1.0 - gram).clamp_(min=0.0).cpu().numpy()
+    count = distances.shape[-1]
+    if count < 2:
+        return torch.zeros(distances.shape[:2], dtype=torch.int64, device=gram.device)
+    pairs = np.triu(np.ones((count, count), dtype=bool), 1)
+    below = np.nextafter(1.0 - cosine, 0.0)  # fcluster merges at its threshold too
+    found = [hierarchy.fcluster(hierarchy.linkage(table[pairs], "average"), below, "distance") for table in distances]
+    clusters = np.stack([cluster_codes(row) for row in found]) if found else np.zeros((0, count), dtype=np.int64)
+    return torch.as_tensor(clusters, device=gram.device)
+
+
+def cluster_mass(clusters: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """Share of the score mass that lies in the cluster with most of it.
+
+    Args:
+        clusters: int64 [B, N] of `token_clusters`.
+        scores: [B, N]; a row with a negative score is first shifted so that its least is 0.
+
+    Returns:
+        float64 [B] in (0, 1]: 1 where all mass lies in one cluster. A row of zeros counts as even.
+    """
+    scores = scores.to(torch.float64)
+    scores = scores - scores.amin(-1, keepdim=True).clamp(max=0.0)
+    scores = torch.where(scores.sum(-1, keepdim=True) > 0, scores, 1.0)
+    width = int(clusters.max()) + 1 if clusters.numel() else 1
+    mass = scores.new_zeros(len(scores), width).scatter_add_(1, clusters.to(scores.device), scores)
+    return mass.amax(-1) / scores.sum(-1)
 
 
 def cluster_visits(clusters: torch.Tensor, kept: torch.Tensor) -> dict[str, torch.Tensor]:

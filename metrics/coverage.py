@@ -13,7 +13,8 @@ import torch
 from metrics.statistics import cluster_codes
 
 CELLS = 8
-_CHUNK = 1 << 23  # numbers held at once in all-pairs steps
+_CHUNK = 1 << 20  # numbers held at once, 8 MB: what stays near the processor
+_FAR = 1e9  # where a row without kept tokens ends
 
 
 def coverage(kept: torch.Tensor | np.ndarray, grid: tuple[int, int], cells: int = CELLS) -> dict[str, torch.Tensor]:
@@ -33,7 +34,7 @@ def coverage(kept: torch.Tensor | np.ndarray, grid: tuple[int, int], cells: int 
           Evans 1954).
         - ``hull_area``: area of the convex hull of the kept tokens' squares, as a share of the image.
         - ``discrepancy``: centred L2 discrepancy of the kept tokens' centres scaled to the unit square; lower is more
-          even (Hickernell 1998, by `scipy.stats.qmc.discrepancy`); nan of none.
+          even (Hickernell 1998, equation 5.6: its square, as `scipy.stats.qmc.discrepancy` gives it); nan of none.
         - ``largest_empty_circle``: radius of the largest circle about a token's centre without a kept centre inside, as
           a share of the image's diagonal; 0 where all are kept, nan of none.
 
@@ -42,11 +43,15 @@ def coverage(kept: torch.Tensor | np.ndarray, grid: tuple[int, int], cells: int 
     """
     kept = _checked(kept, grid)
     flat = kept.reshape(-1, kept.shape[-1])
-    figures = {"cells": cell_coverage(flat, grid, cells)}
-    figures["clark_evans"], figures["largest_empty_circle"] = _distances(flat, grid)
-    rows = flat.cpu().numpy()
-    figures["hull_area"] = _each(rows, lambda row: _hull_area(row, grid), flat.device)
-    figures["discrepancy"] = _each(rows, lambda row: _discrepancy(row, grid), flat.device)
+    masks, area = flat.reshape(-1, *grid), grid[0] * grid[1]
+    distances = _pieces(masks, _distances, 8 * area)
+    figures = {
+        "cells": cell_coverage(flat, grid, cells),
+        "clark_evans": distances[:, 0],
+        "hull_area": _pieces(masks, _hull_area, (grid[0] + 2) ** 2),
+        "discrepancy": _pieces(masks, _discrepancy, 4 * area),
+        "largest_empty_circle": distances[:, 1],
+    }
     return {name: figure.reshape(kept.shape[:-1]) for name, figure in figures.items()}
 
 
@@ -118,6 +123,39 @@ def map_overlap(kept: torch.Tensor | np.ndarray, images: Sequence[Hashable] | No
     return torch.where((size > 0) & (count > 1), shared, torch.nan)
 
 
+def row_bias(kept: torch.Tensor | np.ndarray, grid: tuple[int, int]) -> dict[str, torch.Tensor]:
+    """Pull of each kept set towards rows or columns.
+
+    Args:
+        kept: bool [..., h*w].
+        grid: (h, w).
+
+    Returns:
+        float64 [...] each, nan of none kept:
+
+        - ``row_position``: mean of row / (h - 1) over the kept tokens, 0 all in the top row, 1 all in the bottom row;
+          chance is 0.5, which it is where h = 1.
+        - ``lower_half``: share of them below the middle of the image, a middle row counting half; chance is 0.5.
+        - ``row_distance``: total variation distance of `row_share` from even, 0.5 sum_r |s_r - 1/h|, in [0, 1 - 1/h].
+        - ``column_distance``: the same of `column_share`.
+
+    Raises:
+        ValueError: where N is not h*w.
+
+    Source: the positional pull of FastV, arXiv:2412.13180.
+    """
+    rows, columns = row_share(kept, grid), column_share(kept, grid)
+    place = (torch.arange(grid[0], dtype=torch.float64, device=rows.device) + 0.5) / grid[0]
+    lower = (place > 0.5 + 1e-9).double() + 0.5 * ((place - 0.5).abs() <= 1e-9)
+    position = (place * grid[0] - 0.5) / (grid[0] - 1) if grid[0] > 1 else torch.full_like(place, 0.5)
+    return {
+        "row_position": rows @ position,
+        "lower_half": rows @ lower,
+        "row_distance": 0.5 * (rows - 1.0 / grid[0]).abs().sum(-1),
+        "column_distance": 0.5 * (columns - 1.0 / grid[1]).abs().sum(-1),
+    }
+
+
 def _checked(kept: torch.Tensor | np.ndarray, grid: tuple[int, int]) -> torch.Tensor:
     kept = torch.as_tensor(kept).to(torch.bool)
     if kept.ndim < 1 or kept.shape[-1] != grid[0] * grid[1]:
@@ -130,58 +168,83 @@ def _share(kept: torch.Tensor, grid: tuple[int, int], along: int) -> torch.Tenso
     return counts / counts.sum(-1, keepdim=True)
 
 
-def _centres(grid: tuple[int, int]) -> np.ndarray:
-    """(x, y) of each token's centre: float64 [N, 2]."""
-    rows, columns = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
-    return np.stack([columns + 0.5, rows + 0.5], axis=1)
+def _pieces(masks: torch.Tensor, figure: Callable[[torch.Tensor], torch.Tensor], held: int) -> torch.Tensor:
+    """Figures [n, ...] of masks [n, h, w], as many at a time as ``held`` numbers a mask allow."""
+    step = max(1, _CHUNK // held)
+    return torch.cat([figure(masks[start : start + step]) for start in range(0, max(len(masks), 1), step)])
 
 
-def _distances(kept: torch.Tensor, grid: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clark-Evans index and largest empty circle, [n] each, from all pairs of tokens."""
-    centres = torch.as_tensor(_centres(grid), device=kept.device)
-    apart = torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist")
-    others = apart.clone().fill_diagonal_(torch.inf)
-    step = max(1, _CHUNK // max(1, apart.numel()))
-    parts = [kept[start : start + step] for start in range(0, len(kept), step)]
+def _distances(masks: torch.Tensor) -> torch.Tensor:
+    """Clark-Evans index and largest empty circle: float64 [n, 2], of masks [n, h, w].
 
-    def nearest(table: torch.Tensor) -> torch.Tensor:
-        """Distance of every token to the nearest kept one: [n, N]."""
-        if not parts:
-            return table.new_zeros(0, len(table))
-        return torch.cat([torch.where(part[:, None, :], table, torch.inf).amin(-1) for part in parts])
-
-    size = kept.sum(-1)
-    spacing = torch.where(kept, nearest(others), 0.0).sum(-1) / size.clamp(min=1)
-    clark_evans = spacing * 2.0 * (size / (grid[0] * grid[1])).double().sqrt()
-    empty = nearest(apart).amax(-1) / float(np.hypot(*grid))
-    return torch.where(size > 1, clark_evans, torch.nan), torch.where(size > 0, empty, torch.nan)
-
-
-def _each(rows: np.ndarray, figure: Callable[[np.ndarray], float], device: torch.device) -> torch.Tensor:
-    """A figure that scipy gives one set at a time; equal sets (common among a method's) are computed once."""
-    known: dict[bytes, float] = {}
-    values = []
-    for row in rows:
-        key = np.packbits(row).tobytes()
-        if key not in known:
-            known[key] = figure(row)
-        values.append(known[key])
-    return torch.tensor(values, dtype=torch.float64, device=device)
+    Squared distances are whole numbers, exact in float32. The nearest kept token lies in some column, at the least height
+    there: first down each column, then across. Sets come last in the layout, so that a step is one run over memory.
+    """
+    _, height, width = masks.shape
+    planes = masks.permute(2, 1, 0).contiguous()  # [w, h, n]
+    rows = torch.arange(height, dtype=torch.float32, device=masks.device)[:, None]
+    far = rows.new_tensor(torch.inf)
+    above = rows - torch.where(planes, rows, -far).cummax(1).values
+    below = torch.where(planes, rows, far).flip(1).cummin(1).values.flip(1) - rows
+    down = torch.minimum(above, below).square_()
+    elsewhere = torch.full_like(down, torch.inf)  # nearest in another column
+    columns = torch.arange(width, dtype=torch.float32, device=masks.device)
+    for column in range(width):
+        across = (columns - column) ** 2
+        across[column] = torch.inf
+        torch.minimum(elsewhere, down[column] + across[:, None, None], out=elsewhere)
+    # in the own column a kept token has itself for nearest; its nearest other is the one above or below
+    above[:, 1:], below[:, :-1] = above[:, :-1] + 1.0, below[:, 1:] + 1.0
+    above[:, 0] = below[:, -1] = torch.inf
+    other = torch.minimum(elsewhere, torch.minimum(above, below).square_())
+    size, area = masks.sum((1, 2)), height * width
+    spacing = other.double().sqrt().masked_fill_(~planes, 0.0).sum((0, 1)) / size.clamp(min=1)
+    radius = torch.minimum(elsewhere, down).amax((0, 1)).double().sqrt() / float(np.hypot(height, width))
+    clark_evans = torch.where(size > 1, spacing * 2.0 * (size / area).double().sqrt(), torch.nan)
+    return torch.stack([clark_evans, torch.where(size > 0, radius, torch.nan)], 1)
 
 
-def _hull_area(row: np.ndarray, grid: tuple[int, int]) -> float:
-    from scipy.spatial import ConvexHull
+def _hull_area(masks: torch.Tensor) -> torch.Tensor:
+    """Area of the hull of the tokens' squares, as a share of the image: float64 [n], of masks [n, h, w].
 
-    if not row.any():
-        return 0.0
-    corners = np.array([[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]])
-    points = np.unique((_centres(grid)[row][:, None] + corners).reshape(-1, 2), axis=0)
-    return float(ConvexHull(points).volume) / (grid[0] * grid[1])  # in two dimensions volume is the area
+    The squares' corners lie on the h + 1 lines between rows. On each line the hull reaches from the convex envelope of
+    the leftmost corners to the concave envelope of the rightmost: the farthest that a straight line between the corners
+    of a line above and a line below reaches there. Between lines its sides are straight, so trapezoids are exact.
+    """
+    count, height, width = masks.shape
+    columns = torch.arange(width, dtype=torch.float64, device=masks.device)
+    right = torch.where(masks, columns + 1.0, -_FAR).amax(2)  # [n, h]
+    left = torch.where(masks, -columns, -_FAR).amax(2)
+    ends = torch.nn.functional.pad(torch.stack([right, left]), (1, 1), value=-_FAR)
+    ends = torch.maximum(ends[..., 1:], ends[..., :-1]).permute(2, 0, 1).reshape(height + 1, -1)  # [h + 1, 2n]
+    lines = torch.arange(height + 1, dtype=torch.float64, device=masks.device)
+    reach = torch.empty_like(ends)
+    for line in range(height + 1):
+        above, below = ends[: line + 1, None], ends[line:]
+        part = (line - lines[: line + 1, None]) / (lines[line:] - lines[: line + 1, None]).clamp(min=1.0)
+        reach[line] = torch.lerp(above, below, part[:, :, None]).amax((0, 1))
+    reach = reach.view(height + 1, 2, count).sum(1)
+    both = (reach[1:] > 0) & (reach[:-1] > 0)  # above and below the hull there is nothing
+    return torch.where(both, reach[1:] + reach[:-1], 0.0).sum(0) / (2.0 * height * width)
 
 
-def _discrepancy(row: np.ndarray, grid: tuple[int, int]) -> float:
-    from scipy.stats import qmc
+def _discrepancy(masks: torch.Tensor) -> torch.Tensor:
+    """Centred L2 discrepancy squared: (13/12)^2 - 2/K sum_i v_i + 1/K^2 sum_ij W_ij, float64 [n].
 
-    if not row.any():
-        return float("nan")
-    return float(qmc.discrepancy(_centres(grid)[row] / np.array([grid[1], grid[0]]), method="CD"))
+    v and W are products over the two axes, so that W is never made.
+    """
+    size = masks.sum((1, 2)).double()
+    (tall, rows), (wide, columns) = (_discrepancy_axis(count, masks.device) for count in masks.shape[1:])
+    kept = masks.double()
+    single = ((kept @ wide) @ tall) / size
+    pairs = ((rows @ kept @ columns) * kept).sum((1, 2)) / size**2
+    return (13.0 / 12.0) ** 2 - 2.0 * single + pairs
+
+
+def _discrepancy_axis(count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """One axis' factors of v and W: float64 [count] and [count, count]. Source: Hickernell 1998, equation 5.6."""
+    off = (torch.arange(count, dtype=torch.float64, device=device) + 0.5) / count - 0.5
+    size = off.abs()
+    single = 1.0 + 0.5 * size - 0.5 * off**2
+    pairs = 1.0 + 0.5 * size[:, None] + 0.5 * size - 0.5 * (off[:, None] - off).abs()
+    return single, pairs

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from metrics.statistics import Figure, bootstrap_mean, paired_difference
+from metrics.statistics import Figure, bootstrap_mean, bootstrap_ratio
 
 KEPT = 0.5
 """Evidence counts as kept from this recall on."""
@@ -66,20 +66,35 @@ def summarise(
     }
 
 
-def swap_gain(swapped_scores: np.ndarray, scores: np.ndarray, images: Sequence[Hashable], seed: int = 0) -> Figure:
-    """Accuracy gained by forcing the evidence into the kept set, at the same K: a cause.
+def swap(
+    swapped: np.ndarray, scores: np.ndarray, none_scores: np.ndarray, images: Sequence[Hashable], seed: int = 0
+) -> dict[str, Figure | None]:
+    """Evidence swap: accuracy gained by forcing the evidence into the kept set, at the same K. A cause.
 
     Args:
-        swapped_scores: [n] with the evidence swapped in; nan where there is none.
+        swapped: [n] scores with the evidence swapped in; nan where there is none.
         scores: [n] of the method as it is.
+        none_scores: [n] of the unpruned model.
         images: [n].
         seed: of the bootstrap.
 
     Returns:
-        The mean paired gain with its interval.
+        ``swap_gain``: mean of swapped - scores; ``swap_loss``: mean of none - scores on the same questions;
+        ``swap_share``: gain / loss, the part of the loss that came from throwing evidence away. It can leave [0, 1]:
+        above 1 the swapped set beats all tokens, below 0 the tokens that had to go were worth more. None where the
+        interval of the loss reaches 0, as then there is nothing to share out.
 
     Raises:
         ValueError: where the lengths differ.
     """
-    gain = paired_difference(swapped_scores, scores, images, seed=seed, permutations=1)
-    return Figure(gain.value, gain.lo, gain.hi)
+    swapped, scores, none_scores = (np.asarray(column, dtype=np.float64) for column in (swapped, scores, none_scores))
+    if not swapped.shape == scores.shape == none_scores.shape == (len(images),):
+        raise ValueError(f"swapped {swapped.shape}, scores {scores.shape}, none {none_scores.shape}, {len(images)} images differ")
+    known = ~np.isnan(swapped)
+    images = [images[i] for i in np.flatnonzero(known)]
+    gain, loss = (swapped - scores)[known], (none_scores - scores)[known]
+    gained, lost = bootstrap_mean(gain, images, seed=seed), bootstrap_mean(loss, images, seed=seed)
+    share = None
+    if lost.lo is not None and lost.lo > 0:
+        share = bootstrap_ratio(gain, loss, images, seed=seed)
+    return {"swap_gain": gained, "swap_loss": lost, "swap_share": share}

@@ -112,6 +112,91 @@ def bootstrap_mean(
     return Figure(mean, *_percentiles(_resampled_ratios(totals, sizes, seed, resamples), level))
 
 
+def bootstrap_means(
+    table: np.ndarray, clusters: Iterable[Hashable], seed: int = 0, resamples: int = 2000, level: float = 0.95
+) -> list[Figure]:
+    """`bootstrap_mean` of many columns at once, under the same draws of clusters.
+
+    Args:
+        table: [n, M]; nan means not measured, and is left out of its column.
+        clusters: [n] the image of each sample.
+        seed: of the resampling.
+        resamples: draws; those without a single value of a column are left out of its interval.
+        level: of the interval.
+
+    Returns:
+        M figures; value None of a column without values, interval None of one with a single cluster.
+
+    Raises:
+        ValueError: where the lengths differ.
+    """
+    table, codes = np.asarray(table, dtype=np.float64), cluster_codes(clusters)
+    if table.ndim != 2 or len(table) != len(codes):
+        raise ValueError(f"{len(codes)} clusters but a table of {table.shape}; give one cluster a row")
+    if not table.size:
+        return [Figure(None)] * table.shape[1]
+    known = ~np.isnan(table)
+    count = int(codes.max()) + 1
+    totals, sizes = np.zeros((count, table.shape[1])), np.zeros((count, table.shape[1]))
+    np.add.at(totals, codes, np.where(known, table, 0.0))
+    np.add.at(sizes, codes, known)
+    rng, rows, parts = np.random.default_rng(seed), max(1, _CHUNK // count), []
+    for start in range(0, resamples, rows):
+        drawn = rng.integers(0, count, size=(min(rows, resamples - start), count))
+        drawn += np.arange(len(drawn))[:, None] * count
+        times = np.bincount(drawn.ravel(), minlength=len(drawn) * count).reshape(len(drawn), count).astype(np.float64)
+        parts.append((times @ totals, times @ sizes))
+    above, below = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    draws = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+    found = []
+    for column in range(table.shape[1]):
+        size = sizes[:, column]
+        if not size.any():
+            found.append(Figure(None))
+            continue
+        mean = float(totals[:, column].sum() / size.sum())
+        kept = draws[~np.isnan(draws[:, column]), column]
+        found.append(Figure(mean, *_percentiles(kept, level)) if (size > 0).sum() > 1 else Figure(mean))
+    return found
+
+
+def bootstrap_ratio(
+    above: Sequence[float] | np.ndarray,
+    below: Sequence[float] | np.ndarray,
+    clusters: Iterable[Hashable],
+    seed: int = 0,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> Figure:
+    """Sum of one column over the sum of another, with a percentile interval from resampling clusters.
+
+    Args:
+        above: [n]; a row with nan on either side is left out.
+        below: [n].
+        clusters: [n] the image of each sample.
+        seed: of the resampling.
+        resamples: draws; those whose lower sum is 0 are left out.
+        level: of the interval.
+
+    Returns:
+        value None where the lower sum is 0; interval None of one cluster.
+
+    Raises:
+        ValueError: where the lengths differ.
+    """
+    codes, (upper, lower) = _aligned(clusters, above, below)
+    if not len(codes) or lower.sum() == 0:
+        return Figure(None)
+    totals, sizes = np.bincount(codes, weights=upper), np.bincount(codes, weights=lower)
+    value = float(totals.sum() / sizes.sum())
+    if len(totals) < 2:
+        return Figure(value)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        draws = _resampled_ratios(totals, sizes, seed, resamples)
+    draws = draws[np.isfinite(draws)]
+    return Figure(value, *_percentiles(draws, level)) if len(draws) else Figure(value)
+
+
 def paired_difference(
     a: Sequence[float] | np.ndarray,
     b: Sequence[float] | np.ndarray,

@@ -36,14 +36,18 @@ def figures(stratum: Stratum, name: str) -> list[Figure]:
     import matplotlib
     import seaborn
 
-    from reports import figures_cost, figures_tokens
+    from reports import figures_cost, figures_tokens, figures_why
 
     drawers: tuple[tuple[str, Callable], ...] = (
         ("tokens", accuracy_by_tokens),
+        ("flops", figures_cost.accuracy_by_flops),
         ("ttft", figures_cost.accuracy_by_ttft),
         ("families", figures_tokens.families),
         ("collapse", figures_tokens.collapse),
+        ("rows", figures_why.rows),
         ("evidence", figures_tokens.evidence),
+        ("swap", figures_why.swap),
+        ("layers", figures_why.layers),
         ("stages", figures_cost.stages),
     )
     done = []

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from reports.cells import Stratum, number
+from reports.cells import Stratum, dig, number
 from reports.cells import method as name_of
 from reports.figures import accuracy_axes, bars, best_first, by_method, canvas, join, key_of, legend, mark, name_x, room
 from reports.style import FAINT, INK, Look
 from reports.svg import label
+from reports.wording import flops_unit
 
 # Stages differ in lightness and hatching, not in hue alone.
 STAGES = (("vision", "#023858", None), ("projector", "#f0c94d", "////"), ("selection", "#d55e00", None),
@@ -18,33 +19,59 @@ def accuracy_by_ttft(stratum: Stratum, look: dict[str, Look]):
     found = best_first(by_method(stratum, "accuracy", "latency.ttft"))
     if not found:
         return None
+    noisy = sum(bool(dig(c, "latency.noisy")) for cells in found.values() for c in cells)
+    return (
+        _by_cost(stratum, look, found, "latency.ttft", "latency", "time to first token, ms", 1.0),
+        "Accuracy against measured time to first token",
+        "TTFT is tower, projector, selection and prefill together: median of synchronised rounds in which all methods took turns "
+        "in shuffled order, after warm-up. Bars: 95 % intervals. Up and left is better; a method right of the unpruned model "
+        f"saves nothing. {_FRONT}" + (f" {noisy} of the cells timed noisily: see the table." if noisy else ""),
+    )
+
+
+def accuracy_by_flops(stratum: Stratum, look: dict[str, Look]):
+    """Accuracy against FLOPs from tower to first token."""
+    found = best_first(by_method(stratum, "accuracy", "flops.total"))
+    if not found:
+        return None
+    divisor, unit = flops_unit([number(c, "flops.total") for cells in found.values() for c in cells])
+    return (
+        _by_cost(stratum, look, found, "flops.total", "flops", f"{unit}, tower to first token", divisor),
+        "Accuracy against FLOPs",
+        "Tower, projector, selection and prefill, counted from the schedule (a multiply-add is 2). Equal budgets are not equal "
+        f"FLOPs where a method acts inside the tower or its selection is dear. Bars: 95 % intervals. {_FRONT}",
+    )
+
+
+_FRONT = (
+    "The stepped line is the Pareto front: no other cell, references included and oracle left out, is both cheaper and more "
+    "accurate. How often a cell stays on it when the images are drawn again stands in the table."
+)
+
+
+def _by_cost(stratum: Stratum, look: dict, found: dict, path: str, front: str, axis: str, divisor: float):
     drawing, axes, handles = accuracy_axes(stratum, found)
     for name, cells in found.items():
-        cells = sorted(cells, key=lambda c: number(c, "latency.ttft"))
-        xs = [number(c, "latency.ttft") for c in cells]
+        cells = sorted(cells, key=lambda c: number(c, path))
+        xs = [number(c, path) / divisor for c in cells]
         join(axes, xs, [100 * number(c, "accuracy") for c in cells], look[name])
         for x, cell in zip(xs, cells, strict=True):
             mark(axes, x, 100 * number(cell, "accuracy"), look[name],
-                 xerr=bars(cell, "latency.ttft"), yerr=bars(cell, "accuracy", 100))  # fmt: skip
+                 xerr=bars(cell, path, 1 / divisor), yerr=bars(cell, "accuracy", 100))  # fmt: skip
     none = stratum.none
-    if none is not None and number(none, "latency.ttft") is not None and number(none, "accuracy") is not None:
+    if none is not None and number(none, path) is not None and number(none, "accuracy") is not None:
         unpruned = Look(INK, "H", "-")
-        mark(axes, number(none, "latency.ttft"), 100 * number(none, "accuracy"), unpruned, size=7,
-             xerr=bars(none, "latency.ttft"), yerr=bars(none, "accuracy", 100))  # fmt: skip
+        mark(axes, number(none, path) / divisor, 100 * number(none, "accuracy"), unpruned, size=7,
+             xerr=bars(none, path, 1 / divisor), yerr=bars(none, "accuracy", 100))  # fmt: skip
         handles[0] = key_of(unpruned, "none (unpruned)")
+    on = sorted((number(c, path) / divisor, 100 * number(c, "accuracy")) for c in stratum.cells if dig(c, f"pareto.{front}.on"))
+    if len(on) > 1:
+        xs, ys = zip(*on, strict=True)
+        axes.step(xs, ys, where="post", color=INK, linewidth=2.4, alpha=0.28, zorder=1.6, solid_capstyle="round")
     axes.set_xlim(left=0)
-    name_x(axes, "time to first token, ms")
+    name_x(axes, axis)
     legend(drawing, handles + [key_of(look[n], n) for n in found], f"best first at {min(stratum.budgets)}")
-    noisy = sum(bool(c["latency"].get("noisy")) for cells in found.values() for c in cells)
-    return (
-        drawing,
-        "Accuracy against measured time to first token",
-        "TTFT is tower, projector, selection and prefill together: median of synchronised rounds in which all "
-        "methods took turns "
-        "in shuffled order, after warm-up. Bars: 95 % intervals. Up and left is better; a method right of the "
-        "unpruned model saves nothing."
-        + (f" {noisy} of the cells timed noisily: see the table." if noisy else ""),
-    )  # fmt: skip
+    return drawing
 
 
 def stages(stratum: Stratum, look: dict[str, Look]):

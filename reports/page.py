@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup
 
 from reports import gallery, headline, table, wording
-from reports.cells import Stratum, dig, keep, method, number, strata
+from reports.cells import Stratum, dig, interval, keep, method, number, strata
 from reports.figures import figures
 from reports.figures_tokens import below_chance
 from reports.view import RunView
@@ -101,6 +101,7 @@ def _facts(run: RunView) -> list[tuple[str, str]]:
         ("Task", m.get("task")),
         ("Images", _whole(m, "samples")),
         ("Questions", _whole(m, "questions")),
+        ("Analysed", f"{analysed:,.0f} images" if (analysed := number(run.checks, "analysed_images")) is not None else None),
         ("Budgets", ", ".join(map(str, m.get("budgets") or []))),
         ("Methods", f"{len(pruned)} with controls" if pruned else None),
         ("Seed", m.get("seed")),
@@ -110,6 +111,19 @@ def _facts(run: RunView) -> list[tuple[str, str]]:
         ("Took", wording.duration(m.get("duration_s")) if m.get("duration_s") is not None else None),
     ]
     return [(name, str(value)) for name, value in found if value not in (None, "")]
+
+
+def _same_machine(run: RunView) -> list[str]:
+    """What the A/A check says: how far two timings of the same thing lie apart here."""
+    ratio = interval(run.checks, "aa")
+    if ratio is None:
+        return []
+    rounds = number(run.checks, "aa.rounds") or 0
+    spread = f"[{ratio.lo:.3f} to {ratio.hi:.3f}]"
+    said = f"A/A check: none against itself in the same {rounds:.0f} rounds is {ratio.value:.3f} times as fast {spread}"
+    if ratio.lo > 1 or ratio.hi < 1:
+        return [f"{said}. It should be 1: the machine favoured one of two equal runs, so trust no speed-up of this size."]
+    return [f"{said}; speed-ups inside that range mean nothing."]
 
 
 def _whole(manifest: dict, key: str) -> str | None:
@@ -122,7 +136,7 @@ def _alerts(run: RunView) -> list[str]:
     failures = number(run.manifest, "failures") or 0
     noisy = sorted({f"{method(c)} at {keep(c)}" if keep(c) else method(c) for c in run.cells if dig(c, "latency.noisy")})
     gone = table.skipped(run.cells)
-    found = []
+    found = _same_machine(run)
     if failures:
         found.append(f"{failures:,.0f} samples failed in this run; "
                      "python -m harness samples RUN lists what is known of them.")  # fmt: skip

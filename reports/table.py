@@ -20,6 +20,7 @@ class Column:
     meaning: str
     text: Callable[[float | None], str]
     detail: Callable[[dict], str] = lambda cell: ""
+    doubt: Callable[[dict], str] = lambda cell: ""  # stands in place of digits that would claim too much
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,10 @@ class Table:
         return list(spans.items())
 
 
+_OPTIONAL = frozenset({"memory.working_bytes", "pareto.latency.share", "evidence.swap_gain"})
+"""Columns that are left out where no cell has their figure."""
+
+
 def _share_range(path: str) -> Callable[[dict], str]:
     def detail(cell: dict) -> str:
         found = interval(cell, path)
@@ -96,9 +101,49 @@ def _range(path: str, text: Callable[[float | None], str]) -> Callable[[dict], s
     return detail
 
 
+def _noisy(cell: dict) -> str:
+    """What stands in place of a time whose rounds vary too much for digits."""
+    return "noisy" if dig(cell, "latency.noisy") else ""
+
+
 def _ttft_detail(cell: dict) -> str:
-    spread = _range("latency.ttft", wording.milliseconds)(cell)
-    return f"{spread} (noisy)".strip() if dig(cell, "latency.noisy") else spread
+    spread, cv = _range("latency.ttft", wording.milliseconds)(cell), number(cell, "latency.cv")
+    return f"{spread}; rounds vary by {wording.percent(cv, 0)} %" if _noisy(cell) and cv is not None else spread
+
+
+def _swap_detail(cell: dict) -> str:
+    gain, share = interval(cell, "evidence.swap_gain"), number(cell, "evidence.swap_share")
+    spread = wording.points_range(gain) if gain else ""
+    return f"{spread}; {wording.percent(share, 0)} % of the loss" if share is not None else spread
+
+
+def _kv_detail(cell: dict) -> str:
+    measured, predicted = number(cell, "memory.kv_measured"), number(cell, "memory.kv_predicted")
+    if measured is None or predicted is None or measured == predicted:
+        return ""
+    return f"measured {wording.plain(measured / 1e6)} for {wording.plain(predicted / 1e6)}"
+
+
+def _peak_detail(cell: dict) -> str:
+    peak = number(cell, "memory.peak_bytes")
+    return "" if peak is None else f"peak {wording.plain(peak / 1e6, 0)}"
+
+
+def _front(cell: dict) -> str:
+    shares = {name: number(cell, f"pareto.{name}.share") for name in ("latency", "flops")}
+    return ", ".join(f"{wording.percent(share, 0)} % by {name}" for name, share in shares.items() if share is not None)
+
+
+def _front_text(cell: dict) -> str:
+    on = [name for name in ("latency", "flops") if dig(cell, f"pareto.{name}.on")]
+    return {0: "", 1: f"by {on[0]}" if on else "", 2: "yes"}[len(on)]
+
+
+def _seeds(cell: dict) -> str:
+    if number(cell, "seeds.sd") is None:
+        return _share_range("accuracy")(cell)
+    low, high = (wording.percent(number(cell, f"seeds.{end}")) for end in ("lowest", "highest"))
+    return f"{_share_range('accuracy')(cell)}; {number(cell, 'seeds.seeds')} seeds {low} to {high}"
 
 
 def columns(unit: tuple[float, str]) -> tuple[Column, ...]:
@@ -111,8 +156,9 @@ def columns(unit: tuple[float, str]) -> tuple[Column, ...]:
     cosine, cells_hit = "diversity.mean_cosine", "coverage.cells"
     return (
         Column("Accuracy", "Accuracy", "%", "accuracy",
-               "share of questions scored right, with the 95 % interval of a bootstrap over images",
-               wording.percent, _share_range("accuracy")),
+               "share of questions scored right, with the 95 % interval of a bootstrap over images; of random also the lowest "
+               "and the highest of several seeds",
+               wording.percent, _seeds),
         Column("Accuracy", "Retention", "%", "retention",
                "accuracy as a share of the unpruned model's; the small print takes off what the blind model answers",
                wording.percent,
@@ -126,10 +172,16 @@ def columns(unit: tuple[float, str]) -> tuple[Column, ...]:
         Column("Accuracy", "To random", "points", "difference_like",
                "accuracy minus that of random tokens on the same schedule: what the ranking is worth; tested likewise",
                wording.points, _test("difference_like")),
+        Column("Accuracy", "To best", "points", "difference_winner",
+               "accuracy minus that of the most accurate method at this budget; tested likewise. The best was chosen from these "
+               "data, so small p values flatter it", wording.points, _test("difference_winner")),
         Column("Evidence", "Recall", "%", "evidence.recall",
                "share of the tokens that hold the answer which are still among the kept, mean over questions "
                "with evidence",
                wording.percent, _share_range("evidence.recall")),
+        Column("Evidence", "Swap", "points", "evidence.swap_gain",
+               "accuracy gained when the evidence is forced into the kept set and random kept tokens leave, at the same K, over "
+               "questions with evidence; the small print is its share of the loss to none", wording.points, _swap_detail),
         Column("Tokens", "Average", "", "tokens.average",
                "visual tokens present, mean over the LLM's layers", wording.count),
         Column("Tokens", "Final", "", "tokens.final",
@@ -139,10 +191,21 @@ def columns(unit: tuple[float, str]) -> tuple[Column, ...]:
         Column("Cost", "TTFT", "ms", "latency.ttft",
                "time to first token: tower, projector, selection and prefill; median of synchronised, "
                "interleaved rounds",
-               wording.milliseconds, _ttft_detail),
+               wording.milliseconds, _ttft_detail, _noisy),
         Column("Cost", "Speed-up", "×", "latency.ratio",
                "TTFT of the unpruned model over this cell's, paired by round",
                wording.plain, _range("latency.ratio", wording.plain)),
+        Column("Cost", "Front", "", "pareto.latency.share",
+               "whether the cell is on the Pareto front of accuracy against TTFT (latency) and against compute (flops), and how "
+               "often it stays there when images and rounds are drawn again", lambda v: wording.MISSING, _front,
+               lambda c: _front_text(c) or "no" if dig(c, "pareto.flops") or dig(c, "pareto.latency") else ""),
+        Column("Cost", "KV cache", "MB", "memory.kv_bytes",
+               "keys and values of all layers after the prompt, by formula over all prompts; where a prompt was timed, its cache "
+               "was measured too, and a difference stands in the small print",
+               lambda v: wording.plain(None if v is None else v / 1e6), _kv_detail),
+        Column("Cost", "Memory", "MB", "memory.working_bytes",
+               "peak resident memory that running the cell adds to the loaded model, one process a cell (--memory); on a GPU the "
+               "small print has the allocator's peak", lambda v: wording.plain(None if v is None else v / 1e6, 0), _peak_detail),
         Column("Cost", "Realised", "", "latency.realised_gain",
                "measured prefill speed-up over the one the FLOPs promise; 1 is all of it", wording.plain),
         Column("Kept tokens", "Effective rank", "", "diversity.effective_rank",
@@ -167,6 +230,7 @@ def table(cells: list[dict], groups: list[Stratum]) -> Table:
     """
     shown = measured(cells)
     found = columns(wording.flops_unit([v for c in shown if (v := number(c, "flops.total")) is not None]))
+    found = tuple(c for c in found if c.path not in _OPTIONAL or any(number(cell, c.path) is not None for cell in shown))
     bars = _bars(groups)
     rows = tuple(
         Row(
@@ -177,7 +241,7 @@ def table(cells: list[dict], groups: list[Stratum]) -> Table:
             keep=keep(cell),
             budget=str(cell.get("budget") or ""),
             bar=bars.get(id(cell)),
-            entries=tuple(Entry(raw := number(cell, c.path), c.text(raw), c.detail(cell)) for c in found),
+            entries=tuple(Entry(raw := number(cell, c.path), c.doubt(cell) or c.text(raw), c.detail(cell)) for c in found),
             note=_counts(cell),
         )
         for cell in shown

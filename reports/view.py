@@ -48,3 +48,4 @@ class RunView:
     manifest: dict
     cells: list[dict]  # the entries of summary.json
     gallery: list[GalleryImage] = field(default_factory=list)
+    checks: dict = field(default_factory=dict)  # the entry of summary.json: the A/A check, and how many images were analysed

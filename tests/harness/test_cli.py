@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from harness.cli import main
+from metrics.figures import FIGURES
 
 
 def run(capsys, *arguments):
@@ -38,7 +39,11 @@ WRONG = [
     (["compare", "--dtype", "float8"], "float32"),
     (["compare", "--sampels", "3"], "--sampel"),
     (["compare", "--out", "/proc/nowhere"], "cannot write"),
+    (["compare", "--analyse", "-1"], "0 or more"),
+    (["compare", "--seeds", "0"], "at least 1"),
+    (["compare", "--margin", "0"], "between 0 and 1"),
     (["report", "/nowhere"], "no finished run"),
+    (["explain", "/nowhere"], "no finished run"),
     (["list", "method"], "method"),
     (["nothing"], "nothing"),
 ]
@@ -75,12 +80,63 @@ def test_a_run_folder_holds_everything(finished):
     fastv = cells["fastv", 64]
     assert fastv["n"] == 27 and fastv["n_images"] == 3
     assert fastv["tokens"]["final"] == 17 and 63 < fastv["tokens"]["average"] <= 64
-    assert set(fastv["collapse"]["z"]) == {"effective_rank", "mean_cosine", "cells"}
+    assert set(fastv["collapse"]["z"]) == set(FIGURES)
     assert fastv["latency"]["ratio"]["value"] > 0
     assert cells["oracle", 64]["evidence"]["recall"]["value"] == 1
     assert cells["none", None]["loyalty"]["agreement"]["value"] == 1
     assert cells["none", None]["loyalty"]["kl"]["value"] == 0
-    assert cells["tome", 64]["collapse"] is None and cells["tome", 64]["evidence"] is None
+    tome = cells["tome", 64]
+    assert tome["collapse"]["z"] is None and "no subset" in tome["collapse"]["why_no_z"] and tome["evidence"] is None
+    assert set(finished.summary["winners"]) == {"64", "16"}
+    for cell in finished.summary["cells"]:
+        best = cell["method"] == finished.summary["winners"].get(str(cell["keep"]))
+        assert (cell["difference_winner"] is None) == (best or cell["reference"] or cell["skipped"] is not None)
+        assert cell["mcnemar"] is None  # nine questions an image
+
+
+def test_evidence_swap_layers_seeds_and_memory(finished):
+    cells = {(c["method"], c["keep"]): c for c in finished.summary["cells"]}
+    fastv, none = cells["fastv", 64], cells["none", None]
+    swap = fastv["evidence"]
+    assert swap["swap_gain"]["value"] > 0 and swap["swap_loss"]["value"] > 0 and swap["swap_share"]["lo"] is not None
+    assert cells["random[like=fastv]", 64]["evidence"]["swap_gain"] is None  # a yardstick, not a method
+    assert len(none["layers"]["mass"]) == 12 and {f["value"] for f in none["layers"]["recall"]} == {1.0}
+    recall = [f["value"] for f in fastv["layers"]["recall"]]
+    assert recall[0] == 1 and recall[-1] == pytest.approx(swap["recall"]["value"], abs=1e-6)
+    assert fastv["scores"]["entropy"]["value"] < 1 and none["scores"] is None
+    assert 0 <= fastv["bias"]["overlap"]["value"] <= 1 and fastv["bias"]["overlap"]["chance"] == pytest.approx(17 / 576)
+    for cell in cells.values():
+        if cell["latency"] is not None:
+            assert cell["memory"]["kv_measured"] == cell["memory"]["kv_predicted"] > 0
+    assert finished.summary["checks"]["aa"]["rounds"] == 12 and finished.summary["checks"]["analysed_images"] == 3
+
+
+def test_random_is_drawn_under_several_seeds(tmp_path):
+    from harness import compare
+
+    run = compare(methods=["random"], keep=[64], samples=2, latency=False, seeds=3, analyse=0, out=tmp_path / "r")
+    cell = next(c for c in run.summary["cells"] if c["method"] == "random")
+    assert cell["seeds"]["seeds"] == 3 and cell["seeds"]["lowest"] <= cell["seeds"]["mean"] <= cell["seeds"]["highest"]
+    assert cell["diversity"] is None and cell["evidence"]["swap_gain"] is None and run.summary["checks"]["analysed_images"] == 0
+
+
+def test_peak_memory_by_one_process_a_cell(tmp_path):
+    from harness import compare
+
+    run = compare(methods=["random"], keep=[64], samples=1, latency=False, analyse=0, seeds=1, memory=True, out=tmp_path / "r")
+    memory = {c["method"]: c["memory"] for c in run.summary["cells"]}
+    assert all(m["peak_bytes"] > m["working_bytes"] > 0 for m in memory.values())
+    assert memory["none"]["working_bytes"] > memory["blind"]["working_bytes"]
+
+
+def test_explain(capsys, finished, tmp_path):
+    code, out, _ = run(capsys, "explain", finished.folder)
+    assert code == 0 and "within question and budget" in out and "By image complexity" in out
+    code, out, _ = run(capsys, "explain", finished.folder, "--json")
+    found = json.loads(out)
+    assert code == 0 and found["n_images"] == 3 and found["correlations"]["across_methods"]["rows"]
+    code, out, err = run(capsys, "explain", tmp_path / "nowhere")
+    assert code == 2 and "no finished run" in err and not (tmp_path / "nowhere").exists()
 
 
 def test_a_cell_that_cannot_be_says_why(finished):
@@ -129,7 +185,9 @@ def test_resume_after_an_interruption_gives_the_same_figures(finished, tmp_path,
     monkeypatch.undo()
     resumed = compare(latency=False, resume=True, **options)
     for mine, theirs in zip(resumed.summary["cells"], finished.summary["cells"]):
-        assert {**mine, "latency": None} == {**theirs, "latency": None}
+        for name, part in (("latency", None), ("pareto", "flops"), ("memory", "kv_bytes")):  # what a latency pass adds
+            mine[name], theirs[name] = (cell[name] and part and cell[name][part] for cell in (mine, theirs))
+        assert mine == theirs
 
 
 def test_report_is_written_again_without_torch(finished):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from methods.registry import MethodError, canonical, create, entries, register, split
+from methods.registry import BUNDLED, FAMILIES, MethodError, canonical, create, entries, family, register, split
 from methods.types import Signals, UndeclaredSignal
 
 
@@ -81,3 +81,62 @@ def test_a_plug_in_function_becomes_a_method():
     )
     with pytest.raises(MethodError, match="unknown signal"):
         register("x", needs={"featurs"})
+
+
+def test_every_bundled_method_is_of_a_known_family():
+    assert {name: family(name) for name in BUNDLED if family(name) not in FAMILIES} == {}
+    for entry in entries().values():
+        assert set(entry.variants.values()) <= set(FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("fastv", "attention"),
+        ("fastv[layer=3]", "attention"),
+        ("dart", "diversity"),
+        ("fps", "diversity"),
+        ("fps[space=grid]", "place"),
+        ("grid", "place"),
+        ("tome", "merging"),
+        ("sts", "both"),
+        ("sts[stages=structure]", "diversity"),
+        (" sts[ stages=semantics , depth=0.25 ]", "attention"),
+        ("vispruner[important=1]", "attention"),
+        ("random[like=fastv]", "chance"),
+        ("oracle", "evidence"),
+        ("vtw", "none"),
+        ("divprune+fastv", "both"),
+        ("visionzip+fastv", "attention"),
+    ],
+)
+def test_families(expression, expected):
+    assert family(expression) == expected
+
+
+def test_a_variant_of_another_family_can_be_written():
+    for name, entry in entries().items():
+        for variant in entry.variants:
+            assert canonical(f"{name}[{variant}]") == f"{name}[{variant}]"
+
+
+def test_a_family_follows_from_the_signals():
+    @register("by_attention_for_test", needs={"text_attention", "features"})
+    def first(signals, keep):
+        """First."""
+
+    @register("by_features_for_test", needs={"keys"})
+    def second(signals, keep):
+        """Second."""
+
+    @register("by_nothing_for_test")
+    def third(signals, keep):
+        """Third."""
+
+    assert [family(f"by_{name}_for_test") for name in ("attention", "features", "nothing")] == [
+        "attention",
+        "diversity",
+        "chance",
+    ]
+    with pytest.raises(MethodError, match="did you mean 'attention'"):
+        register("x", ranks_by="atention")

@@ -87,5 +87,31 @@ def test_evidence_summary():
     assert nothing["recall"] == Figure(None) and nothing["accuracy_kept"] is None and nothing["n_without"] == 1
 
 
-def test_swap_gain_leaves_out_what_was_not_swapped():
-    assert evidence.swap_gain(np.array([1, 1, np.nan]), np.array([0, 1, 0.0]), list("abc")).value == 0.5
+def test_swap_against_sums():
+    """100 random tables: gain, loss and their ratio over the questions that have evidence."""
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        n = int(rng.integers(1, 40))
+        swapped, scores, none = (rng.integers(0, 2, n).astype(float) for _ in range(3))
+        swapped[rng.random(n) < 0.3] = np.nan
+        found = evidence.swap(swapped, scores, none, [f"i{k // 3}" for k in range(n)])
+        known = [i for i in range(n) if swapped[i] == swapped[i]]
+        if not known:
+            assert found["swap_gain"].value is None and found["swap_share"] is None
+            continue
+        gain, loss = (sum(column[i] - scores[i] for i in known) for column in (swapped, none))
+        assert found["swap_gain"].value == pytest.approx(gain / len(known))
+        assert found["swap_loss"].value == pytest.approx(loss / len(known))
+        share = found["swap_share"]
+        assert (share is None) == (not (found["swap_loss"].lo or 0) > 0)
+        assert share is None or share.value == pytest.approx(gain / loss)
+
+
+def test_swap_of_a_known_cause():
+    """Half of the lost answers come back: the share is a half, and its interval holds it."""
+    none, scores = np.ones(400), np.zeros(400)
+    swapped = np.tile([0.0, 1.0], 200)
+    share = evidence.swap(swapped, scores, none, np.arange(400) // 2)["swap_share"]
+    assert share.value == 0.5 and share.lo <= 0.5 <= share.hi
+    with pytest.raises(ValueError, match="differ"):
+        evidence.swap(swapped, scores, none[:3], np.arange(400))

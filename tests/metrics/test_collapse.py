@@ -16,7 +16,7 @@ def _features(batch: int, count: int, width: int, seed: int = 0) -> torch.Tensor
     return torch.randn(batch, count, width, generator=torch.Generator().manual_seed(seed))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(1, 20), st.data())
 def test_subsets_are_subsets_and_depend_on_their_seed_alone(count, data):
     keep = data.draw(st.integers(0, count))
@@ -79,9 +79,9 @@ def test_null_against_one_subset_at_a_time(keep, chunk, monkeypatch):
 
 def test_z_and_percentile_are_scipys():
     rng = np.random.default_rng(0)
-    values, null = rng.integers(0, 8, 6) / 4, rng.integers(0, 8, (6, 30)) / 4  # ties are many
+    values, null = rng.integers(0, 8, 100) / 4, rng.integers(0, 8, (100, 30)) / 4  # ties are many
     z, percentile = col.z_scores(torch.tensor(values), torch.tensor(null))
-    for i in range(6):
+    for i in range(100):
         assert float(z[i]) == pytest.approx(scipy.stats.zmap(values[i], null[i], ddof=1))
         assert float(percentile[i]) == pytest.approx(scipy.stats.percentileofscore(null[i], values[i], "mean") / 100)
 
@@ -134,7 +134,7 @@ def _slow_gini(x: np.ndarray) -> float:
 
 
 def test_score_collapse_against_pairs_and_scipy():
-    scores = torch.rand(5, 25, generator=torch.Generator().manual_seed(0)) ** 3
+    scores = torch.rand(100, 25, generator=torch.Generator().manual_seed(0)) ** 3
     found = col.score_collapse(scores, top=4)
     for i, row in enumerate(scores.double().numpy()):
         assert float(found["entropy"][i]) == pytest.approx(scipy.stats.entropy(row) / np.log(25))
@@ -155,6 +155,41 @@ def test_even_single_zero_and_negative_scores():
     assert float(col.score_collapse(torch.tensor([[0.3]]))["entropy"]) == 1.0
     with pytest.raises(ValueError, match="top is 21"):
         col.score_collapse(scores, top=21)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_clusters_are_sklearns_and_their_figures_a_loops(seed):
+    from sklearn.cluster import AgglomerativeClustering
+
+    g = torch.Generator().manual_seed(seed)
+    count, groups = int(torch.randint(2, 40, (1,), generator=g)), int(torch.randint(1, 9, (1,), generator=g))
+    noise, cosine = float(torch.rand(1, generator=g)) * 0.8, (0.5, 0.8, 0.9)[seed % 3]
+    member = torch.randint(0, groups, (2, count), generator=g)
+    features = _features(1, groups, 6, seed)[0][member] + noise * _features(2, count, 6, seed + 1000)
+    clusters = col.token_clusters(features, cosine)
+    kept = torch.rand(2, count, generator=g) < 0.3
+    kept[:, 0] = True
+    scores = torch.rand(2, count, generator=g) ** 3
+    visits, mass = col.cluster_visits(clusters, kept), col.cluster_mass(clusters, scores)
+    for i in range(2):
+        x = features[i].double().numpy()
+        model = AgglomerativeClustering(None, metric="cosine", linkage="average", distance_threshold=1 - cosine)
+        expected = model.fit_predict(x)
+        firsts = list(dict.fromkeys(expected.tolist()))
+        assert clusters[i].tolist() == [firsts.index(label) for label in expected]
+        sizes = [sum(bool(kept[i, t]) for t in np.flatnonzero(expected == label)) for label in firsts]
+        masses = [float(scores[i][expected == label].double().sum()) for label in firsts]
+        assert float(visits["clusters"][i]) == len(firsts)
+        assert float(visits["visited"][i]) == pytest.approx(np.mean([size > 0 for size in sizes]))
+        assert float(visits["largest"][i]) == pytest.approx(max(sizes) / sum(sizes))
+        assert float(mass[i]) == pytest.approx(max(masses) / sum(masses))
+
+
+def test_mass_of_one_cluster_of_zeros_and_of_negative_scores():
+    clusters = torch.tensor([[0, 0, 1, 2], [0, 0, 0, 0], [0, 1, 1, 2], [0, 1, 2, 3]])
+    scores = torch.tensor([[0.0, 0, 0, 0], [1.0, 0, 0, 3], [1.0, 1, 1, 1], [-1.0, 0, 0, 2]])
+    assert col.cluster_mass(clusters, scores).tolist() == pytest.approx([0.5, 1.0, 0.5, 3 / 5])
+    assert col.cluster_mass(clusters[:0], scores[:0]).shape == (0,)
 
 
 def test_clusters_of_near_identical_tokens():

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
-from scipy.spatial import cKDTree
+from scipy.spatial import ConvexHull, cKDTree
 from scipy.stats import qmc
 
 from metrics import coverage as cov
@@ -18,7 +18,7 @@ def _kept(count: int, grid: tuple[int, int], share: float = 0.2, seed: int = 0) 
     return kept
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(1, 11), st.integers(1, 11), st.integers(1, 9), st.integers(0, 999))
 def test_cells_against_sets(height, width, cells, seed):
     kept = _kept(3, (height, width), 0.3, seed)
@@ -36,12 +36,14 @@ def test_cells_of_a_full_and_of_an_empty_set():
         cov.cell_coverage(torch.ones(35).bool(), (5, 6))
 
 
-@pytest.mark.parametrize("grid", [(6, 6), (4, 9), (1, 7)])
-@pytest.mark.parametrize("chunk", [1 << 23, 1])
-def test_distances_against_trees_and_transforms(grid, chunk, monkeypatch):
+@pytest.mark.parametrize("chunk", [1 << 20, 1])
+@pytest.mark.parametrize("seed", range(100))
+def test_distances_hull_and_discrepancy_are_scipys(seed, chunk, monkeypatch):
     monkeypatch.setattr(cov, "_CHUNK", chunk)
-    kept = _kept(6, grid, 0.4)
-    kept[:, -1] = True
+    rng = np.random.default_rng(seed)
+    grid = (1 + int(rng.integers(12)), 2 + int(rng.integers(11)))
+    kept = _kept(3, grid, float(rng.random()), seed)
+    kept[:, (seed + 1) % kept.shape[1]] = True  # two at the least
     found = cov.coverage(kept, grid)
     for i, row in enumerate(kept.numpy()):
         points = np.argwhere(row.reshape(grid))
@@ -52,6 +54,8 @@ def test_distances_against_trees_and_transforms(grid, chunk, monkeypatch):
         assert float(found["largest_empty_circle"][i]) == pytest.approx(empty)
         scaled = (points + 0.5) / np.array(grid)
         assert float(found["discrepancy"][i]) == pytest.approx(qmc.discrepancy(scaled, method="CD"))
+        corners = (points[:, None] + [[0, 0], [0, 1], [1, 0], [1, 1]]).reshape(-1, 2)
+        assert float(found["hull_area"][i]) == pytest.approx(ConvexHull(corners).volume / (grid[0] * grid[1]))
 
 
 def _slow_hull(points: np.ndarray) -> float:
@@ -73,7 +77,7 @@ def _slow_hull(points: np.ndarray) -> float:
 
 
 def test_hull_against_a_march():
-    kept = _kept(8, (5, 7), 0.15, seed=3)
+    kept = _kept(100, (5, 7), 0.15, seed=3)
     found = cov.coverage(kept, (5, 7))["hull_area"]
     for row, area in zip(kept.numpy(), found):
         assert float(area) == pytest.approx(_slow_hull(np.argwhere(row.reshape(5, 7))) / 35)
@@ -108,18 +112,49 @@ def test_a_cluster_is_told_from_a_lattice():
 
 
 def test_row_and_column_shares():
-    kept = _kept(5, (4, 6), 0.4)
+    kept = _kept(100, (4, 6), 0.4)
     rows, columns = cov.row_share(kept, (4, 6)), cov.column_share(kept, (4, 6))
-    assert rows.shape == (5, 4) and columns.shape == (5, 6)
-    for i, row in enumerate(kept.numpy().reshape(5, 4, 6)):
+    assert rows.shape == (100, 4) and columns.shape == (100, 6)
+    for i, row in enumerate(kept.numpy().reshape(100, 4, 6)):
         assert rows[i].tolist() == pytest.approx((row.sum(1) / row.sum()).tolist())
         assert columns[i].tolist() == pytest.approx((row.sum(0) / row.sum()).tolist())
     bottom = torch.arange(24) >= 18
     assert cov.row_share(bottom, (4, 6)).tolist() == [0, 0, 0, 1]
 
 
-def test_map_overlap_against_a_loop():
-    kept, images = _kept(9, (3, 4), 0.4, seed=5).numpy(), np.arange(9) // 2
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 999))
+def test_row_bias_against_a_token_at_a_time(height, width, seed):
+    kept = _kept(4, (height, width), 0.3, seed)
+    found = cov.row_bias(kept, (height, width))
+    for i, row in enumerate(kept.numpy()):
+        at, across = np.divmod(np.flatnonzero(row), width)
+        position = np.mean(at / (height - 1)) if height > 1 else 0.5
+        lower = np.mean([1.0 if 2 * r + 1 > height else 0.5 if 2 * r + 1 == height else 0.0 for r in at])
+        assert float(found["row_position"][i]) == pytest.approx(position)
+        assert float(found["lower_half"][i]) == pytest.approx(lower)
+        for name, places, count in (("row_distance", at, height), ("column_distance", across, width)):
+            share = np.bincount(places, minlength=count) / len(places)
+            # total variation is the largest difference over events, reached by the event that a place has too much
+            assert float(found[name][i]) == pytest.approx((share - 1 / count).clip(0).sum()), name
+
+
+def test_row_bias_of_extremes():
+    top, bottom, everything, nothing = torch.zeros(4, 24).bool()
+    top[:6] = bottom[18:] = everything[:] = True
+    found = cov.row_bias(torch.stack([top, bottom, everything, nothing]), (4, 6))
+    assert found["row_position"][:3].tolist() == pytest.approx([0.0, 1.0, 0.5])
+    assert found["lower_half"][:3].tolist() == pytest.approx([0.0, 1.0, 0.5])
+    assert found["row_distance"][:3].tolist() == pytest.approx([0.75, 0.75, 0.0])
+    assert found["column_distance"][:3].tolist() == pytest.approx([0.0] * 3, abs=1e-12)
+    assert all(values[3].isnan() for values in found.values())
+    with pytest.raises(ValueError, match="4x5 = 20"):
+        cov.row_bias(top, (4, 5))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_map_overlap_against_a_loop(seed):
+    kept, images = _kept(9, (3, 4), 0.4, seed).numpy(), np.arange(9) // 2
     found = cov.map_overlap(kept, images)
     for i in range(9):
         others = kept[images != images[i]].sum(0)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metrics import statistics as stats
+from metrics.ranks import within_rank_correlation, within_rank_sums
 
 scores = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 5)), min_size=1, max_size=30)
 
@@ -181,3 +182,137 @@ def test_rank_correlation_is_spearmans():
     assert found.lo < found.value < found.hi <= 1.0
     assert stats.rank_correlation([1, 1, 1], [1, 2, 3], range(3)) == stats.Figure(None)
     assert stats.rank_correlation([1, 2, 3], [1, 3, 2], [0, 0, 0]) == stats.Figure(pytest.approx(0.5))
+
+
+def _slow_within(x, y, groups):
+    """Spearman pooled over groups, one group after the other."""
+    xy = xx = yy = 0.0
+    whole = ~(np.isnan(x) | np.isnan(y))
+    for group in set(groups[whole].tolist()):
+        rows = np.flatnonzero(whole & (groups == group))
+        u, v = (scipy.stats.rankdata(side[rows]) / len(rows) for side in (x, y))
+        u, v = u - u.mean(), v - v.mean()
+        xy, xx, yy = xy + u @ v, xx + u @ u, yy + v @ v
+    return None if whole.sum() < 3 or xx < 1e-12 or yy < 1e-12 else xy / np.sqrt(xx * yy)
+
+
+def _random_groups(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(0, 60))
+    images = rng.integers(0, 6, n)
+    x, y = rng.integers(0, 4, n).astype(float), rng.integers(0, rng.integers(1, 4), n).astype(float)
+    x[rng.random(n) < 0.1] = np.nan
+    y[rng.random(n) < 0.1] = np.nan
+    return x, y, images * 3 + rng.integers(0, 3, n), images
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_within_rank_correlation_against_a_loop(seed):
+    x, y, groups, images = _random_groups(seed)
+    figure = within_rank_correlation(x, y, groups, images, resamples=50)
+    slow = _slow_within(x, y, groups)
+    assert figure.value == (None if slow is None else pytest.approx(slow, abs=1e-12))
+    spread = within_rank_correlation(x, y, groups, images[::-1], resamples=50, spanning=True)
+    assert spread.value == figure.value if slow is None else spread.value == pytest.approx(slow, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_within_rank_interval_is_that_of_ranking_each_draw_anew(seed):
+    rng = np.random.default_rng(seed)
+    images = np.repeat(np.arange(6), 10)
+    groups = images * 2 + rng.integers(0, 2, 60)
+    x, y = rng.integers(0, 4, 60).astype(float), rng.integers(0, 2, 60).astype(float)
+    x[rng.random(60) < 0.1] = np.nan
+    draws = []
+    for drawn in np.random.default_rng(seed).integers(0, 6, (80, 6)):
+        rows = np.concatenate([np.flatnonzero(images == image) for image in drawn])
+        draws.append(_slow_within(x[rows], y[rows], groups[rows] + 100 * np.repeat(np.arange(6), 10)))
+    found = within_rank_correlation(x, y, groups, images, seed, resamples=80)
+    assert (found.lo, found.hi) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
+
+
+def test_within_one_group_is_spearmans():
+    rng = np.random.default_rng(12)
+    x = rng.integers(0, 9, 70).astype(float)
+    y = x + rng.integers(0, 20, 70)
+    found = within_rank_correlation(x, y, ["all"] * 70, np.arange(70) // 2, spanning=True)
+    assert found.value == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
+    assert found.lo < found.value < found.hi
+    with pytest.raises(ValueError, match="several clusters"):
+        within_rank_correlation(x, y, ["all"] * 70, np.arange(70) // 2)
+
+
+def test_what_differs_between_groups_does_not_correlate():
+    rng = np.random.default_rng(13)
+    groups = np.repeat(np.arange(300), 6)
+    level = rng.normal(size=300)[groups]
+    x, y = level + 0.3 * rng.normal(size=1800), level + 0.3 * rng.normal(size=1800)
+    assert scipy.stats.spearmanr(x, y).statistic > 0.8
+    found = within_rank_correlation(x, y, groups, groups)
+    assert abs(found.value) < 0.06 and found.lo < 0 < found.hi
+    assert within_rank_sums(x, y, groups, groups).p() > 0.05
+
+
+def test_groups_that_do_not_follow_hold_the_correlation_down():
+    x, y = np.tile([1.0, 2.0, 3.0], 4), np.array([1.0, 2, 3] * 2 + [5.0] * 6)
+    assert within_rank_correlation(x[:6], y[:6], np.arange(6) // 3, np.arange(6) // 3).value == pytest.approx(1.0)
+    assert within_rank_correlation(x, y, np.arange(12) // 3, np.arange(12) // 3).value == pytest.approx(0.5**0.5)
+
+
+def test_degenerate_ranks():
+    nothing = stats.Figure(None)
+    assert within_rank_correlation([], [], [], []) == nothing
+    assert within_rank_correlation([1, 2], [1, 2], [0, 0], [0, 0]) == nothing
+    assert within_rank_correlation([1, 1, 2, 2], [1, 2, 1, 2], [0, 0, 1, 1], [0, 0, 1, 1]) == nothing
+    assert within_rank_correlation([np.nan] * 4, [1, 2, 3, 4], [0] * 4, [0] * 4) == nothing
+    assert within_rank_correlation([1, 2, 3], [1, 3, 2], [0, 0, 0], [7, 7, 7]) == stats.Figure(pytest.approx(0.5))
+    assert within_rank_sums([1, 1, 1], [1, 2, 3], [0] * 3, [0] * 3).p() is None
+    with pytest.raises(ValueError, match="one of each"):
+        within_rank_correlation([1, 2], [1, 2, 3], [0] * 3, [0] * 3)
+
+
+def test_within_rank_p_is_at_the_level():
+    rng, alarms = np.random.default_rng(14), 0
+    groups = np.repeat(np.arange(90), 5)
+    for seed in range(300):
+        x = rng.normal(size=(30, 1, 5)) + rng.normal(size=(30, 3, 5))  # of one image's questions the figures are alike
+        y = rng.normal(size=(30, 1, 5)) + rng.normal(size=(30, 3, 5)) > 0
+        alarms += within_rank_sums(x.ravel(), y.ravel(), groups, groups // 3).p(seed, 400) <= 0.05
+    assert alarms / 300 <= 0.085
+
+
+def test_many_means_are_one_mean_each():
+    """The same draws as `bootstrap_mean` where nothing is missing; 100 tables, some with holes."""
+    rng = np.random.default_rng(0)
+    for case in range(100):
+        clusters = np.sort(rng.integers(0, rng.integers(1, 12), size=30))
+        table = rng.normal(size=(30, 3))
+        if case % 2:
+            table[:, 1][rng.random(30) < 0.4] = np.nan
+            table[:, 2] = np.nan
+        found = stats.bootstrap_means(table, clusters, seed=case, resamples=300)
+        one = stats.bootstrap_mean(table[:, 0], clusters, seed=case, resamples=300)
+        assert found[0].as_dict() == pytest.approx(one.as_dict())
+        assert found[1].value == pytest.approx(np.nanmean(table[:, 1]))
+        if case % 2:
+            assert found[2] == stats.Figure(None)
+            if found[1].lo is not None:
+                assert found[1].lo <= found[1].value <= found[1].hi
+    with pytest.raises(ValueError, match="one cluster a row"):
+        stats.bootstrap_means(np.zeros((3, 1)), [1, 2])
+    assert stats.bootstrap_means(np.zeros((0, 2)), []) == [stats.Figure(None), stats.Figure(None)]
+
+
+def test_ratio_against_a_loop_over_the_same_draws():
+    rng = np.random.default_rng(1)
+    for case in range(100):
+        clusters = np.arange(20) // 2
+        above, below = rng.normal(size=20), rng.uniform(0.5, 2, size=20)
+        found = stats.bootstrap_ratio(above, below, clusters, seed=case, resamples=200)
+        assert found.value == pytest.approx(above.sum() / below.sum())
+        draws = np.random.default_rng(case).integers(0, 10, size=(200, 10))
+        rows = [np.concatenate([np.flatnonzero(clusters == c) for c in drawn]) for drawn in draws]
+        ratios = [above[r].sum() / below[r].sum() for r in rows]
+        assert (found.lo, found.hi) == pytest.approx(tuple(np.quantile(ratios, [0.025, 0.975])))
+    assert stats.bootstrap_ratio([1.0], [0.0], ["a"]) == stats.Figure(None)
+    assert stats.bootstrap_ratio([1.0], [2.0], ["a"]) == stats.Figure(0.5)

@@ -86,7 +86,9 @@ def cell_of(method: str, keep: int | None, rng: np.random.Generator) -> dict:
         "loyalty": {"agreement": 1.0 if method == "none" else 0.83, "kl": 0.0 if method == "none" else 0.31},
         "evidence": None if whole or not pruner else {
             "recall": spread(min(0.97, (keep / TOKENS) ** 0.75 + 6 * max(0, SKILL[method])), 0.02),
-            "accuracy_kept": spread(0.81, 0.03), "accuracy_lost": spread(0.52, 0.04), "swap_gain": None},
+            "accuracy_kept": spread(0.81, 0.03), "accuracy_lost": spread(0.52, 0.04),
+            "swap_gain": spread(0.06, 0.02) if method in ("sts", "fastv") else None, "swap_loss": spread(0.09, 0.02),
+            "swap_share": spread(0.66, 0.2) if method == "fastv" else None},
         "difficulty": {"hard": 0.41, "easy": 0.85, "n_hard": 212},
         "tokens": {"final": average * (0.5 if method in ("sts", "fastv") else 1), "average": average},
         "flops": flops,
@@ -101,6 +103,15 @@ def cell_of(method: str, keep: int | None, rng: np.random.Generator) -> dict:
         "collapse": None if not pruner else {"z": {
             name: {**spread(z + rng.normal(0, 0.15), 0.5), **chance}
             for name, z in bent.items()}},
+        "bias": None if not pruner else {
+            "lower_half": spread(0.8 if fastv else 0.5, 0.02),
+            "row_z": {"effective_rank": spread(bent["effective_rank"] / 2, 0.5)}},
+        "layers": None if method == "blind" else {
+            "recall": [spread(1 - 0.05 * layer * (not whole), 0.01) for layer in range(LAYERS)],
+            **({name: [spread(0.3 - 0.02 * layer, 0.01) for layer in range(LAYERS)] for name in
+                ("mass", "entropy", "evidence_top")} if method == "none" else {})},
+        "pareto": {name: {"on": method in ("none", "oracle", "sts"), "share": 0.7} for name in ("latency", "flops")},
+        "seeds": {"seeds": 5, "mean": 0.7, "sd": 0.01, "lowest": 0.69, "highest": 0.72} if method == "random" else None,
         "skipped": None,
     }  # fmt: skip
 

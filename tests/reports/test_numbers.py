@@ -31,9 +31,14 @@ def test_rounded_text_belongs_to_its_number(run):
     at = [c.path for c in made.columns].index("accuracy")
     for row, cell in zip(made.rows, measured(run.cells), strict=True):
         assert row.entries[at].text == f"{100 * cell['accuracy']['value']:.1f}"
-        assert row.entries[at].detail == f"{100 * cell['accuracy']['lo']:.1f} to {100 * cell['accuracy']['hi']:.1f}"
+        assert row.entries[at].detail.startswith(f"{100 * cell['accuracy']['lo']:.1f} to {100 * cell['accuracy']['hi']:.1f}")
+        assert row.entries[at].detail.endswith("; 5 seeds 69.0 to 72.0") == (cell["method"] == "random")
     unit = next(c.unit for c in made.columns if c.path == "flops.total")
-    assert unit == "GFLOPs" and {c.path for c in columns((1.0, "FLOPs"))} == {c.path for c in made.columns}
+    assert unit == "GFLOPs"
+    assert {c.path for c in columns((1.0, "FLOPs"))} - {c.path for c in made.columns} == {"memory.working_bytes"}
+    noisy = next(row for row, c in zip(made.rows, measured(run.cells), strict=True) if (c["latency"] or {}).get("noisy"))
+    ttft = noisy.entries[[c.path for c in made.columns].index("latency.ttft")]
+    assert ttft.text == "noisy" and "rounds vary by 3 %" in ttft.detail
 
 
 def cell(name: str, accuracy: float, k: int | None = 64, **more) -> dict:

@@ -73,7 +73,7 @@ def test_page_holds_every_part(page: str, read: Reader):
     kinds = {"tokens", "ttft", "families", "collapse", "evidence", "stages"}
     assert {f"figure-s0-{k}" for k in kinds} <= set(ids)
     assert {"cells", "gallery", "measurement", "table"} <= set(ids)
-    assert sum(tag == "figcaption" for tag, _ in read.elements) == 6
+    assert sum(tag == "figcaption" for tag, _ in read.elements) == 10
     assert "the tower has no CLS token" in page
     assert "2 samples failed" in page and "timings taken while another process ran" in page
     local = {v[1:] for _, a in read.elements for k, v in a.items() if k in ("href", "xlink:href") and v.startswith("#")}

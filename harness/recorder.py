@@ -1,0 +1,34 @@
+"""What the engine notes on its way for the analysis, where it is given a recorder: it changes nothing it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass
+class Recorder:
+    """Tokens and attention layer by layer, and the scores of the first step that ranked by attention; R rows.
+
+    Args:
+        attention: whether every layer is asked for the attention row of the last instruction token.
+    """
+
+    attention: bool = False
+    ids: list[torch.Tensor] = field(default_factory=list)  # a layer: int64 [R, K] original tokens present, -1 of no single place
+    rows: list[torch.Tensor] = field(default_factory=list)  # a layer: float32 [R, K] attention to them, mean over heads
+    scores: torch.Tensor | None = None  # [R, N]
+    scored: torch.Tensor | None = None  # int64 [R, N] the original tokens that the scores belong to
+
+    def step(self, scores: torch.Tensor | None, ids: torch.Tensor) -> None:
+        """A step chose among tokens ``ids`` [R, N] by ``scores`` [R, N]."""
+        if self.scores is None and scores is not None:
+            self.scores, self.scored = scores, ids
+
+    def layer(self, attention: torch.Tensor | None, columns: torch.Tensor, ids: torch.Tensor) -> None:
+        """A layer ran: its rows [R, H, T, L], the last of which is asked for, and the columns [R, K] of its visual tokens."""
+        self.ids.append(ids)
+        if self.attention:
+            assert attention is not None, "the layer was not probed"
+            self.rows.append(attention[:, :, -1].mean(1).gather(1, columns))

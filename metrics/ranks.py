@@ -1,0 +1,140 @@
+"""Rank correlation within groups: what differs between budgets, images or questions cannot explain it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from metrics.statistics import _CHUNK, Figure, _percentiles, _sign_flip, cluster_codes
+
+
+@dataclass(frozen=True)
+class RankSums:
+    """What `within_rank_correlation` is a ratio of, by cluster."""
+
+    sums: np.ndarray  # [C, 3] of uv, u^2 and v^2
+    n: int  # rows without a nan
+
+    @property
+    def value(self) -> float | None:
+        """rho; None of under three rows or a side that is constant in all groups."""
+        product, x, y = self.sums.sum(0)
+        return None if self.n < 3 or x == 0 or y == 0 else float(product / (x * y) ** 0.5)
+
+    def correlation(self, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Figure:
+        """rho with its interval from resampling clusters."""
+        if self.value is None or len(self.sums) < 2:
+            return Figure(self.value)
+        product, x, y = _resampled(self.sums, seed, resamples).T
+        varies = (x > 0) & (y > 0)
+        draws = product[varies] / np.sqrt(x[varies] * y[varies])
+        return Figure(self.value, *_percentiles(draws, level)) if len(draws) > 1 else Figure(self.value)
+
+    def p(self, seed: int = 0, permutations: int = 4000) -> float | None:
+        """Two-sided p of no relation: the signs of the clusters' sums of uv are flipped, as in `paired_difference`."""
+        return None if self.value is None else _sign_flip(self.sums[:, 0], seed, permutations)
+
+
+def within_rank_sums(
+    x: Sequence[float] | np.ndarray,
+    y: Sequence[float] | np.ndarray,
+    groups: Iterable[Hashable],
+    clusters: Iterable[Hashable],
+    spanning: bool = False,
+) -> RankSums:
+    """The sums behind `within_rank_correlation`, of the same arguments: they give the value, the interval and a p."""
+    codes, group, left, right = _codes(clusters), _codes(groups), np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if not codes.shape == group.shape == left.shape == right.shape:
+        sizes = f"x {left.shape}, y {right.shape}, {len(group)} groups, {len(codes)} clusters"
+        raise ValueError(f"{sizes}; give one of each a sample")
+    whole = ~(np.isnan(left) | np.isnan(right))
+    left, right, group, codes = left[whole], right[whole], _codes(group[whole]), _codes(codes[whole])
+    if not spanning and len(codes):
+        home = np.zeros(group.max() + 1, dtype=np.int64)
+        home[group] = codes
+        if (home[group] != codes).any():
+            raise ValueError("a group has rows of several clusters; give groups within clusters, or spanning=True")
+    u, v = _centred_ranks(left, group), _centred_ranks(right, group)
+    return RankSums(np.stack([np.bincount(codes, weights=w) for w in (u * v, u * u, v * v)], 1), len(codes))
+
+
+def within_rank_correlation(
+    x: Sequence[float] | np.ndarray,
+    y: Sequence[float] | np.ndarray,
+    groups: Iterable[Hashable],
+    clusters: Iterable[Hashable],
+    seed: int = 0,
+    resamples: int = 2000,
+    level: float = 0.95,
+    spanning: bool = False,
+) -> Figure:
+    """Rank correlation within groups, pooled over them, with an interval from resampling clusters.
+
+    u and v are the mid-ranks of x and y within a group of m rows, less their mean and over m, so that a large group
+    does not weigh as the cube of its size: rho = sum uv / sqrt(sum u^2 sum v^2) over all rows. Of one group it is
+    Spearman's rho; of several, the partial correlation of ranks given the group, as in a fixed-effects regression:
+    what differs between groups cannot explain it. A group in which one side is constant adds nothing to sum uv, but
+    the squares of the other side: there the one varied and the other did not follow, which speaks against a relation.
+    So where few groups vary on both sides rho is small, however strict the relation is in those.
+
+    A resample is a ratio of the drawn clusters' sums. Where groups span clusters, ranks are those of all rows, not
+    taken anew in each draw: the same to first order at rho = 0 (Hajek projection), and of normal data an interval
+    that is 4 % too narrow at 0.6 and 10 % at 0.9.
+
+    Args:
+        x: [n], for instance a diversity figure; a row with nan on either side is left out before ranking.
+        y: [n], for instance scores.
+        groups: [n] within which to compare, for instance question and budget.
+        clusters: [n] the image of each sample.
+        seed: of the resampling.
+        resamples: draws; those in which a side is constant are left out.
+        level: of the interval.
+        spanning: whether groups may span clusters.
+
+    Returns:
+        rho in [-1, 1]; value None of under three rows or a side that is constant in all groups, interval None of one
+        cluster.
+
+    Raises:
+        ValueError: where the lengths differ, or a group has rows of several clusters and ``spanning`` is False.
+
+    Source: Spearman 1904 with mid-ranks; Wooldridge 2010, section 10.5 (within transformation); clusters as in
+    `bootstrap_mean`.
+    """
+    return within_rank_sums(x, y, groups, clusters, spanning).correlation(seed, resamples, level)
+
+
+def _codes(labels: Iterable[Hashable]) -> np.ndarray:
+    """Labels as 0..C-1; of integers in their order, of others in order of first appearance."""
+    if not (isinstance(labels, np.ndarray) and labels.dtype.kind in "iu"):
+        labels = cluster_codes(labels)
+    return np.unique(labels, return_inverse=True)[1].reshape(-1)
+
+
+def _centred_ranks(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Mid-ranks within groups 0..G-1, less their mean (m + 1) / 2, over the group's size m: [n]; equal values give 0."""
+    order = np.lexsort((values, groups))
+    if not len(order):
+        return np.zeros(0)
+    value, group = values[order], groups[order]
+    first = np.append(True, group[1:] != group[:-1])
+    opens = np.flatnonzero(first | np.append(True, value[1:] != value[:-1]))  # where each run of equals starts
+    lengths = np.diff(np.append(opens, len(order)))
+    middle = np.repeat(opens + (lengths - 1) / 2, lengths)
+    size = np.bincount(group)[group]
+    ranks = np.empty(len(order))
+    ranks[order] = (middle - np.flatnonzero(first)[group] - (size - 1) / 2) / size
+    return ranks
+
+
+def _resampled(sums: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    """Sums over draws of C clusters with replacement: [C, k] to [resamples, k]."""
+    rng, count = np.random.default_rng(seed), len(sums)
+    rows, parts = max(1, _CHUNK // count), []
+    for start in range(0, resamples, rows):
+        drawn = rng.integers(0, count, size=(min(rows, resamples - start), count))
+        drawn += np.arange(len(drawn))[:, None] * count
+        parts.append(np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape) @ sums)
+    return np.concatenate(parts)
