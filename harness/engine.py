@@ -192,10 +192,12 @@ class Engine:
             ids = torch.zeros(len(image), 0, dtype=torch.int64, device=adapter.device)
             features, places, span = None, None, 0
         else:
-            with watch.stage("projector"):
-                features = adapter.project(tower.features)[image]
+            features = None  # of a merger in the tower's space, known once it has merged
+            if step is None or step.space == "llm":
+                with watch.stage("projector"):
+                    features = adapter.project(tower.features)[image]
             ids = tower.lowest[image]
-            span = features.shape[1]
+            span = ids.shape[1]
             places = torch.arange(span, device=ids.device).expand(len(image), -1)
             if step is not None:
                 with watch.stage("selection"):

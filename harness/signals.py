@@ -71,11 +71,13 @@ def of_tower(adapter, wanted: frozenset[str], hidden: torch.Tensor, probe: Probe
     return {name: tensor for name, tensor in found.items() if name in wanted}
 
 
-def before_llm(adapter, batch, step: Step, tower: Tower, features: torch.Tensor, image: torch.Tensor, together: bool) -> Signals:
+def before_llm(
+    adapter, batch, step: Step, tower: Tower, features: torch.Tensor | None, image: torch.Tensor, together: bool
+) -> Signals:
     """Signals at the projector.
 
     Args:
-        features: [G, N, D] projected tokens.
+        features: [G, N, D] projected tokens, None where a merger wants none.
         image: int64 [G] whose tokens they are.
         together: whether a row is an image; else it is a question.
     """
@@ -95,7 +97,7 @@ def before_llm(adapter, batch, step: Step, tower: Tower, features: torch.Tensor,
         evidence=None if together else batch.evidence,
         seeds=batch.image_seeds[image] if together or not step.reads_text else batch.question_seeds,
         norm_scale=None,
-        count=features.shape[1],
+        count=tower.lowest.shape[1],
         batch=len(image),
         device=image.device,
         grid=tower.grid,

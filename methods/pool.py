@@ -30,7 +30,7 @@ class Pool(Method):
         if count == shape.visual_tokens:
             return ()
         flops = 1.0 * shape.visual_tokens * shape.vision_width
-        return (Step(PROJECTOR, Select(small), count, count, _NEEDS, flops, merges=True),)
+        return (Step(PROJECTOR, Select(small), count, count, _NEEDS, flops, merges=True, space="tower"),)
 
 
 @dataclass(frozen=True)

@@ -40,13 +40,13 @@ class PruMerge(Method):
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
         tokens, width = shape.visual_tokens, shape.vision_width
-        fixed = cost.cls_row(shape, tokens) + cost.ranking(tokens) + 2.0 * tokens * width
-        flops = lambda keep: fixed + cost.similarity(tokens, width, keep) + 2.0 * keep * _NEIGHBOURS * width
+        fixed = cost.cls_row(shape, tokens) + cost.ranking(tokens)
+        flops = lambda keep: fixed + cost.similarity(tokens, width, keep) + 2.0 * keep * tokens * width
         if self.adaptive:
             typical = max(1, round(0.055 * tokens))  # the paper's mean over its benchmarks
             select = Select(True)
-            return (Step(PROJECTOR, select, typical, typical, _NEEDS, flops(typical), merges=True, adaptive=True),)
-        return at_projector(budget, shape, Select(False), _NEEDS, flops, merges=True)
+            return (Step(PROJECTOR, select, typical, typical, _NEEDS, flops(typical), merges=True, space="tower", adaptive=True),)
+        return at_projector(budget, shape, Select(False), _NEEDS, flops, merges=True, space="tower")
 
 
 @dataclass(frozen=True)

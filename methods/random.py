@@ -45,7 +45,16 @@ class Random(Method):
         if not any(step.after for step in steps):
             raise BudgetError(f"{self.like} leaves no token, so there is nothing to choose at random")
         return tuple(
-            replace(step, select=Select(i), keep=step.after, needs=frozenset({"seeds"}), flops=0.0, merges=False, adaptive=False)
+            replace(
+                step,
+                select=Select(i),
+                keep=step.after,
+                needs=frozenset({"seeds"}),
+                flops=0.0,
+                merges=False,
+                adaptive=False,
+                space="llm",
+            )
             for i, step in enumerate(steps)
         )
 

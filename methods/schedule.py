@@ -35,6 +35,7 @@ def schedule(shape: ModelShape, steps: Iterable[Step], grid: tuple[int, int] | N
     for step in steps:
         if step.site.stage == 1:
             count = step.after
+            projected = count if step.space == "tower" else projected
     later = {step.site.layer: step.after for step in steps if step.site.stage == 2}
     llm = []
     for layer in range(shape.layers):

@@ -150,6 +150,7 @@ class Step:
     rows: int = 0  # how many of the last text rows the selector reads; 0 for all
     merges: bool = False  # whether most tokens after it are made of several; then chance has no meaning
     adaptive: bool = False  # whether the selector decides the count itself; ``after`` is then a bound
+    space: Literal["llm", "tower"] = "llm"  # of the tokens that a merger hands over; the tower's are projected after it
     positions: PositionMode | None = None  # from here on, where a composed method's halves differ
 
     @property

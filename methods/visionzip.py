@@ -48,10 +48,10 @@ class VisionZip(Method):
         probe = cost.attention_rows(shape.vision_heads, rows, tokens + int(shape.has_cls), head)
 
         def flops(keep: int) -> float:
-            matching = cost.similarity(tokens - keep, head, contextual(keep, by_cls)) if keep < tokens else 0.0
-            return probe + cost.ranking(tokens) + matching + 2.0 * tokens * shape.vision_width
+            means = contextual(keep, by_cls)
+            return probe + cost.ranking(tokens) + cost.similarity(tokens, head, means) + 2.0 * means * tokens * shape.vision_width
 
-        return at_projector(budget, shape, Select(by_cls), _CLS if by_cls else _RECEIVED, flops, merges=True)
+        return at_projector(budget, shape, Select(by_cls), _CLS if by_cls else _RECEIVED, flops, merges=True, space="tower")
 
 
 def contextual(keep: int, by_cls: bool) -> int:

@@ -200,7 +200,7 @@ def _distances(masks: torch.Tensor) -> torch.Tensor:
     size, area = masks.sum((1, 2)), height * width
     spacing = other.double().sqrt().masked_fill_(~planes, 0.0).sum((0, 1)) / size.clamp(min=1)
     radius = torch.minimum(elsewhere, down).amax((0, 1)).double().sqrt() / float(np.hypot(height, width))
-    clark_evans = torch.where(size > 1, spacing * 2.0 * (size / area).double().sqrt(), torch.nan)
+    clark_evans = torch.where(size > 1, spacing * 2.0 * (size.double() / area).sqrt(), torch.nan)
     return torch.stack([clark_evans, torch.where(size > 0, radius, torch.nan)], 1)
 
 

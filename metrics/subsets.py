@@ -236,9 +236,7 @@ def _of_spectrum(values: torch.Tensor, keep: int) -> dict[str, torch.Tensor]:
     }
 
 
-def _explained(
-    space: Space, rows: torch.Tensor, gram: torch.Tensor, square: torch.Tensor, values: torch.Tensor
-) -> torch.Tensor:
+def _explained(space: Space, rows: torch.Tensor, gram: torch.Tensor, square: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """||P X||^2 = tr(G_kk^+ (G^2)_kk), float64 [R].
 
     By Cholesky where the chosen are independent. Elsewhere by the eigenvectors v with an eigenvalue l over the cut-off:

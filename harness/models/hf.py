@@ -181,14 +181,18 @@ class Adapter:
         attention, count = layer.self_attn, hidden.shape[1]
         inputs = layer.input_layernorm(hidden)
         split = lambda states: states.view(*states.shape[:2], -1, attention.head_dim).transpose(1, 2)
-        query, key = split(attention.q_proj(inputs)), split(attention.k_proj(inputs))
+        rows, group = probe.query_rows, probe.group
+        of_rows = lambda states: states[group].gather(1, rows[..., None].expand(-1, -1, states.shape[-1]))
+        query, key = split(attention.q_proj(of_rows(inputs))), split(attention.k_proj(inputs))
         if hasattr(attention, "q_norm"):
             query, key = attention.q_norm(query), attention.k_norm(key)
         rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
-        query, key = rotate(query, key, *rotary)
+        query, key = rotate(query, query, *map(of_rows, rotary))[0], rotate(key, key, *rotary)[1]
+        whole = query.new_zeros(len(key), query.shape[1], count, query.shape[3])  # other rows are not looked at
+        whole[group[:, None], :, rows] = query.transpose(1, 2)
         if mask is not None:
             mask = mask[..., :count]
-        probe.record(attention, query, key, mask, attention.scaling, True)
+        probe.record(attention, whole, key, mask, attention.scaling, True)
 
     @cached_property
     def norm_scale(self) -> torch.Tensor:

@@ -71,8 +71,9 @@ def test_absent_tokens_are_not_found_and_order_goes_with_the_tokens():
     present = torch.tensor([[False, True, True, True]])
     assert float(attention_figures(rows, evidence, 4, present)["evidence_top"]) == 0.5
     order = [3, 0, 2, 1]
-    one, other = attention_figures(rows, evidence, 2, present), attention_figures(
-        rows[:, order], evidence[:, order], 2, present[:, order]
+    one, other = (
+        attention_figures(rows, evidence, 2, present),
+        attention_figures(rows[:, order], evidence[:, order], 2, present[:, order]),
     )
     for name, values in one.items():
         assert torch.allclose(values, other[name]), name

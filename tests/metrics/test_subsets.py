@@ -180,12 +180,11 @@ def test_no_sets_no_grid_and_what_is_refused():
 def test_random_kept_sets_are_at_chance_and_a_clump_is_not():
     """Each figure's z over random sets has mean 0 and deviation 1; near-equal neighbours are less diverse in nearly all."""
     g = torch.Generator().manual_seed(3)
-    clump = torch.randn(60, 1, 8, generator=g) + 0.05 * torch.randn(60, 6, 8, generator=g)
-    features = torch.cat([clump, torch.randn(60, 30, 8, generator=g)], 1)
-    space = sub.Space.of(features, (6, 6))
-    chance, images = sub.null(space, 6, torch.arange(60)), torch.arange(60)
-    fair = collapse.random_subsets(36, 6, 1, generator_seed=torch.arange(1000, 1060))[:, 0]
-    random, close = sub.figures(space, images, fair), sub.figures(space, images, torch.arange(6).expand(60, -1))
+    clump = torch.randn(60, 1, 16, generator=g) + 0.05 * torch.randn(60, 12, 16, generator=g)
+    space = sub.Space.of(torch.cat([clump, torch.randn(60, 132, 16, generator=g)], 1), (12, 12))
+    chance, images = sub.null(space, 12, torch.arange(60)), torch.arange(60)
+    fair = collapse.random_subsets(144, 12, 1, generator_seed=torch.arange(1000, 1060))[:, 0]
+    random, close = sub.figures(space, images, fair), sub.figures(space, images, torch.arange(12).expand(60, -1))
     for name, higher in sub.FIGURES.items():
         z = collapse.z_scores(random[name], chance[name])[0]
         assert abs(float(z.nanmean())) < 0.45 and 0.6 < float(z[~z.isnan()].std()) < 1.5, name

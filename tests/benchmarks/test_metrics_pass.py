@@ -1,0 +1,54 @@
+"""What the analysis of kept tokens costs beside the accuracy pass run without sharing, on the embedded model, defaults."""
+
+import pytest
+import torch
+
+from harness.config import CompareConfig
+from harness.engine import Engine
+from harness.measure import Work
+from harness.plan import make_cells
+from harness.recorder import Recorder
+from harness.tasks.registry import create
+from metrics import subsets
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.benchmark(group="metrics")
+def test_metrics_pass_of_the_default_cells(adapter, against_floor):
+    """Diversity, coverage, bias, scores, layers and all chance nulls of every default cell; bound: a fifth of the pass."""
+    cells = [cell for cell in make_cells(CompareConfig(), adapter.shape, True) if cell.skipped is None]
+    wanted = frozenset().union(*(cell.needs for cell in cells))
+    task = create("shapes")
+    samples = list(task.samples(2, seed=7))
+    shared = Work(Engine(adapter, 8), task, samples, 0, True, wanted)
+    ran = []
+    for cell in cells:
+        if cell.blind:
+            continue
+        recorder = Recorder(attention=True)
+        batch = shared.batch if cell.grid is None else shared.make_batch(cell.grid)
+        tower = shared.tower if cell.grid is None and not cell.in_tower else None
+        ran.append((cell, shared.engine.run(batch, cell.steps, cell.object.positions, tower, recorder=recorder), recorder))
+
+    def analysis() -> None:
+        subsets.coverage_null.cache_clear()
+        fresh = Work(shared.engine, task, samples, 0, True, wanted)
+        fresh.__dict__["tower"] = shared.tower
+        analyst = fresh.analyst
+        analyst.complexity()
+        for cell, output, recorder in ran:
+            analyst.run(cell, output, recorder)
+
+    def accuracy_pass() -> None:
+        alone = Work(shared.engine, task, samples, 0, False, wanted)
+        for cell in cells:
+            alone.run(cell)
+
+    against_floor(analysis, accuracy_pass, 0.2, rounds=3)
