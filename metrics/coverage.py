@@ -48,7 +48,7 @@ def coverage(kept: torch.Tensor | np.ndarray, grid: tuple[int, int], cells: int 
     figures = {
         "cells": cell_coverage(flat, grid, cells),
         "clark_evans": distances[:, 0],
-        "hull_area": _pieces(masks, _hull_area, (grid[0] + 2) ** 2),
+        "hull_area": _pieces(masks, _hull_area, 4 * area),
         "discrepancy": _pieces(masks, _discrepancy, 4 * area),
         "largest_empty_circle": distances[:, 1],
     }
@@ -178,66 +178,70 @@ def _distances(masks: torch.Tensor) -> torch.Tensor:
     """Clark-Evans index and largest empty circle: float64 [n, 2], of masks [n, h, w].
 
     Squared distances are whole numbers, exact in float32. The nearest kept token lies in some column, at the least height
-    there: first down each column, then across. Sets come last in the layout, so that a step is one run over memory.
+    there: first along each column, then across, until no column is near enough. Sets come last in the layout, so that
+    a step is one run over memory.
     """
     _, height, width = masks.shape
-    planes = masks.permute(2, 1, 0).contiguous()  # [w, h, n]
-    rows = torch.arange(height, dtype=torch.float32, device=masks.device)[:, None]
-    far = rows.new_tensor(torch.inf)
-    above = rows - torch.where(planes, rows, -far).cummax(1).values
-    below = torch.where(planes, rows, far).flip(1).cummin(1).values.flip(1) - rows
-    down = torch.minimum(above, below).square_()
-    elsewhere = torch.full_like(down, torch.inf)  # nearest in another column
-    columns = torch.arange(width, dtype=torch.float32, device=masks.device)
-    for column in range(width):
-        across = (columns - column) ** 2
-        across[column] = torch.inf
-        torch.minimum(elsewhere, down[column] + across[:, None, None], out=elsewhere)
-    # in the own column a kept token has itself for nearest; its nearest other is the one above or below
-    above[:, 1:], below[:, :-1] = above[:, :-1] + 1.0, below[:, 1:] + 1.0
-    above[:, 0] = below[:, -1] = torch.inf
-    other = torch.minimum(elsewhere, torch.minimum(above, below).square_())
+    planes = masks.permute(1, 2, 0).contiguous()  # [h, w, n]
+    above = torch.full(planes.shape, torch.inf, device=masks.device)  # to the nearest kept token above, then to any other
+    below = above.clone()
+    for row in range(1, height):
+        torch.add(above[row - 1], 1.0, out=above[row]).masked_fill_(planes[row - 1], 1.0)
+        torch.add(below[-row], 1.0, out=below[-row - 1]).masked_fill_(planes[-row], 1.0)
+    other = torch.minimum(above, below).square_()
+    down = other.masked_fill(planes, 0.0)
+    for off in range(1, width):
+        if off**2 >= other.max():
+            break
+        torch.minimum(other[:, off:], down[:, :-off] + float(off**2), out=other[:, off:])
+        torch.minimum(other[:, :-off], down[:, off:] + float(off**2), out=other[:, :-off])
     size, area = masks.sum((1, 2)), height * width
-    spacing = other.double().sqrt().masked_fill_(~planes, 0.0).sum((0, 1)) / size.clamp(min=1)
-    radius = torch.minimum(elsewhere, down).amax((0, 1)).double().sqrt() / float(np.hypot(height, width))
+    spacing = other.masked_fill(~planes, 0.0).double().sqrt_().sum((0, 1)) / size.clamp(min=1)
     clark_evans = torch.where(size > 1, spacing * 2.0 * (size.double() / area).sqrt(), torch.nan)
+    radius = other.masked_fill_(planes, 0.0).amax((0, 1)).double().sqrt() / float(np.hypot(height, width))
     return torch.stack([clark_evans, torch.where(size > 0, radius, torch.nan)], 1)
 
 
 def _hull_area(masks: torch.Tensor) -> torch.Tensor:
     """Area of the hull of the tokens' squares, as a share of the image: float64 [n], of masks [n, h, w].
 
-    The squares' corners lie on the h + 1 lines between rows. On each line the hull reaches from the convex envelope of
-    the leftmost corners to the concave envelope of the rightmost: the farthest that a straight line between the corners
-    of a line above and a line below reaches there. Between lines its sides are straight, so trapezoids are exact.
+    The squares' corners lie on the h + 1 lines between rows, on each the leftmost and the rightmost matter. Both sides of
+    all hulls are walked from the top line down at once: the next corner is that with the outermost direction. Between
+    corners a side is straight, so that trapezoids are exact. Source: Jarvis 1973.
     """
     count, height, width = masks.shape
     columns = torch.arange(width, dtype=torch.float64, device=masks.device)
     right = torch.where(masks, columns + 1.0, -_FAR).amax(2)  # [n, h]
     left = torch.where(masks, -columns, -_FAR).amax(2)
     ends = torch.nn.functional.pad(torch.stack([right, left]), (1, 1), value=-_FAR)
-    ends = torch.maximum(ends[..., 1:], ends[..., :-1]).permute(2, 0, 1).reshape(height + 1, -1)  # [h + 1, 2n]
+    ends = torch.maximum(ends[..., 1:], ends[..., :-1]).flatten(0, 1)  # [2n, h + 1]
     lines = torch.arange(height + 1, dtype=torch.float64, device=masks.device)
-    reach = torch.empty_like(ends)
-    for line in range(height + 1):
-        above, below = ends[: line + 1, None], ends[line:]
-        part = (line - lines[: line + 1, None]) / (lines[line:] - lines[: line + 1, None]).clamp(min=1.0)
-        reach[line] = torch.lerp(above, below, part[:, :, None]).amax((0, 1))
-    reach = reach.view(height + 1, 2, count).sum(1)
-    both = (reach[1:] > 0) & (reach[:-1] > 0)  # above and below the hull there is nothing
-    return torch.where(both, reach[1:] + reach[:-1], 0.0).sum(0) / (2.0 * height * width)
+    filled = ends > -_FAR
+    at = filled.to(torch.uint8).argmax(1, keepdim=True)  # the first of the highest
+    last = (filled * lines).amax(1, keepdim=True)
+    area = torch.zeros_like(last)
+    for _ in range(height):
+        if (at >= last).all():
+            break
+        start, along = ends.gather(1, at), lines - lines[at]
+        ahead = torch.where(along > 0, (ends - start) / along, -torch.inf).argmax(1, keepdim=True)
+        ahead = torch.where(at < last, ahead, at)
+        area += 0.5 * (ends.gather(1, ahead) + start) * (lines[ahead] - lines[at])
+        at = ahead
+    return area.view(2, count).sum(0) / (height * width)
 
 
 def _discrepancy(masks: torch.Tensor) -> torch.Tensor:
     """Centred L2 discrepancy squared: (13/12)^2 - 2/K sum_i v_i + 1/K^2 sum_ij W_ij, float64 [n].
 
-    v and W are products over the two axes, so that W is never made.
+    v and W are products over the two axes, so that W is never made: sum_ij W_ij is the sum of (R M) * (M C) over the grid,
+    M the mask, R and C the factors of rows and columns.
     """
     size = masks.sum((1, 2)).double()
     (tall, rows), (wide, columns) = (_discrepancy_axis(count, masks.device) for count in masks.shape[1:])
     kept = masks.double()
     single = ((kept @ wide) @ tall) / size
-    pairs = ((rows @ kept @ columns) * kept).sum((1, 2)) / size**2
+    pairs = ((kept.mT.contiguous() @ rows).mT * (kept @ columns)).sum((1, 2)) / size**2
     return (13.0 / 12.0) ** 2 - 2.0 * single + pairs
 
 

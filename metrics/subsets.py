@@ -5,17 +5,19 @@ The figures are those of `diversity`, `coverage` and `collapse.cluster_visits`, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
+from math import log
 
 import torch
 
-from metrics.collapse import SUBSETS, gram_clusters, random_subsets
+from metrics.collapse import SUBSETS, gram_clusters, random_subsets, token_hashes
 from metrics.coverage import coverage
 from metrics.diversity import ENERGY, LOG_DET_EPS, effective_rank, gram_spectrum, mean_cosine, unit, vendi
 from metrics.figures import CLUSTERS, COVERAGE, FIGURES
 
-__all__ = ["FIGURES", "Space", "coverage_null", "figures", "null"]
+__all__ = ["FIGURES", "Space", "coverage_null", "figures", "null", "spread"]
 
 COVERAGE_SUBSETS = 1024
 """Random subsets in the null of the coverage figures, which all images share."""
@@ -178,80 +180,117 @@ def null(space: Space, keep: int, seeds: torch.Tensor, subsets: int = SUBSETS) -
 @cache
 def coverage_null(grid: tuple[int, int], keep: int) -> dict[str, torch.Tensor]:
     """The coverage figures of `COVERAGE_SUBSETS` random subsets of K tokens of a grid, always the same: float64 [S] each."""
-    count = grid[0] * grid[1]
-    chosen = random_subsets(count, keep, COVERAGE_SUBSETS, generator_seed=torch.tensor([count]))
-    return coverage(_mask(chosen[0], count), grid)
+    return coverage(_ranks(grid[0] * grid[1]) < keep, grid)
+
+
+@cache
+def _ranks(count: int) -> torch.Tensor:
+    """Rank of each token in `COVERAGE_SUBSETS` random orders, [S, N]: the first K are one of `collapse.random_subsets`."""
+    hashes = token_hashes(torch.tensor([count]), COVERAGE_SUBSETS, count)[0]
+    return hashes.argsort(dim=-1).argsort(dim=-1).to(torch.int32)
+
+
+def spread(space: Space, images: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The figures of FIGURES that one spectrum gives: the ranks, ``log_det``, ``vendi`` and ``mean_cosine``, as `figures`.
+
+    For sets that are held against others in these alone; arguments as of `figures`.
+    """
+    return _by_chunk(lambda *some: _spread(*_spectrum(space, *some)[:2], some[1].shape[1]), space, images, chosen)
 
 
 def _mask(chosen: torch.Tensor, count: int) -> torch.Tensor:
     return torch.zeros(len(chosen), count, dtype=torch.bool, device=chosen.device).scatter_(1, chosen, True)
 
 
-def _image_figures(space: Space, images: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Diversity, representation and cluster figures."""
+def _by_chunk(
+    some: Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]],
+    space: Space,
+    images: torch.Tensor,
+    chosen: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """Figures of sets, as many at a time as fit."""
     keep, width = chosen.shape[1], space.width
     step = max(1, _CHUNK // (3 * keep * keep if keep <= width else width * (keep + width)))
-    parts = [_spanned(space, images[at : at + step], chosen[at : at + step]) for at in range(0, max(len(chosen), 1), step)]
-    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    parts = [some(images[at : at + step], chosen[at : at + step]) for at in range(0, max(len(chosen), 1), step)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _image_figures(space: Space, images: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Diversity, representation and cluster figures."""
+    found = _by_chunk(lambda *some: _spanned(space, *some), space, images, chosen)
     energy = space.lengths.sum(1)[images]
     residual = 1.0 - found.pop("explained") / torch.where(energy > 0, energy, 1.0)
     found["residual"] = torch.where(energy > 0, residual, 0.0).clamp(0.0, 1.0)
     return found | _distances(space, images, chosen) | _visits(space, images, chosen)
 
 
-def _spanned(space: Space, images: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Figures of what the chosen span, and ``explained``: ||P X||^2 over all tokens, P the projection on their span.
+def _gather(table: torch.Tensor, images: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """The rows and columns of the chosen, [R, K, K], of a table [B, N, N]; one flat index is the fastest to read."""
+    count = table.shape[1]
+    places = (images[:, None, None] * count + chosen[:, :, None]) * count + chosen[:, None, :]
+    return table.flatten().index_select(0, places.flatten()).view(places.shape)
 
-    One spectrum serves them, of the smaller of X_k X_k' and X_k' X_k.
-    """
-    rows, keep = images[:, None] * space.count + chosen, chosen.shape[1]
+
+def _spectrum(space: Space, images: torch.Tensor, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Eigenvalues [R, min(K, D)], ascending, mean cosine [R], and the smaller of X_k X_k' and X_k' X_k."""
+    keep = chosen.shape[1]
     if keep <= space.width:
-        places = (rows[:, :, None] * space.count + chosen[:, None, :]).flatten()
-        gram, square = (table.flatten().index_select(0, places).view(-1, keep, keep) for table in (space.gram, space.square))
-        values, cosine = gram_spectrum(gram), mean_cosine(gram)
-        explained = _explained(space, rows, gram, square, values)
+        gram = _gather(space.gram, images, chosen)
+        return gram_spectrum(gram), mean_cosine(gram), gram
+    rows = images[:, None] * space.count + chosen
+    units = space.units.flatten(0, 1).index_select(0, rows.flatten()).view(-1, keep, space.width)
+    scatter = units.mT @ units
+    values = gram_spectrum(scatter)
+    return values, ((units.sum(1) ** 2).sum(1) - values.sum(1)) / (keep * (keep - 1)), scatter
+
+
+def _spanned(space: Space, images: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Figures of what the chosen span, and ``explained``: ||P X||^2 over all tokens, P the projection on their span."""
+    values, cosine, smaller = _spectrum(space, images, chosen)
+    if chosen.shape[1] <= space.width:
+        explained = _explained(space, images, chosen, smaller, values)
     else:
-        units = space.units.flatten(0, 1).index_select(0, rows.flatten()).view(-1, keep, space.width)
-        scatter = units.mT @ units
-        values = gram_spectrum(scatter)
-        cosine = ((units.sum(1) ** 2).sum(1) - values.sum(1)) / (keep * (keep - 1))
-        explained = _explained_by_scatter(space, images, scatter, values)
-    return _of_spectrum(values, keep) | {"mean_cosine": cosine, "explained": explained}
+        explained = _explained_by_scatter(space, images, smaller, values)
+    return _spread(values, cosine, chosen.shape[1]) | {"explained": explained}
 
 
-def _of_spectrum(values: torch.Tensor, keep: int) -> dict[str, torch.Tensor]:
-    """The figures of `diversity.diversity` that eigenvalues [R, min(K, D)], ascending, give."""
+def _spread(values: torch.Tensor, cosine: torch.Tensor, keep: int) -> dict[str, torch.Tensor]:
+    """The figures of `diversity.diversity` that eigenvalues [R, min(K, D)], ascending, give, and the mean cosine."""
     total = values.sum(1)
     some = total > 0
     ratio = lambda above, below: torch.where(some, above / torch.where(some, below, 1.0), 0.0)
     held = values.flip(1).cumsum(1)
-    missing = (keep - values.shape[1]) * float(torch.tensor(LOG_DET_EPS, dtype=torch.float64).log())
+    missing = (keep - values.shape[1]) * log(LOG_DET_EPS)
     return {
         "effective_rank": effective_rank(values),
         "stable_rank": ratio(total, values[:, -1]),
         "participation_ratio": ratio(total**2, (values**2).sum(1)),
         "rank99": torch.where(some, (held < (ENERGY - 1e-9) * total[:, None]).sum(1) + 1.0, 0.0).double(),
+        "mean_cosine": cosine,
         "log_det": torch.log(values + LOG_DET_EPS).sum(1) + missing,
         "vendi": vendi(values),
     }
 
 
-def _explained(space: Space, rows: torch.Tensor, gram: torch.Tensor, square: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def _explained(
+    space: Space, images: torch.Tensor, chosen: torch.Tensor, gram: torch.Tensor, values: torch.Tensor
+) -> torch.Tensor:
     """||P X||^2 = tr(G_kk^+ (G^2)_kk), float64 [R].
 
     By Cholesky where the chosen are independent. Elsewhere by the eigenvectors v with an eigenvalue l over the cut-off:
     sum |G v|^2 / l, which does not cancel.
     """
     full = values[:, 0] > _SPANNED * values[:, -1]
-    eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-    factor = torch.linalg.cholesky_ex(torch.where(full[:, None, None], gram, eye))[0]
-    explained = (torch.cholesky_inverse(factor) * square).sum((1, 2))
-    if not full.all():
+    whole = bool(full.all())
+    safe = gram if whole else torch.where(full[:, None, None], gram, torch.eye(gram.shape[1]).to(gram))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(safe)[0])
+    explained = (inverse.flatten(1)[:, None] @ _gather(space.square, images, chosen).flatten(1)[:, :, None])[:, 0, 0]
+    if not whole:
         lacking = (~full).nonzero()[:, 0]
         values, vectors = torch.linalg.eigh(gram[lacking])
         spanned = values > _SPANNED * values[:, -1:]
         scale = torch.where(spanned, torch.where(spanned, values, 1.0).rsqrt(), 0.0)
-        along = vectors.mT @ space.gram.flatten(0, 1)[rows[lacking]]
+        along = vectors.mT @ space.gram[images[lacking, None], chosen[lacking]]
         explained[lacking] = ((scale[:, :, None] * along) ** 2).sum((1, 2))
     return explained
 
