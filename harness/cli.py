@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from harness.config import DEFAULT_KEEP, DEFAULT_METHODS, CompareConfig, load_plugins
+from harness.config import DEFAULT_KEEP, DEFAULT_METHODS, CompareConfig, load_plugins, read_file
 from harness.errors import RequestError, nearest
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command()
 def compare(
+    context: typer.Context,
     model: Annotated[str, typer.Option(help="Embedded model, local folder or hub id.")] = _BASE.model,
     task: Annotated[str, typer.Option(help="Task; see `list tasks`.")] = _BASE.task,
     methods: Annotated[str, typer.Option(help="Method expressions, comma-separated; see `list methods`.")] = ",".join(
@@ -53,6 +55,10 @@ def compare(
     samples: Annotated[int, typer.Option(help="Images; all their questions come with them.")] = _BASE.samples,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/<time>.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    extend: Annotated[
+        Path | None, typer.Option(help="Add --methods, at --keep or the run's budgets, to this finished run.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of these options; the command line goes first.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of samples, random methods and intervals.")] = _BASE.seed,
     batch_size: Annotated[int, typer.Option(help="Images a batch.")] = _BASE.batch_size,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _BASE.device,
@@ -68,24 +74,33 @@ def compare(
     seeds: Annotated[int, typer.Option(help="Seeds of random, whose spread is reported.")] = _BASE.seeds,
     margin: Annotated[float, typer.Option(help="Loss of accuracy that counts as none, for non-inferiority.")] = _BASE.margin,
     max_new_tokens: Annotated[int, typer.Option(help="Answer tokens at most.")] = _BASE.max_new_tokens,
+    prompt: Annotated[str, typer.Option(help="What the model is asked; {question} stands for the question.")] = _BASE.prompt,
     plugin: Plugin = None,
     as_json: Json = False,
 ) -> None:
     """Run methods on a model and a task; write results and report.html."""
     from methods.registry import split
 
-    config = CompareConfig(
+    asked = CompareConfig(
         model=model, task=task, methods=tuple(split(methods)), keep=tuple(k.strip() for k in keep.split(",") if k.strip()),
-        budget=budget, samples=samples, out=out, resume=resume, seed=seed, batch_size=batch_size, device=device,
+        budget=budget, samples=samples, out=out, resume=resume, extend=extend, seed=seed, batch_size=batch_size, device=device,
         dtype=dtype, latency=not no_latency, sharing=sharing is Switch.on, memory=memory,
-        analyse=analyse, seeds=seeds, margin=margin, max_new_tokens=max_new_tokens,
+        analyse=analyse, seeds=seeds, margin=margin, max_new_tokens=max_new_tokens, prompt=prompt,
         plugin=tuple(plugin or ()),
     )  # fmt: skip
-    if dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise RequestError(f"--dtype {dtype!r}: {nearest(dtype, ('auto', 'float32', 'bfloat16', 'float16'))}")
+    given = _given(context)
+    if config is not None:
+        asked = replace(asked, **{name: value for name, value in read_file(config).items() if name not in given})
+    if extend is not None and (fixed := given - {"extend", "methods", "keep", "plugin", "as_json", "config"}):
+        option = min(fixed).replace("_", "-")
+        raise RequestError(f"--{option}: --extend takes --methods, --keep and --plugin; all else is the run's own")
+    if extend is not None and asked.methods == CompareConfig.methods:
+        raise RequestError("--extend: name the methods to add with --methods")
+    if asked.dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise RequestError(f"--dtype {asked.dtype!r}: {nearest(asked.dtype, ('auto', 'float32', 'bfloat16', 'float16'))}")
     from harness.comparison import compare as run_compare
 
-    run = run_compare(config)
+    run = run_compare(asked)
     if as_json:
         print(json.dumps({"folder": str(run.folder), "report": str(run.report), **run.summary}))
         return
@@ -93,6 +108,13 @@ def compare(
 
     print(table(run.summary["cells"]))
     print(f"\nreport: {run.report}")
+
+
+def _given(context: typer.Context) -> set[str]:
+    """Options that stand on the command line, under the names of `CompareConfig`."""
+    named = {"no_latency": "latency"}
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {named.get(name, name) for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 @app.command()

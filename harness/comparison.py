@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import sys
 import time
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config import CompareConfig, load_plugins, writable_folder
 from harness.errors import RequestError
+from harness.manifest import code_digest, identity, manifest_of, plain
 from harness.progress import progress
 from harness.runs import RunFolder
 
@@ -39,8 +37,9 @@ def compare(config: CompareConfig | None = None, /, **options):
         for name in ("methods", "keep", "plugin"):
             if name in options:
                 options[name] = _listed(options[name])
-        if isinstance(options.get("out"), str):
-            options["out"] = Path(options["out"])
+        for name in ("out", "extend"):
+            if isinstance(options.get(name), str):
+                options[name] = Path(options[name])
         try:
             config = CompareConfig(**options)
         except TypeError as error:
@@ -86,7 +85,7 @@ def prepare(config: CompareConfig, samples: int | None = None) -> Prepared:
     task = registry.create(config.task)
     adapter = hf.load(config.model, pick_device(config.device), config.dtype)
     found = list(islice(task.samples(config.samples, config.seed), samples or config.samples))
-    text_tokens = _text_tokens(adapter, found)
+    text_tokens = _text_tokens(adapter, found, config.prompt)
     cells = make_cells(config, adapter.shape, task.info.knows_evidence, adapter.gives, text_tokens)
     return Prepared(task, adapter, found, text_tokens, cells)
 
@@ -94,6 +93,8 @@ def prepare(config: CompareConfig, samples: int | None = None) -> Prepared:
 def _run(config: CompareConfig):
     from harness.tasks import registry
 
+    if config.extend is not None:
+        return _extend(config)
     started = time.time()
     load_plugins(config.plugin)
     registry.create(config.task)
@@ -101,16 +102,47 @@ def _run(config: CompareConfig):
     run = RunFolder(folder)
     if run.exists and not config.resume:
         raise RequestError(f"--out {folder}: holds a run already; add --resume to go on with it, or name another folder")
-    if run.exists and _identity(run.manifest()["config"]) != _identity(_plain(config)):
+    if run.exists and identity(run.manifest()["config"]) != identity(plain(config)):
         raise RequestError(f"--out {folder}: its run had another configuration; repeat that one, or name another folder")
     if run.exists and run.finished:
         return Run(run)
     ready = prepare(config)
     writable_folder(folder)
-    if run.exists and run.manifest()["fingerprints"]["weights"] != ready.adapter.digest:
-        raise RequestError(f"--out {folder}: its run had other weights of {config.model!r}; name another folder")
-    if not run.exists:
-        run.create(_manifest(config, ready.adapter, ready.task))
+    if run.exists:
+        _same_weights(run, ready.adapter, "--out")
+    else:
+        run.create(manifest_of(config, ready.adapter, ready.task))
+    return _execute(config, run, ready, started)
+
+
+def _extend(config: CompareConfig):
+    """Add cells to a finished run: everything but methods, budgets and plug-ins is the run's own."""
+    started, run = time.time(), RunFolder(config.extend)
+    run.summary()  # of a finished run
+    manifest = run.manifest()
+    own = {name: tuple(value) if isinstance(value, list) else value for name, value in manifest["config"].items()}
+    keep = config.keep if config.keep != CompareConfig.keep else own["keep"]
+    plugin = tuple(dict.fromkeys((*own["plugin"], *config.plugin)))
+    added = CompareConfig(**{**own, "out": config.extend, "methods": config.methods, "keep": keep, "plugin": plugin}).checked()
+    load_plugins(plugin)
+    ready = prepare(added)
+    _same_weights(run, ready.adapter, "--extend")
+    digest, note = code_digest(plugin), {"methods": list(config.methods), "keep": list(keep), "code": code_digest(plugin)}
+    if note not in manifest.setdefault("extensions", []):
+        manifest["extensions"].append(note)
+        if digest != manifest["fingerprints"]["code"]:
+            manifest["notes"].append(f"cells of {', '.join(config.methods)} were added by code of another version ({digest})")
+        run.write_json("manifest.json", manifest)
+    return _execute(added, run, ready, started)
+
+
+def _same_weights(run: RunFolder, adapter: Adapter, option: str) -> None:
+    if run.manifest()["fingerprints"]["weights"] != adapter.digest:
+        raise RequestError(f"{option} {run.folder}: its run had other weights of {adapter.name!r}; name another folder")
+
+
+def _execute(config: CompareConfig, run: RunFolder, ready: Prepared, started: float):
+    """Run the cells that the folder does not hold yet, and write what it now says."""
     shape = ready.adapter.shape
     ids = run.add_cells((cell.key, _facts(cell, shape, ready.text_tokens)) for cell in ready.cells)
     _answer(config, run, ready, ids)
@@ -130,39 +162,49 @@ def _run(config: CompareConfig):
 
 
 def _answer(config: CompareConfig, run: RunFolder, ready: Prepared, ids: dict[str, int]) -> None:
-    """The accuracy pass: batches of images through all cells, one transaction a batch."""
+    """The accuracy pass: batches of images through all cells that have no answers yet, one transaction a batch."""
     from harness.engine import Engine
     from harness.measure import Work
 
     cells, samples = ready.active, ready.samples
-    engine, done = Engine(ready.adapter, config.max_new_tokens), run.done_images()
+    engine, done = Engine(ready.adapter, config.max_new_tokens), run.done()
     wanted = frozenset().union(*(cell.needs for cell in cells))
     further = tuple(range(config.seed + 1, config.seed + config.seeds))
     with progress("answers", len(samples) * len(cells)) as advance:
         for place in range(0, len(samples), config.batch_size):
             group = samples[place : place + config.batch_size]
-            if all(sample.image_id in done for sample in group):
-                advance(len(group) * len(cells))
+            todo = [cell for cell in cells if (ids[cell.key], place) not in done]
+            advance(len(group) * (len(cells) - len(todo)))
+            if not todo:
                 continue
-            work, found = Work(engine, ready.task, group, config.seed, config.sharing, wanted), {}
-            analysed = place < config.analyse
-            for cell in cells:
+            work = Work(engine, ready.task, group, config.seed, config.sharing, wanted, config.prompt)
+            if todo[0].method != "none":
+                work.refer_to(cells[0])
+            found, analysed = {}, place < config.analyse
+            for cell in todo:
                 found[ids[cell.key]] = work.run(cell, analysed, further if cell.method == "random" else ())
                 advance(len(group))
-            run.add_batch(work.images(place, analysed), work.questions(), found)
+            run.add_batch(place, work.images(place, analysed), work.questions(), found)
 
 
 def _time(config: CompareConfig, run: RunFolder, ready: Prepared, ids: dict[str, int], rounds: int = 12) -> None:
-    """The latency pass; shares nothing."""
+    """The latency pass over the cells that were not timed yet, and `none` beside them; shares nothing."""
     from harness.engine import Engine
     from harness.timing import time_cells
     from metrics.flops import flops
 
-    cells = ready.active
+    before = run.timings()
+    timed_before = {cell for _, cell in before}
+    cells = [cell for cell in ready.active if cell.method == "none" or ids[cell.key] not in timed_before]
+    if before and len(cells) == 1:
+        return
     with progress("latency", rounds + 1) as advance:
         engine = Engine(ready.adapter, config.max_new_tokens)
-        timed = time_cells(engine, ready.task, ready.samples[0], cells, config.seed, rounds, advance=lambda: advance(1))
-    run.add_timings((ids[cells[place].key], *rest) for place, *rest in timed.rows)
+        timed = time_cells(
+            engine, ready.task, ready.samples[0], cells, config.seed, rounds, template=config.prompt, advance=lambda: advance(1)
+        )
+    number = 1 + max((number for number, _ in before), default=-1)
+    run.add_timings(number, ((ids[cells[place].key], *rest) for place, *rest in timed.rows))
     for place, measured in timed.kv_bytes.items():
         cell = cells[place]
         kv = {"measured": measured, "predicted": None}
@@ -225,81 +267,12 @@ def _measured(cell, counts, shape, text_tokens: float) -> dict:
     }  # fmt: skip
 
 
-def _text_tokens(adapter, samples) -> float:
+def _text_tokens(adapter, samples, template: str) -> float:
     """Mean text tokens of a prompt, before and after the image."""
-    prompts = [adapter.prompt(q.text) for sample in samples[:50] for q in sample.questions]
+    from harness.measure import ask
+
+    prompts = [adapter.prompt(ask(template, q.text)) for sample in samples[:50] for q in sample.questions]
     return sum(len(before) + len(after) for before, after in prompts) / len(prompts)
-
-
-def _manifest(config: CompareConfig, adapter, task) -> dict:
-    from importlib.metadata import version
-
-    import torch
-
-    packages = ("torch", "transformers", "numpy", "scikit-learn", "scipy")
-    device = torch.cuda.get_device_name() if adapter.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command(config),
-        "model": config.model,
-        "task": config.task,
-        "config": _plain(config),
-        "samples": config.samples,
-        "seed": config.seed,
-        "device": device,
-        "dtype": str(adapter.dtype).removeprefix("torch."),
-        "grid": list(adapter.shape.grid),
-        "versions": {"prunescope": _own_version(), "python": sys.version.split()[0], **{p: version(p) for p in packages}},
-        "fingerprints": {"weights": adapter.digest, "code": code_digest(config.plugin)},
-        "budgets": list(config.keep),
-        "task_info": {k: v for k, v in asdict(task.info).items() if k != "families"},
-        "notes": [],
-    }
-
-
-def code_digest(plugins: tuple[str, ...] = ()) -> str:
-    """SHA-256 of the installed packages' Python files and of plug-in modules, 16 digits."""
-    root, total = Path(__file__).parent.parent, hashlib.sha256()
-    for package in ("methods", "metrics", "harness"):
-        for path in sorted((root / package).rglob("*.py")):
-            total.update(str(path.relative_to(root)).encode() + path.read_bytes())
-    for module in plugins:
-        source = getattr(sys.modules.get(module), "__file__", None)
-        total.update(Path(source).read_bytes() if source else module.encode())
-    return total.hexdigest()[:16]
-
-
-def _own_version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("prunescope")
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def command(config: CompareConfig) -> str:
-    """The command line that repeats a run."""
-    base = CompareConfig()
-    words = ["python -m harness compare"]
-    for name, value in _plain(config).items():
-        if value == _plain(base)[name] or name in ("out", "resume"):
-            continue
-        flag = f"--{name.replace('_', '-')}"
-        if name in ("latency", "sharing", "memory"):
-            words.append({"latency": "--no-latency", "sharing": "--sharing off", "memory": "--memory"}[name])
-        else:
-            words.append(f"{flag} {','.join(map(str, value)) if isinstance(value, list) else value}")
-    return " ".join(words)
-
-
-def _plain(config: CompareConfig) -> dict:
-    return json.loads(json.dumps(asdict(config), default=str))
-
-
-def _identity(config: dict) -> dict:
-    """What must agree for a run to be resumed."""
-    return {name: value for name, value in config.items() if name not in ("out", "resume")}
 
 
 def pick_device(text: str) -> str:

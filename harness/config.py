@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from harness.errors import RequestError
+from harness.errors import RequestError, nearest
 
 DEFAULT_METHODS = ("none", "random", "sts", "fastv", "sparsevlm", "tome")
 DEFAULT_KEEP = ("192", "64")
@@ -25,6 +26,7 @@ class CompareConfig:
     samples: int = 48
     out: Path | None = None
     resume: bool = False
+    extend: Path | None = None
     seed: int = 0
     batch_size: int = 8
     device: str = "auto"
@@ -36,14 +38,19 @@ class CompareConfig:
     seeds: int = 5
     margin: float = 0.02
     max_new_tokens: int = 8
+    prompt: str = "{question}"
     plugin: tuple[str, ...] = ()
 
     def checked(self) -> CompareConfig:
         """Itself, or `RequestError` for the first thing that cannot be."""
+        if self.extend is not None and (self.out is not None or self.resume):
+            raise RequestError("--extend: adds to the run it names; leave --out and --resume away, and repeat it to go on")
         if self.samples < 1:
             raise RequestError(f"--samples {self.samples}: must be at least 1 image")
         if self.batch_size < 1:
             raise RequestError(f"--batch-size {self.batch_size}: must be at least 1 image")
+        if "{question}" not in self.prompt:
+            raise RequestError(f"--prompt {self.prompt!r}: must hold {{question}}, which stands for the question")
         if self.max_new_tokens < 1:
             raise RequestError(f"--max-new-tokens {self.max_new_tokens}: must be at least 1")
         if self.analyse < 0:
@@ -59,6 +66,49 @@ class CompareConfig:
         for text in self.keep:
             read_keep(text)
         return self
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The options in a TOML file, under the names of `CompareConfig` (hyphens allowed), as it takes them.
+
+    Raises:
+        RequestError: where the file cannot be read, or holds an unknown name or a value of another type.
+    """
+    import tomllib
+
+    try:
+        content = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"--config {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise RequestError(f"--config {path}: is no TOML ({error})") from None
+    known = {f.name: f.default for f in fields(CompareConfig) if f.name != "extend"}
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise RequestError(f"--config {path}: unknown option {key!r}; {nearest(name, known)}")
+        found[name] = _of_type(path, key, value, known[name])
+    return found
+
+
+def _of_type(path: Path, key: str, value: Any, default: Any) -> Any:
+    """A value of a file as an option of this default takes it."""
+    if isinstance(default, tuple):
+        from methods.registry import split
+
+        values = split(value) if isinstance(value, str) else value if isinstance(value, list) else [value]
+        if not all(isinstance(v, (str, int, float)) and not isinstance(v, bool) for v in values):
+            raise RequestError(f"--config {path}: {key} must be a list of texts or numbers")
+        return tuple(map(str, values))
+    if default is None and isinstance(value, str):
+        return Path(value)
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not type(default):
+        wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(type(default), "a text")
+        raise RequestError(f"--config {path}: {key} = {value!r} must be {wanted}")
+    return value
 
 
 def read_keep(text: str) -> float:

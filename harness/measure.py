@@ -29,6 +29,11 @@ def stream(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 2
 
 
+def ask(template: str, question: str) -> str:
+    """The instruction for a question; ``{question}`` in the template stands for it."""
+    return template.replace("{question}", question)
+
+
 @dataclass
 class Work:
     """One batch of images on its way through all cells; holds what cells share."""
@@ -39,6 +44,7 @@ class Work:
     seed: int
     sharing: bool = True
     wanted: frozenset[str] = frozenset()  # signals that any cell needs
+    template: str = "{question}"  # what the model is asked
     reference: Output | None = field(default=None, init=False)  # of `none`, once it has run
 
     @cached_property
@@ -60,7 +66,7 @@ class Work:
         adapter = self.engine.adapter
         blind = grid == (0, 0)
         questions = self._questions
-        prompts = [adapter.prompt(q.text, not blind) for q in questions]
+        prompts = [adapter.prompt(ask(self.template, q.text), not blind) for q in questions]
         owner = [i for i, sample in enumerate(self.samples) for _ in sample.questions]
         held = None
         if self.task.info.knows_evidence:
@@ -120,6 +126,10 @@ class Work:
             if cell.swaps and self.batch.evidence is not None:
                 rows = self._swap(cell, rows, output.kept_before)
         return Findings(rows, analysis, [row for seed in seeds for row in self._again(cell, seed)])
+
+    def refer_to(self, none: Cell) -> None:
+        """Run the unpruned model for what others are compared with; its answers are stored already."""
+        self.reference = self._answer(none, self.batch, none.steps)
 
     def _answer(self, cell: Cell, batch: Batch, steps: tuple[Step, ...], recorder=None, images=None) -> Output:
         alone = cell.grid is not None or cell.in_tower or not self.sharing

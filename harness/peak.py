@@ -50,7 +50,8 @@ def serve(request: dict) -> dict[str, dict[str, int]]:
     engine = Engine(prepared.adapter, config.max_new_tokens)
     found = {}
     for cell in prepared.active:
-        work = Work(engine, prepared.task, [one_question(prepared.samples[0])], config.seed, wanted=cell.needs)
+        sample = one_question(prepared.samples[0])
+        work = Work(engine, prepared.task, [sample], config.seed, wanted=cell.needs, template=config.prompt)
 
         def run(cell=cell, work=work) -> None:
             batch = work.batch if cell.grid is None else work.make_batch(cell.grid)

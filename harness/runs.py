@@ -41,9 +41,11 @@ CREATE TABLE IF NOT EXISTS analysis (
 CREATE TABLE IF NOT EXISTS repeats (
     cell INTEGER NOT NULL REFERENCES cells, question TEXT NOT NULL REFERENCES questions, repeat INTEGER NOT NULL,
     score REAL, PRIMARY KEY (cell, question, repeat)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS done (
+    cell INTEGER NOT NULL REFERENCES cells, place INTEGER NOT NULL, PRIMARY KEY (cell, place)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS timings (
-    cell INTEGER NOT NULL REFERENCES cells, repeat INTEGER NOT NULL, round INTEGER NOT NULL, stage TEXT NOT NULL,
-    seconds REAL NOT NULL, PRIMARY KEY (cell, repeat, round, stage)) WITHOUT ROWID;
+    pass INTEGER NOT NULL, cell INTEGER NOT NULL REFERENCES cells, repeat INTEGER NOT NULL, round INTEGER NOT NULL,
+    stage TEXT NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (pass, cell, repeat, round, stage)) WITHOUT ROWID;
 """
 
 
@@ -157,36 +159,39 @@ class RunFolder:
             (known,) = connection.execute("SELECT facts FROM cells WHERE id = ?", (cell,)).fetchone()
             connection.execute("UPDATE cells SET facts = ? WHERE id = ?", (json.dumps({**json.loads(known), **facts}), cell))
 
-    def add_batch(self, images: Sequence[tuple], questions: Sequence[tuple], findings: Mapping[int, Findings]) -> None:
-        """One batch of images with all cells' answers, in one transaction."""
+    def add_batch(
+        self, place: int, images: Sequence[tuple], questions: Sequence[tuple], findings: Mapping[int, Findings]
+    ) -> None:
+        """One batch of images with the answers of some cells, in one transaction; ``place`` is that of its first image."""
         with self.connection as connection:
-            insert = lambda table, width, rows: connection.executemany(
-                f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * width)})", rows
+            insert = lambda table, width, rows, word="REPLACE": connection.executemany(
+                f"INSERT OR {word} INTO {table} VALUES ({', '.join('?' * width)})", rows
             )
-            insert("images", 6, images)
-            insert("questions", 7, questions)
+            insert("images", 6, images, "IGNORE")
+            insert("questions", 7, questions, "IGNORE")
             for cell, found in findings.items():
                 insert("samples", 2 + len(_SAMPLE_COLUMNS), ((cell, row.question, *row.values()) for row in found.samples))
                 insert("repeats", 4, ((cell, *row) for row in found.repeats))
                 if found.analysis is not None:
                     insert("analysis", 3 + len(_NUMBERS), found.analysis.rows(cell))
+            insert("done", 2, ((cell, place) for cell in findings))
 
-    def done_images(self) -> set[str]:
-        """Images whose answers are stored; a batch is stored whole or not at all."""
-        return {row[0] for row in self.connection.execute("SELECT id FROM images")}
+    def done(self) -> set[tuple[int, int]]:
+        """(cell, place of the batch's first image) of the answers that are stored; a batch is stored whole or not at all."""
+        return set(self.connection.execute("SELECT cell, place FROM done"))
 
-    def add_timings(self, rows: Iterable[tuple[int, int, int, str, float]]) -> None:
-        """Rows (cell, repeat, round, stage, seconds); repeat 1 is the second run of a cell in the same rounds."""
+    def add_timings(self, number: int, rows: Iterable[tuple[int, int, int, str, float]]) -> None:
+        """Rows (cell, repeat, round, stage, seconds) of one latency pass; repeat 1 is a second run in the same rounds."""
         with self.connection as connection:
-            connection.executemany("INSERT OR REPLACE INTO timings VALUES (?, ?, ?, ?, ?)", rows)
+            connection.executemany("INSERT OR REPLACE INTO timings VALUES (?, ?, ?, ?, ?, ?)", ((number, *row) for row in rows))
 
-    def timings(self, repeat: int = 0) -> dict[int, dict[str, np.ndarray]]:
-        """Seconds by cell and stage, in the order of the rounds."""
-        out: dict[int, dict[str, list[float]]] = {}
-        query = "SELECT cell, stage, seconds FROM timings WHERE repeat = ? ORDER BY cell, stage, round"
-        for cell, stage, seconds in self.connection.execute(query, (repeat,)):
-            out.setdefault(cell, {}).setdefault(stage, []).append(seconds)
-        return {cell: {stage: np.array(v) for stage, v in stages.items()} for cell, stages in out.items()}
+    def timings(self, repeat: int = 0) -> dict[tuple[int, int], dict[str, np.ndarray]]:
+        """Seconds by pass and cell, then by stage, in the order of the rounds. Only times of one pass compare."""
+        out: dict[tuple[int, int], dict[str, list[float]]] = {}
+        query = "SELECT pass, cell, stage, seconds FROM timings WHERE repeat = ? ORDER BY pass, cell, stage, round"
+        for number, cell, stage, seconds in self.connection.execute(query, (repeat,)):
+            out.setdefault((number, cell), {}).setdefault(stage, []).append(seconds)
+        return {key: {stage: np.array(v) for stage, v in stages.items()} for key, stages in out.items()}
 
     def cells(self) -> list[tuple[int, str, dict]]:
         return [

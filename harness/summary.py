@@ -29,7 +29,8 @@ def summarise(run: RunFolder) -> dict:
     stored = [(ident, facts, run.columns(ident)) for ident, _, facts in run.cells()]
     by_name = {(facts["method"], facts["keep"]): columns for _, facts, columns in stored if len(columns["score"])}
     winners = _winners(stored)
-    timings = run.timings()
+    timings, again = run.timings(), run.timings(1)
+    own_pass = {ident: number for number, ident in sorted(timings, reverse=True)}  # the first in which a cell was timed
     ident_none = next((i for i, facts, _ in stored if facts["method"] == "none"), None)
     cells = []
     for ident, facts, columns in stored:
@@ -39,17 +40,18 @@ def summarise(run: RunFolder) -> dict:
         cell["seeds"] = _seeds(columns, run.repeats(ident))
         cell["evidence"] = _evidence(columns, by_name.get(("none", None)), seed)
         cell |= kept_tokens(run.analysis(ident), facts, tuple(manifest["grid"]), seed)
-        times = timings.get(ident), timings.get(ident_none)
+        number = own_pass.get(ident)
+        times = timings.get((number, ident)), timings.get((number, ident_none))
         cell["latency"] = _latency(times[0], times[1], facts, stored, ident_none) if all(times) else None
         cell["memory"] = _memory(facts)
         cells.append(cell)
     _adjust(cells)
-    _pareto(cells, stored, timings, seed)
+    _pareto(cells, stored, {ident: times for (number, ident), times in timings.items() if number == 0}, seed)
     return {
         "schema_version": SCHEMA_VERSION,
         "cells": cells,
         "winners": {str(keep): method for keep, method in winners.items()},
-        "checks": {"aa": _aa(timings.get(ident_none), run.timings(1).get(ident_none)), "analysed_images": len(run.complexity())},
+        "checks": {"aa": _aa(timings, again, ident_none), "analysed_images": len(run.complexity())},
     }
 
 
@@ -133,13 +135,19 @@ def _latency(times: dict, none: dict, facts: dict, stored: list, ident_none: int
     return latency.summarise(times, none, whole / facts["flops"]["llm_prefill"])
 
 
-def _aa(first: dict | None, second: dict | None) -> dict | None:
+def _aa(timings: dict, again: dict, ident_none: int | None) -> dict | None:
     """`none` against itself in the same rounds: the ratio of times to first token, which is 1 but for the machine."""
-    if first is None or second is None:
+    ratios, times = [], []
+    for (number, ident), second in again.items():
+        if ident == ident_none and (number, ident) in timings:
+            first = timings[number, ident]
+            ttft = [sum(stages[stage] for stage in latency.FIRST_TOKEN) for stages in (first, second)]
+            ratios.append(ttft[0] / ttft[1])
+            times.append(ttft[0])
+    if not ratios:
         return None
-    ttft = [sum(times[stage] for stage in latency.FIRST_TOKEN) for times in (first, second)]
-    ratio = ttft[0] / ttft[1]
-    return {**bootstrap_median(ratio).as_dict(), "rounds": len(ratio), "cv": latency.variation(ttft[0])}
+    ratio = np.concatenate(ratios)
+    return {**bootstrap_median(ratio).as_dict(), "rounds": len(ratio), "cv": max(filter(None, map(latency.variation, times)))}
 
 
 def _memory(facts: dict) -> dict | None:

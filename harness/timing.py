@@ -38,6 +38,7 @@ def time_cells(
     seed: int,
     rounds: int = 12,
     warm: int = 1,
+    template: str = "{question}",
     advance: Callable[[], None] = lambda: None,
 ) -> Timed:
     """Seconds of every stage, and memory.
@@ -49,9 +50,11 @@ def time_cells(
     Args:
         sample: an image; its first question is asked.
         cells: what to time.
+        template: what the model is asked.
         rounds: timed rounds, after ``warm`` untimed ones, in the last of which the device's peak memory is taken.
     """
-    work = Work(engine, task, [one_question(sample)], seed, wanted=frozenset().union(*(cell.needs for cell in cells)))
+    wanted = frozenset().union(*(cell.needs for cell in cells))
+    work = Work(engine, task, [one_question(sample)], seed, wanted=wanted, template=template)
     batches = [work.batch if cell.grid is None else work.make_batch(cell.grid) for cell in cells]
     runs = [(place, 0) for place in range(len(cells))] + [(i, 1) for i, cell in enumerate(cells) if cell.method == "none"]
     random, device, timed = np.random.default_rng(seed), engine.adapter.device, Timed()

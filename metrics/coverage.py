@@ -13,8 +13,8 @@ import torch
 from metrics.statistics import cluster_codes
 
 CELLS = 8
-_CHUNK = 1 << 20  # numbers held at once, 8 MB: what stays near the processor
-_FAR = 1e9  # where a row without kept tokens ends
+_CHUNK = 1 << 20  # float32 numbers held at once, 4 MB: what stays near the processor
+_FAR = 1e6  # where there is no kept token, in tokens
 
 
 def coverage(kept: torch.Tensor | np.ndarray, grid: tuple[int, int], cells: int = CELLS) -> dict[str, torch.Tensor]:
@@ -43,13 +43,13 @@ def coverage(kept: torch.Tensor | np.ndarray, grid: tuple[int, int], cells: int 
     """
     kept = _checked(kept, grid)
     flat = kept.reshape(-1, kept.shape[-1])
-    masks, area = flat.reshape(-1, *grid), grid[0] * grid[1]
-    distances = _pieces(masks, _distances, 8 * area)
+    sets = flat.to(torch.float32).view(-1, *grid)
+    distances = _pieces(sets, _distances, 8)
     figures = {
         "cells": cell_coverage(flat, grid, cells),
         "clark_evans": distances[:, 0],
-        "hull_area": _pieces(masks, _hull_area, 4 * area),
-        "discrepancy": _pieces(masks, _discrepancy, 4 * area),
+        "hull_area": _pieces(sets, _hull_area, 1),
+        "discrepancy": _pieces(sets, _discrepancy, 8),
         "largest_empty_circle": distances[:, 1],
     }
     return {name: figure.reshape(kept.shape[:-1]) for name, figure in figures.items()}
@@ -168,78 +168,81 @@ def _share(kept: torch.Tensor, grid: tuple[int, int], along: int) -> torch.Tenso
     return counts / counts.sum(-1, keepdim=True)
 
 
-def _pieces(masks: torch.Tensor, figure: Callable[[torch.Tensor], torch.Tensor], held: int) -> torch.Tensor:
-    """Figures [n, ...] of masks [n, h, w], as many at a time as ``held`` numbers a mask allow."""
-    step = max(1, _CHUNK // held)
-    return torch.cat([figure(masks[start : start + step]) for start in range(0, max(len(masks), 1), step)])
+def _pieces(kept: torch.Tensor, figure: Callable[[torch.Tensor], torch.Tensor], held: int) -> torch.Tensor:
+    """Figures [n, ...] of sets [n, h, w], as many at a time as ``held`` numbers a token allow."""
+    step = max(1, _CHUNK // (held * kept.shape[1] * kept.shape[2]))
+    return torch.cat([figure(kept[start : start + step]) for start in range(0, max(len(kept), 1), step)])
 
 
-def _distances(masks: torch.Tensor) -> torch.Tensor:
-    """Clark-Evans index and largest empty circle: float64 [n, 2], of masks [n, h, w].
+def _distances(kept: torch.Tensor) -> torch.Tensor:
+    """Clark-Evans index and largest empty circle: float64 [n, 2], of sets [n, h, w] of ones and zeros.
 
     Squared distances are whole numbers, exact in float32. The nearest kept token lies in some column, at the least height
     there: first along each column, then across, until no column is near enough. Sets come last in the layout, so that
     a step is one run over memory.
     """
-    _, height, width = masks.shape
-    planes = masks.permute(1, 2, 0).contiguous()  # [h, w, n]
-    above = torch.full(planes.shape, torch.inf, device=masks.device)  # to the nearest kept token above, then to any other
-    below = above.clone()
+    count, height, width = kept.shape
+    planes = kept.flatten(1).t().contiguous().view(height, width, count)
+    dropped, one = 1.0 - planes, planes.new_ones(())
+    above, below = planes.new_full((2, *planes.shape), _FAR)  # height to the nearest other kept token of the column
     for row in range(1, height):
-        torch.add(above[row - 1], 1.0, out=above[row]).masked_fill_(planes[row - 1], 1.0)
-        torch.add(below[-row], 1.0, out=below[-row - 1]).masked_fill_(planes[-row], 1.0)
+        torch.addcmul(one, above[row - 1], dropped[row - 1], out=above[row])
+        torch.addcmul(one, below[-row], dropped[-row], out=below[-row - 1])
     other = torch.minimum(above, below).square_()
-    down = other.masked_fill(planes, 0.0)
-    for off in range(1, width):
-        if off**2 >= other.max():
+    down = other * dropped
+    for off in range(1, width if count else 0):
+        if off**2 >= float(other.max()):
             break
         torch.minimum(other[:, off:], down[:, :-off] + float(off**2), out=other[:, off:])
         torch.minimum(other[:, :-off], down[:, off:] + float(off**2), out=other[:, :-off])
-    size, area = masks.sum((1, 2)), height * width
-    spacing = other.masked_fill(~planes, 0.0).double().sqrt_().sum((0, 1)) / size.clamp(min=1)
-    clark_evans = torch.where(size > 1, spacing * 2.0 * (size.double() / area).sqrt(), torch.nan)
-    radius = other.masked_fill_(planes, 0.0).amax((0, 1)).double().sqrt() / float(np.hypot(height, width))
+    size, area = kept.sum((1, 2)).double(), height * width
+    radius = (other * dropped).amax((0, 1)).double().sqrt() / float(np.hypot(height, width))
+    spacing = other.sqrt_().mul_(planes).sum((0, 1), dtype=torch.float64) / size
+    clark_evans = torch.where(size > 1, spacing * 2.0 * (size / area).sqrt(), torch.nan)
     return torch.stack([clark_evans, torch.where(size > 0, radius, torch.nan)], 1)
 
 
-def _hull_area(masks: torch.Tensor) -> torch.Tensor:
-    """Area of the hull of the tokens' squares, as a share of the image: float64 [n], of masks [n, h, w].
+def _hull_area(kept: torch.Tensor) -> torch.Tensor:
+    """Area of the hull of the tokens' squares, as a share of the image: float64 [n], of sets [n, h, w] of ones and zeros.
 
-    The squares' corners lie on the h + 1 lines between rows, on each the leftmost and the rightmost matter. Both sides of
-    all hulls are walked from the top line down at once: the next corner is that with the outermost direction. Between
+    The squares' corners lie on the h + 1 lines between rows; on each the leftmost and the rightmost matter. Both sides of
+    all hulls are walked from the top line down at once: the next corner is the one in the outermost direction. Between
     corners a side is straight, so that trapezoids are exact. Source: Jarvis 1973.
     """
-    count, height, width = masks.shape
-    columns = torch.arange(width, dtype=torch.float64, device=masks.device)
-    right = torch.where(masks, columns + 1.0, -_FAR).amax(2)  # [n, h]
-    left = torch.where(masks, -columns, -_FAR).amax(2)
-    ends = torch.nn.functional.pad(torch.stack([right, left]), (1, 1), value=-_FAR)
-    ends = torch.maximum(ends[..., 1:], ends[..., :-1]).flatten(0, 1)  # [2n, h + 1]
-    lines = torch.arange(height + 1, dtype=torch.float64, device=masks.device)
-    filled = ends > -_FAR
-    at = filled.to(torch.uint8).argmax(1, keepdim=True)  # the first of the highest
-    last = (filled * lines).amax(1, keepdim=True)
-    area = torch.zeros_like(last)
-    for _ in range(height):
-        if (at >= last).all():
-            break
-        start, along = ends.gather(1, at), lines - lines[at]
-        ahead = torch.where(along > 0, (ends - start) / along, -torch.inf).argmax(1, keepdim=True)
-        ahead = torch.where(at < last, ahead, at)
-        area += 0.5 * (ends.gather(1, ahead) + start) * (lines[ahead] - lines[at])
-        at = ahead
+    count, height, width = kept.shape
+    columns = torch.arange(width, device=kept.device)
+    # how far each side reaches from the other edge of the image, on each line
+    sides = torch.stack([(kept * (columns + 1)).amax(2), (kept * (width - columns)).amax(2)])
+    sides = torch.nn.functional.pad(sides, (1, 1))
+    sides = torch.maximum(sides[..., 1:], sides[..., :-1]).flatten(0, 1)  # [2n, h + 1]
+    lines = torch.arange(height + 1, dtype=torch.float32, device=kept.device)
+    ahead = lines - lines[:, None]  # lines from one down to another
+    inverse, behind = torch.where(ahead > 0, 1.0 / ahead, 0.0), torch.where(ahead > 0, 0.0, -torch.inf)
+    some = sides > 0
+    sides = sides.masked_fill_(~some, -_FAR)  # never the way to go
+    at, last = some.to(torch.uint8).argmax(1), (some * lines).amax(1).long()
+    area = torch.zeros(2 * count, dtype=torch.float64, device=kept.device)
+    walking = (at < last).nonzero()[:, 0]
+    while len(walking):
+        line, side = at[walking], sides[walking]
+        start = side.gather(1, line[:, None])
+        following = torch.addcmul(behind[line], side - start, inverse[line]).argmax(1)
+        width_here = (side.gather(1, following[:, None]) + start)[:, 0] - width
+        area[walking] += 0.5 * width_here * (following - line)
+        at[walking] = following
+        walking = walking[following < last[walking]]
     return area.view(2, count).sum(0) / (height * width)
 
 
-def _discrepancy(masks: torch.Tensor) -> torch.Tensor:
-    """Centred L2 discrepancy squared: (13/12)^2 - 2/K sum_i v_i + 1/K^2 sum_ij W_ij, float64 [n].
+def _discrepancy(kept: torch.Tensor) -> torch.Tensor:
+    """Centred L2 discrepancy squared: (13/12)^2 - 2/K sum_i v_i + 1/K^2 sum_ij W_ij, float64 [n], of sets [n, h, w].
 
     v and W are products over the two axes, so that W is never made: sum_ij W_ij is the sum of (R M) * (M C) over the grid,
-    M the mask, R and C the factors of rows and columns.
+    M the set, R and C the factors of rows and columns.
     """
-    size = masks.sum((1, 2)).double()
-    (tall, rows), (wide, columns) = (_discrepancy_axis(count, masks.device) for count in masks.shape[1:])
-    kept = masks.double()
+    kept = kept.double()
+    size = kept.sum((1, 2))
+    (tall, rows), (wide, columns) = (_discrepancy_axis(count, kept.device) for count in kept.shape[1:])
     single = ((kept @ wide) @ tall) / size
     pairs = ((kept.mT.contiguous() @ rows).mT * (kept @ columns)).sum((1, 2)) / size**2
     return (13.0 / 12.0) ** 2 - 2.0 * single + pairs

@@ -42,6 +42,8 @@ WRONG = [
     (["compare", "--analyse", "-1"], "0 or more"),
     (["compare", "--seeds", "0"], "at least 1"),
     (["compare", "--margin", "0"], "between 0 and 1"),
+    (["compare", "--prompt", "what?"], "{question}"),
+    (["compare", "--extend", "/nowhere", "--out", "x", "--methods", "sts"], "--out"),
     (["report", "/nowhere"], "no finished run"),
     (["explain", "/nowhere"], "no finished run"),
     (["list", "method"], "method"),
@@ -242,3 +244,94 @@ finally:
     )
     assert done.returncode == 0 and "--methods" in done.stdout
     assert done.stderr.strip() == "[]"
+
+
+def test_options_from_a_file(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "sweep.toml"
+    file.write_text(
+        'methods = ["sts[stages=structure]", "random"]\nkeep = [64]\nsamples = 1\nlatency = false\nanalyse = 0\nseeds = 1\n'
+    )
+    code, out, err = run(capsys, "compare", "--config", file, "--methods", "random", "--out", tmp_path / "r", "--json")
+    assert code == 0, err
+    methods = {c["method"] for c in json.loads(out)["cells"]}
+    assert "random" in methods and "sts[stages=structure]" not in methods  # the command line goes first
+    manifest = json.loads((tmp_path / "r" / "manifest.json").read_text())
+    assert manifest["samples"] == 1 and manifest["config"]["latency"] is False
+    assert "--methods random --keep 64 --samples 1 --no-latency" in manifest["command"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("samples = ", "is no TOML"),
+        ("sampels = 3", "did you mean 'samples'"),
+        ("samples = 'many'", "must be a whole number"),
+        ("samples = true", "must be a whole number"),
+        ("latency = 0", "must be true or false"),
+        ("margin = 'wide'", "must be a number"),
+        ("methods = [true]", "list of texts"),
+        ("methods = ['fastvv']", "did you mean 'fastv'"),
+        ("model = 3", "must be a text"),
+    ],
+)
+def test_wrong_files_of_options(capsys, tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "sweep.toml"
+    file.write_text(text)
+    code, out, err = run(capsys, "compare", "--config", file)
+    assert code == 2 and message in err and len(err.strip().splitlines()) <= 3 and not out
+    code, _, err = run(capsys, "compare", "--config", tmp_path / "none.toml")
+    assert code == 2 and "cannot be read" in err
+
+
+def test_cells_are_added_to_a_finished_run(capsys, tmp_path, monkeypatch):
+    """As if they had been asked for at once; what was there is not run again."""
+    from harness import compare
+    from harness.measure import Work
+
+    options = dict(keep=[64], samples=2, seeds=1, max_new_tokens=4)
+    whole = compare(methods=["random", "fastv"], latency=False, out=tmp_path / "whole", **options)
+    compare(methods=["random"], latency=False, out=tmp_path / "grown", **options)
+    real, ran = Work.run, []
+    monkeypatch.setattr(Work, "run", lambda self, cell, *rest: ran.append(cell.method) or real(self, cell, *rest))
+    grown = compare(extend=str(tmp_path / "grown"), methods=["fastv"])
+    assert ran == ["random[like=fastv]", "fastv"] or ran == ["fastv", "random[like=fastv]"]
+    mine, theirs = ({(c["method"], c["keep"]): c for c in r.summary["cells"]} for r in (grown, whole))
+    assert mine == theirs
+    manifest = json.loads((tmp_path / "grown" / "manifest.json").read_text())
+    assert manifest["extensions"][0]["methods"] == ["fastv"] and manifest["notes"] == []
+    ran.clear()
+    compare(extend=tmp_path / "grown", methods=["fastv"])
+    assert ran == []
+    code, _, err = run(capsys, "compare", "--extend", tmp_path / "grown", "--methods", "sts", "--samples", "3")
+    assert code == 2 and "--samples" in err and "the run's own" in err
+    code, _, err = run(capsys, "compare", "--extend", tmp_path / "grown")
+    assert code == 2 and "name the methods" in err
+    code, _, err = run(capsys, "compare", "--extend", tmp_path / "nowhere", "--methods", "sts")
+    assert code == 2 and "no finished run" in err
+
+
+def test_added_cells_are_timed_against_none_in_their_own_rounds(tmp_path):
+    from harness import compare
+
+    options = dict(keep=[64], samples=1, seeds=1, max_new_tokens=2, analyse=0)
+    first = compare(methods=["random"], out=tmp_path / "r", **options)
+    before = next(c for c in first.summary["cells"] if c["method"] == "random")["latency"]
+    grown = compare(extend=tmp_path / "r", methods=["grid"])
+    cells = {c["method"]: c for c in grown.summary["cells"]}
+    assert cells["random"]["latency"] == before and cells["grid"]["latency"]["ratio"]["value"] > 0
+    timings = grown.store.timings()
+    assert {number for number, _ in timings} == {0, 1} and grown.summary["checks"]["aa"]["rounds"] == 24
+
+
+def test_the_prompt_is_part_of_what_is_asked(tmp_path):
+    from harness import compare
+
+    run = compare(methods=["random"], keep=[64], samples=1, latency=False, analyse=0, seeds=1, out=tmp_path / "a")
+    other = compare(
+        methods=["random"], keep=[64], samples=1, latency=False, analyse=0, seeds=1, out=tmp_path / "b",
+        prompt="what color is the dot ? {question}",
+    )  # fmt: skip
+    none, asked = (next(c for c in r.summary["cells"] if c["method"] == "none") for r in (run, other))
+    assert asked["flops"]["llm_prefill"] > none["flops"]["llm_prefill"]

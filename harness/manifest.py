@@ -1,0 +1,91 @@
+"""What a run says of itself: request, versions, device, fingerprints, and the command that repeats it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.config import CompareConfig
+
+if TYPE_CHECKING:
+    from harness.models.hf import Adapter
+    from harness.tasks.base import Task
+
+
+def manifest_of(config: CompareConfig, adapter: Adapter, task: Task) -> dict:
+    """The content of ``manifest.json`` when a run begins."""
+    from importlib.metadata import version
+
+    import torch
+
+    packages = ("torch", "transformers", "numpy", "scikit-learn", "scipy")
+    device = torch.cuda.get_device_name() if adapter.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command(config),
+        "model": config.model,
+        "task": config.task,
+        "config": plain(config),
+        "samples": config.samples,
+        "seed": config.seed,
+        "device": device,
+        "dtype": str(adapter.dtype).removeprefix("torch."),
+        "grid": list(adapter.shape.grid),
+        "versions": {"prunescope": _own_version(), "python": sys.version.split()[0], **{p: version(p) for p in packages}},
+        "fingerprints": {"weights": adapter.digest, "code": code_digest(config.plugin)},
+        "budgets": list(config.keep),
+        "task_info": {k: v for k, v in asdict(task.info).items() if k != "families"},
+        "notes": [],
+    }
+
+
+def code_digest(plugins: tuple[str, ...] = ()) -> str:
+    """SHA-256 of the installed packages' Python files and of plug-in modules, 16 digits."""
+    root, total = Path(__file__).parent.parent, hashlib.sha256()
+    for package in ("methods", "metrics", "harness"):
+        for path in sorted((root / package).rglob("*.py")):
+            total.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    for module in plugins:
+        source = getattr(sys.modules.get(module), "__file__", None)
+        total.update(Path(source).read_bytes() if source else module.encode())
+    return total.hexdigest()[:16]
+
+
+def _own_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("prunescope")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def command(config: CompareConfig) -> str:
+    """The command line that repeats a run."""
+    base = CompareConfig()
+    words = ["python -m harness compare"]
+    for name, value in plain(config).items():
+        if value == plain(base)[name] or name in ("out", "resume", "extend"):
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        if name in ("latency", "sharing", "memory"):
+            words.append({"latency": "--no-latency", "sharing": "--sharing off", "memory": "--memory"}[name])
+        else:
+            words.append(f"{flag} {shlex.quote(','.join(map(str, value)) if isinstance(value, list) else str(value))}")
+    return " ".join(words)
+
+
+def plain(config: CompareConfig) -> dict:
+    """A request as JSON holds it."""
+    return json.loads(json.dumps(asdict(config), default=str))
+
+
+def identity(config: dict) -> dict:
+    """What must agree for a run to be resumed."""
+    return {name: value for name, value in config.items() if name not in ("out", "resume", "extend")}
