@@ -16,10 +16,10 @@ from metrics.attention import attention_figures
 from metrics.collapse import cluster_mass, score_collapse, z_scores
 from metrics.coverage import row_bias
 from metrics.figures import BIAS, FIGURES, LAYERS, MATCHED
-from metrics.matched import row_matched_subsets, spread
-from metrics.subsets import Space, figures, null
+from metrics.matched import row_matched_subsets
+from metrics.subsets import Space, figures, null, spread
 
-_MATCHED_SUBSETS = 32
+_MATCHED_SUBSETS = 16
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Analyst:
     evidence: torch.Tensor | None
     questions: list[str]
     space: Space = field(init=False)
-    nulls: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict, init=False)
+    nulls: dict[int, dict[int, dict[str, torch.Tensor]]] = field(default_factory=dict, init=False)  # by count, then image
 
     def __post_init__(self) -> None:
         self.space = Space.of(self.projected, self.grid)
@@ -87,9 +87,9 @@ class Analyst:
         return {name: column[expand] for name, column in table.items()}
 
     def _against_chance(self, images: torch.Tensor, places: torch.Tensor, put: Callable) -> None:
-        values, chance = figures(self.space, images, places), self._null(places.shape[1])
+        values, chance = figures(self.space, images, places), self._null(places.shape[1], images)
         for name in FIGURES:
-            z, percentile = z_scores(values[name], chance[name][images])
+            z, percentile = z_scores(values[name], chance[name])
             put(name, values[name])
             put(f"z_{name}", z)
             put(f"percentile_{name}", percentile)
@@ -112,10 +112,15 @@ class Analyst:
         new[1:] = images[1:] != images[:-1]
         return new.nonzero()[:, 0]
 
-    def _null(self, keep: int) -> dict[str, torch.Tensor]:
-        if keep not in self.nulls:
-            self.nulls[keep] = null(self.space, keep, self.seeds)
-        return self.nulls[keep]
+    def _null(self, keep: int, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What chance gives on the images [R] that kept so many; drawn once for each image and count."""
+        known = self.nulls.setdefault(keep, {})
+        new = torch.tensor([i for i in images.unique().tolist() if i not in known], dtype=torch.int64, device=images.device)
+        if len(new):
+            drawn = null(self.space, keep, self.seeds, images=new)
+            for place, image in enumerate(new.tolist()):
+                known[image] = {name: values[place] for name, values in drawn.items()}
+        return {name: torch.stack([known[i][name] for i in images.tolist()]) for name in FIGURES}
 
     def _scores(self, recorder: Recorder) -> dict[str, np.ndarray]:
         """Collapse of the scores of the first attention-ranked step, over the tokens that stood there."""

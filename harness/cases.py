@@ -228,7 +228,8 @@ def capture(
                 for key, tensor in signals.items()
             }
             path = out / f"{name}.npz"
-            np.savez_compressed(path, **arrays, grid=np.array(adapter.shape.grid))
+            grid = work.batch.pixels.blocks[0][0].grid  # of an image in tiles, there is none
+            np.savez_compressed(path, **arrays, **({} if grid is None else {"grid": np.array(grid)}))
             written.append(path)
     return written
 

@@ -46,7 +46,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def compare(
     context: typer.Context,
     model: Annotated[str, typer.Option(help="Embedded model, local folder or hub id.")] = _BASE.model,
-    task: Annotated[str, typer.Option(help="Task; see `list tasks`.")] = _BASE.task,
+    task: Annotated[str, typer.Option(help="Task, or a file or folder of questions; see `list tasks`.")] = _BASE.task,
     methods: Annotated[str, typer.Option(help="Method expressions, comma-separated; see `list methods`.")] = ",".join(
         DEFAULT_METHODS
     ),
@@ -73,7 +73,9 @@ def compare(
     ] = _BASE.analyse,
     seeds: Annotated[int, typer.Option(help="Seeds of random, whose spread is reported.")] = _BASE.seeds,
     margin: Annotated[float, typer.Option(help="Loss of accuracy that counts as none, for non-inferiority.")] = _BASE.margin,
-    max_new_tokens: Annotated[int, typer.Option(help="Answer tokens at most.")] = _BASE.max_new_tokens,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Answer tokens at most; by default as many as the task's need.")
+    ] = None,
     prompt: Annotated[str, typer.Option(help="What the model is asked; {question} stands for the question.")] = _BASE.prompt,
     plugin: Plugin = None,
     as_json: Json = False,
@@ -159,7 +161,7 @@ def select(
 def capture(
     out: Annotated[Path, typer.Option(help="Folder.")],
     model: Annotated[str, typer.Option(help="Embedded model, local folder or hub id.")] = _BASE.model,
-    task: Annotated[str, typer.Option(help="Task; see `list tasks`.")] = _BASE.task,
+    task: Annotated[str, typer.Option(help="Task, or a file or folder of questions; see `list tasks`.")] = _BASE.task,
     samples: Annotated[int, typer.Option(help="Images; all their questions come with them.")] = 4,
     layer: Annotated[int | None, typer.Option(help="LLM layer before which text signals are taken; default 2 of 32.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the samples.")] = _BASE.seed,
@@ -215,6 +217,8 @@ def list_(
     from rich.console import Console
     from rich.table import Table
 
+    if what is Kind.tasks:  # JSON has the rest
+        entries = [{name: entry[name] for name in ("name", "summary", "metric", "source")} for entry in entries]
     table = Table(*(entries[0] if entries else ()), box=None, pad_edge=False)
     for entry in entries:
         table.add_row(*(", ".join(map(str, v)) if isinstance(v, list) else str(v) for v in entry.values()))

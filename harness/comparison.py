@@ -66,23 +66,28 @@ class Prepared:
     text_tokens: float  # of a prompt, before and after the image, on average
     cells: list[Cell]
 
+    def answer_tokens(self, config: CompareConfig) -> int:
+        """Answer tokens at most."""
+        return self.task.info.answer_tokens if config.max_new_tokens is None else config.max_new_tokens
+
     @property
     def active(self) -> list[Cell]:
         return [cell for cell in self.cells if cell.skipped is None]
 
 
-def prepare(config: CompareConfig, samples: int | None = None) -> Prepared:
+def prepare(config: CompareConfig, samples: int | None = None, task: Task | None = None) -> Prepared:
     """Load task, model and samples, and plan the cells.
 
     Args:
         config: the request, its plug-ins loaded.
         samples: images to make ready; all that the request asks for where not given.
+        task: of the request, where it is made already.
     """
     from harness.models import hf
     from harness.plan import make_cells
     from harness.tasks import registry
 
-    task = registry.create(config.task)
+    task = task if task is not None else registry.create(config.task)
     adapter = hf.load(config.model, pick_device(config.device), config.dtype)
     found = list(islice(task.samples(config.samples, config.seed), samples or config.samples))
     text_tokens = _text_tokens(adapter, found, config.prompt)
@@ -97,7 +102,7 @@ def _run(config: CompareConfig):
         return _extend(config)
     started = time.time()
     load_plugins(config.plugin)
-    registry.create(config.task)
+    task = registry.create(config.task)
     folder = config.out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     run = RunFolder(folder)
     if run.exists and not config.resume:
@@ -106,7 +111,7 @@ def _run(config: CompareConfig):
         raise RequestError(f"--out {folder}: its run had another configuration; repeat that one, or name another folder")
     if run.exists and run.finished:
         return Run(run)
-    ready = prepare(config)
+    ready = prepare(config, task=task)
     writable_folder(folder)
     if run.exists:
         _same_weights(run, ready.adapter, "--out")
@@ -157,7 +162,7 @@ def _execute(config: CompareConfig, run: RunFolder, ready: Prepared, started: fl
 
         for key, memory in peaks(config).items():
             run.set_facts(ids[key], peak=memory)
-    _finish(run, started)
+    _finish(run, ready.task, started)
     return Run(run)
 
 
@@ -167,7 +172,7 @@ def _answer(config: CompareConfig, run: RunFolder, ready: Prepared, ids: dict[st
     from harness.measure import Work
 
     cells, samples = ready.active, ready.samples
-    engine, done = Engine(ready.adapter, config.max_new_tokens), run.done()
+    engine, done = Engine(ready.adapter, ready.answer_tokens(config)), run.done()
     wanted = frozenset().union(*(cell.needs for cell in cells))
     further = tuple(range(config.seed + 1, config.seed + config.seeds))
     with progress("answers", len(samples) * len(cells)) as advance:
@@ -199,7 +204,7 @@ def _time(config: CompareConfig, run: RunFolder, ready: Prepared, ids: dict[str,
     if before and len(cells) == 1:
         return
     with progress("latency", rounds + 1) as advance:
-        engine = Engine(ready.adapter, config.max_new_tokens)
+        engine = Engine(ready.adapter, ready.answer_tokens(config))
         timed = time_cells(
             engine, ready.task, ready.samples[0], cells, config.seed, rounds, template=config.prompt, advance=lambda: advance(1)
         )
@@ -216,8 +221,13 @@ def _time(config: CompareConfig, run: RunFolder, ready: Prepared, ids: dict[str,
         run.set_facts(ids[cell.key], **facts)
 
 
-def _finish(run: RunFolder, started: float) -> None:
+def _finish(run: RunFolder, task: Task, started: float) -> None:
     from harness.summary import write
+    from harness.tasks.base import aggregates
+
+    if hasattr(task, "aggregate"):
+        for ident, _, _ in run.cells():
+            run.set_facts(ident, task_figures=aggregates(task, run.answered(ident)))
 
     manifest = run.manifest()
     manifest["duration_s"] = round(time.time() - started, 1)

@@ -37,7 +37,7 @@ class CompareConfig:
     analyse: int = 24
     seeds: int = 5
     margin: float = 0.02
-    max_new_tokens: int = 8
+    max_new_tokens: int | None = None  # as the task says
     prompt: str = "{question}"
     plugin: tuple[str, ...] = ()
 
@@ -51,7 +51,7 @@ class CompareConfig:
             raise RequestError(f"--batch-size {self.batch_size}: must be at least 1 image")
         if "{question}" not in self.prompt:
             raise RequestError(f"--prompt {self.prompt!r}: must hold {{question}}, which stands for the question")
-        if self.max_new_tokens < 1:
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise RequestError(f"--max-new-tokens {self.max_new_tokens}: must be at least 1")
         if self.analyse < 0:
             raise RequestError(f"--analyse {self.analyse}: counts images, so 0 or more")
@@ -101,6 +101,8 @@ def _of_type(path: Path, key: str, value: Any, default: Any) -> Any:
         if not all(isinstance(v, (str, int, float)) and not isinstance(v, bool) for v in values):
             raise RequestError(f"--config {path}: {key} must be a list of texts or numbers")
         return tuple(map(str, values))
+    if key.replace("-", "_") == "max_new_tokens" and type(value) is int:
+        return value
     if default is None and isinstance(value, str):
         return Path(value)
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
@@ -134,12 +136,17 @@ def tokens_of(text: str, available: int) -> int:
 
 
 def load_plugins(modules: Iterable[str]) -> None:
-    """Load the modules of ``--plugin``, or `RequestError` with what is wrong with one."""
-    from methods.registry import MethodError, load_plugin
+    """Load the modules of ``--plugin``, which register methods, tasks or both; `RequestError` with what is wrong with one."""
+    from harness.tasks.registry import registered
+    from methods.registry import MethodError, NothingRegistered, load_plugin
 
     for module in modules:
+        tasks = registered()
         try:
             load_plugin(module)
+        except NothingRegistered as error:
+            if registered() == tasks:
+                raise RequestError(str(error)) from None
         except MethodError as error:
             raise RequestError(str(error)) from None
 

@@ -7,62 +7,34 @@ decoding on a cache whose layers differ in length.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
 
-from harness.decoding import Phase, Store, decode
-from harness.layout import Layout, build
-from harness.models.hf import Adapter
+from harness.batch import Batch, Output, join
+from harness.decoding import Phase, decode
+from harness.layout import Layout, Places, build
+from harness.models.adapter import Adapter
+from harness.models.frames import Views, grid_block
 from harness.probes import Probe
-from harness.recorder import Recorder
-from harness.signals import InsideLLM, Tower, before_llm, decoder_probe, of_tower, tower_probe, wanted_of_tower
+from harness.recorder import Recorder, merged
+from harness.signals import (
+    InsideLLM,
+    Tower,
+    Towers,
+    before_llm,
+    decoder_probe,
+    of_closed_tower,
+    of_tower,
+    tower_probe,
+    wanted_of_tower,
+)
 from harness.stopwatch import Stopwatch
-from methods.types import PositionMode, Signals, Step
+from methods.types import BudgetError, ModelShape, PositionMode, Selection, Signals, Step
 
-
-@dataclass(frozen=True)
-class Batch:
-    """Images with their questions. Lists over questions are flat; ``image`` says whose they are."""
-
-    pixels: torch.Tensor  # [B, 3, H, W]
-    prefix: list[int]  # token ids before the image
-    questions: list[list[int]]  # token ids of each question's instruction, R
-    image: torch.Tensor  # int64 [R], rising
-    image_seeds: torch.Tensor  # int64 [B]
-    question_seeds: torch.Tensor  # int64 [R]
-    evidence: torch.Tensor | None = None  # bool [R, N]; a row without evidence is all False
-    text_embeds: torch.Tensor | None = None  # [R, M, C] of the questions in the joint space
-
-    def rows(self, places: list[int]) -> tuple[Batch, torch.Tensor]:
-        """Some of the questions, rising, with the images they ask about; also which images those are, int64 [B']."""
-        images, image = self.image[places].unique(return_inverse=True)
-        some = replace(
-            self, pixels=self.pixels[images], questions=[self.questions[i] for i in places], image=image,
-            image_seeds=self.image_seeds[images], question_seeds=self.question_seeds[places],
-            evidence=None if self.evidence is None else self.evidence[places],
-            text_embeds=None if self.text_embeds is None else self.text_embeds[places],
-        )  # fmt: skip
-        return some, images
-
-    def reseeded(self, image_seeds: torch.Tensor, question_seeds: torch.Tensor) -> Batch:
-        """The same batch with other random streams."""
-        return replace(self, image_seeds=image_seeds, question_seeds=question_seeds)
-
-
-@dataclass(frozen=True)
-class Output:
-    """Answers and traces of a batch; R rows."""
-
-    tokens: list[list[int]]  # answer token ids, end token left out
-    first_logits: torch.Tensor  # [R, vocabulary] of the first answer token, float32
-    kept: torch.Tensor  # int64 [R, K] original tokens present in the last layer, -1 of no single place
-    kept_before: torch.Tensor  # int64 [R, K0] original tokens that entered the LLM
-    grid: tuple[int, int]  # of the original tokens
-    source: torch.Tensor | None = None  # int64 [R, N0] for towers that merged: where each token went
-    kv_bytes: int = 0  # of all caches after prefill
-    counts: tuple[int, ...] = ()  # visual tokens that were present in each LLM layer
-    present: torch.Tensor | None = None  # int64 [R] visual tokens in the last layer, those of no single place included
+Steps = tuple[Step, ...] | Callable[[ModelShape], tuple[Step, ...]]
+"""A method's steps, or how they follow from the shape that an image's tokens have."""
 
 
 @dataclass
@@ -73,6 +45,7 @@ class Flow:
     layout: Layout
     ids: torch.Tensor  # int64 [G, K] original token of each visual token
     features: torch.Tensor | None  # [G, K, D] projected, of those present
+    deep: list[torch.Tensor]  # [G, K, D] each, to be added to those present behind the first layers
     carry: torch.Tensor | None = None
     phases: list[Phase] = field(default_factory=list)
 
@@ -92,9 +65,9 @@ class Engine:
     def run(
         self,
         batch: Batch,
-        steps: tuple[Step, ...] = (),
+        steps: Steps = (),
         positions: PositionMode = "original",
-        tower: Tower | None = None,
+        tower: Tower | Towers | None = None,
         blind: bool = False,
         share: bool = True,
         watch: Stopwatch | None = None,
@@ -102,28 +75,37 @@ class Engine:
     ) -> Output:
         """Answer the questions of a batch under a method's steps.
 
+        Images that put different tokens into the prompt run group by group; an image with fewer tokens than a step keeps
+        loses none.
+
         Args:
             batch: images and questions.
-            steps: where tokens leave.
+            steps: where tokens leave; a function of the shape is asked once for every group.
             positions: whether tokens keep their original positions or are renumbered.
             tower: the tower's output, where it is known already (from `see`).
             blind: leave the image out.
             share: compute what the questions of one image share only once.
             watch: takes the time of each stage.
-            recorder: notes tokens, attention and scores; not of adaptive methods on several images.
+            recorder: notes tokens, attention and scores.
+
+        Raises:
+            BudgetError: where this model cannot run such steps; the message is the reason.
         """
         watch = watch or Stopwatch()
-        if len(batch.pixels) > 1 and any(step.adaptive for step in steps):
-            each = [batch.rows((batch.image == i).nonzero()[:, 0].tolist()) for i in range(len(batch.pixels))]
-            seen = [None if tower is None else tower.images(images) for _, images in each]
-            return join(
-                [self.run(one, steps, positions, own, blind, share, watch) for (one, _), own in zip(each, seen, strict=True)]
-            )
+        fixed = steps if not callable(steps) else () if blind else None
+        if callable(steps) and not blind and batch.pixels.even:
+            fixed = steps(self.adapter.shape_for(batch.pixels.blocks[0]))
+        parts = self._parts(batch, fixed, blind)
+        if len(parts) > 1:
+            return self._apart(parts, batch, steps, positions, tower, blind, share, watch, recorder)
+        reason = self.adapter.cannot(fixed)
+        if reason is not None:
+            raise BudgetError(reason)
         if not blind and tower is None:
-            tower = self.see(batch.pixels, steps, watch)
-        flow, entered = self._enter(batch, steps, positions, tower, share, watch, recorder)
+            tower = self.see(batch.pixels, fixed, watch)
+        flow, entered = self._enter(batch, fixed, positions, tower, share, watch, recorder)
         with watch.stage("prefill"):
-            counts = self._prefill(flow, batch, steps, positions, watch, recorder)
+            counts = self._prefill(flow, batch, fixed, positions, watch, recorder)
             last = flow.hidden[flow.layout.group, flow.layout.last]
             logits = self.adapter.logits(last)
         kv_bytes = sum(phase.store.bytes for phase in flow.phases)
@@ -136,30 +118,55 @@ class Engine:
         present = torch.full((len(place),), flow.ids.shape[1], device=place.device)
         return Output(tokens, logits, flow.ids[place], entered, full, source, kv_bytes, counts, present)
 
+    @staticmethod
+    def _parts(batch: Batch, steps: tuple[Step, ...] | None, blind: bool) -> list[list[int]]:
+        """Images that run in one go: those alike, or each alone where a step decides its count from the image."""
+        if steps is not None and any(step.adaptive for step in steps):
+            return [[image] for image in range(len(batch.pixels))]
+        if blind or batch.pixels.even:
+            return [list(range(len(batch.pixels)))]
+        return batch.pixels.groups()
+
+    def _apart(self, parts, batch, steps, positions, tower, blind, share, watch, recorder) -> Output:
+        """Run parts of a batch one after the other."""
+        outputs, recorders, rows = [], [], [batch.questions_about(images) for images in parts]
+        for places in rows:
+            part, images = batch.rows(places)
+            own = None if tower is None else tower.images(images)
+            given = steps if callable(steps) else tuple(_of_rows(step, places) for step in steps)
+            recorders.append(None if recorder is None else Recorder(recorder.attention))
+            outputs.append(self.run(part, given, positions, own, blind, share, watch, recorders[-1]))
+        if recorder is not None:
+            merged(recorder, recorders, rows)
+        return join(outputs, rows)
+
     @torch.inference_mode()
     def see(
         self,
-        pixels: torch.Tensor,
+        pixels: Views,
         steps: tuple[Step, ...] = (),
         watch: Stopwatch | None = None,
         wanted: frozenset[str] = frozenset(),
-    ) -> Tower:
-        """Run the tower's blocks, merging where the steps say so, and gather the signals that they or ``wanted`` name."""
+    ) -> Tower | Towers:
+        """Run the tower, merging in its blocks where the steps say so, and gather the signals that they or ``wanted`` name."""
         watch, adapter = watch or Stopwatch(), self.adapter
-        inside = {step.site.layer: step for step in steps if step.site.stage == 0}
+        if not pixels.even:
+            groups = pixels.groups()
+            return Towers(tuple(self.see(pixels[group], steps, watch, wanted) for group in groups), tuple(groups))
         wanted = wanted | wanted_of_tower(step for step in steps if step.site.stage == 1)
+        if adapter.open_tower is None:
+            return self._see_whole(pixels, watch, wanted)
+        inside = {step.site.layer: step for step in steps if step.site.stage == 0}
         with watch.stage("vision"):
-            hidden = adapter.enter_tower(pixels)
+            hidden = adapter.enter_tower(pixels.stack())
             cls, count = int(adapter.shape.has_cls), hidden.shape[1] - int(adapter.shape.has_cls)
-            patch = adapter.shape.patch
-            grid = (pixels.shape[-2] // patch, pixels.shape[-1] // patch)
-            source = torch.arange(count, device=hidden.device).expand(len(pixels), -1)
+            source = torch.arange(count, device=hidden.device).expand(len(hidden), -1)
             lowest, sizes, bias = source, torch.ones(source.shape, dtype=hidden.dtype, device=hidden.device), None
             for index, block in enumerate(adapter.blocks):
                 step = inside.get(index)
                 probe = Probe(keys=True) if step is not None else None
                 if index == len(adapter.blocks) - 1 and step is None:
-                    probe = tower_probe(wanted, len(pixels), hidden.device)
+                    probe = tower_probe(wanted, len(hidden), hidden.device)
                 hidden = block.attend(hidden, bias, probe)
                 if step is not None:
                     with watch.stage("selection"):
@@ -168,7 +175,7 @@ class Engine:
                             vision_features=hidden[:, cls:], vision_keys=keys, sizes=sizes, count=keys.shape[1],
                             batch=len(keys), device=keys.device,
                         )  # fmt: skip
-                        chosen = step.select(signals.only(step.needs), step.keep)
+                        chosen = step.select(signals.only(step.needs), min(step.keep, keys.shape[1]))
                     assert chosen.tokens is not None, "a step inside the tower must merge"
                     hidden = torch.cat([hidden[:, :cls], chosen.tokens], dim=1)
                     sizes = chosen.sizes
@@ -177,9 +184,38 @@ class Engine:
                     padded = torch.cat([sizes.new_ones(len(sizes), cls), sizes], dim=1)
                     bias = padded.log()[:, None, None, :].expand(-1, 1, hidden.shape[1], -1)
                 hidden = block.transform(hidden)
+            states = adapter.open_tower.leave(hidden)[:, cls:]
             with watch.stage("selection"):
-                found = of_tower(adapter, wanted, hidden, probe)
-        return Tower(hidden[:, cls:], source, lowest, bool(inside), None if inside else grid, grid, found)
+                found = of_tower(adapter, wanted, hidden, probe, pixels.blocks[0])
+        if inside:
+            grid = pixels.blocks[0][0].grid
+            return Tower(states, source, lowest, True, None, grid, found, pixels.blocks[0])
+        return self._arranged(pixels, states, found)
+
+    def _see_whole(self, pixels: Views, watch: Stopwatch, wanted: frozenset[str]) -> Tower:
+        """Run a tower that is not taken apart; it projects too."""
+        adapter, blocks = self.adapter, pixels.blocks[0]
+        with watch.stage("vision"):
+            keys = bool(wanted & {"vision_keys", "vision_keys_full"})
+            seen = adapter.closed_tower.see(pixels, pixels.stack(), watch, keys, "received_attention" in wanted)
+            with watch.stage("selection"):
+                found = of_closed_tower(adapter, wanted, seen, blocks)
+            split = lambda table: table.unflatten(0, (len(pixels), -1))
+            made = self._arranged(pixels, seen.states, found)
+        return replace(made, states=None, projected=split(seen.projected), deep=tuple(map(split, seen.deep)))
+
+    def _arranged(self, pixels: Views, states: torch.Tensor, signals: dict[str, torch.Tensor]) -> Tower:
+        """What left a tower in which nothing merged."""
+        blocks, cutter = pixels.blocks[0], self.adapter.cutter
+        alone = cutter.whole and len(blocks) == 1
+        features = states if alone else cutter.arrange(states, blocks)
+        count = features.shape[1]
+        every = torch.arange(count, device=states.device).expand(len(pixels), -1)
+        frame = self.adapter.frame([], blocks)
+        return Tower(
+            features, every, every, False, frame.grid, frame.grid or (1, count), signals, blocks,
+            None if frame.grid is not None else frame.points, None if alone else states,
+        )  # fmt: skip
 
     def _enter(self, batch, steps, positions, tower, share, watch, recorder=None) -> tuple[Flow, torch.Tensor]:
         """Project, prune before the LLM, and lay out the sequences. Also the original tokens that enter, by row."""
@@ -187,54 +223,55 @@ class Engine:
         step = next((s for s in steps if s.site.stage == 1), None)
         together = share and not (step is not None and step.reads_text)
         image = torch.arange(len(batch.pixels), device=batch.image.device) if together else batch.image
-        prefix = len(batch.prefix)
+        features, deep = None, []
         if tower is None:
-            ids = torch.zeros(len(image), 0, dtype=torch.int64, device=adapter.device)
-            features, places, span = None, None, 0
+            frame = adapter.frame(batch.prefix, ())
+            ids = chosen = torch.zeros(len(image), 0, dtype=torch.int64, device=adapter.device)
         else:
-            features = None  # of a merger in the tower's space, known once it has merged
-            if step is None or step.space == "llm":
+            blocks = tower.blocks if not tower.merged else (grid_block(1, tower.lowest.shape[1]),)
+            frame = adapter.frame(batch.prefix, blocks)
+            if step is None or step.space == "llm":  # those of a merger in the tower's space are known once it has merged
                 with watch.stage("projector"):
-                    features = adapter.project(tower.features)[image]
+                    features = adapter.projected(tower)[image]
             ids = tower.lowest[image]
-            span = ids.shape[1]
-            places = torch.arange(span, device=ids.device).expand(len(image), -1)
+            chosen = torch.arange(ids.shape[1], device=ids.device).expand(len(image), -1)
+            deep = [table[image] for table in tower.deep]
             if step is not None:
                 with watch.stage("selection"):
                     signals = before_llm(adapter, batch, step, tower, features, image, together)
-                    chosen = step.select(signals.only(step.needs), step.keep)
-                if recorder is not None and chosen.scores is not None:
+                    selection = step.select(signals.only(step.needs), min(step.keep, ids.shape[1]))
+                if recorder is not None and selection.scores is not None:
                     row = batch.image if together else torch.arange(len(image), device=ids.device)
-                    recorder.step(chosen.scores[row], ids[row])
-                if chosen.tokens is None:
-                    places = chosen.indices.sort(-1).values
-                    features = features.gather(1, places[..., None].expand(-1, -1, features.shape[-1]))
-                    ids = ids.gather(1, places)
+                    recorder.step(selection.scores[row], ids[row])
+                if selection.tokens is None:
+                    chosen = selection.indices.sort(-1).values
+                    features = features.gather(1, chosen[..., None].expand(-1, -1, features.shape[-1]))
                 else:
                     with watch.stage("projector"):
-                        features = chosen.tokens if chosen.space == "llm" else adapter.project(chosen.tokens)
-                    ids = ids.gather(1, chosen.indices.clamp_min(0)).masked_fill(chosen.indices < 0, -1)
-                    places = chosen.indices.clamp_min(0)
-            if positions == "contiguous":
-                span = features.shape[1]
-                places = torch.arange(span, device=ids.device).expand(len(image), -1)
+                        features = selection.tokens if selection.space == "llm" else adapter.project(selection.tokens)
+                    chosen = selection.indices
+                deep = [_follow(table, chosen, selection) for table in deep]
+                ids = ids.gather(1, chosen.clamp_min(0)).masked_fill(chosen < 0, -1)
+        places = Places.of(frame, chosen.cpu())
+        if positions == "contiguous":
+            places = places.contiguous()
         grouped: list[list[list[int]]] = [[] for _ in range(len(image))]
         for row, question in enumerate(batch.questions):
             grouped[int(batch.image[row]) if together else row].append(question)
         lengths = [[len(question) for question in group] for group in grouped]
-        layout = build(prefix, ids.shape[1], places, prefix + span, lengths, adapter.device)
+        layout = build(places, lengths, adapter.device)
         tokens = torch.zeros(layout.segments.shape, dtype=torch.int64)
-        tokens.scatter_(1, layout.prefix.cpu(), torch.tensor(batch.prefix).expand(len(grouped), -1))
+        tokens.scatter_(1, layout.prefix.cpu(), frame.text.expand(len(grouped), -1))
         for place, group in enumerate(grouped):
             joined = [token for question in group for token in question]
             tokens[place, tokens.shape[1] - len(joined) :] = torch.tensor(joined)
         hidden = adapter.embed(tokens.to(adapter.device))
         if features is not None:
             hidden = hidden.scatter(1, layout.visual[..., None].expand(-1, -1, hidden.shape[-1]), features.to(hidden.dtype))
-        flow = Flow(hidden, layout, ids, features)
+        flow = Flow(hidden, layout, ids, features, deep)
         return flow, ids[layout.group]
 
-    def _prefill(self, flow: Flow, batch, steps, positions, watch, recorder) -> tuple[int, ...]:
+    def _prefill(self, flow: Flow, batch, steps, positions, watch, recorder) -> tuple[float, ...]:
         """Run the decoder layers; before those that have a step, tokens leave. Returns the counts that were present."""
         adapter = self.adapter
         inside = {step.site.layer: step for step in steps if step.site.stage == 2}
@@ -248,8 +285,12 @@ class Engine:
                     self._begin_phase(flow, index)
             ahead = inside.get(index + 1)
             probe = decoder_probe(flow.layout, ahead, recorder is not None and recorder.attention)
-            phase = flow.phases[-1]
-            flow.hidden = adapter.layer(index, flow.hidden, phase.mask, flow.layout.positions, phase.rotary, phase.store, probe)
+            phase, kind = flow.phases[-1], adapter.kind(index).name
+            mask, rotary = phase.masks[kind], phase.rotary[kind]
+            flow.hidden = adapter.layer(index, flow.hidden, mask, flow.layout.positions, rotary, phase.store, probe)
+            if index < len(flow.deep):
+                columns = flow.layout.visual[..., None].expand(-1, -1, flow.hidden.shape[-1])
+                flow.hidden = flow.hidden.scatter_add(1, columns, flow.deep[index].to(flow.hidden.dtype))
             counts.append(flow.ids.shape[1])
             if recorder is not None:
                 group = flow.layout.group
@@ -258,8 +299,7 @@ class Engine:
 
     def _begin_phase(self, flow: Flow, first: int) -> None:
         """From layer ``first`` on, sequences have the present layout."""
-        rotary = self.adapter.rotary(flow.hidden, flow.layout.positions)
-        flow.phases.append(Phase(first, flow.layout, flow.layout.mask(), rotary, Store(first)))
+        flow.phases.append(Phase.starting(self.adapter, first, flow.layout, flow.hidden))
 
     def _leave(
         self,
@@ -279,7 +319,7 @@ class Engine:
         scores: torch.Tensor | None = None
         for length in torch.unique(layout.lengths).tolist():
             member = (layout.lengths == length).nonzero()[:, 0]
-            chosen = step.select(seen.signals(member, length).only(step.needs), step.keep)
+            chosen = step.select(seen.signals(member, length).only(step.needs), min(step.keep, flow.ids.shape[1]))
             if chosen.tokens is None:
                 chosen = replace(chosen, indices=chosen.indices.sort(-1).values)
             if indices is None:
@@ -296,18 +336,13 @@ class Engine:
     def _regroup(self, flow: Flow, indices, tokens, positions: PositionMode) -> None:
         """Rows become sequences: prefix, the kept visual tokens, the row's own question."""
         layout, adapter = flow.layout, self.adapter
-        group, prefix = layout.group, layout.prefix.shape[1]
-        known = indices.clamp_min(0)
-        nowhere = indices < 0
-        ids = flow.ids[group].gather(1, known).masked_fill(nowhere, -1)
-        visual = layout.visual[group].gather(1, known)
+        group = layout.group
+        ids = flow.ids[group].gather(1, indices.clamp_min(0)).masked_fill(indices < 0, -1)
+        visual = layout.visual[group].gather(1, indices.clamp_min(0))
+        places = layout.places.keep(group.cpu(), indices.cpu())
         if positions == "contiguous":
-            places, after = None, prefix + indices.shape[1]
-        else:
-            old = layout.positions[group].gather(1, visual) - prefix
-            after = int(layout.positions[group[0], layout.text[0, 0]])
-            places = torch.where(nowhere, after - prefix - 1, old)
-        new = build(prefix, indices.shape[1], places, after, [[n] for n in layout.lengths.tolist()], adapter.device)
+            places = places.contiguous()
+        new = build(places, [[n] for n in layout.lengths.tolist()], adapter.device)
         width = flow.hidden.shape[-1]
         hidden = torch.zeros(*new.segments.shape, width, dtype=flow.hidden.dtype, device=flow.hidden.device)
         before = flow.hidden[group]
@@ -318,23 +353,26 @@ class Engine:
             hidden.scatter_(1, new.visual[..., None].expand(-1, -1, width), tokens.to(hidden.dtype))
         if flow.features is not None:
             flow.features = None  # later steps read the embeddings through ``carry``
+        flow.deep = [_follow(table[group], indices) for table in flow.deep]
         flow.hidden, flow.layout, flow.ids = hidden, new, ids
 
 
-def join(outputs: list[Output]) -> Output:
-    """The outputs of several batches as one; rows that kept fewer tokens are filled with -1."""
+def _of_rows(step: Step, rows: list[int]) -> Step:
+    """A step for some of the questions, where its selector was made for all of them."""
+    return replace(step, select=step.select.of(rows)) if hasattr(step.select, "of") else step
 
-    def padded(name: str) -> torch.Tensor:
-        tensors = [getattr(output, name) for output in outputs]
-        widest = max(tensor.shape[1] for tensor in tensors)
-        return torch.cat([torch.nn.functional.pad(t, (0, widest - t.shape[1]), value=-1) for t in tensors])
 
-    return Output(
-        [answer for output in outputs for answer in output.tokens], torch.cat([output.first_logits for output in outputs]),
-        padded("kept"), padded("kept_before"), outputs[0].grid, None,
-        sum(output.kv_bytes for output in outputs), outputs[0].counts,
-        torch.cat([output.present for output in outputs]),
-    )  # fmt: skip
+def _follow(table: torch.Tensor, chosen: torch.Tensor, selection: Selection | None = None) -> torch.Tensor:
+    """What a table of visual tokens [G, K, D] holds for those chosen, int64 [G, K'].
+
+    A merged token has the mean of its sources where they are known, else what its own place has; one of no single place and
+    no known source has nothing.
+    """
+    if selection is not None and selection.source is not None:
+        weights = selection.source.to(table.dtype)
+        return weights @ table / weights.sum(-1, keepdim=True).clamp_min(1)
+    found = table.gather(1, chosen.clamp_min(0)[..., None].expand(-1, -1, table.shape[-1]))
+    return found.masked_fill((chosen < 0)[..., None], 0)
 
 
 def _place(whole: torch.Tensor | None, part: torch.Tensor | None, member: torch.Tensor, rows: int) -> torch.Tensor | None:

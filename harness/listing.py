@@ -50,9 +50,13 @@ def rows(what: str) -> list[dict]:
         return [
             {
                 "name": i.name,
+                "summary": i.summary,
                 "metric": i.metric,
+                "split": i.split,
                 "families": list(i.families),
                 "evidence": i.knows_evidence,
+                "scored": i.scored,
+                "answer_tokens": i.answer_tokens,
                 "source": i.source,
                 "licence": i.licence,
             }

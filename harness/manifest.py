@@ -38,7 +38,7 @@ def manifest_of(config: CompareConfig, adapter: Adapter, task: Task) -> dict:
         "dtype": str(adapter.dtype).removeprefix("torch."),
         "grid": list(adapter.shape.grid),
         "versions": {"prunescope": _own_version(), "python": sys.version.split()[0], **{p: version(p) for p in packages}},
-        "fingerprints": {"weights": adapter.digest, "code": code_digest(config.plugin)},
+        "fingerprints": {"weights": adapter.digest, "code": code_digest(config.plugin), "data": getattr(task, "digest", None)},
         "budgets": list(config.keep),
         "task_info": {k: v for k, v in asdict(task.info).items() if k != "families"},
         "notes": [],

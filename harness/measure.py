@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from harness.analysis import Analyst
-from harness.engine import Batch, Engine, Output
+from harness.batch import Batch, Output, join
+from harness.engine import Engine
 from harness.plan import Cell
-from harness.recorder import Recorder
+from harness.recorder import Recorder, merged
 from harness.runs import Findings, SampleRow, pack
-from harness.signals import Tower
-from harness.swap import swapped
+from harness.signals import Tower, Towers
+from harness.swap import Swap, swapped
 from harness.tasks.base import ImageSample, Question, Task
 from methods.types import VISION_SIGNALS, Step
 from metrics import evidence
@@ -52,14 +53,14 @@ class Work:
         return self.make_batch(None)
 
     @cached_property
-    def tower(self) -> Tower:
+    def tower(self) -> Tower | Towers:
         return self.engine.see(self.batch.pixels, wanted=self.wanted & VISION_SIGNALS)
 
     @cached_property
     @torch.inference_mode()
     def projected(self) -> torch.Tensor:
         """Visual tokens in the LLM's space, [B, N, D]."""
-        return self.engine.adapter.project(self.tower.features)
+        return self.engine.adapter.projected(self.tower)
 
     def make_batch(self, grid: tuple[int, int] | None) -> Batch:
         """The batch as it is, or with images shrunk to ``grid``, or without images where that is (0, 0)."""
@@ -132,9 +133,25 @@ class Work:
         self.reference = self._answer(none, self.batch, none.steps)
 
     def _answer(self, cell: Cell, batch: Batch, steps: tuple[Step, ...], recorder=None, images=None) -> Output:
-        alone = cell.grid is not None or cell.in_tower or not self.sharing
+        if not self.sharing:
+            return self._apart(cell, batch, steps, recorder)
+        alone = cell.grid is not None or cell.in_tower
         tower = None if alone else self.tower if images is None else self.tower.images(images)
-        return self.engine.run(batch, steps, cell.object.positions, tower, cell.blind, self.sharing, recorder=recorder)
+        return self.engine.run(batch, steps, cell.object.positions, tower, cell.blind, recorder=recorder)
+
+    def _apart(self, cell: Cell, batch: Batch, steps: tuple[Step, ...], recorder: Recorder | None) -> Output:
+        """Question by question, each from its pixels on: the reference that shared work is held against."""
+        outputs, recorders, places = [], [], [[i] for i in range(len(batch.questions))]
+        for place in places:
+            part = None if recorder is None else Recorder(recorder.attention)
+            one = tuple(replace(step, select=step.select.of(place)) if isinstance(step.select, Swap) else step for step in steps)
+            outputs.append(
+                self.engine.run(batch.rows(place)[0], one, cell.object.positions, None, cell.blind, False, recorder=part)
+            )
+            recorders.append(part)
+        if recorder is not None:
+            merged(recorder, recorders, places)
+        return join(outputs, places)
 
     def _again(self, cell: Cell, seed: int) -> list[tuple[str, int, float]]:
         """Scores under another seed."""
@@ -169,7 +186,7 @@ class Work:
         if self.reference is not None:
             full = self.reference.first_logits.log_softmax(-1)
             divergence = (full.exp() * (full - output.first_logits.log_softmax(-1))).sum(-1).cpu().numpy()
-        total = adapter.shape.visual_tokens if cell.grid is None else cell.grid[0] * cell.grid[1]
+        total = max(self.batch.pixels.counts) if cell.grid is None else cell.grid[0] * cell.grid[1]
         kept = present(output.kept, total).cpu().numpy()
         recall, before = self._recall(cell, output)
         rows = []

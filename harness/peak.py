@@ -47,7 +47,7 @@ def serve(request: dict) -> dict[str, dict[str, int]]:
     config = CompareConfig(**{**request, **tuples, "out": None})
     load_plugins(config.plugin)
     prepared = prepare(config, samples=1)
-    engine = Engine(prepared.adapter, config.max_new_tokens)
+    engine = Engine(prepared.adapter, prepared.answer_tokens(config))
     found = {}
     for cell in prepared.active:
         sample = one_question(prepared.samples[0])

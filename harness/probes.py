@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -72,14 +74,25 @@ class Probe:
 
 
 def probed_sdpa(module, query, key, value, attention_mask, scaling=None, probe: Probe | None = None, **kwargs):
-    """The stock SDPA, and beside it what the probe asks for."""
+    """The stock SDPA, and beside it what the probe asks for: one handed through, or one that `probing` set on the module."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     output = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    probe = probe or getattr(module, "_probe", None)
     if probe is not None:
         scale = scaling if scaling is not None else query.shape[-1] ** -0.5
         probe.record(module, query, key, attention_mask, scale, getattr(module, "is_causal", True))
     return output
+
+
+@contextmanager
+def probing(module: torch.nn.Module, probe: Probe | None) -> Iterator[None]:
+    """Let an attention module be probed: not all towers hand keywords through to their attention function."""
+    module._probe = probe
+    try:
+        yield
+    finally:
+        module._probe = None
 
 
 def install(model: torch.nn.Module) -> None:

@@ -32,3 +32,22 @@ class Recorder:
         if self.attention:
             assert attention is not None, "the layer was not probed"
             self.rows.append(attention[:, :, -1].mean(1).gather(1, columns))
+
+
+def merged(whole: Recorder, parts: list[Recorder], rows: list[list[int]]) -> None:
+    """Put what was noted of parts of a batch into one recorder; where a part has fewer tokens, ids are -1 and figures 0.
+
+    Args:
+        rows: of every part, the places of its rows in the whole.
+    """
+    order = torch.tensor([place for part in rows for place in part]).argsort()
+
+    def together(tensors: list[torch.Tensor], fill: int) -> torch.Tensor:
+        widest = max(tensor.shape[1] for tensor in tensors)
+        return torch.cat([torch.nn.functional.pad(t, (0, widest - t.shape[1]), value=fill) for t in tensors])[order]
+
+    whole.ids = [together(list(layer), -1) for layer in zip(*(part.ids for part in parts), strict=True)]
+    whole.rows = [together(list(layer), 0) for layer in zip(*(part.rows for part in parts), strict=True)]
+    if all(part.scores is not None for part in parts):
+        whole.scores = together([part.scores for part in parts], 0)
+        whole.scored = together([part.scored for part in parts], -1)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.runs import RunFolder, unpack
+from harness.tasks.target import shown
 from reports.view import GalleryAnswer, GalleryImage, GalleryQuestion, RunView
 
 
@@ -42,7 +43,7 @@ def gallery(run: RunFolder, images: int) -> list[GalleryImage]:
                 kept = unpack(row[3], shape) if row[3] is not None else np.ones(shape, bool)
                 answers.append(GalleryAnswer(facts["method"], facts["keep"] or 0, row[1], row[2], kept, shape, _note(facts)))
             mask = unpack(evidence, grid) if evidence is not None else None
-            questions.append(GalleryQuestion(ident, family, text, target, mask, answers))
+            questions.append(GalleryQuestion(ident, family, text, shown(target), mask, answers))
         out.append(GalleryImage(image, png, questions))
     return out
 

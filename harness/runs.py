@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import RequestError
+from harness.tasks.base import Answered
 from metrics.figures import BIAS, FIGURES, LAYERS, MATCHED, SCORES
 
 SCHEMA_VERSION = 2
@@ -208,6 +209,15 @@ class RunFolder:
             "WHERE cell = ? ORDER BY images.place, questions.place"
         )
         return _columns(names, self.connection.execute(query, (cell,)).fetchall())
+
+    def answered(self, cell: int) -> list[Answered]:
+        """The scored answers of a cell, with their targets."""
+        query = (
+            "SELECT samples.question, family, image, target, prediction, score FROM samples "
+            "JOIN questions ON questions.id = samples.question JOIN images ON images.id = questions.image "
+            "WHERE cell = ? AND failed IS NULL AND score IS NOT NULL ORDER BY images.place, questions.place"
+        )
+        return [Answered(*row) for row in self.connection.execute(query, (cell,))]
 
     def analysis(self, cell: int) -> dict[str, np.ndarray]:
         """The analysed questions of a cell as columns, with ``layers`` float32 [n, layers, LAYERS]; missing is nan."""

@@ -6,13 +6,19 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from harness.models.frames import Block
+from harness.models.towers import Seen
 from harness.probes import Probe
 from methods.types import VISION_SIGNALS, Signals, Step
 
 
 @dataclass(frozen=True)
 class Tower:
-    """What left the vision tower. ``source`` maps every original token to the one it ended in."""
+    """What left the vision tower for B prompts that are alike. ``source`` maps every original token to the one it ended in.
+
+    Where the projector merges, or the tower sees an image in tiles, features and signals are arranged as the visual tokens
+    are: averaged over those that form one, tile by tile.
+    """
 
     features: torch.Tensor  # [B, N, Dv]
     source: torch.Tensor  # int64 [B, N0]
@@ -21,13 +27,38 @@ class Tower:
     grid: tuple[int, int] | None
     full_grid: tuple[int, int]
     signals: dict[str, torch.Tensor]  # of VISION_SIGNALS, those asked for
+    blocks: tuple[Block, ...]  # of each prompt
+    points: torch.Tensor | None = None  # [N, 2] row and column of each token in its image
+    states: torch.Tensor | None = None  # [B * tiles, n, Dv] where that is not what ``features`` holds
+    projected: torch.Tensor | None = None  # [B, N, D] of a tower that holds its projector
+    deep: tuple[torch.Tensor, ...] = ()  # [B, N, D] that are added behind the first LLM layers
 
     def images(self, places: torch.Tensor) -> Tower:
-        """Of some images, int64 [B']."""
-        signals = {name: tensor[places] for name, tensor in self.signals.items()}
+        """Of some prompts, int64 [B']."""
+        some = lambda tensor: None if tensor is None else tensor[places]
         return replace(
-            self, features=self.features[places], source=self.source[places], lowest=self.lowest[places], signals=signals
-        )
+            self, features=some(self.features), source=some(self.source), lowest=some(self.lowest),
+            signals={name: some(tensor) for name, tensor in self.signals.items()},
+            states=None if self.states is None else self.states.unflatten(0, (len(self.source), -1))[places].flatten(0, 1),
+            projected=some(self.projected), deep=tuple(map(some, self.deep)),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Towers:
+    """Of prompts that differ in their visual tokens: a `Tower` for each group of like ones."""
+
+    each: tuple[Tower, ...]
+    groups: tuple[list[int], ...]  # places of the prompts in each
+
+    def images(self, places: torch.Tensor) -> Tower | Towers:
+        """Of some prompts, int64 [B']."""
+        found: list[tuple[Tower, list[int]]] = []
+        for tower, group in zip(self.each, self.groups, strict=True):
+            here = [(i, group.index(place)) for i, place in enumerate(places.tolist()) if place in group]
+            if here:
+                found.append((tower.images(torch.tensor([own for _, own in here])), [i for i, _ in here]))
+        return found[0][0] if len(found) == 1 else Towers(tuple(t for t, _ in found), tuple(g for _, g in found))
 
 
 def wanted_of_tower(steps) -> frozenset[str]:
@@ -47,27 +78,43 @@ def tower_probe(wanted: frozenset[str], batch: int, device) -> Probe | None:
     return Probe(rows, torch.arange(batch, device=device), keys, received=received)
 
 
-def of_tower(adapter, wanted: frozenset[str], hidden: torch.Tensor, probe: Probe | None) -> dict[str, torch.Tensor]:
-    """The tower's signals at the layer that the model reads.
+def of_tower(
+    adapter, wanted: frozenset[str], hidden: torch.Tensor, probe: Probe | None, blocks: tuple[Block, ...]
+) -> dict[str, torch.Tensor]:
+    """An open tower's signals at the layer that the model reads.
 
     Args:
-        hidden: [B, 1 + N, Dv] states there, CLS included where the tower has one.
+        hidden: [B * tiles, cls + n, Dv] states there, CLS included where the tower has one. Of several tiles, the first
+            one's CLS is the image's; a token's attention from CLS is that of its own tile's.
         probe: what the last block recorded.
     """
-    cls, found = int(adapter.shape.has_cls), {}
+    cls, found, cutter = int(adapter.shape.has_cls), {}, adapter.cutter
+    tiles = sum(block.tiles for block in blocks)
+    arrange = lambda table: table if cutter.whole and tiles == 1 else cutter.arrange(table, blocks)
+    first = lambda table: table if tiles == 1 else table[::tiles]
     if probe is not None and probe.attention is not None:
-        found["cls_attention"] = probe.attention[:, :, 0, cls:]
+        found["cls_attention"] = arrange(probe.attention[:, :, 0, cls:].transpose(1, 2)).transpose(1, 2)
     if probe is not None and probe.key_states is not None:
-        keys = probe.key_states  # [B, H, 1 + N, head_dim]
+        keys = probe.key_states  # [B * tiles, H, cls + n, head_dim]
         mean = keys.mean(1)
-        found["vision_keys"], found["cls_key"] = mean[:, cls:], mean[:, 0]
-        found["vision_keys_full"] = keys.transpose(1, 2).flatten(2)[:, cls:]
+        found["vision_keys"], found["cls_key"] = arrange(mean[:, cls:]), first(mean[:, 0])
+        found["vision_keys_full"] = arrange(keys.transpose(1, 2).flatten(2)[:, cls:])
     if probe is not None and probe.mean_received is not None:
-        found["received_attention"] = probe.mean_received[:, :, cls:]
+        found["received_attention"] = arrange(probe.mean_received[:, :, cls:].transpose(1, 2)).transpose(1, 2)
     if "cls_feature" in wanted:
-        found["cls_feature"] = hidden[:, 0]
+        found["cls_feature"] = first(hidden[:, 0])
     if "image_embeds" in wanted:
         found["image_embeds"] = adapter.joint_embeds(hidden)
+    return {name: tensor for name, tensor in found.items() if name in wanted}
+
+
+def of_closed_tower(adapter, wanted: frozenset[str], seen: Seen, blocks: tuple[Block, ...]) -> dict[str, torch.Tensor]:
+    """A closed tower's signals behind its last block."""
+    found, arrange = {}, lambda table: adapter.cutter.arrange(table, blocks)
+    if seen.keys is not None:
+        found["vision_keys"], found["vision_keys_full"] = arrange(seen.keys.mean(1)), arrange(seen.keys.flatten(1))
+    if seen.received is not None:
+        found["received_attention"] = arrange(seen.received).transpose(1, 2)
     return {name: tensor for name, tensor in found.items() if name in wanted}
 
 
@@ -82,8 +129,10 @@ def before_llm(
         together: whether a row is an image; else it is a question.
     """
     positions = None
-    if tower.grid is not None and "positions" in step.needs:
+    if "positions" in step.needs and tower.grid is not None:
         positions = places(tower.grid, image.device).expand(len(image), -1, -1)
+    elif "positions" in step.needs and tower.points is not None:
+        positions = tower.points.to(image.device).expand(len(image), -1, -1)
     words = None
     if "text_features" in step.needs:
         words = adapter.embed(torch.tensor(batch.questions, device=image.device))
@@ -129,7 +178,7 @@ class InsideLLM:
     """Signals before a decoder layer, for rows whose questions are of one length."""
 
     def __init__(self, adapter, flow, batch, step: Step, index: int, probe: Probe | None) -> None:
-        self.adapter, self.flow, self.batch, self.step = adapter, flow, batch, step
+        self.adapter, self.flow, self.batch, self.step, self.index = adapter, flow, batch, step, index
         layout = flow.layout
         self.columns = layout.visual[layout.group]  # int64 [R, N]
         self.attention = self._of_visual(probe.attention if probe else None)
@@ -138,7 +187,9 @@ class InsideLLM:
         self.ahead = None
         if "text_attention_ahead" in step.needs:
             asked = Probe(layout.last[:, None] if step.rows == 1 else layout.text, layout.group)
-            adapter.rows_ahead(index, flow.hidden, flow.phases[-1].mask, flow.phases[-1].rotary, asked)
+            phase, kind = flow.phases[-1], adapter.kind(index).name
+            mask, rotary = phase.masks.get(kind), phase.rotary.get(kind)
+            adapter.rows_ahead(index, flow.hidden, mask, rotary, asked)
             self.ahead = self._of_visual(asked.attention)
 
     def _of_visual(self, rows: torch.Tensor | None) -> torch.Tensor | None:
@@ -156,8 +207,9 @@ class InsideLLM:
         words = [batch.questions[int(row)] for row in member] if "text_features" in needs else None
         response = None
         if "rope_response" in needs:
-            at = lambda where: layout.positions[group].gather(1, where)
-            response = self.adapter.rope_response(at(text), at(columns))
+            of_rows = layout.positions[..., group, :]
+            at = lambda where: of_rows.gather(-1, where.expand(*of_rows.shape[:-1], -1))
+            response = self.adapter.rope_response(at(text), at(columns), self.adapter.kind(self.index).name)
         return Signals(
             features=flow.features[group] if "features" in needs and flow.features is not None else None,
             text_features=None if words is None else self.adapter.embed(torch.tensor(words, device=group.device)),

@@ -44,6 +44,7 @@ def summarise(run: RunFolder) -> dict:
         times = timings.get((number, ident)), timings.get((number, ident_none))
         cell["latency"] = _latency(times[0], times[1], facts, stored, ident_none) if all(times) else None
         cell["memory"] = _memory(facts)
+        cell["task_figures"] = facts.get("task_figures")
         cells.append(cell)
     _adjust(cells)
     _pareto(cells, stored, {ident: times for (number, ident), times in timings.items() if number == 0}, seed)
@@ -61,7 +62,9 @@ def _winners(stored: list) -> dict[int, str]:
     for _, facts, columns in stored:
         if facts["reference"] or facts["keep"] is None or not len(columns["score"]):
             continue
-        level = float(columns["score"].mean())
+        level = float(np.nanmean(columns["score"])) if np.isfinite(columns["score"]).any() else None
+        if level is None:
+            continue
         if facts["keep"] not in best or level > best[facts["keep"]][0]:
             best[facts["keep"]] = level, facts["method"]
     return {keep: method for keep, (_, method) in best.items()}
@@ -73,6 +76,10 @@ def _answers(columns: dict, by_name: dict, winners: dict, facts: dict, seed: int
     if not len(columns["score"]):
         return out
     scores, images, keep = columns["score"], columns["image"], facts["keep"]
+    if np.isfinite(columns["agree"]).any():
+        out["loyalty"] = {"agreement": _mean(columns["agree"], images, seed), "kl": _mean(columns["kl"], images, seed)}
+    if not np.isfinite(scores).any():  # a task without answers ranks by loyalty alone
+        return out
     out["accuracy"] = figure = acc.accuracy(scores, images, seed=seed)
     out["families"] = acc.by_family(scores, columns["family"], images, seed=seed)
     none, blind, small = (by_name.get(key) for key in (("none", None), ("blind", None), ("downsample", keep)))
@@ -91,7 +98,6 @@ def _answers(columns: dict, by_name: dict, winners: dict, facts: dict, seed: int
     out["retention"] = acc.retention(figure.value, level)
     if blind is not None:
         out["retention_adjusted"] = acc.retention_adjusted(figure.value, level, float(blind["score"].mean()))
-    out["loyalty"] = {"agreement": _mean(columns["agree"], images, seed), "kl": _mean(columns["kl"], images, seed)}
     gap = out["difference_none"]
     if gap is not None and gap.se is not None:
         out["non_inferior"] = {
@@ -104,7 +110,7 @@ def _answers(columns: dict, by_name: dict, winners: dict, facts: dict, seed: int
 
 def _seeds(columns: dict, repeats: dict[int, np.ndarray]) -> dict | None:
     """Spread of accuracy over the seeds of a random choice."""
-    if not repeats:
+    if not repeats or not np.isfinite(columns["score"]).any():
         return None
     levels = np.array([columns["score"].mean(), *(scores.mean() for scores in repeats.values())])
     return {
@@ -114,7 +120,7 @@ def _seeds(columns: dict, repeats: dict[int, np.ndarray]) -> dict | None:
 
 def _evidence(columns: dict, none: dict | None, seed: int) -> dict | None:
     """Recall, accuracy by recall, and evidence swap with the part of the loss that it gives back."""
-    if not np.isfinite(columns["recall"]).any():
+    if not np.isfinite(columns["recall"]).any() or not np.isfinite(columns["score"]).any():
         return None
     images, swapped = columns["image"], columns["swap_score"]
     out = {
@@ -175,7 +181,7 @@ def _pareto(cells: list[dict], stored: list, timings: dict, seed: int) -> None:
         cell["pareto"] = {"latency": None, "flops": None}
     entered = [
         (cell, ident, columns) for cell, (ident, facts, columns) in zip(cells, stored, strict=True)
-        if len(columns["score"]) and facts["method"] not in ("blind", "oracle")
+        if np.isfinite(columns["score"]).any() and facts["method"] not in ("blind", "oracle")
     ]  # fmt: skip
     ttft = {ident: sum(times[stage] for stage in latency.FIRST_TOKEN) for ident, times in timings.items()}
     for name, costs in (
@@ -200,7 +206,7 @@ def _adjust(cells: list[dict]) -> None:
             if cell[name] is not None:
                 cell[name] = {**asdict(cell[name]), "p_holm": None}
         for cell, p in zip(chosen, adjusted):
-            cell[name]["p_holm"] = float(p)
+            cell[name]["p_holm"] = None if p is None else float(p)
 
 
 def plain(value: Any) -> Any:

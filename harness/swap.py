@@ -53,6 +53,13 @@ class Swap:
 
     select: Selector
 
+    def of(self, rows: list[int]) -> Swap:
+        """For some of the questions, whose images are alike."""
+        if not isinstance(self.select, Given):
+            return self
+        indices = self.select.indices[rows]
+        return Swap(Given(indices[:, (indices >= 0).any(0)]))  # other images may have kept more
+
     def __call__(self, signals: Signals, keep: int) -> Selection:
         chosen = self.select(signals, keep)
         indices = exchange(chosen.indices, signals.evidence, signals.seeds)

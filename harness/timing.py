@@ -71,7 +71,8 @@ def time_cells(
                 timed.rows += [(place, repeat, number, stage, value) for stage, value in seconds.items()]
                 continue
             timed.kv_bytes[place] = output.kv_bytes
-            timed.text_tokens[place] = len(batch.prefix) + len(batch.questions[0])
+            marks = 0 if cell.blind else sum(block.marks for block in batch.pixels.blocks[0])
+            timed.text_tokens[place] = len(batch.prefix) + marks + len(batch.questions[0])
             peak = device_peak_bytes(device)
             if peak is not None:
                 timed.peak_bytes[place] = peak

@@ -30,6 +30,10 @@ class MethodError(ValueError):
     """An expression that names no method or a wrong parameter; the message ends with the nearest valid choice."""
 
 
+class NothingRegistered(MethodError):
+    """A plug-in module without a method."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """What the registry knows of a method, for ``list methods`` and for reports."""
@@ -180,7 +184,7 @@ def _plug_in(label: str, load: Callable, module: str = "") -> list[str]:
         raise MethodError(f"{label}: cannot be imported ({type(error).__name__}: {first})") from None
     new = [name for name, entry in _ENTRIES.items() if name not in before or (module and entry.factory.__module__ == module)]
     if not new:
-        raise MethodError(f"{label}: registers no method; decorate a selector with @register(name, needs=...)")
+        raise NothingRegistered(f"{label}: registers no method; decorate a selector with @register(name, needs=...)")
     from methods.check import check
 
     for name in new:

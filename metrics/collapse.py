@@ -7,12 +7,10 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import torch
 
-from metrics.coverage import cell_membership
-from metrics.diversity import effective_rank, gram_spectrum, mean_cosine, spectrum, unit
+from metrics.diversity import unit
 from metrics.statistics import bootstrap_mean, cluster_codes
 
 SUBSETS = 64
-_CHUNK = 1 << 23  # float64 numbers held at once, 64 MB
 
 
 def random_subsets(count: int, keep: int, subsets: int = SUBSETS, *, generator_seed: torch.Tensor) -> torch.Tensor:
@@ -60,64 +58,6 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
 
 def _shift(x: torch.Tensor, by: int) -> torch.Tensor:
     return (x >> by) & ((1 << (64 - by)) - 1)
-
-
-def null_figures(
-    features: torch.Tensor, grid: tuple[int, int] | None, keep: int, seeds: torch.Tensor, subsets: int = SUBSETS
-) -> dict[str, torch.Tensor]:
-    """Diversity and coverage of random subsets of the same size on the same image: what chance gives.
-
-    They depend on image and K alone, so draw them once for all methods.
-
-    Args:
-        features: [B, N, D] all visual tokens.
-        grid: (h, w), or None where the tokens are no full grid; ``cells`` is then absent.
-        keep: K >= 1.
-        seeds: int64 [B] one an image.
-        subsets: S.
-
-    Returns:
-        float64 [B, S] each: ``effective_rank``, ``mean_cosine`` (nan for K = 1) and ``cells``, as `diversity` and
-        `cell_coverage` give them.
-
-    Raises:
-        ValueError: where K is not within 1..N or N is not h*w.
-    """
-    batch, count, width = features.shape
-    if keep < 1:
-        raise ValueError(f"keep is {keep}; a random subset has at least 1 token")
-    if grid is not None and grid[0] * grid[1] != count:
-        raise ValueError(f"{count} tokens are no grid of {grid[0]}x{grid[1]}; give grid=None")
-    chosen = random_subsets(count, keep, subsets, generator_seed=seeds.to(features.device))
-    step = max(1, _CHUNK // max(1, count * (count + width)))
-    parts = [
-        _subset_figures(unit(features[start : start + step]), chosen[start : start + step]) for start in range(0, batch, step)
-    ]
-    figures = {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
-    if grid is not None:
-        member, total = cell_membership(grid)
-        hit = torch.zeros(batch, subsets, total, dtype=torch.bool, device=features.device)
-        figures["cells"] = hit.scatter_(-1, member.to(features.device)[chosen], True).sum(-1).double() / total
-    return figures
-
-
-def _subset_figures(units: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Figures [B, S] of subsets [B, S, K] of unit tokens [B, N, D]; one Gram an image serves all its subsets."""
-    batch, subsets, keep = chosen.shape
-    width = units.shape[-1]
-    grams = units @ units.mT
-    image = torch.arange(batch, device=units.device).repeat_interleave(subsets)
-    flat = chosen.reshape(-1, keep)
-    step = max(1, _CHUNK // (2 * keep * keep))
-    ranks, cosines = [], []
-    for start in range(0, len(flat), step):
-        rows, places = image[start : start + step, None], flat[start : start + step]
-        gram = grams[rows[..., None], places[:, :, None], places[:, None, :]]
-        # the smaller of X X' and X' X has the same spectrum
-        ranks.append(effective_rank(gram_spectrum(gram) if keep <= width else spectrum(units[rows, places])))
-        cosines.append(mean_cosine(gram))
-    shape = (batch, subsets)
-    return {"effective_rank": torch.cat(ranks).reshape(shape), "mean_cosine": torch.cat(cosines).reshape(shape)}
 
 
 def z_scores(values: torch.Tensor, null: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

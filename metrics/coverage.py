@@ -227,8 +227,8 @@ def _hull_area(kept: torch.Tensor) -> torch.Tensor:
         line, side = at[walking], sides[walking]
         start = side.gather(1, line[:, None])
         following = torch.addcmul(behind[line], side - start, inverse[line]).argmax(1)
-        width_here = (side.gather(1, following[:, None]) + start)[:, 0] - width
-        area[walking] += 0.5 * width_here * (following - line)
+        across = (side.gather(1, following[:, None]) + start)[:, 0] - width
+        area[walking] += 0.5 * across * (following - line)
         at[walking] = following
         walking = walking[following < last[walking]]
     return area.view(2, count).sum(0) / (height * width)

@@ -5,11 +5,6 @@ from __future__ import annotations
 import torch
 
 from metrics.collapse import SUBSETS, token_hashes
-from metrics.diversity import effective_rank, gram_spectrum, mean_cosine
-from metrics.figures import MATCHED
-from metrics.subsets import Space
-
-_CHUNK = 1 << 23  # float64 numbers held at once, 64 MB
 
 
 def row_matched_subsets(places: torch.Tensor, grid: tuple[int, int], seeds: torch.Tensor, subsets: int = SUBSETS) -> torch.Tensor:
@@ -37,23 +32,3 @@ def row_matched_subsets(places: torch.Tensor, grid: tuple[int, int], seeds: torc
     rank = hashes.argsort(dim=-1, stable=True).argsort(dim=-1)
     chosen = (rank < counts[:, None, :, None]).flatten(2)
     return chosen.nonzero()[:, 2].view(kept, subsets, size)
-
-
-def spread(space: Space, images: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The figures of MATCHED for many sets, from the images' Gram matrices alone.
-
-    Args:
-        space: the images' tokens.
-        images: int64 [R] whose tokens they are.
-        chosen: int64 [R, K].
-
-    Returns:
-        float64 [R] each, as `subsets.figures` gives them.
-    """
-    keep = chosen.shape[1]
-    step, parts = max(1, _CHUNK // (2 * keep * keep)), []
-    for start in range(0, len(chosen), step):
-        image, places = images[start : start + step, None, None], chosen[start : start + step]
-        gram = space.gram[image, places[:, :, None], places[:, None, :]]
-        parts.append((effective_rank(gram_spectrum(gram)), mean_cosine(gram)))
-    return {name: torch.cat([part[i] for part in parts]) for i, name in enumerate(MATCHED)}

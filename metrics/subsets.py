@@ -148,7 +148,9 @@ def figures(space: Space, images: torch.Tensor, chosen: torch.Tensor) -> dict[st
     return found | coverage(_mask(chosen, space.count), space.grid)
 
 
-def null(space: Space, keep: int, seeds: torch.Tensor, subsets: int = SUBSETS) -> dict[str, torch.Tensor]:
+def null(
+    space: Space, keep: int, seeds: torch.Tensor, subsets: int = SUBSETS, images: torch.Tensor | None = None
+) -> dict[str, torch.Tensor]:
     """All FIGURES of random subsets of the same size on the same images. They depend on image and K alone.
 
     Args:
@@ -156,25 +158,26 @@ def null(space: Space, keep: int, seeds: torch.Tensor, subsets: int = SUBSETS) -
         keep: K, 1..N.
         seeds: int64 [B] one random stream an image; see `collapse.random_subsets`.
         subsets: S.
+        images: int64 [I] the images that it is wanted of, 0..B-1; by default all, I = B.
 
     Returns:
-        float64 [B, S] each. The coverage figures depend on grid and K alone: theirs is one draw of `COVERAGE_SUBSETS`
-        that all images share, [B, COVERAGE_SUBSETS]; nan [B, S] where there is no grid.
+        float64 [I, S] each. The coverage figures depend on grid and K alone: theirs is one draw of `COVERAGE_SUBSETS`
+        that all images share, [I, COVERAGE_SUBSETS]; nan [I, S] where there is no grid.
 
     Raises:
         ValueError: where K is not within 1..N.
     """
     if not 1 <= keep <= space.count:
         raise ValueError(f"keep is {keep} of {space.count} tokens; a random subset has 1 to {space.count}")
-    batch, device = len(space.features), space.features.device
-    chosen = random_subsets(space.count, keep, subsets, generator_seed=seeds.to(device))
-    images = torch.arange(batch, device=device).repeat_interleave(subsets)
-    found = _image_figures(space, images, chosen.flatten(0, 1))
-    found = {name: values.view(batch, subsets) for name, values in found.items()}
+    device = space.features.device
+    images = torch.arange(len(space.features), device=device) if images is None else images.to(device)
+    chosen = random_subsets(space.count, keep, subsets, generator_seed=seeds.to(device)[images])
+    found = _image_figures(space, images.repeat_interleave(subsets), chosen.flatten(0, 1))
+    found = {name: values.view(-1, subsets) for name, values in found.items()}
     if space.grid is None:
         return found | {name: torch.full_like(found["vendi"], torch.nan) for name in COVERAGE}
     shared = coverage_null(space.grid, keep)
-    return found | {name: values.to(device).expand(batch, -1) for name, values in shared.items()}
+    return found | {name: values.to(device).expand(len(images), -1) for name, values in shared.items()}
 
 
 @cache
@@ -284,7 +287,7 @@ def _explained(
     whole = bool(full.all())
     safe = gram if whole else torch.where(full[:, None, None], gram, torch.eye(gram.shape[1]).to(gram))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(safe)[0])
-    explained = (inverse.flatten(1)[:, None] @ _gather(space.square, images, chosen).flatten(1)[:, :, None])[:, 0, 0]
+    explained = torch.linalg.vecdot(inverse.flatten(1), _gather(space.square, images, chosen).flatten(1))
     if not whole:
         lacking = (~full).nonzero()[:, 0]
         values, vectors = torch.linalg.eigh(gram[lacking])

@@ -56,7 +56,7 @@ def _answer(answer: GalleryAnswer) -> dict:
         raise ValueError(
             f"gallery: kept mask of {answer.method} at {answer.keep} is {answer.kept.shape}, its grid {tuple(answer.grid)}"
         )
-    score = float(answer.score)
+    score = float("nan") if answer.score is None else float(answer.score)
     return {
         "method": answer.method,
         "keep": None if answer.keep is None else int(answer.keep),

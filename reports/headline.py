@@ -42,6 +42,8 @@ def headlines(stratum: Stratum) -> list[Headline]:
 def _at(stratum: Stratum, k: int) -> Headline:
     cells = [c for c in stratum.at(k) if number(c, "accuracy") is not None]
     racing = [c for c in cells if role(c) == "method"]
+    if not cells and (loyal := [c for c in stratum.at(k) if role(c) == "method" and number(c, "loyalty.agreement") is not None]):
+        return _by_loyalty(stratum, k, loyal)
     if not racing:
         said = Sentence("open", "No pruning method beside the references was measured here.")
         return Headline(k, None, wording.MISSING, "", 0, (said,))
@@ -56,6 +58,25 @@ def _at(stratum: Stratum, k: int) -> Headline:
         of=len(racing),
         sentences=tuple(s for s in said if s),
     )
+
+
+def _by_loyalty(stratum: Stratum, k: int, loyal: list[dict]) -> Headline:
+    """The headline of a task without answers: how often a method says what the unpruned model says."""
+    ranked = sorted(loyal, key=lambda c: -number(c, "loyalty.agreement"))
+    best, rest = ranked[0], ranked[1:]
+    found = interval(best, "loyalty.agreement")
+    kl = number(best, "loyalty.kl")
+    said = [Sentence("open", "No answers are known, so this is agreement with the unpruned model, right or wrong, not accuracy.")]
+    if kl is not None:
+        said.append(Sentence("open", f"Its first answer token diverges by {wording.plain(kl, 3)} nats."))
+    near = [c for c in rest if number(c, "loyalty.agreement") >= found.lo]
+    if near:
+        said.append(
+            Sentence(
+                "open", f"First place is not settled: within its interval lie {wording.listed([method(c) for c in near[:4]])}."
+            )
+        )
+    return Headline(k, method(best), wording.percent(found.value), wording.percent_range(found), len(ranked), tuple(said))
 
 
 def _test_text(cell: dict, path: str) -> str:

@@ -18,11 +18,11 @@ def table(cells: list[dict]) -> str:
         Markdown that ends in a newline; accuracy and differences in percent and percentage points.
 
     >>> print(table([{"method": "none", "accuracy": {"value": 0.5, "lo": 0.4, "hi": 0.6}}]).splitlines()[2])
-    | `none` | – | 50.0 [40.0 to 60.0] | – | – | – | – | – | – | – |
+    | `none` | – | 50.0 [40.0 to 60.0] | – | – | – | – | – | – | – | – |
     """
     unit = wording.flops_unit([v for c in cells if (v := number(c, "flops.total")) is not None])
     shown, several = measured(cells), len({(c.get("model"), c.get("task")) for c in cells}) > 1
-    head = ["Method", "Keep", "Accuracy %", "Retention %", "To none", "To random", "Evidence %", "Tokens avg / final",
+    head = ["Method", "Keep", "Accuracy %", "Retention %", "To none", "To random", "Agree %", "Evidence %", "Tokens avg / final",
             unit[1], "TTFT ms (speed-up)"]  # fmt: skip
     lines = [_line((["Model", "Task"] if several else []) + head)]
     lines.append("|---|---|" * several + "---|" * len(head) if several else "|" + "---|" * len(head))
@@ -47,6 +47,7 @@ def _row(cell: dict, divisor: float) -> list[str]:
         wording.percent(number(cell, "retention")),
         _difference(cell, "difference_none"),
         _difference(cell, "difference_like"),
+        wording.percent(number(cell, "loyalty.agreement")),
         wording.percent(number(cell, "evidence.recall")),
         wording.MISSING if tokens == [None, None] else " / ".join(map(wording.count, tokens)),
         wording.plain(None if total is None else total / divisor),

@@ -175,6 +175,12 @@ def columns(unit: tuple[float, str]) -> tuple[Column, ...]:
         Column("Accuracy", "To best", "points", "difference_winner",
                "accuracy minus that of the most accurate method at this budget; tested likewise. The best was chosen from these "
                "data, so small p values flatter it", wording.points, _test("difference_winner")),
+        Column("Loyalty", "Agreement", "%", "loyalty.agreement",
+               "share of answers equal to the unpruned model's, right or wrong",
+               wording.percent, _share_range("loyalty.agreement")),
+        Column("Loyalty", "KL", "nats", "loyalty.kl",
+               "mean Kullback-Leibler divergence of the first answer token from the unpruned model's; 0 is no change",
+               lambda v: wording.plain(v, 3), _range("loyalty.kl", lambda v: wording.plain(v, 3))),
         Column("Evidence", "Recall", "%", "evidence.recall",
                "share of the tokens that hold the answer which are still among the kept, mean over questions "
                "with evidence",

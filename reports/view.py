@@ -14,7 +14,7 @@ class GalleryAnswer:
     method: str  # canonical expression
     keep: int  # the budget; shown at every budget where the method is "none" or "blind"
     prediction: str
-    score: float  # 0 wrong, 1 right, between: partly right
+    score: float | None  # 0 wrong, 1 right, between: partly right; None where no answer is known
     kept: np.ndarray | None  # bool [gh, gw]; merged tokens: those that stand for themselves; None: not recorded
     grid: tuple[int, int]  # (gh, gw); a shrunken image has another grid than the rest
     note: str = ""

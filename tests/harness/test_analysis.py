@@ -13,8 +13,8 @@ from metrics.collapse import cluster_visits, random_subsets, token_clusters
 from metrics.coverage import coverage, row_bias
 from metrics.diversity import diversity, representation
 from metrics.figures import BIAS, FIGURES, LAYERS, SCORES
-from metrics.matched import row_matched_subsets, spread
-from metrics.subsets import Space, figures
+from metrics.matched import row_matched_subsets
+from metrics.subsets import Space, figures, spread
 
 
 @pytest.fixture(scope="module")

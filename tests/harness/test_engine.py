@@ -112,7 +112,7 @@ def test_merging_in_the_tower_equals_a_slow_version(work):
     adapter = work.engine.adapter
     steps, out = run(work, "tome")
     by_block = {step.site.layer: step.after for step in steps}
-    hidden = adapter.enter_tower(work.batch.pixels[:1])
+    hidden = adapter.enter_tower(work.batch.pixels[:1].stack())
     sizes, sources = torch.ones(1, hidden.shape[1]), [[i] for i in range(hidden.shape[1] - 1)]
     for i, block in enumerate(adapter.blocks):
         attention = block.module.self_attn
@@ -158,7 +158,7 @@ def test_merging_at_the_projector_equals_a_slow_version(work, expression):
 
 @torch.inference_mode()
 def test_tower_signals_equal_transformers_own(work):
-    adapter, pixels = work.engine.adapter, work.batch.pixels
+    adapter, pixels = work.engine.adapter, work.batch.pixels.stack()
     tower, found = adapter.tower, work.tower.signals
     adapter.model.set_attn_implementation("eager")
     try:

@@ -72,7 +72,7 @@ def test_random_llavas_of_other_shapes_equal_generate(tmp_path, kv_heads, read):
 
 
 def test_what_cannot_be_loaded_is_said_in_one_line(monkeypatch, tmp_path):
-    monkeypatch.setattr(hf, "_reachable", lambda name: False)
+    monkeypatch.setattr(hf, "_reachable", lambda name, revision: False)
     with pytest.raises(RequestError, match="not in the local cache") as caught:
         hf.load("nobody/nothing")
     assert len(str(caught.value).splitlines()) == 1

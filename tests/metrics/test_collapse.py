@@ -8,8 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metrics import collapse as col
-from metrics.coverage import cell_coverage
-from metrics.diversity import diversity
 
 
 def _features(batch: int, count: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -49,32 +47,6 @@ def test_subsets_of_neighbouring_seeds_are_independent():
 def test_impossible_subsets_are_refused():
     with pytest.raises(ValueError, match="keep is 7 of 6"):
         col.random_subsets(6, 7, generator_seed=torch.tensor([0]))
-    with pytest.raises(ValueError, match="keep is 0"):
-        col.null_figures(_features(1, 6, 4), None, 0, torch.tensor([0]))
-    with pytest.raises(ValueError, match="no grid of 2x4"):
-        col.null_figures(_features(1, 6, 4), (2, 4), 2, torch.tensor([0]))
-
-
-@pytest.mark.parametrize("keep", [1, 2, 5, 9, 12])
-@pytest.mark.parametrize("chunk", [1 << 23, 1])
-def test_null_against_one_subset_at_a_time(keep, chunk, monkeypatch):
-    monkeypatch.setattr(col, "_CHUNK", chunk)
-    features, seeds = _features(3, 12, 5), torch.tensor([4, 5, 6])
-    features[1, 3] = 0
-    features[2, 4:9] = features[2, 4]
-    found = col.null_figures(features, (3, 4), keep, seeds, subsets=6)
-    chosen = col.random_subsets(12, keep, 6, generator_seed=seeds)
-    for b in range(3):
-        for s in range(6):
-            slow = diversity(features[b, chosen[b, s]])
-            for name in ("effective_rank", "mean_cosine"):
-                assert float(found[name][b, s]) == pytest.approx(float(slow[name]), abs=1e-6, nan_ok=True)
-            kept = torch.zeros(12, dtype=torch.bool).scatter(0, chosen[b, s], True)
-            assert float(found["cells"][b, s]) == pytest.approx(float(cell_coverage(kept, (3, 4))))
-    alone = col.null_figures(features[1:2], (3, 4), keep, seeds[1:2], subsets=6)
-    for name, figure in alone.items():
-        assert torch.allclose(figure[0], found[name][1], equal_nan=True, atol=1e-9), name
-    assert "cells" not in col.null_figures(features, None, keep, seeds, subsets=2)
 
 
 def test_z_and_percentile_are_scipys():
@@ -89,30 +61,6 @@ def test_z_and_percentile_are_scipys():
 def test_a_null_that_does_not_vary():
     z, percentile = col.z_scores(torch.tensor([3.0, 2.0, torch.nan]), torch.full((3, 9), 3.0) + 1e-14)
     assert z.isnan().all() and percentile[:2].tolist() == [0.5, 0.0] and percentile[2].isnan()
-
-
-def test_all_kept_is_exactly_chance():
-    features, seeds = _features(4, 9, 6), torch.arange(4)
-    null = col.null_figures(features, (3, 3), 9, seeds)
-    found = diversity(features)
-    for name in ("effective_rank", "mean_cosine"):
-        z, percentile = col.z_scores(found[name], null[name])
-        assert z.isnan().all() and percentile.tolist() == [0.5] * 4
-        summary = col.summarise_z(z, percentile, range(4), True)
-        assert summary == {"value": None, "lo": None, "hi": None, "share_below_chance": 0.5, "p": 1.0}
-
-
-def test_random_selection_is_at_chance_and_a_clump_is_below():
-    features = torch.cat([_features(40, 1, 8).expand(40, 10, 8) + 0.1 * _features(40, 10, 8, 1), _features(40, 26, 8, 2)], 1)
-    null = col.null_figures(features, (6, 6), 6, torch.arange(40), subsets=32)
-    other = col.random_subsets(36, 6, 1, generator_seed=torch.arange(1000, 1040))[:, 0]
-    for name, up in (("effective_rank", True), ("mean_cosine", False)):
-        rows = torch.arange(40)[:, None]
-        fair = col.summarise_z(*col.z_scores(diversity(features[rows, other])[name], null[name]), range(40), up)
-        clump = col.summarise_z(*col.z_scores(diversity(features[:, :6])[name], null[name]), range(40), up)
-        assert fair["p"] > 0.01 and 0.25 < fair["share_below_chance"] < 0.75 and fair["lo"] < 0 < fair["hi"]
-        assert clump["p"] < 1e-6 and clump["share_below_chance"] == 1.0
-        assert (clump["hi"] < 0) if up else (clump["lo"] > 0)
 
 
 def test_summary_counts_ties_half_and_tests_images():

@@ -14,7 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.counting import count
 from harness.engine import Batch, Engine
+from harness.models.cutting import side as pixels_a_side
 from harness.models.hf import Adapter
+from harness.models.reading import read_shape
 from harness.models.shapes import PUBLIC
 from harness.probes import Probe
 from methods import cdpruner, sparsevlm, sts
@@ -95,47 +97,8 @@ PUBLISHED: dict[str, Callable] = {
 
 
 def _read(config, grid: tuple[int, int] = (4, 4)) -> ModelShape:
-    """The shape that a configuration describes, read as `harness.models.shapes` reads it.
-
-    Args:
-        config: of any of the four architectures.
-        grid: tokens of the image, for models that take it at any size.
-    """
-    vision, language = config.vision_config, config.get_text_config()
-    tower, width, inner = vision.hidden_size, language.hidden_size, vision.intermediate_size
-    llm = {
-        "layers": language.num_hidden_layers, "width": width, "heads": language.num_attention_heads,
-        "kv_heads": language.num_key_value_heads, "head_dim": width // language.num_attention_heads,
-        "mlp": language.intermediate_size, "gated": True, "vocabulary": language.vocab_size, "kv_bytes": 2,
-    }  # fmt: skip
-    if config.model_type == "qwen2_5_vl":
-        merge = vision.spatial_merge_size**2
-        return ModelShape(
-            "", prod(grid), grid, vision.depth, tower, vision.num_heads, inner, False, vision.patch_size, **llm,
-            projector_layers=((merge * tower, merge * tower), (merge * tower, vision.out_hidden_size)), merge=merge,
-            vision_gated=True, window=(vision.window_size // vision.patch_size) ** 2,
-            global_blocks=tuple(vision.fullatt_block_indexes), channels=vision.in_channels * vision.temporal_patch_size,
-        )  # fmt: skip
-    blocks, merge = vision.num_hidden_layers, 1
-    if config.model_type == "internvl":
-        merge = round(1 / config.downsample_ratio) ** 2
-        projector = ((merge * tower, width), (width, width))
-    elif config.model_type == "smolvlm":
-        merge = config.scale_factor**2
-        projector = ((merge * tower, width),)
-    else:
-        projector, blocks = ((tower, width), (width, width)), blocks + 1 + config.vision_feature_layer
-    patch = _side(vision.patch_size)
-    side = _side(vision.image_size) // patch // isqrt(merge)
-    return ModelShape(
-        "", side**2, (side, side), blocks, tower, vision.num_attention_heads, inner, config.model_type != "smolvlm", patch, **llm,
-        projector_layers=projector, merge=merge,
-    )  # fmt: skip
-
-
-def _side(size: int | list[int] | tuple[int, ...]) -> int:
-    """Pixels of a square's side, which some configurations write down twice."""
-    return size if isinstance(size, int) else size[0]
+    """The shape that a configuration describes; ``grid`` is for models that take an image at any size."""
+    return read_shape(config, grid=grid)
 
 
 def _build(config, device: str):
@@ -190,7 +153,7 @@ def _inputs(model, shape: ModelShape, device: str) -> tuple[torch.Tensor, ...]:
         if model.config.model_type == "qwen2_5_vl":
             pixels = torch.randn(shape.visual_tokens * shape.merge, shape.channels * shape.patch**2)
         else:
-            side = _side(model.config.vision_config.image_size)
+            side = pixels_a_side(model.config.vision_config.image_size)
             pixels = torch.randn(shape.tiles, 3, side, side)
         text = torch.randn(1, TEXT, shape.width)
         places = torch.arange(shape.visual_tokens + TEXT)[None]

@@ -81,6 +81,9 @@ def test_null_is_the_figures_of_its_random_subsets(seed):
             assert torch.equal(found[name][2].isnan(), found[name][0].isnan())
         else:
             assert torch.allclose(found[name], expected[name].view(3, 5), rtol=1e-6, atol=1e-6, equal_nan=True), name
+    some = torch.tensor([2, 0])
+    for name, values in sub.null(space, keep, seeds, subsets=5, images=some).items():
+        assert torch.allclose(values, found[name][some], rtol=1e-9, atol=1e-9, equal_nan=True), name
 
 
 def test_null_of_coverage_is_the_coverage_of_random_subsets():
@@ -103,6 +106,16 @@ def test_order_scale_batch_chunks_and_type_do_not_matter(seed, dtype):
     _same(sub.figures(sub.Space.of(features.double(), grid), images, chosen), found)
     alone = [sub.figures(sub.Space.of(features[i : i + 1], grid), torch.tensor([0]), row[None]) for i, row in zip(images, chosen)]
     _same({name: torch.cat([one[name] for one in alone]) for name in found}, found)
+
+
+@pytest.mark.parametrize("seed", range(0, 100, 4))
+def test_spread_is_the_same_figures(seed):
+    features, grid, images, chosen = _case(seed)
+    space = sub.Space.of(features, grid)
+    found, whole = sub.spread(space, images, chosen), sub.figures(space, images, chosen)
+    assert set(found) == {*DIVERSITY, "mean_cosine", "log_det"}
+    for name, values in found.items():
+        assert torch.allclose(values, whole[name], rtol=1e-12, atol=1e-12, equal_nan=True), name
 
 
 def test_chunks_do_not_matter(monkeypatch):

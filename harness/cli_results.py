@@ -1,0 +1,106 @@
+"""Commands on finished runs: `regress` and `samples`. Heavy imports happen inside them, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.errors import RequestError
+
+
+def attach(app: typer.Typer) -> None:
+    """Add the commands to a command line."""
+    app.command()(regress)
+    app.command()(samples)
+
+
+def regress(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="BASELINE CANDIDATE", help="Run folders, or files of pytest-benchmark; REF:PATH too.")
+    ],
+    against: Annotated[
+        str | None, typer.Option(metavar="REF:PATH|FOLDER", help="The baseline, where CANDIDATE is given alone.")
+    ] = None,
+    thresholds: Annotated[Path | None, typer.Option(help="TOML file; what it leaves out keeps its default.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write a Markdown summary, for a pull request.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, one test case a cell and rule.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare a run with a baseline; exit 1 on a regression."""
+    if against is not None and len(runs) == 1:
+        runs = [against, *runs]
+    elif against is not None:
+        raise RequestError("--against: stands for the baseline, so give CANDIDATE alone: regress CANDIDATE --against REF:PATH")
+    if len(runs) != 2:
+        raise RequestError(f"regress: takes BASELINE and CANDIDATE, {len(runs)} given; or CANDIDATE --against REF:PATH")
+    from harness.stored import opened
+    from harness.thresholds import read_thresholds
+
+    limits = read_thresholds(thresholds)
+    with opened(runs[0]) as baseline, opened(runs[1]) as candidate:
+        files = [path.suffix == ".json" and not path.is_dir() for path in (baseline, candidate)]
+        if files[0] != files[1]:
+            raise RequestError(f"regress: {runs[0]} and {runs[1]} are of two kinds; give two run folders, or two .json files")
+        if files[0]:
+            from harness.benchmark_files import regress_benchmarks
+
+            found = regress_benchmarks(baseline, candidate, limits)
+        else:
+            from harness.regress import regress as run_regress
+
+            found = run_regress(baseline, candidate, limits)
+    from dataclasses import replace
+
+    from reports import regression
+
+    found = replace(found, baseline=runs[0], candidate=runs[1])
+    for option, path, write in (
+        ("--markdown", markdown, regression.markdown), ("--junit", junit, regression.junit), ("--html", html, regression.html)
+    ):  # fmt: skip
+        if path is not None:
+            _write(option, path, write(found))
+    print(json.dumps(found.as_dict(), allow_nan=False) if as_json else regression.markdown(found), end="\n" if as_json else "")
+    raise typer.Exit(found.exit_code)
+
+
+def samples(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    method: Annotated[str | None, typer.Option(help="Method expression, as the report prints it.")] = None,
+    keep: Annotated[int | None, typer.Option(help="Budget in tokens.")] = None,
+    wrong: Annotated[bool, typer.Option("--wrong", help="Only samples that were answered wrong, or failed.")] = False,
+    family: Annotated[str | None, typer.Option(help="Only questions of this family.")] = None,
+    evidence_lost: Annotated[
+        bool, typer.Option("--evidence-lost", help="Only samples that kept less than half of their evidence.")
+    ] = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON object a line.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
+    limit: Annotated[int, typer.Option(help="Rows of the table; --jsonl and --csv print all.")] = 50,
+) -> None:
+    """What a run answered, one sample at a time."""
+    if jsonl and csv:
+        raise RequestError("--jsonl and --csv: choose one")
+    if limit < 1:
+        raise RequestError(f"--limit {limit}: must be at least 1")
+    from harness import samples as stored
+    from harness.runs import RunFolder
+
+    rows = stored.samples(RunFolder(run), method, keep, wrong, family, evidence_lost)
+    if jsonl:
+        stored.write_jsonl(rows, sys.stdout)
+    elif csv:
+        stored.write_csv(rows, sys.stdout)
+    else:
+        stored.print_table(rows, limit)
+
+
+def _write(option: str, path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RequestError(f"{option} {path}: cannot write there ({error.strerror or error})") from None

@@ -1,0 +1,73 @@
+"""Runs as they are stored: in a folder, or ``REF:PATH`` for one that a git repository holds."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.errors import RequestError
+from harness.runs import RunFolder
+
+_FILES = ("manifest.json", "summary.json", "results.sqlite")
+_POINTER = b"version https://git-lfs"
+
+
+@contextmanager
+def database(run: RunFolder) -> Iterator[sqlite3.Connection]:
+    """The database of a run, for reading; what goes wrong with it inside becomes a `RequestError`."""
+    path = run.folder / "results.sqlite"
+    if not path.exists():
+        raise RequestError(f"{path}: is missing; a run folder holds manifest.json, results.sqlite and summary.json")
+    try:
+        yield run.connection
+    except sqlite3.Error as error:
+        raise RequestError(f"{path}: cannot be read ({error})") from None
+
+
+@contextmanager
+def opened(name: str) -> Iterator[Path]:
+    """The folder of a run, or the file of a benchmark; of ``REF:PATH`` a temporary copy, gone afterwards.
+
+    Args:
+        name: a path that exists, or a git revision, a colon and a path in its tree (``main:runs/baseline``; ``./`` before
+            the path makes it relative to the working folder, as git has it).
+
+    Raises:
+        RequestError: where there is no such path, or git cannot give it.
+    """
+    path = Path(name)
+    ref, colon, inside = name.partition(":")
+    if path.exists() or not colon:
+        yield path
+        return
+    if not ref or not inside or ref.startswith("-"):
+        raise RequestError(f"{name!r}: neither a folder nor REF:PATH, such as main:runs/baseline")
+    with tempfile.TemporaryDirectory(prefix="prunescope-") as folder:
+        copy = Path(folder) / (Path(inside).name or "run")
+        if inside.endswith(".json"):
+            _fetch(ref, inside, copy)
+        else:
+            copy.mkdir()
+            for file in _FILES:
+                _fetch(ref, f"{inside.rstrip('/')}/{file}", copy / file)
+        yield copy
+
+
+def _fetch(ref: str, inside: str, target: Path) -> None:
+    """Write a file of a revision; contents never stand in memory, since a database may be large."""
+    command = ["git", "show", "--no-textconv", "--end-of-options", f"{ref}:{inside}"]
+    with target.open("wb") as file:
+        try:
+            done = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, check=False)
+        except OSError as error:
+            raise RequestError(f"{ref}:{inside}: git cannot be run ({error.strerror})") from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise RequestError(f"{ref}:{inside}: git has no such file ({(said or ['no reason given'])[0].removeprefix('fatal: ')})")
+    with target.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise RequestError(f"{ref}:{inside}: is a pointer of Git LFS; check the run out, and name its folder")

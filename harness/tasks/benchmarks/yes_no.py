@@ -1,0 +1,118 @@
+"""Questions that are answered with yes or no: POPE and MME."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from harness.tasks.base import Answered, TaskInfo
+from harness.tasks.rows import Row
+from harness.tasks.scoring import said, yes_no
+from harness.tasks.tabular import Asked, Benchmark
+from harness.tasks.target import Target
+
+SHORT = "\nAnswer the question using a single word or phrase."
+PERCEPTION = (
+    "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
+)  # fmt: skip
+COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+
+
+def _right(row: Row) -> Target:
+    answer = row.text("answer").strip().lower().replace(".", "")
+    if answer not in ("yes", "no"):
+        raise row.error("answer", f"is {answer[:40]!r}, neither yes nor no")
+    return Target((answer,))
+
+
+def _pope(row: Row) -> Iterator[Asked]:
+    kind = row.short("category")
+    yield Asked(kind, row.text("question").strip() + SHORT, _right(row), f"{kind}-{row.short('question_id')}")
+
+
+def pope_figures(rows: Sequence[Answered]) -> dict[str, float]:
+    """Precision, recall and F1 of "yes", and the share of "yes" among the answers; F1 of each kind too.
+
+    POPE (arXiv:2305.10355), section 3.3. An answer that says neither counts as no "yes". lmms-eval's yes-ratio is of
+    the right answers, always 0.5 on the whole set; ours is of the model's, as in the paper.
+    """
+    kinds = dict.fromkeys(row.family for row in rows)
+    return _f1(rows) | {f"f1_{kind}": _f1([row for row in rows if row.family == kind])["f1"] for kind in kinds}
+
+
+def _f1(rows: Sequence[Answered]) -> dict[str, float]:
+    yes = [said(row.prediction) == "yes" for row in rows]
+    right = [row.target == "yes" for row in rows]
+    both = sum(a and b for a, b in zip(yes, right))
+    precision = both / sum(yes) if any(yes) else 0.0
+    recall = both / sum(right) if any(right) else 0.0
+    f1 = 2 * precision * recall / (precision + recall) if both else 0.0
+    return {"f1": f1, "precision": precision, "recall": recall, "yes_share": sum(yes) / len(rows)}
+
+
+POPE = Benchmark(
+    TaskInfo(
+        name="pope",
+        summary="is an object there: random, popular and adversarial absent ones; 18 questions an image",
+        source="lmms-lab/POPE",
+        licence="MIT (questions), CC BY 4.0 (COCO annotations; images under Flickr's terms)",
+        metric="accuracy of yes and no; F1",
+        split="test",
+        families=("adversarial", "popular", "random"),
+        knows_evidence=False,
+        prompt="{question}" + SHORT,
+    ),
+    columns=("question_id", "question", "answer", "image_source", "category"),
+    ask=_pope,
+    metric=yes_no,
+    image_id=lambda row: row.short("image_source"),
+    total=pope_figures,
+    repositories=("lmms-lab/POPE", "lmms-lab-encoder/POPE"),
+)
+
+
+def _mme(row: Row) -> Iterator[Asked]:
+    question = row.text("question").strip().replace(" Please answer yes or no.", "")
+    yield Asked(row.text("category"), question + SHORT, _right(row), row.short("question_id"))
+
+
+def mme_figures(rows: Sequence[Answered]) -> dict[str, float]:
+    """MME's scores: of a category, 100 x accuracy + 100 x the share of images with both questions right; their sums.
+
+    MME (arXiv:2306.13394), section 2.2. Images of which not exactly two questions were asked are left out. Sums over
+    categories are of those that were asked: ``perception`` is out of 2000 and ``cognition`` out of 800 only on all.
+    """
+    pairs: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        pairs[row.family][row.image].append(row.score)
+    out = {}
+    for kind, images in pairs.items():
+        whole = [scores for scores in images.values() if len(scores) == 2]
+        if whole:
+            out[kind] = 100 * sum(sum(scores) / 2 + (sum(scores) == 2) for scores in whole) / len(whole)
+    sums = {
+        "perception": sum(value for kind, value in out.items() if kind not in COGNITION),
+        "cognition": sum(value for kind, value in out.items() if kind in COGNITION),
+    }
+    return {"total": sums["perception"] + sums["cognition"], **sums, **out}
+
+
+MME = Benchmark(
+    TaskInfo(
+        name="mme",
+        summary="ten categories of perception and four of cognition, two questions an image, one yes and one no",
+        source="lmms-lab/MME",
+        licence="academic research only",
+        metric="accuracy of yes and no; MME score (accuracy and accuracy+)",
+        split="test",
+        families=PERCEPTION + COGNITION,
+        knows_evidence=False,
+        prompt="{question}" + SHORT,
+    ),
+    columns=("question_id", "question", "answer", "category"),
+    ask=_mme,
+    metric=yes_no,
+    image_id=lambda row: f"{row.text('category')}/{row.short('question_id')}",
+    total=mme_figures,
+    repositories=("lmms-lab/MME", "lmms-lab-encoder/MME"),
+)

@@ -1,0 +1,89 @@
+"""From a path to tables: one file, or the files of a folder, by split and configuration where their names have these."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from pathlib import Path
+
+from harness.errors import RequestError
+from harness.tasks.tables import JsonLines, Parquet, Table
+
+READERS: dict[str, Callable[[Path, str], Table]] = {".jsonl": JsonLines, ".parquet": Parquet}
+_SHARD = re.compile(r"([A-Za-z0-9_]+)-\d{5}-of-(\d{5})")  # "test-00000-of-00003-<hash>.parquet", as the hub names files
+
+
+def existing(path: Path, task: str) -> Path:
+    """The path, or `RequestError` with the nearest that there is."""
+    try:
+        if path.exists():
+            return path
+        beside = [entry.name for entry in path.parent.iterdir()]
+    except (OSError, ValueError):
+        beside = []
+    close = get_close_matches(path.name, beside, 1, 0.5)
+    hint = f"; did you mean {str(path.parent / close[0])!r}?" if close else ""
+    raise RequestError(f"task {task[:60]!r}: no such file or folder: {str(path)[:200]}{hint}")
+
+
+def tables(path: Path, task: str, split: str | None = None, config: str | None = None) -> list[Table]:
+    """The tables of a file or a folder, in the order of their names.
+
+    Args:
+        path: a ``.jsonl`` or ``.parquet`` file, or a folder with such files.
+        task: its name, for messages.
+        split: of a folder whose files are named after splits, the one to read.
+        config: of a folder with a folder of that name in it, the part to read.
+
+    Raises:
+        RequestError: where there is no such file, or it cannot be read.
+    """
+    if existing(path, task).is_file():
+        reader = READERS.get(path.suffix.lower())
+        if reader is None:
+            raise RequestError(
+                f"task {task!r}: {path} is neither .jsonl nor .parquet; write one JSON object a line into a .jsonl"
+            )
+        return [reader(path, path.name)]
+    found = table_files(path)
+    if config is not None:
+        found = [file for file in found if config in file.relative_to(path).parts[:-1]] or found
+    named = {match[1] for file in found if (match := _SHARD.match(file.name))}
+    if split is not None:
+        chosen = [file for file in found if file.stem == split or file.name.startswith(f"{split}-")]
+        if not chosen and named:
+            raise RequestError(f"task {task!r}: {path} has no files of split {split!r}; there are: {', '.join(sorted(named))}")
+        found = chosen or found
+    elif len(named) > 1:
+        raise RequestError(f"task {task!r}: {path} has several splits; add [split=...]: {', '.join(sorted(named))}")
+    if not found:
+        raise RequestError(f"task {task!r}: {path} holds no .jsonl and no .parquet file")
+    _complete(task, found)
+    return [READERS[file.suffix.lower()](file, file.relative_to(path).as_posix()) for file in found]
+
+
+def _complete(task: str, files: list[Path]) -> None:
+    """`RequestError` where a download was broken off: fewer files than their names say there are."""
+    there = Counter((file.parent, match[1], int(match[2])) for file in files if (match := _SHARD.match(file.name)))
+    for (folder, split, whole), count in there.items():
+        if count < whole:
+            raise RequestError(f"task {task!r}: {folder} has {count} of the {whole} files of {split!r}; fetch the others")
+
+
+def table_files(folder: Path) -> list[Path]:
+    """All ``.jsonl`` and ``.parquet`` files below a folder, hidden ones left out."""
+    return visible(folder, READERS)
+
+
+def visible(folder: Path, suffixes: Iterable[str]) -> list[Path]:
+    """Files with one of the suffixes below a folder, in the order of their names, hidden ones and folders left out."""
+    endings = tuple(suffixes)
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.name.lower().endswith(endings)
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )

@@ -1,0 +1,118 @@
+"""Rows of a task file, read with their types checked; an error says where."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from harness.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row, and where it stands: ``pope.jsonl, line 3`` or ``test.parquet, row 17`` (rows count from 0)."""
+
+    values: Mapping[str, Any]
+    place: str
+    label: str = ""  # the file's name and the line or row, as an id
+
+    def error(self, column: str, problem: str) -> RequestError:
+        return RequestError(f"{self.place}, column {column!r}: {problem}")
+
+    def has(self, column: str) -> bool:
+        """Whether the column is there and holds something."""
+        value = self.values.get(column)
+        return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+    def value(self, column: str) -> Any:
+        """What the column holds, or `RequestError`."""
+        if column not in self.values:
+            raise RequestError(f"{self.place}: {lacking(column, self.values)}")
+        if not self.has(column):
+            raise self.error(column, "is empty")
+        return self.values[column]
+
+    def text(self, column: str) -> str:
+        """A text that is not blank."""
+        value = self.value(column)
+        if not isinstance(value, str):
+            raise self.error(column, f"is {kind(value)}, not a text")
+        if not value.strip():
+            raise self.error(column, "is blank")
+        return value
+
+    def short(self, column: str) -> str:
+        """A text or a number as text: ids and answers."""
+        value = self.value(column)
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise self.error(column, f"is {kind(value)}, not a text or a number")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self.error(column, "is no finite number")
+        if isinstance(value, str):
+            return self.text(column)
+        return f"{value:g}" if isinstance(value, float) and value == int(value) and abs(value) < 1e6 else str(value)
+
+    def either(self, column: str, default: str) -> str:
+        """The text or number of a column that may be missing, empty, blank or ``nan``."""
+        if not self.has(column) or str(self.values[column]).strip() in ("", "nan"):
+            return default
+        return self.short(column)
+
+    def texts(self, column: str) -> tuple[str, ...]:
+        """A list of texts or numbers, of which one at least is not blank; VQAv2's list of objects with an ``answer`` too."""
+        value = self.value(column)
+        if isinstance(value, str):
+            return (self.text(column),)
+        if not isinstance(value, (list, tuple)):
+            raise self.error(column, f"is {kind(value)}, not a list of texts")
+        out = []
+        for place, item in enumerate(value):
+            item = item.get("answer") if isinstance(item, Mapping) else item
+            if isinstance(item, bool) or not isinstance(item, (str, int, float)):
+                raise self.error(column, f"item {place} is {kind(item)}, not a text")
+            out.append(str(item))
+        if not any(item.strip() for item in out):
+            raise self.error(column, "is an empty list" if not out else "holds only blank texts")
+        return tuple(out)
+
+    def whole(self, column: str) -> int:
+        """A whole number, or a text of one."""
+        value = self.value(column)
+        if isinstance(value, str) and value.strip().lstrip("-").isdecimal() and len(value) < 20:
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.error(column, f"is {kind(value)}, not a whole number")
+        return value
+
+    def numbers(self, column: str, count: int) -> tuple[float, ...]:
+        """A list of so many finite numbers."""
+        value = self.value(column)
+        good = isinstance(value, (list, tuple)) and len(value) == count
+        if not good or not all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in value):
+            raise self.error(column, f"is {kind(value)}, not a list of {count} numbers")
+        return tuple(float(v) for v in value)
+
+
+def lacking(column: str, there: Iterable[str]) -> str:
+    """That a column is missing, and the nearest that is there."""
+    there = [str(name) for name in there]
+    close = get_close_matches(column, there, 1, 0.6)
+    names = ", ".join(name[:40] for name in there[:12]) or "none"
+    return f"no column {column!r}; " + (f"did you mean {close[0]!r}?" if close else f"there are: {names}")
+
+
+def kind(value: object) -> str:
+    """What a wrong value is, for messages."""
+    if value is None:
+        return "null"
+    if isinstance(value, (list, tuple)):
+        return f"a list of {len(value)}"
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, (bytes, bytearray)):
+        return "bytes"
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."

@@ -1,0 +1,221 @@
+"""Task files as tables of rows: JSON lines and parquet, images read one at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from harness.errors import RequestError
+from harness.tasks.rows import Row
+
+LONGEST_LINE = 16 * 2**20  # characters of one JSON line
+_FOOTER = 2**16  # bytes at the end of a parquet file that hold its statistics
+
+
+class Table(Protocol):
+    """Rows under named columns. ``root`` is the folder that paths of images are relative to, or None."""
+
+    name: str
+    columns: tuple[str, ...]
+    root: Path | None
+
+    def __len__(self) -> int: ...
+
+    def holds_text(self, column: str) -> bool:
+        """Whether reading the column is cheap: it holds texts, not bytes of images."""
+        ...
+
+    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
+        """All rows in order, with those of the named columns that there are."""
+        ...
+
+    def row(self, index: int, columns: Sequence[str]) -> Row:
+        """One row."""
+        ...
+
+    def cell(self, index: int, column: str) -> Any:
+        """What one cell holds; for images."""
+        ...
+
+    def cells(self, column: str) -> Iterator[Any]:
+        """All cells of a column in order; for images."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """A fingerprint of the content."""
+        ...
+
+
+class JsonLines:
+    """A file of JSON objects, one a line; blank lines do not count. Read whole: images are paths in it.
+
+    Raises:
+        RequestError: for what is no such file, with the line and where there is one the column of the first fault.
+    """
+
+    def __init__(self, path: Path, name: str = "") -> None:
+        self.name = name or path.name
+        self.root: Path | None = path.parent
+        self._objects: list[dict[str, Any]] = []
+        self._lines: list[int] = []
+        total = hashlib.blake2b(digest_size=8)
+        try:
+            with path.open("rb") as file:
+                for line, content in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+                    total.update(content)
+                    if content.strip():
+                        self._objects.append(self._object(content, line))
+                        self._lines.append(line)
+        except OSError as error:
+            raise RequestError(f"{path}: cannot be read ({error.strerror or error})") from None
+        if not self._objects:
+            raise RequestError(f"{path}: holds no rows")
+        self.digest = total.hexdigest()
+        self.columns = tuple(dict.fromkeys(key for values in self._objects for key in values))
+
+    def _object(self, content: bytes, line: int) -> dict[str, Any]:
+        place = f"{self.name}, line {line}"
+        if len(content) > LONGEST_LINE:
+            raise RequestError(f"{place}: longer than {LONGEST_LINE // 2**20} MiB; write one JSON object a line")
+        try:
+            text = content.rstrip(b"\r\n").decode("utf-8-sig" if line == 1 else "utf-8")
+            value = json.loads(text, parse_constant=_refuse)
+        except UnicodeDecodeError as error:
+            raise RequestError(f"{place}, byte {error.start + 1}: not UTF-8 text") from None
+        except json.JSONDecodeError as error:
+            raise RequestError(f"{place}, character {error.colno}: not JSON ({error.msg})") from None
+        except RecursionError:
+            raise RequestError(f"{place}: nested too deeply") from None
+        except ValueError as error:
+            raise RequestError(f"{place}: not JSON ({str(error)[:80]})") from None
+        if not isinstance(value, dict):
+            raise RequestError(f'{place}: a JSON object is expected, such as {{"image": ..., "question": ...}}')
+        return value
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def holds_text(self, column: str) -> bool:
+        return True
+
+    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
+        return (self.row(index, columns) for index in range(len(self)))
+
+    def row(self, index: int, columns: Sequence[str]) -> Row:
+        line = self._lines[index]
+        return Row(self._objects[index], f"{self.name}, line {line}", f"{_stem(self.name)}-{line}")
+
+    def cell(self, index: int, column: str) -> Any:
+        return self._objects[index].get(column)
+
+    def cells(self, column: str) -> Iterator[Any]:
+        return (values.get(column) for values in self._objects)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def require_pyarrow(place: str) -> None:
+    """`RequestError` with the remedy where pyarrow is not installed."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError:
+        raise RequestError(f'{place}: parquet needs pyarrow: pip install "prunescope[hub]"') from None
+
+
+class Parquet:
+    """A parquet file; texts are kept, images are read by row group when they are asked for.
+
+    Raises:
+        RequestError: where pyarrow is missing, or the file is no parquet or has no rows.
+    """
+
+    def __init__(self, path: Path, name: str = "") -> None:
+        require_pyarrow(str(path))
+        from pyarrow import parquet
+
+        self.name, self._path = name or path.name, path
+        self.root: Path | None = path.parent
+        try:
+            self._file = parquet.ParquetFile(path)
+            self.columns: tuple[str, ...] = tuple(self._file.schema_arrow.names)
+        except Exception as error:  # pyarrow raises its own kinds and plain OSError
+            self._broken(error)
+        groups = range(self._file.metadata.num_row_groups)
+        self._ends = list(accumulate(self._file.metadata.row_group(group).num_rows for group in groups))
+        if not len(self):
+            raise RequestError(f"{path}: holds no rows")
+        self._kept = lru_cache(maxsize=2)(self._read)
+        self._group = lru_cache(maxsize=1)(self._read_group)
+
+    def _broken(self, error: Exception) -> NoReturn:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise RequestError(f"{self._path}: cannot be read as parquet ({first})") from None
+
+    def _read(self, columns: tuple[str, ...]):
+        try:
+            return self._file.read(columns=list(columns))
+        except Exception as error:
+            self._broken(error)
+
+    def _read_group(self, group: int, column: str):
+        try:
+            return self._file.read_row_group(group, columns=[column])
+        except Exception as error:
+            self._broken(error)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def holds_text(self, column: str) -> bool:
+        return column in self.columns and str(self._file.schema_arrow.field(column).type).endswith("string")
+
+    def _there(self, columns: Sequence[str]) -> tuple[str, ...]:
+        return tuple(column for column in columns if column in self.columns)
+
+    def _row(self, values: dict[str, Any], index: int) -> Row:
+        return Row(values, f"{self.name}, row {index}", f"{_stem(self.name)}-{index}")
+
+    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
+        start = 0
+        for batch in self._kept(self._there(columns)).to_batches(max_chunksize=2048):
+            for index, values in enumerate(batch.to_pylist(), start):
+                yield self._row(values, index)
+            start += len(batch)
+
+    def row(self, index: int, columns: Sequence[str]) -> Row:
+        return self._row(self._kept(self._there(columns)).slice(index, 1).to_pylist()[0], index)
+
+    def cell(self, index: int, column: str) -> Any:
+        group = bisect_right(self._ends, index)
+        start = self._ends[group - 1] if group else 0
+        return self._group(group, column)[column][index - start].as_py()
+
+    def cells(self, column: str) -> Iterator[Any]:
+        try:
+            for batch in self._file.iter_batches(batch_size=64, columns=[column]):
+                yield from batch.column(0).to_pylist()
+        except RequestError:
+            raise
+        except Exception as error:
+            self._broken(error)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the size and of the footer, which has the place and the range of every column chunk."""
+        size = self._path.stat().st_size
+        with self._path.open("rb") as file:
+            file.seek(max(0, size - _FOOTER))
+            return hashlib.blake2b(f"{size}|".encode() + file.read(), digest_size=8).hexdigest()
+
+
+def _stem(name: str) -> str:
+    return name.rsplit(".", 1)[0]

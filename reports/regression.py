@@ -1,0 +1,200 @@
+"""A comparison of two builds as Markdown for a pull request, as JUnit XML for a CI system, and as a page."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+
+from harness.verdicts import RULES, Comparison, Verdict
+from reports import wording
+
+_ROWS = 20  # of a table in a pull request; the page shows all
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_NOT_XML = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_MARKS = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "[": "\\[", "]": "\\]", "`": "'", "*": "\\*", "_": "\\_",
+          "@": "@\u2060", "#": "#\u2060", "://": ":\u2060//", "www.": "www\u2060."}  # fmt: skip
+"""What a name could do to a comment, and what it may do: nobody is called, nothing linked, no cell left."""
+
+
+def markdown(found: Comparison) -> str:
+    """The verdict, what failed, what changed within the thresholds, and what is new; short.
+
+    Args:
+        found: all verdicts.
+
+    Returns:
+        Markdown that ends in a newline; names stand in it as text alone.
+    """
+    lines = [f"**{headline(found)}** {counted(found)}", "", f"{_code(found.baseline)} → {_code(found.candidate)}"]
+    lines += (
+        ["", *(f"> {_plain(note)}" + ("  " if note != found.notes[-1] else "") for note in found.notes)] if found.notes else []
+    )
+    if found.failed:
+        lines += ["", "| Rule | Cell | What |", "|---|---|---|"]
+        lines += _limited([f"| {v.rule} | {_code(v.cell)} | {_plain(v.text)} |" for v in found.failed], "| … | | {} more |")
+    moved = changed(found)
+    if moved:
+        lines += ["", "Changed within the thresholds:", "", "| Cell | Figure | Baseline | Candidate |", "|---|---|---:|---:|"]
+        lines += _limited(
+            [f"| {_code(v.cell)} | {v.figure} | {value(v.baseline, v)} | {value(v.candidate, v)} |" for v in moved],
+            "| … | {} more | | |",
+        )
+    new = [v for v in found.verdicts if v.rule == "new"]
+    if new:
+        lines += ["", "New: " + ", ".join(_code(v.cell) for v in new[:_ROWS]) + _rest(len(new))]
+    waived = [v for v in found.verdicts if v.status == "noted" and v.rule not in ("new", "agreement")]
+    if waived:
+        lines += ["", "Found by rules that judge nothing here:", ""]
+        lines += _limited([f"- {v.rule}, {_code(v.cell)}: {_plain(v.text)}" for v in waived], "- {} more")
+    if found.of("not judged"):
+        lines += ["", "Not judged: " + "; ".join(unjudged(found)) + "."]
+    return "\n".join(lines) + "\n"
+
+
+def junit(found: Comparison) -> str:
+    """One test suite a rule, one test case a cell: failures with their text, what was not judged as skipped.
+
+    Args:
+        found: all verdicts.
+
+    Returns:
+        XML 1.0; characters that it cannot hold are replaced.
+    """
+    counts = found.counts()
+    total = {"tests": str(len(found.verdicts)), "failures": str(counts["failed"]), "skipped": str(counts["not judged"])}
+    root = ElementTree.Element("testsuites", name="prunescope regress", errors="0", time="0", **total)
+    for rule in dict.fromkeys(v.rule for v in found.verdicts):
+        mine = [v for v in found.verdicts if v.rule == rule]
+        states = Counter(v.status for v in mine)
+        suite = ElementTree.SubElement(
+            root, "testsuite", name=rule, tests=str(len(mine)), failures=str(states["failed"]),
+            skipped=str(states["not judged"]), errors="0", time="0",
+        )  # fmt: skip
+        for verdict in mine:
+            case = ElementTree.SubElement(suite, "testcase", classname=f"prunescope.{rule}", name=_xml(verdict.cell), time="0")
+            if verdict.status == "failed":
+                failure = ElementTree.SubElement(case, "failure", message=_xml(verdict.text), type=rule)
+                failure.text = _xml(f"{verdict.cell}: {verdict.text}")
+            elif verdict.status == "not judged":
+                ElementTree.SubElement(case, "skipped", message=_xml(verdict.text))
+            else:
+                ElementTree.SubElement(case, "system-out").text = _xml(verdict.text)
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def html(found: Comparison) -> str:
+    """One self-contained page: it loads nothing and runs no script.
+
+    Args:
+        found: all verdicts.
+
+    Returns:
+        HTML whose Content-Security-Policy allows inline styles alone.
+    """
+    from reports.page import TEMPLATES, _environment
+
+    rules = [
+        {"name": rule, "meaning": RULES.get(rule, ""), "verdicts": [v for v in found.verdicts if v.rule == rule]}
+        for rule in dict.fromkeys(v.rule for v in found.verdicts)
+    ]
+    environment = _environment()
+    environment.globals["value"] = value
+    page = environment.get_template("regression.html.j2").render(
+        found=found,
+        headline=headline(found),
+        counted=counted(found),
+        moved=changed(found),
+        rules=rules,
+        style=Markup((TEMPLATES / "report.css").read_text("utf-8")),  # our own file
+        policy=_POLICY,
+    )
+    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def headline(found: Comparison) -> str:
+    """The verdict in a few words."""
+    failed = Counter(v.rule for v in found.failed)
+    if not failed:
+        return "No regression."
+    return f"Regression: {wording.listed([f'{rule} ({n})' if n > 1 else rule for rule, n in failed.items()])}."
+
+
+def counted(found: Comparison) -> str:
+    counts = found.counts()
+    judged = counts["passed"] + counts["failed"]
+    open_ = f"; {counts['not judged']} not judged" if counts["not judged"] else ""
+    return f"{counts['failed']} of {judged} checks failed on {len({v.cell for v in found.verdicts})} cells{open_}."
+
+
+def changed(found: Comparison) -> list[Verdict]:
+    """Figures that differ and did not fail, the larger changes of a rule first; times always differ and are left out."""
+    moved = [
+        v for v in found.verdicts
+        if v.status in ("passed", "noted") and v.rule not in ("latency", "benchmarks") and v.changed
+        and value(v.baseline, v) != value(v.candidate, v)
+    ]  # fmt: skip
+    order = list(dict.fromkeys(v.rule for v in found.verdicts))
+    return sorted(moved, key=lambda v: (order.index(v.rule), -_size(v)))
+
+
+def unjudged(found: Comparison) -> list[str]:
+    """What was not judged, rule by rule, with its commonest reason."""
+    said = []
+    for rule in dict.fromkeys(v.rule for v in found.of("not judged")):
+        mine = [v for v in found.of("not judged") if v.rule == rule]
+        reason, many = Counter(v.text for v in mine).most_common(1)[0]
+        said.append(f"{rule} of {len(mine)} ({_plain(reason)}{', and other reasons' if many < len(mine) else ''})")
+    return said
+
+
+def value(number: float | None, verdict: Verdict) -> str:
+    """A number of a verdict in its unit."""
+    if number is None:
+        return wording.MISSING
+    if verdict.unit == "share":
+        return f"{wording.percent(number)} %"
+    if verdict.unit == "ratio":
+        return f"{wording.plain(number)}×"
+    if verdict.unit == "count":
+        return wording.count(number)
+    if verdict.unit == "milliseconds":
+        return f"{number:.4g} ms"
+    return wording.signed(f"{number:.4g}")
+
+
+def _size(verdict: Verdict) -> float:
+    """How large a change is: of shares the difference, of other numbers relative to the baseline."""
+    if verdict.baseline is None or verdict.candidate is None:
+        return 0.0
+    gap = abs(verdict.candidate - verdict.baseline)
+    return gap if verdict.unit == "share" or not verdict.baseline else gap / abs(verdict.baseline)
+
+
+def _limited(rows: list[str], rest: str) -> list[str]:
+    return rows if len(rows) <= _ROWS else [*rows[:_ROWS], rest.format(len(rows) - _ROWS)]
+
+
+def _rest(count: int) -> str:
+    return f" and {count - _ROWS} more" if count > _ROWS else ""
+
+
+def _plain(text: object) -> str:
+    """Text that can neither leave its table cell nor format, link, call or open anything."""
+    flat = " ".join(str(text).replace("\\", "\\\\").split())
+    for mark, harmless in _MARKS.items():
+        flat = flat.replace(mark, harmless)
+    return flat
+
+
+def _code(text: object) -> str:
+    """A name as code; a bar in it would end the table cell, a backtick the code."""
+    flat = " ".join(str(text).replace("\\", "/").split()) or wording.MISSING  # a backslash would free the bar after it
+    return f"`{flat.replace('`', chr(39)).replace('|', chr(92) + '|')}`"
+
+
+def _xml(text: str) -> str:
+    return _NOT_XML.sub("\ufffd", text)

@@ -1,0 +1,111 @@
+"""Places, positions and masks of sequences against versions that a reader can check by eye."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness.layout import Places, build
+from harness.models.frames import NEWLINE, VISUAL, Area, Block, Frame, grid_block
+
+ROWS = Block((5, VISUAL, VISUAL, NEWLINE, VISUAL, VISUAL, NEWLINE, 6), (Area(2, 2),))
+FRAMES = {
+    "one": Frame.of([1, 2], (grid_block(2, 3),)),
+    "rows": Frame.of([1], (ROWS,)),
+    "two": Frame.of([1, VISUAL, 3, 4], (ROWS, grid_block(1, 2))),
+    "axes": Frame.of([1, 2], (grid_block(2, 3),), 3),
+    "two, axes": Frame.of([1, VISUAL, 3, 4], (grid_block(3, 2), grid_block(1, 4)), 3),
+}
+
+
+def test_frames_lay_out_what_their_blocks_put_in():
+    two = FRAMES["two"]
+    assert two.ids == (1, *ROWS.ids, 3, 4, VISUAL, VISUAL)
+    assert two.text.tolist() == [1, 5, NEWLINE, NEWLINE, 6, 3, 4]
+    assert two.ahead.tolist() == [0, 0, 2, 4, 4, 4, 4]
+    assert two.image.tolist() == [0, 0, 0, 0, 1, 1]
+    assert two.positions.tolist() == list(range(13))
+    axes = FRAMES["two, axes"]
+    assert axes.positions[:, axes.is_visual].tolist() == [
+        [1] * 6 + [6] * 4,
+        [1, 1, 2, 2, 3, 3, 6, 6, 6, 6],
+        [1, 2, 1, 2, 1, 2, 6, 7, 8, 9],
+    ]
+    assert axes.positions[:, ~axes.is_visual].tolist() == [[0, 4, 5]] * 3
+    assert axes.after == 10
+
+
+@pytest.mark.parametrize("name", FRAMES)
+@pytest.mark.parametrize("seed", range(8))
+def test_kept_tokens_stand_in_their_old_order(name, seed):
+    """Also in two steps: what is kept of what was kept."""
+    frame, g = FRAMES[name], torch.Generator().manual_seed(seed)
+    first = torch.stack([torch.randperm(frame.count, generator=g)[: frame.count - 1].sort().values for _ in range(3)])
+    keep = int(torch.randint(0, frame.count, (1,), generator=g))
+    group = torch.tensor([2, 0, 0, 1])
+    second = torch.stack([torch.randperm(frame.count - 1, generator=g)[:keep].sort().values for _ in range(4)])
+    once = Places.of(frame, first)
+    places = once.keep(group, second)
+    left = first[group].gather(1, second)
+    text, visual = places.columns()
+    where = frame.is_visual.nonzero()[:, 0]
+    for row in range(4):
+        old = sorted([*(~frame.is_visual).nonzero()[:, 0].tolist(), *where[left[row]].tolist()])
+        order = {int(c): place for place, c in enumerate(old)}
+        assert text[row].tolist() == [order[int(c)] for c in (~frame.is_visual).nonzero()[:, 0]]
+        assert visual[row].tolist() == [order[int(c)] for c in where[left[row]]]
+        assert torch.equal(places.visual[..., row, :], frame.positions[..., where[left[row]]])
+    assert (places.after == frame.after).all()
+    if frame.axes == 1:
+        numbered = places.contiguous()
+        assert torch.equal(numbered.visual, visual)
+        assert torch.equal(numbered.text, text)
+        assert (numbered.after == len(frame.text) + keep).all()
+
+
+def test_axes_lose_the_rows_and_columns_that_hold_nothing():
+    frame = FRAMES["two, axes"]  # text 0, image rows 1..3 columns 1..2, text 4 5, image row 6 columns 6..9
+    kept = Places.of(frame, torch.tensor([[0, 5, 7, 9], [2, 4, 6, 9]])).contiguous()
+    assert kept.visual[:, 0].tolist() == [[1, 1, 5, 5], [1, 2, 5, 5], [1, 2, 5, 6]]
+    assert kept.text[:, 0].tolist() == [[0, 3, 4]] * 3
+    assert kept.visual[:, 1].tolist() == [[1, 1, 5, 5], [1, 2, 5, 5], [1, 1, 5, 6]]
+    assert kept.after.tolist() == [7, 7]
+    none = Places.of(frame, torch.zeros(1, 0, dtype=torch.int64)).contiguous()
+    assert none.text[:, 0].tolist() == [[0, 1, 2]] * 3
+    assert none.after.tolist() == [3]
+
+
+def test_a_token_of_no_single_place_stands_behind_the_one_before_it():
+    places = Places.of(FRAMES["rows"], torch.arange(4)[None]).keep(torch.tensor([0]), torch.tensor([[0, 2, -1]]))
+    text, visual = places.columns()
+    assert visual.tolist() == [[2, 4, 5]]
+    assert text.tolist() == [[0, 1, 3, 6, 7]]
+    assert places.visual.tolist() == [[2, 5, 8]]  # numbered like the last place before the question
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 5, 100])
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_masks_against_a_version_that_asks_for_every_pair(name, together, window):
+    frame = FRAMES[name]
+    indices = torch.tensor([[0, 2, 3, 5], [1, 2, 3, 4]])
+    layout = build(Places.of(frame, indices), [[2, 3], [4]], torch.device("cpu"))
+    mask = layout.mask(window, together)[:, 0]
+    for g in range(2):
+        for q in range(mask.shape[1]):
+            for k in range(mask.shape[1]):
+                own, other = int(layout.segments[g, q]), int(layout.segments[g, k])
+                image = int(layout.image[g, q])
+                later = k > q and not (together and image >= 0 and image == int(layout.image[g, k]))
+                seen = [c for c in range(q + 1) if layout.segments[g, c] in (0, own)]  # what q's question sees, q included
+                near = window is None or k > q or k in seen[-window:]
+                allowed = other in (0, own) and other >= 0 and not later and near and own >= 0
+                assert bool(mask[g, q, k]) == (allowed or q == k), (g, q, k)
+
+
+def test_causality_alone_needs_no_mask():
+    layout = build(Places.of(FRAMES["one"], torch.arange(6)[None]), [[3]], torch.device("cpu"))
+    assert layout.mask() is None
+    assert layout.mask(window=11) is None
+    assert layout.mask(window=10) is not None
+    assert layout.mask(together=True) is not None

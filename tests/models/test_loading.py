@@ -1,0 +1,102 @@
+"""Loading folders: any supported family by one call, and one line for what cannot be loaded."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+
+from harness.engine import Engine
+from harness.errors import RequestError
+from harness.models import hf
+from harness.models.adapter import _check
+from harness.models.quirks import QUIRKS
+
+WITHOUT_VIDEO = ("llava", "llava-siglip", "llava-next", "idefics3", "gemma3")  # a video processor wants torchvision
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a configuration alone."""
+
+    def make(**facts):
+        (tmp_path / "config.json").write_text(json.dumps(facts))
+        return str(tmp_path)
+
+    return make
+
+
+def one_line(call, *fragments: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        call()
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    for fragment in fragments:
+        assert fragment in message
+
+
+@pytest.mark.parametrize("family", WITHOUT_VIDEO, indirect=True)
+def test_a_family_loads_from_its_folder(family, alike, tmp_path):
+    family.adapter.model.save_pretrained(tmp_path)
+    family.adapter.processor.save_pretrained(tmp_path)
+    kind = type(family.adapter.processor).__mro__[1].__name__
+    saved = json.loads((tmp_path / "processor_config.json").read_text())
+    (tmp_path / "processor_config.json").write_text(json.dumps(saved | {"processor_class": kind}))
+    loaded = hf.load(str(tmp_path), dtype="float32")
+    assert loaded.digest == family.adapter.digest
+    assert loaded.shape.__dict__ == {**family.adapter.shape.__dict__, "name": str(tmp_path)}
+    assert loaded.prompt("what is x ?") == family.adapter.prompt("what is x ?")
+    out, again = (Engine(adapter, 3).run(alike.batch) for adapter in (family.adapter, loaded))
+    assert out.tokens == again.tokens
+    views = loaded.pixels([image for (image,) in alike.images[::2]])
+    assert views.blocks == alike.batch.pixels.blocks
+    assert torch.equal(views.stack(), alike.batch.pixels.stack())
+
+
+def test_an_unsupported_architecture_is_one_line_with_those_that_are(folder):
+    one_line(lambda: hf.load(folder(model_type="blip-2")), "'blip-2' is not supported", *QUIRKS)
+    one_line(lambda: hf.load(folder(model_type="qwen2_5_v")), "closest is qwen2_5_vl")
+    one_line(lambda: hf.load(folder(architectures=["Nothing"])), "model_type")
+
+
+def test_code_of_a_repository_is_never_run(folder, tmp_path):
+    (tmp_path / "modeling_own.py").write_text("raise SystemExit('ran')")
+    own = {"auto_map": {"AutoConfig": "modeling_own.Config", "AutoModel": "modeling_own.Model"}}
+    one_line(lambda: hf.load(folder(model_type="internvl_chat", **own)), "'internvl_chat' is not supported")
+
+
+def test_weights_come_from_safetensors_alone(llava, tmp_path):
+    llava.adapter.config.save_pretrained(tmp_path)
+    torch.save(llava.adapter.model.state_dict(), tmp_path / "pytorch_model.bin")
+    one_line(lambda: hf.load(str(tmp_path)), "cannot be loaded", "safetensors")
+
+
+def test_what_is_missing_is_said_with_the_command_that_brings_it(monkeypatch, folder):
+    monkeypatch.setattr(hf, "find_spec", lambda package: None)
+    made = folder(model_type="smolvlm")
+    one_line(lambda: hf.load(made), "needs torchvision, num2words: pip install torchvision num2words")
+    one_line(lambda: hf.load("tiny", device_map="auto"), "--device-map auto needs accelerate: pip install accelerate")
+    one_line(lambda: hf.load("tiny", quantize=4), "pip install accelerate bitsandbytes")
+    one_line(lambda: hf.load("tiny", quantize=3), "choose 4 or 8 bits")
+
+
+def test_a_hub_id_out_of_reach_is_one_line_with_its_revision(monkeypatch):
+    monkeypatch.setattr(hf, "_reachable", lambda name, revision: False)
+    command = "hf download nobody/nothing --revision v1"
+    one_line(lambda: hf.load("nobody/nothing", revision="v1"), "not in the local cache", command)
+    one_line(lambda: hf.load("tiny", revision="v1"), "has no revisions")
+
+
+def test_what_a_supported_architecture_allows_and_is_not_known_is_refused(llava):
+    vision = copy.deepcopy(llava.adapter.config)
+    for name, value, fragment in (
+        ("vision_feature_layer", [-2, -1], "several tower layers"),
+        ("vision_feature_select_strategy", "full", "does not fit"),
+    ):
+        other = copy.deepcopy(vision)
+        setattr(other, name, value)
+        one_line(lambda: _check("m", other), fragment)
+    vision.vision_config.model_type = "pixtral"
+    one_line(lambda: _check("m", vision), "'pixtral'")

@@ -1,0 +1,207 @@
+"""Towers of all families: their signals are transformers' own, in the order of the visual tokens, and cost what is counted."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.engine import Engine
+from methods.registry import create
+from methods.schedule import plan, schedule
+from methods.types import PROJECTOR, VISION_SIGNALS, Budget, BudgetError, Selection, Step, vision
+from metrics.flops import flops
+
+NO_CLS = ("llava-siglip", "llava-onevision", "qwen2-vl", "qwen2.5-vl", "qwen3-vl", "smolvlm", "idefics3", "gemma3")
+CLOSED = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl")  # towers that hand out no attention
+OPEN = ("llava", "llava-siglip", "llava-next", "llava-onevision", "internvl", "smolvlm", "idefics3", "gemma3")
+
+
+@pytest.fixture(scope="module")
+def tall(family, unequal):
+    """One image of 60 x 30 pixels: three tiles for families that cut, none of them padded."""
+    return unequal.batch.rows([1])[0]
+
+
+@pytest.fixture(scope="module")
+def tower(family, tall):
+    return Engine(family.adapter, 1).see(tall.pixels, wanted=family.adapter.gives & VISION_SIGNALS)
+
+
+def step(site, **facts) -> Step:
+    return Step(site, lambda signals, keep: Selection(torch.zeros(signals.batch, 1, dtype=torch.int64)), 1, 1, **facts)
+
+
+def test_a_tower_without_cls_gives_none_and_says_so(family, tall, tower):
+    adapter, needs = family.adapter, (step(PROJECTOR, needs=frozenset({"cls_attention", "features"})),)
+    assert adapter.shape.has_cls == (family.name not in NO_CLS)
+    assert ("cls_attention" in adapter.gives) == adapter.shape.has_cls == ("cls_attention" in tower.signals)
+    assert "image_embeds" not in adapter.gives
+    if family.name not in NO_CLS:
+        assert adapter.cannot(needs) is None
+        return
+    assert adapter.cannot(needs) == f"{adapter.config.model_type} gives no cls_attention"
+    with pytest.raises(BudgetError, match="gives no cls_attention"):
+        Engine(adapter).run(tall, needs)
+
+
+def test_what_cannot_be_run_has_a_reason(family, tall):
+    adapter = family.adapter
+    inside, merging = (step(vision(0), merges=True),), (step(PROJECTOR, merges=True, space="tower"),)
+    assert (adapter.cannot(merging) is None) == (adapter.shape.merge == 1)
+    assert (adapter.cannot(inside) is None) == (family.name in ("llava", "llava-siglip"))
+    assert (adapter.cannot((), (2, 2)) is None) == (family.name in ("llava", "llava-siglip", *CLOSED))
+    assert adapter.cannot((), (0, 0)) is None
+    if adapter.cannot(inside):
+        with pytest.raises(BudgetError, match="inside the tower"):
+            Engine(adapter).run(tall, inside)
+    if adapter.cannot((), (2, 2)):
+        with pytest.raises(BudgetError, match="own resolution"):
+            adapter.pixels([Image.new("RGB", (30, 30))], (2, 2))
+
+
+@pytest.mark.parametrize("family", OPEN, indirect=True)
+@torch.inference_mode()
+def test_open_towers_signals_equal_transformers_own(family, tall, tower):
+    adapter, pixels, blocks = family.adapter, tall.pixels.stack(), tall.pixels.blocks[0]
+    read, cls = adapter.shape.vision_layers, int(adapter.shape.has_cls)
+    adapter.model.set_attn_implementation("eager")
+    try:
+        out = adapter.tower(pixels, output_hidden_states=True, output_attentions=True)
+    finally:
+        adapter.model.set_attn_implementation("probed_sdpa")
+    arrange = lambda table: adapter.cutter.arrange(table, blocks)
+    close = lambda a, b: torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    hidden, attention = out.hidden_states[read], out.attentions[read - 1]
+    close(tower.features, arrange(adapter.open_tower.leave(hidden)[:, cls:]))
+    close(tower.signals["received_attention"], arrange(attention.mean(2).transpose(1, 2)[:, cls:]).transpose(1, 2))
+    block = adapter.blocks[-1]
+    keys = block.attention.k_proj(block.first_norm(out.hidden_states[read - 1]))
+    close(tower.signals["vision_keys_full"], arrange(keys[:, cls:]))
+    heads = keys.unflatten(-1, (adapter.shape.vision_heads, -1)).mean(2)
+    close(tower.signals["vision_keys"], arrange(heads[:, cls:]))
+    if cls:
+        close(tower.signals["cls_attention"], arrange(attention[:, :, 0, 1:].transpose(1, 2)).transpose(1, 2))
+        close(tower.signals["cls_feature"], hidden[:1, 0])
+        close(tower.signals["cls_key"], heads[:1, 0])
+
+
+@pytest.mark.parametrize("family", CLOSED, indirect=True)
+@torch.inference_mode()
+def test_closed_towers_signals_equal_a_slow_version(family):
+    """Of two images in one row; Qwen2.5-VL takes each in four windows, which are not in the order of the image."""
+    adapter = family.adapter
+    pixels = adapter.pixels([Image.effect_noise((64, 64), spread).convert("RGB") for spread in (40, 90)])
+    seen, block = [], adapter.tower.blocks[-1]
+    hook = block.register_forward_pre_hook(lambda _, inputs, words: seen.append((inputs[0], words)), with_kwargs=True)
+    tower = Engine(adapter, 1).see(pixels, wanted=VISION_SIGNALS & adapter.gives)
+    hook.remove()
+    hidden, words = seen[0]
+    query, key, _ = block.attn.qkv(block.norm1(hidden)).unflatten(-1, (3, adapter.shape.vision_heads, -1)).unbind(1)
+    rotate = sys.modules[type(block).__module__].apply_rotary_pos_emb_vision
+    query, key = rotate(query, key, *words["position_embeddings"])
+    order = adapter.closed_tower._order(torch.tensor([b[0].cut for b in pixels.blocks]))
+    assert (order is not None and not torch.equal(order, torch.arange(len(order)))) == (family.name == "qwen2.5-vl")
+    half = len(hidden) // 2
+    features = block(hidden, **words)
+    for image in (0, 1):
+        mine = slice(image * half, (image + 1) * half)
+        weights = (query[mine].transpose(0, 1) @ key[mine].permute(1, 2, 0) * block.attn.scaling).softmax(-1)
+        received = torch.zeros(len(hidden), weights.shape[0])
+        received[mine] = weights.mean(1).T
+        in_turn = (lambda table: table) if order is None else (lambda table: table[order])
+        fold = lambda table: in_turn(table)[mine].unflatten(0, (-1, 4)).mean(1)
+        torch.testing.assert_close(tower.signals["received_attention"][image], fold(received).T, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(tower.signals["vision_keys"][image], fold(key.mean(1)), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(tower.signals["vision_keys_full"][image], fold(key.flatten(1)), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(tower.features[image], fold(features), atol=1e-4, rtol=1e-4)
+        made = adapter.tower.merger(in_turn(features)[mine])  # of four in turn it makes one: the order is that of the tokens
+        torch.testing.assert_close(tower.projected[image], made, atol=1e-4, rtol=1e-4)
+
+
+def test_signals_stand_where_the_tokens_made_of_them_stand(family, tall, tower):
+    """A visual token hangs on just those tower tokens that its signals are the average of."""
+    adapter, blocks = family.adapter, tall.pixels.blocks[0]
+    if family.name in CLOSED:
+        inputs = []
+
+        def cut(module, given):
+            inputs.append(given[0].detach().requires_grad_())
+            return (inputs[-1],)
+
+        hook = adapter.tower.merger.register_forward_pre_hook(cut)
+        projected = Engine.see.__wrapped__(Engine(adapter, 1), tall.pixels).projected[0]
+        hook.remove()
+        order = adapter.closed_tower._order(torch.tensor([blocks[0].cut]))
+        states = inputs[0]
+        one_hot = torch.eye(len(states)) if order is None else torch.eye(len(states))[order]
+        share = adapter.cutter.arrange(one_hot, blocks)[0] > 0
+    else:
+        states = (tower.features if tower.states is None else tower.states).clone().requires_grad_()
+        tiles, count, _ = states.shape
+        whole = adapter.project(states)
+        projected = (whole if tower.states is None else adapter.cutter.arrange(whole, blocks))[0]
+        one_hot = torch.eye(tiles * count).view(tiles, count, -1)
+        share = adapter.cutter.arrange(one_hot, blocks)[0] > 0
+    assert len(projected) == len(share) == tall.pixels.counts[0]
+    for token, expected in zip(projected, share, strict=True):
+        (slope,) = torch.autograd.grad(token.sum(), states, retain_graph=True)
+        assert torch.equal(slope.flatten(0, -2).abs().sum(-1) > 1e-9, expected)
+
+
+def test_places_of_tokens_cover_the_image(family, tall):
+    points = family.adapter.frame([], tall.pixels.blocks[0]).points
+    assert points.shape == (tall.pixels.counts[0], 2)
+    assert ((points > 0) & (points < 1)).all()
+    for image in tall.pixels.blocks[0]:
+        assert sum(area.count for area in image.areas) == image.count
+        assert {area.top for area in image.areas} >= {0.0}
+        assert {area.bottom for area in image.areas} >= {1.0}
+        edges = [(area.top, area.bottom, area.left, area.right) for area in image.areas]
+        if image.tiles == 3 and len(edges) == 3:  # upper half, lower half, all
+            assert edges == [(0, 0.5, 0, 1), (0.5, 1, 0, 1), (0, 1, 0, 1)]
+        elif image.tiles == 3:  # all, and a large grid
+            assert [(area.rows, area.columns) for area in image.areas] == [(4, 4), (8, 4)]
+        assert image.tiles == (3 if family.name.startswith(("llava-n", "llava-o", "intern", "smol", "idefics")) else 1)
+
+
+@torch.inference_mode()
+def test_the_engine_runs_what_the_formula_counts(family, tall):
+    """Tower, projector, all layers and the head, to the last product."""
+    adapter = family.adapter
+    shape = adapter.shape_for(tall.pixels.blocks[0])
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        Engine(adapter, 1).run(tall)
+    text = len(adapter.frame(tall.prefix, tall.pixels.blocks[0]).text) + len(tall.questions[0])
+    formula = flops(shape, schedule(shape, ()), text)
+    assert counter.get_total_flops() == pytest.approx(formula.total, rel=1e-9)
+
+
+def test_methods_run_on_images_of_unequal_size(family, unequal):
+    """Every kind of method, its steps solved for each image's own number of tokens, or a reason."""
+    names = ("divprune", "fastv", "sts", "visionzip[score=received]", "dart", "divprune+fastv", "pyramiddrop", "vtw")
+    for name in names:
+        method = create(name)
+        steps = lambda shape: plan(method, shape, Budget(max(2, 3 * shape.visual_tokens // 4)))[0]
+        try:
+            out = Engine(family.adapter, 2).run(unequal.batch, steps, method.positions)
+        except BudgetError:
+            assert name.startswith("visionzip")
+            assert family.adapter.shape.merge > 1
+            continue
+        assert (out.present < torch.tensor(unequal.batch.pixels.counts)).all()
+
+
+@pytest.mark.parametrize("family", ("llava", "llava-siglip", *CLOSED), indirect=True)
+def test_a_shrunken_image_has_the_tokens_asked_for(family, tall):
+    views = family.adapter.pixels([Image.effect_noise((50, 70), 60).convert("RGB")], (2, 3))
+    assert views.counts == [6]
+    assert views.blocks[0][0].grid == (2, 3)
+    out = Engine(family.adapter, 2).run(replace(tall, pixels=views))
+    assert out.present.tolist() == [6]
+    assert torch.isfinite(out.first_logits).all()
