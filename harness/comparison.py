@@ -91,7 +91,7 @@ def prepare(config: CompareConfig, samples: int | None = None, task: Task | None
     adapter = hf.load(config.model, pick_device(config.device), config.dtype)
     found = list(islice(task.samples(config.samples, config.seed), samples or config.samples))
     text_tokens = _text_tokens(adapter, found, config.prompt)
-    cells = make_cells(config, adapter.shape, task.info.knows_evidence, adapter.gives, text_tokens)
+    cells = make_cells(config, adapter.shape, task.info.knows_evidence, adapter.gives, text_tokens, adapter.cannot)
     return Prepared(task, adapter, found, text_tokens, cells)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import cast
 
@@ -100,6 +101,7 @@ def make_cells(
     knows_evidence: bool,
     gives: frozenset[str] = SIGNAL_NAMES,
     text_tokens: float = 64.0,
+    cannot: Callable[[tuple[Step, ...], tuple[int, int] | None], str | None] = lambda steps, grid: None,
 ) -> list[Cell]:
     """All cells of a request, reference cells first; those that cannot be carry their reason.
 
@@ -109,6 +111,7 @@ def make_cells(
         knows_evidence: whether the task does.
         gives: signals that the model gives.
         text_tokens: of a prompt, on average; budgets in FLOPs need them.
+        cannot: why the model cannot run steps or shrink images to a grid.
 
     Raises:
         RequestError: for an unknown method, parameter or budget.
@@ -128,6 +131,8 @@ def make_cells(
             reason = f"task {config.task!r} does not know its evidence"
         elif lacking:
             reason = f"model {config.model!r} gives no {', '.join(lacking)}"
+        else:
+            reason = cannot(tuple(s for s in cell.steps if "evidence" not in s.needs), cell.grid)
         if reason is not None:
             cell = replace(cell, steps=(), schedule=None, skipped=reason)
         return cells.setdefault(cell.key, cell)

@@ -152,7 +152,7 @@ def _value(path: Path, table: str, key: str, value: Any, kind: Any) -> Any:
             raise RequestError(f"{where} a whole number, 1 or more")
         return int(value)
     if key == "level" and not 0 < value < 1:
-        raise RequestError(f"{where} between 0 and 1, such as 0.002")
+        raise RequestError(f"{where} between 0 and 1, such as 0.0005")
     if key == "jaccard" and not 0 <= value <= 1:
         raise RequestError(f"{where} between 0 and 1, such as 0.9")
     if not 0 <= value < float("inf"):

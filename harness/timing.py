@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from harness.batch import Batch
 from harness.engine import Engine
 from harness.measure import Work
 from harness.plan import Cell
@@ -41,6 +42,27 @@ def time_cells(
     template: str = "{question}",
     advance: Callable[[], None] = lambda: None,
 ) -> Timed:
+    """`time_batches` on an image and its first question.
+
+    Args:
+        sample: the image.
+        template: what the model is asked.
+    """
+    wanted = frozenset().union(*(cell.needs for cell in cells))
+    work = Work(engine, task, [one_question(sample)], seed, wanted=wanted, template=template)
+    batches = [work.batch if cell.grid is None else work.make_batch(cell.grid) for cell in cells]
+    return time_batches(engine, cells, batches, seed, rounds, warm, advance)
+
+
+def time_batches(
+    engine: Engine,
+    cells: list[Cell],
+    batches: list[Batch],
+    seed: int,
+    rounds: int = 12,
+    warm: int = 1,
+    advance: Callable[[], None] = lambda: None,
+) -> Timed:
     """Seconds of every stage, and memory.
 
     Drift of the machine hits all cells alike, since every round runs each once, in a new order. `none` runs twice a
@@ -48,14 +70,10 @@ def time_cells(
     cells. Decoding is given per answer token.
 
     Args:
-        sample: an image; its first question is asked.
         cells: what to time.
-        template: what the model is asked.
+        batches: what each is run on.
         rounds: timed rounds, after ``warm`` untimed ones, in the last of which the device's peak memory is taken.
     """
-    wanted = frozenset().union(*(cell.needs for cell in cells))
-    work = Work(engine, task, [one_question(sample)], seed, wanted=wanted, template=template)
-    batches = [work.batch if cell.grid is None else work.make_batch(cell.grid) for cell in cells]
     runs = [(place, 0) for place in range(len(cells))] + [(i, 1) for i, cell in enumerate(cells) if cell.method == "none"]
     random, device, timed = np.random.default_rng(seed), engine.adapter.device, Timed()
     for number in range(-warm, rounds):

@@ -16,6 +16,7 @@ from harness.counting import count
 from harness.engine import Batch, Engine
 from harness.models.cutting import side as pixels_a_side
 from harness.models.hf import Adapter
+from harness.models.published import PUBLISHED, internvl, qwen, smolvlm
 from harness.models.reading import read_shape
 from harness.models.shapes import PUBLIC
 from harness.probes import Probe
@@ -26,74 +27,12 @@ from methods.types import PROJECTOR, Budget, ModelShape, Schedule, Step, decoder
 from metrics.flops import Flops, flops
 
 TEXT = 6
-_VISION = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
-_LANGUAGE = (
-    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size",
-)  # fmt: skip
-
-
-def _qwen(vision: tuple, window: int, whole: tuple[int, ...], language: tuple):
-    """Configuration of a Qwen2.5-VL: widths and depth of its tower, pixels of a window, blocks that attend beyond it."""
-    from transformers import Qwen2_5_VLConfig
-
-    width, mlp, depth, heads, _, patch = vision
-    head = language[0] // language[3]
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [head // 8, 3 * head // 16, 3 * head // 16]}
-    return Qwen2_5_VLConfig(
-        vision_config={
-            "hidden_size": width, "intermediate_size": mlp, "depth": depth, "num_heads": heads, "patch_size": patch,
-            "window_size": window, "fullatt_block_indexes": list(whole), "out_hidden_size": language[0],
-        },
-        text_config={**dict(zip(_LANGUAGE, language)), "rope_parameters": rope},
-    )  # fmt: skip
-
-
-def _internvl(vision: tuple, language: tuple):
-    from transformers import InternVLConfig
-
-    text = {"model_type": "qwen2", **dict(zip(_LANGUAGE, language))}
-    return InternVLConfig(vision_config=dict(zip(_VISION, vision)), text_config=text)
-
-
-def _smolvlm(vision: tuple, language: tuple):
-    from transformers import SmolVLMConfig
-
-    text = {"model_type": "llama", **dict(zip(_LANGUAGE, language))}
-    return SmolVLMConfig(vision_config=dict(zip(_VISION, vision)), text_config=text, scale_factor=3)
-
-
-def _llava(vision: tuple, language: tuple):
-    from transformers import LlavaConfig
-
-    text = {"model_type": "llama", **dict(zip(_LANGUAGE, language))}
-    vision = {"model_type": "clip_vision_model", **dict(zip(_VISION, vision))}
-    return LlavaConfig(vision_config=vision, text_config=text, vision_feature_layer=-2)
-
-
 TINY: dict[str, Callable] = {
-    "qwen2.5-vl": lambda: _qwen((32, 44, 4, 2, None, 4), 16, (1, 3), (64, 112, 3, 4, 2, 500)),
-    "internvl3": lambda: _internvl((32, 80, 2, 2, 32, 4), (64, 112, 3, 4, 2, 500)),
-    "smolvlm": lambda: _smolvlm((32, 80, 2, 2, 36, 4), (64, 112, 3, 4, 4, 500)),
+    "qwen2.5-vl": lambda: qwen((32, 44, 4, 2, None, 4), 16, (1, 3), (64, 112, 3, 4, 2, 500)),
+    "internvl3": lambda: internvl((32, 80, 2, 2, 32, 4), (64, 112, 3, 4, 2, 500)),
+    "smolvlm": lambda: smolvlm((32, 80, 2, 2, 36, 4), (64, 112, 3, 4, 4, 500)),
 }
 """The architectures in small, with every part that sets them apart: windows, gates, merging, shared key-value heads."""
-
-_TOWER = {
-    "qwen": (1280, 3420, 32, 16, None, 14), "intern": (1024, 4096, 24, 16, 448, 14), "clip": (1024, 4096, 24, 16, 336, 14),
-    "siglip": (1152, 4304, 27, 16, 384, 14),
-}  # fmt: skip
-_WHOLE = (7, 15, 23, 31)
-PUBLISHED: dict[str, Callable] = {
-    "llava-1.5-7b": lambda: _llava(_TOWER["clip"], (4096, 11008, 32, 32, 32, 32064)),
-    "llava-1.5-13b": lambda: _llava(_TOWER["clip"], (5120, 13824, 40, 40, 40, 32064)),
-    "llava-next-7b": lambda: _llava(_TOWER["clip"], (4096, 11008, 32, 32, 32, 32064)),
-    "qwen2.5-vl-3b": lambda: _qwen(_TOWER["qwen"], 112, _WHOLE, (2048, 11008, 36, 16, 2, 151936)),
-    "qwen2.5-vl-7b": lambda: _qwen(_TOWER["qwen"], 112, _WHOLE, (3584, 18944, 28, 28, 4, 152064)),
-    "internvl3-1b": lambda: _internvl(_TOWER["intern"], (896, 4864, 24, 14, 2, 151674)),
-    "internvl3-2b": lambda: _internvl(_TOWER["intern"], (1536, 8960, 28, 12, 2, 151674)),
-    "internvl3-8b": lambda: _internvl(_TOWER["intern"], (3584, 18944, 28, 28, 4, 151674)),
-    "smolvlm2": lambda: _smolvlm(_TOWER["siglip"], (2048, 8192, 24, 32, 32, 49280)),
-}
-"""The figures of the checkpoints' own configuration files."""
 
 
 def _read(config, grid: tuple[int, int] = (4, 4)) -> ModelShape:

@@ -15,6 +15,7 @@ import torch
 from harness.engine import Engine
 from harness.models.frames import NEWLINE, VISUAL
 from harness.recorder import Recorder
+from harness.swap import swapped
 from methods.types import PROJECTOR, Selection, Step, decoder
 
 LIMIT = 5
@@ -266,3 +267,27 @@ def test_rope_response_is_what_vectors_of_ones_would_score(family, alike):
         expected = (query @ key.transpose(2, 3))[0, 0] / adapter.shape.head_dim
         found = adapter.rope_response(where, where, kind)[0]
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_prompts_are_those_of_the_familys_own_processor(family, unequal, several):
+    """Marks, separators and line ends around and inside images included."""
+    for asked in (unequal, several):
+        for row, (question, images) in enumerate(zip(asked.questions, asked.images, strict=True)):
+            frame = family.adapter.frame(asked.batch.prefix, asked.batch.pixels.blocks[int(asked.batch.image[row])])
+            place = family.adapter.config.image_token_id
+            ids = [place if token in (VISUAL, NEWLINE) else token for token in frame.ids] + asked.batch.questions[row]
+            assert ids == family.inputs(question, images)["input_ids"][0].tolist()
+
+
+def test_evidence_swap_on_unequal_images(family, unequal):
+    """What each image's row kept is given back to it, and its own evidence is forced in."""
+    counts = unequal.batch.pixels.counts
+    evidence = torch.zeros(len(counts), max(counts), dtype=torch.bool)
+    evidence[:, 1] = True
+    asked = replace(unequal, batch=replace(unequal.batch, evidence=evidence))
+    steps = (at(PROJECTOR, 3),)
+    before = run(family, asked, steps)
+    after = run(family, asked, swapped(steps, before.kept_before))
+    for old, new in zip(before.kept.tolist(), after.kept.tolist(), strict=True):
+        assert 1 in new
+        assert len(set(old) - set(new)) == (1 not in old)

@@ -1,0 +1,225 @@
+"""`profile`: what methods cost on a model of true size, with real or random weights; no task, no accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from harness.batch import Batch
+from harness.config import CompareConfig, load_plugins
+from harness.engine import Engine
+from harness.errors import RequestError
+from harness.measure import stream
+from harness.models import hf
+from harness.models.adapter import Adapter
+from harness.plan import Cell, make_cells
+from harness.progress import progress
+from harness.timing import Timed, time_batches
+from metrics import latency
+from metrics.flops import Flops, flops
+
+QUESTIONS = (1, 5, 18, 32)
+"""Questions an image for which the gain of shared work is stated: captions, VQAv2, POPE, GQA."""
+
+
+@dataclass(frozen=True)
+class ProfileConfig:
+    """Everything `profile` can be told."""
+
+    model: str = "llava-1.5-7b"
+    random_weights: bool = False
+    methods: tuple[str, ...] = ("none", "sts", "fastv", "sparsevlm")
+    keep: tuple[str, ...] = ("192", "64")
+    budget: str = "average"
+    layers: int | None = None
+    batch_size: int = 1
+    text_tokens: int = 64
+    answer_tokens: int = 4
+    rounds: int = 10
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    plugin: tuple[str, ...] = ()
+
+    def checked(self) -> ProfileConfig:
+        """Itself, or `RequestError` for the first thing that cannot be."""
+        for name in ("batch_size", "answer_tokens", "rounds"):
+            if getattr(self, name) < 1:
+                raise RequestError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
+        if self.text_tokens < 2:
+            raise RequestError(f"--text-tokens {self.text_tokens}: at least 2, one before the image and one after")
+        if self.layers is not None and not self.random_weights:
+            raise RequestError("--layers: only with --random-weights; a trained model has the layers it has")
+        return self
+
+
+def profile(config: ProfileConfig) -> dict:
+    """FLOPs, latency by stage, memory and what shared work would gain, for methods and budgets.
+
+    Args:
+        config: the request.
+
+    Returns:
+        ``model``, ``device``, ``dtype``, ``image`` (visual tokens), ``batch_size`` and ``cells``; each cell with ``method``,
+        ``keep``, ``flops``, ``latency`` (as in ``summary.json``, for the whole batch), ``selection_share`` of TTFT and of
+        prefill, ``memory``, or ``skipped`` with its reason; ``sharing``, see `sharing_gain`; ``checks`` with the A/A ratio.
+
+    Raises:
+        RequestError: where the request is wrong.
+    """
+    config = config.checked()
+    load_plugins(config.plugin)
+    adapter = _adapter(config)
+    side = _side(adapter)
+    image = Image.fromarray(np.random.default_rng(config.seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
+    views = adapter.pixels([image])
+    shape = adapter.shape_for(views.blocks[0])
+    marks = sum(block.marks for block in views.blocks[0])
+    asked = CompareConfig(
+        model=config.model, task="profile", methods=config.methods, keep=config.keep, budget=config.budget, seed=config.seed
+    ).checked()
+    cells = [
+        cell for cell in make_cells(asked, shape, False, adapter.gives, config.text_tokens + marks, adapter.cannot)
+        if cell.method != "blind" and not (cell.skipped and cell.reference)
+    ]  # fmt: skip
+    active = [cell for cell in cells if cell.skipped is None]
+    batches = [_batch(config, adapter, image, cell) for cell in active]
+    engine = Engine(adapter, config.answer_tokens)
+    with progress("profile", config.rounds + 1) as advance:
+        timed = time_batches(engine, active, batches, config.seed, config.rounds, advance=lambda: advance(1))
+    counted = [flops(shape, cell.schedule, config.text_tokens + marks) for cell in active]
+    rows, places = [], {cell.key: place for place, cell in enumerate(active)}
+    for cell in cells:
+        place = places.get(cell.key)
+        facts = {
+            "method": cell.method,
+            "keep": cell.keep,
+            "budget": cell.mode,
+            "reference": cell.reference,
+            "skipped": cell.skipped,
+        }
+        rows.append(facts if place is None else {**facts, **_figures(cell, place, timed, counted, config.batch_size)})
+    none = next(place for place, cell in enumerate(active) if cell.method == "none")
+    stages = {place: _medians(timed, place) for place in range(len(active))}
+    visual, text = shape.visual_tokens, config.text_tokens
+    device = torch.cuda.get_device_name() if adapter.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    return {
+        "model": config.model, "weights": "random" if config.random_weights else "trained", "device": device,
+        "dtype": str(adapter.dtype).removeprefix("torch."), "layers": shape.layers, "image": visual, "text_tokens": text,
+        "batch_size": config.batch_size, "cells": rows,
+        "sharing": {str(q): sharing_gain(active, stages, visual, text, q) for q in QUESTIONS},
+        "checks": {"aa": _aa(timed, none)},
+    }  # fmt: skip
+
+
+def _adapter(config: ProfileConfig) -> Adapter:
+    from harness.comparison import pick_device
+    from harness.models.published import random_model
+
+    device = pick_device(config.device)
+    if not config.random_weights:
+        return hf.load(config.model, device, config.dtype)
+    kind = config.dtype if config.dtype != "auto" else ("float32" if device == "cpu" else "bfloat16")
+    return random_model(config.model, device, getattr(torch, kind), config.layers, config.seed)
+
+
+def _side(adapter: Adapter) -> int:
+    """Pixels a side of a square image that the model takes as it is."""
+    from harness.models.published import SIDE
+
+    size = getattr(adapter.config.vision_config, "image_size", None) or 448
+    return SIDE.get(adapter.name, size[0] if isinstance(size, (list, tuple)) else int(size))
+
+
+def _batch(config: ProfileConfig, adapter: Adapter, image: Image.Image, cell: Cell) -> Batch:
+    """The image as often as the batch is large, each with a question of random tokens."""
+    count, device = config.batch_size, adapter.device
+    random = np.random.default_rng(config.seed)
+    words = random.integers(3, adapter.shape.vocabulary // 2, config.text_tokens).tolist()
+    before = min(config.text_tokens // 2, 35)
+    seeds = torch.tensor([stream(config.seed, i) for i in range(count)], device=device)
+    embeds = None
+    if "text_embeds" in cell.needs:
+        embeds = torch.randn(count, 1, adapter.shape.joint_width, device=device, dtype=adapter.dtype)
+    return Batch(
+        pixels=adapter.pixels([image] * count, cell.grid), prefix=words[:before], questions=[words[before:]] * count,
+        image=torch.arange(count, device=device), image_seeds=seeds, question_seeds=seeds, text_embeds=embeds,
+    )  # fmt: skip
+
+
+def _times(timed: Timed, place: int, repeat: int = 0) -> dict[str, np.ndarray]:
+    found: dict[str, list[float]] = {}
+    for at, again, _, stage, seconds in timed.rows:
+        if (at, again) == (place, repeat):
+            found.setdefault(stage, []).append(seconds)
+    return {stage: np.array(values) for stage, values in found.items()}
+
+
+def _medians(timed: Timed, place: int) -> dict[str, float]:
+    return {stage: float(np.median(values)) for stage, values in _times(timed, place).items()}
+
+
+def _figures(cell: Cell, place: int, timed: Timed, counted: list[Flops], batch: int) -> dict:
+    """FLOPs, latency and memory of one cell; `none` is the first."""
+    times, none = _times(timed, place), _times(timed, 0)
+    found = latency.summarise(times, none, counted[0].llm_prefill / counted[place].llm_prefill)
+    medians = {stage: float(np.median(values)) for stage, values in times.items()}
+    ttft = sum(medians[stage] for stage in latency.FIRST_TOKEN)
+    return {
+        "tokens": {"final": cell.schedule.final, "average": cell.schedule.average},
+        "flops": {**counted[place].as_dict(), "total": counted[place].total},
+        "latency": found,
+        "selection_share": {"ttft": medians["selection"] / ttft, "prefill": medians["selection"] / medians["prefill"]},
+        "memory": {
+            "kv_measured": timed.kv_bytes[place], "kv_predicted": round(batch * counted[place].kv_bytes),
+            "peak_bytes": timed.peak_bytes.get(place),
+        },
+    }  # fmt: skip
+
+
+def _aa(timed: Timed, none: int) -> dict:
+    from metrics.statistics import bootstrap_median
+
+    ttft = [sum(_times(timed, none, repeat)[stage] for stage in latency.FIRST_TOKEN) for repeat in (0, 1)]
+    return bootstrap_median(ttft[0] / ttft[1]).as_dict()
+
+
+def sharing_gain(
+    cells: list[Cell], stages: dict[int, dict[str, float]], visual: int, text: int, questions: int
+) -> dict[str, float]:
+    """What an accuracy pass over these cells would gain from shared work, from the stages measured alone.
+
+    Args:
+        cells: of the sweep.
+        stages: by place of a cell, seconds of each stage for one image and one question.
+        visual: tokens of the image.
+        text: tokens of a prompt beside them.
+        questions: asked of one image.
+
+    Returns:
+        ``across_questions``: time of each question alone over that of an image's questions together, tower and projector
+        once a cell. What stands before the first step that reads the question is run once an image: of prefill the part
+        of the layers before it, at the length of the image and all questions; the rest once a question.
+        ``across_cells``: the further gain of running tower and projector once for all cells that do not act inside it.
+        ``both``: their product.
+    """
+    alone = per_cell = shared = 0.0
+    longer = (visual + questions * text) / (visual + text)
+    for place, cell in enumerate(cells):
+        own = stages[place]
+        seeing, rest = own["vision"] + own["projector"], own["selection"] + own["decode"]
+        alone += questions * (seeing + own["selection"] + own["prefill"] + own["decode"])
+        first = next((step.site for step in cell.steps if step.reads_text), None)
+        if first is None:
+            together = own["selection"] + own["prefill"] * longer + questions * own["decode"]
+        else:
+            layers = cell.schedule.llm
+            whole = sum(layers[: first.layer]) / sum(layers) if first.stage == 2 and sum(layers) else 0.0
+            together = own["prefill"] * (whole * longer + (1 - whole) * questions) + questions * rest
+        per_cell += seeing + together
+        shared += together + (seeing if cell.in_tower or cell.grid is not None else 0.0)
+    shared += max(stages[0]["vision"] + stages[0]["projector"], 0.0)
+    return {"across_questions": alone / per_cell, "across_cells": per_cell / shared, "both": alone / shared}
