@@ -98,8 +98,7 @@ def compare(
         raise RequestError(f"--{option}: --extend takes --methods, --keep and --plugin; all else is the run's own")
     if extend is not None and asked.methods == CompareConfig.methods:
         raise RequestError("--extend: name the methods to add with --methods")
-    if asked.dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise RequestError(f"--dtype {asked.dtype!r}: {nearest(asked.dtype, ('auto', 'float32', 'bfloat16', 'float16'))}")
+    _check_dtype(asked.dtype)
     from harness.comparison import compare as run_compare
 
     run = run_compare(asked)
@@ -110,6 +109,12 @@ def compare(
 
     print(table(run.summary["cells"]))
     print(f"\nreport: {run.report}")
+
+
+def _check_dtype(dtype: str) -> None:
+    known = ("auto", "float32", "bfloat16", "float16")
+    if dtype not in known:
+        raise RequestError(f"--dtype {dtype!r}: {nearest(dtype, known)}")
 
 
 def _given(context: typer.Context) -> set[str]:
@@ -173,6 +178,40 @@ def capture(
     from harness.comparison import pick_device
 
     _print_paths(run_capture(model, task, samples, out, layer, seed, pick_device(device)), as_json)
+
+
+@app.command()
+def profile(
+    model: Annotated[str, typer.Option(help="Public shape with --random-weights (see `list models`); else folder or hub id.")],
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Make the model with random weights; no download.")
+    ] = False,
+    methods: Annotated[str, typer.Option(help="Method expressions, comma-separated.")] = "sts,fastv,sparsevlm",
+    keep: Annotated[str, typer.Option(help="Visual tokens to keep: counts or fractions.")] = ",".join(DEFAULT_KEEP),
+    budget: Annotated[str, typer.Option(help="How they are counted: average, final or flops.")] = _BASE.budget,
+    layers: Annotated[int | None, typer.Option(help="LLM layers, with --random-weights; all by default.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Prompts a batch, one image and one question each.")] = 1,
+    text_tokens: Annotated[int, typer.Option(help="Tokens of a prompt beside the image.")] = 64,
+    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 10,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _BASE.device,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = _BASE.dtype,
+    seed: Annotated[int, typer.Option(help="Seed of weights, image and random methods.")] = _BASE.seed,
+    plugin: Plugin = None,
+    as_json: Json = False,
+) -> None:
+    """FLOPs, latency by stage, memory, selection share and the gain of shared work on a model of true size; no task."""
+    from harness.profile import ProfileConfig, as_text
+    from harness.profile import profile as run_profile
+    from methods.registry import split
+
+    _check_dtype(dtype)
+    asked = ProfileConfig(
+        model=model, random_weights=random_weights, methods=tuple(split(methods)),
+        keep=tuple(k.strip() for k in keep.split(",") if k.strip()), budget=budget, layers=layers, batch_size=batch_size,
+        text_tokens=text_tokens, rounds=rounds, device=device, dtype=dtype, seed=seed, plugin=tuple(plugin or ()),
+    )  # fmt: skip
+    found = run_profile(asked)
+    print(json.dumps(found) if as_json else as_text(found))
 
 
 @app.command()

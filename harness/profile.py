@@ -31,7 +31,7 @@ class ProfileConfig:
 
     model: str = "llava-1.5-7b"
     random_weights: bool = False
-    methods: tuple[str, ...] = ("none", "sts", "fastv", "sparsevlm")
+    methods: tuple[str, ...] = ("sts", "fastv", "sparsevlm")
     keep: tuple[str, ...] = ("192", "64")
     budget: str = "average"
     layers: int | None = None
@@ -113,6 +113,45 @@ def profile(config: ProfileConfig) -> dict:
         "sharing": {str(q): sharing_gain(active, stages, visual, text, q) for q in QUESTIONS},
         "checks": {"aa": _aa(timed, none)},
     }  # fmt: skip
+
+
+def as_text(found: dict) -> str:
+    """A profile for a terminal."""
+    lines = [
+        f"{found['model']} ({found['weights']} weights, {found['layers']} LLM layers, {found['dtype']}) on {found['device']}; "
+        f"{found['image']} visual and {found['text_tokens']} other tokens, batch of {found['batch_size']}",
+        "",
+        f"  {'method':<30}{'keep':>6}{'tokens':>8}{'TFLOPs':>9}{'vision':>9}{'select':>8}{'prefill':>9}{'decode':>8}"
+        f"{'TTFT ms':>9}{'speed-up':>21}{'realised':>21}{'selection':>11}{'KV MB':>8}",
+    ]
+    for cell in found["cells"]:
+        name, keep = cell["method"], cell["keep"] if cell["keep"] is not None else "-"
+        if cell["skipped"]:
+            lines.append(f"  {name:<30}{keep:>6}  skipped: {cell['skipped']}")
+            continue
+        times = cell["latency"]
+        ms = lambda stage: f"{times[stage]['value']:.1f}"
+        spread = lambda figure: "-" if figure is None else f"{figure['value']:.2f} [{figure['lo']:.2f}, {figure['hi']:.2f}]"
+        ttft = "noisy" if times["noisy"] else ms("ttft")
+        lines.append(
+            f"  {name:<30}{keep:>6}{cell['tokens']['average']:>8.1f}{cell['flops']['total'] / 1e12:>9.3f}{ms('vision'):>9}"
+            f"{ms('selection'):>8}{ms('prefill'):>9}{ms('decode'):>8}{ttft:>9}{spread(times['ratio']):>21}"
+            f"{spread(times['realised_gain']):>21}{100 * cell['selection_share']['prefill']:>9.1f} %"
+            f"{cell['memory']['kv_measured'] / 1e6:>8.1f}"
+        )
+    aa = found["checks"]["aa"]
+    lines += [
+        "",
+        "Times in ms, medians; speed-up of TTFT and of prefill over its promise (realised) with 95 % intervals; selection as",
+    ]
+    lines += [f"a share of prefill. A/A check: none against itself {aa['value']:.3f} [{aa['lo']:.3f}, {aa['hi']:.3f}].", ""]
+    lines += ["Expected gain of shared work in an accuracy pass over these cells, from the stages above:"]
+    for questions, gain in found["sharing"].items():
+        lines.append(
+            f"  {questions:>3} questions an image: {gain['both']:.1f} times ({gain['across_questions']:.1f} across questions, "
+            f"{gain['across_cells']:.1f} across cells)"
+        )
+    return "\n".join(lines)
 
 
 def _adapter(config: ProfileConfig) -> Adapter:

@@ -53,6 +53,12 @@ def against_floor(benchmark, request):
     return run
 
 
+@pytest.fixture
+def ratios():
+    """The table of ratios, for benchmarks that time their floors themselves."""
+    return RATIOS
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     if not RATIOS:
         return

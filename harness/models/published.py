@@ -129,6 +129,26 @@ def random_model(name: str, device: str, dtype: torch.dtype, layers: int | None 
     torch.manual_seed(seed)
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
-    marks = SimpleNamespace(convert_tokens_to_ids=lambda token: None, bos_token=None)
-    processor = SimpleNamespace(tokenizer=marks, image_processor=images_of(config), image_token=None)
-    return Adapter(model, processor, name)
+    return Adapter(model, Untold(config), name)
+
+
+class Untold:
+    """A processor without a tokenizer: images as the family's own image processor makes them, one tile each, with two marks."""
+
+    image_token = None
+    tokenizer = SimpleNamespace(convert_tokens_to_ids=lambda token: None, bos_token=None)
+
+    def __init__(self, config) -> None:
+        self.image_processor, self.place = images_of(config), config.image_token_id
+        vision = config.vision_config
+        tokens = (
+            [n[0] if isinstance(n, (list, tuple)) else n for n in (vision.image_size, vision.patch_size)]
+            if (config.model_type in ("internvl", "smolvlm"))
+            else [1, 1]
+        )
+        fold = {"internvl": 2, "smolvlm": getattr(config, "scale_factor", 1)}.get(config.model_type, 1)
+        self.count = (tokens[0] // tokens[1] // fold) ** 2
+
+    def __call__(self, images, **options):
+        ids = torch.tensor([[1, *[self.place] * self.count, 2]])
+        return {"pixel_values": self.image_processor(images, return_tensors="pt")["pixel_values"], "input_ids": ids}

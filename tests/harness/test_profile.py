@@ -1,0 +1,110 @@
+"""Profiles on small models of the public families' own classes, with random weights."""
+
+import json
+
+import pytest
+
+from harness.cli import main
+from harness.errors import RequestError
+from harness.models import published
+from harness.models.published import internvl, llava, qwen, smolvlm
+from harness.plan import make_cells
+from harness.profile import ProfileConfig, as_text, profile, sharing_gain
+
+LANGUAGE = (64, 112, 4, 4, 2, 500)
+SMALL = {
+    "llava-1.5-7b": lambda: llava((48, 80, 3, 4, 56, 14), LANGUAGE),
+    "llava-next-7b": lambda: llava((48, 80, 3, 4, 336, 14), LANGUAGE, tiled=True),
+    "internvl3-1b": lambda: internvl((32, 80, 2, 2, 448, 14), LANGUAGE),
+    "smolvlm2": lambda: smolvlm((32, 80, 2, 2, 126, 14), LANGUAGE),
+    "qwen2.5-vl-3b": lambda: qwen((32, 44, 4, 2, None, 14), 112, (1, 3), LANGUAGE),
+}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    for name, make in SMALL.items():
+        monkeypatch.setitem(published.PUBLISHED, name, make)
+    monkeypatch.setattr(published, "SIDE", {"qwen2.5-vl-3b": 224, "llava-next-7b": 672})
+
+
+@pytest.mark.parametrize(
+    ("name", "visual"), [("llava-1.5-7b", 16), ("internvl3-1b", 256), ("smolvlm2", 9), ("qwen2.5-vl-3b", 64)]
+)
+def test_a_family_is_profiled(small, name, visual):
+    found = profile(
+        ProfileConfig(model=name, random_weights=True, methods=("divprune", "sts", "visionzip"), keep=("0.5",), rounds=2)
+    )
+    assert found["image"] == visual and found["weights"] == "random"
+    cells = {c["method"]: c for c in found["cells"]}
+    assert cells["none"]["latency"]["ratio"]["value"] == 1 and cells["divprune"]["tokens"]["final"] == round(visual / 2)
+    for cell in cells.values():
+        if not cell["skipped"]:
+            assert cell["memory"]["kv_measured"] == cell["memory"]["kv_predicted"] and cell["latency"]["ttft"]["value"] > 0
+    assert bool(cells["visionzip"]["skipped"]) == (name != "llava-1.5-7b")
+    text = as_text(found)
+    assert "A/A check" in text and "questions an image" in text and ("skipped: " in text) == (name != "llava-1.5-7b")
+
+
+def test_a_batch_of_prompts_and_fewer_layers(small):
+    config = ProfileConfig(
+        model="llava-1.5-7b", random_weights=True, methods=("random",), keep=("8",), rounds=1, layers=2, batch_size=3
+    )
+    found = profile(config)
+    assert found["layers"] == 2 and found["batch_size"] == 3
+    random = next(c for c in found["cells"] if c["method"] == "random")
+    assert random["memory"]["kv_measured"] == random["memory"]["kv_predicted"]
+
+
+def test_the_expected_gain_against_a_count_by_hand(adapter):
+    """One text-free method before the LLM: tower and projector once, prefill at the length of image and all questions."""
+    from harness.config import CompareConfig
+
+    cells = [
+        c for c in make_cells(CompareConfig(methods=("random",), keep=("64",)), adapter.shape, False) if c.method in ("none",)
+    ]
+    stages = {0: {"vision": 4.0, "projector": 1.0, "selection": 0.5, "prefill": 2.0, "decode": 0.25}}
+    gain = sharing_gain(cells, stages, visual=100, text=20, questions=5)
+    alone = 5 * (4 + 1 + 0.5 + 2 + 0.25)
+    together = 4 + 1 + 0.5 + 2 * (100 + 5 * 20) / 120 + 5 * 0.25
+    assert gain["across_questions"] == pytest.approx(alone / together) and gain["across_cells"] == pytest.approx(1)
+    one = sharing_gain(cells, stages, visual=100, text=20, questions=1)
+    assert one["both"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "llava-1.5-7bb", "random_weights": True}, "did you mean 'llava-1.5-7b'"),
+        ({"layers": 99, "random_weights": True}, "1 to 4"),
+        ({"layers": 2}, "only with --random-weights"),
+        ({"rounds": 0}, "at least 1"),
+        ({"text_tokens": 1}, "at least 2"),
+        ({"keep": ("17",), "random_weights": True}, "16 visual tokens"),
+        ({"methods": ("fastvv",), "random_weights": True}, "did you mean 'fastv'"),
+    ],
+)
+def test_wrong_requests(small, options, message):
+    with pytest.raises(RequestError, match=message) as caught:
+        profile(ProfileConfig(**options))
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_from_the_command_line(small, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(
+            [
+                "profile",
+                "--model",
+                "llava-1.5-7b",
+                "--random-weights",
+                "--methods",
+                "grid",
+                "--keep",
+                "8",
+                "--rounds",
+                "1",
+                "--json",
+            ]
+        )
+    assert stop.value.code == 0 and json.loads(capsys.readouterr().out)["cells"][0]["method"] == "none"
