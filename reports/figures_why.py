@@ -9,6 +9,7 @@ from reports.cells import method as name_of
 from reports.figures import bars, canvas, key_of, legend, mark, room
 from reports.style import FAINT, INK, Look
 from reports.svg import label
+from reports.wording import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +32,7 @@ def swap(stratum: Stratum, look: dict[str, Look]):
         share = interval(cell, "evidence.swap_share")
         if share is not None:
             edge = 100 * max(gained.hi, lost.value if lost else 0.0)
-            text = f"{100 * share.value:.0f} % [{100 * share.lo:.0f} to {100 * share.hi:.0f}]"
+            text = f"{percent(share.value, 0)} % [{percent(share.lo, 0)} to {percent(share.hi, 0)}]"
             axes.annotate(text, (edge, row), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8.5)
     axes.set_yticks(range(len(rows)), [f"{label(name_of(c))}  {c['keep']}" for c in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
