@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from harness import cli_results
 from harness.config import DEFAULT_KEEP, DEFAULT_METHODS, CompareConfig, load_plugins, read_file
 from harness.errors import RequestError, nearest
 
@@ -278,8 +279,11 @@ def doctor(as_json: Json = False) -> None:
         print(f"{name:<16} {value}")
 
 
+cli_results.attach(app)
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 2 wrong request, 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 a gate failed, 2 wrong request, 130 interrupted."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     usage = typer.BadParameter.__mro__[2]  # typer's ClickException, wherever its click lives

@@ -15,6 +15,10 @@ _BITS = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 _DRAWS_LUCK = frozenset({"random", "oracle"})  # methods whose choice depends on the seed
 
 
+PLANNED = ("schedule", "grid", "tower")
+"""What is known of a cell's tokens before it runs: at every LLM layer, of a shrunken image, at every tower block."""
+
+
 @dataclass(frozen=True)
 class Identity:
     """What makes two cells the same cell; the seed is not part of it, nor are weights and code."""
@@ -101,10 +105,13 @@ class Matched:
     @property
     def same_schedule(self) -> bool:
         """Whether what follows from the schedule compares; counts that follow from the images have a tolerance of their own."""
-        if self.adaptive:
-            return True
-        names = ("schedule", "grid", "tower")
-        return all(self.baseline.facts.get(name) == self.candidate.facts.get(name) for name in names) and not self.recounted
+        return self.adaptive or (self.replanned is None and not self.recounted)
+
+    @property
+    def replanned(self) -> str | None:
+        """The first of `PLANNED` that differs; one that either run does not tell is left aside."""
+        mine, theirs = self.baseline.facts, self.candidate.facts
+        return next((name for name in PLANNED if name in mine and name in theirs and mine[name] != theirs[name]), None)
 
     @property
     def adaptive(self) -> bool:

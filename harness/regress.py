@@ -74,6 +74,8 @@ class Family:
             nothing = np.zeros(0)
             return cls((nothing, nothing), familywise.Losses(nothing, nothing, nothing, 0.0), (0, 0), 0, pair.paired, level)
         totals, sizes = ([np.stack([t[which][side] for t in tables], 1) for side in (0, 1)] for which in (0, 1))
+        told = [size.any(1) for size in sizes]  # images that say nothing must not change sides, nor count
+        totals, sizes = [t[rows] for t, rows in zip(totals, told)], [n[rows] for n, rows in zip(sizes, told)]
         with np.errstate(divide="ignore", invalid="ignore"):
             means = tuple(t.sum(0) / n.sum(0) for t, n in zip(totals, sizes))
         if pair.paired:

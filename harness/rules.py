@@ -34,10 +34,8 @@ def schedule(pair: Pair, cell: Matched, limits: Thresholds) -> Verdict | None:
         if change is not None and abs(change) <= limits.schedule.adaptive:
             return make("passed", "counts follow from the images; their mean is within the tolerance")
         return make(bad(limits, "schedule"), f"counts follow from the same images, but their mean changed by {_percent(change)}")
-    for name, what in _PLANNED.items():
-        before, after = (facts.get(name) for facts in sides)
-        if before != after and name in sides[0] and name in sides[1]:
-            return make(bad(limits, "schedule"), _first_difference(before, after, what))
+    if (name := cell.replanned) is not None:
+        return make(bad(limits, "schedule"), _first_difference(sides[0][name], sides[1][name], _PLANNED[name]))
     if cell.recounted:
         return make(bad(limits, "schedule"), f"planned alike, but {cell.recounted} of {cell.common} questions kept other counts")
     return make("passed", "the same tokens at every layer")

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from harness.verdicts import RULES, Comparison, Verdict
 from reports import wording
 
-_ROWS = 20  # of a table in a pull request; the page shows all
+_ROWS, _CHANGED = 20, 10  # of what failed and of what changed, in a pull request; the page shows all
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _NOT_XML = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _MARKS = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "[": "\\[", "]": "\\]", "`": "'", "*": "\\*", "_": "\\_",
@@ -41,6 +41,7 @@ def markdown(found: Comparison) -> str:
         lines += _limited(
             [f"| {_code(v.cell)} | {v.figure} | {value(v.baseline, v)} | {value(v.candidate, v)} |" for v in moved],
             "| … | {} more | | |",
+            _CHANGED,
         )
     new = [v for v in found.verdicts if v.rule == "new"]
     if new:
@@ -124,10 +125,11 @@ def headline(found: Comparison) -> str:
 
 
 def counted(found: Comparison) -> str:
-    counts = found.counts()
+    """How many verdicts there are, in a sentence."""
+    counts, cells = found.counts(), len({v.cell for v in found.verdicts})
     judged = counts["passed"] + counts["failed"]
     open_ = f"; {counts['not judged']} not judged" if counts["not judged"] else ""
-    return f"{counts['failed']} of {judged} checks failed on {len({v.cell for v in found.verdicts})} cells{open_}."
+    return f"{counts['failed']} of {judged} checks failed on {cells} {'cell' if cells == 1 else 'cells'}{open_}."
 
 
 def changed(found: Comparison) -> list[Verdict]:
@@ -174,8 +176,8 @@ def _size(verdict: Verdict) -> float:
     return gap if verdict.unit == "share" or not verdict.baseline else gap / abs(verdict.baseline)
 
 
-def _limited(rows: list[str], rest: str) -> list[str]:
-    return rows if len(rows) <= _ROWS else [*rows[:_ROWS], rest.format(len(rows) - _ROWS)]
+def _limited(rows: list[str], rest: str, most: int = _ROWS) -> list[str]:
+    return rows if len(rows) <= most else [*rows[:most], rest.format(len(rows) - most)]
 
 
 def _rest(count: int) -> str:

@@ -207,6 +207,20 @@ def make_run(tmp_path) -> Callable[..., RunFolder]:
     return make
 
 
+@pytest.fixture(scope="session")
+def stored_run(tmp_path_factory) -> Callable[..., RunFolder]:
+    """A run of a `Build` that tests share and leave as it is."""
+    folder, made = tmp_path_factory.mktemp("runs"), {}
+
+    def stored(**fields) -> RunFolder:
+        build = Build(**fields)
+        if repr(build) not in made:
+            made[repr(build)] = write_run(folder / f"run{len(made)}", build)
+        return made[repr(build)]
+
+    return stored
+
+
 @pytest.fixture
 def edit_facts() -> Callable[..., None]:
     """Changes what a stored run knows of a cell."""

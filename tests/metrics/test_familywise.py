@@ -52,7 +52,7 @@ def test_estimates_of_unpaired_runs_whose_images_have_different_numbers_of_quest
         sides.append((images, (rng.random(len(images)) < level).astype(float)))
     tables = [(np.bincount(i, weights=s)[:, None], np.bincount(i).astype(float)[:, None]) for i, s in sides]
     found = familywise.unpaired(*tables, 0.05)
-    assert found.value[0] == pytest.approx(sides[0][1].mean() - sides[1][1].mean()) and found.p[0] < 0.01
+    assert found.value[0] == pytest.approx(sides[0][1].mean() - sides[1][1].mean()) and found.p[0] < 0.05
     half = sum(((f := bootstrap_mean(s, i)).hi - f.lo) ** 2 for i, s in sides) ** 0.5
     low, high = found.interval(0)
     assert high - low == pytest.approx(half, rel=0.15)

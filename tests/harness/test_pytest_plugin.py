@@ -1,0 +1,112 @@
+"""The fixture that other projects use, in a pytest of its own."""
+
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ("pytester",)
+INSTALLED = any(point.value == "harness.pytest_plugin" for point in entry_points(group="pytest11"))
+
+
+@pytest.fixture
+def tests(pytester):
+    """Runs a file of tests with the plug-in, as a project that installed it would."""
+
+    def run(text: str, *options: str):
+        pytester.makepyfile(text)
+        loaded = () if INSTALLED else ("-p", "harness.pytest_plugin")
+        return pytester.runpytest_inprocess("-q", "-p", "no:cacheprovider", "-p", "no:benchmark", *loaded, *options)
+
+    return run
+
+
+def test_a_comparison_and_what_must_hold_of_it(tests):
+    result = tests("""
+        import pytest
+        from harness.errors import RequestError
+
+        @pytest.fixture(scope="module")
+        def run(prunescope):
+            return prunescope.compare(
+                methods=["grid"], keep=[64], samples=1, latency=False, analyse=0, seeds=1, max_new_tokens=2
+            )
+
+        def test_what_holds(prunescope, run):
+            prunescope.assert_retention(run, "grid", 64, at_least=0.01)
+            prunescope.assert_flops(run, "grid", 64, at_most=0.5)
+            prunescope.assert_flops(run, "grid", at_most=1e12)
+            prunescope.assert_no_drift(run, run.folder, "grid", 64, jaccard=1.0)
+            prunescope.assert_no_regression(run, str(run.folder))
+
+        def test_what_does_not(prunescope, run):
+            prunescope.assert_retention(run, "grid", 64, at_least=1.5)
+
+        def test_wrong(prunescope):
+            with pytest.raises(RequestError, match="did you mean 'grid'"):
+                prunescope.compare(methods="grd", keep=64)
+    """)
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(
+        ["E*AssertionError: grid at 64 keeps * of the accuracy of none, at least 150.0% is asked; accuracy *"]
+    )
+
+
+CASES = [
+    ('assert_retention(one, "sts", 64, at_least=1.2)', "sts at 64 keeps * of the accuracy of none, at least 120.0% is asked*"),
+    ('assert_flops(one, "sts", 64, at_most=0.05)', "sts at 64 costs *% of the FLOPs of none to the first token, at most 5.0%*"),
+    ('assert_flops(one, "sts", 64, at_most=10)', "sts at 64 costs * FLOPs to the first token, at most 10 are asked"),
+    ('assert_no_drift(other, one, "fastv", 24)', "fastv at 24 drifted: kept tokens of 24 questions agree to 0.*at least 0.9*"),
+    (
+        'assert_no_drift(other, one, "random", 24)',
+        "random at 24 drifted: *at least 0.9 is asked; its choice depends on the seed*",
+    ),
+    ('assert_no_drift(other, one, "tome", 24)', "tome at 24: merged tokens are no subset*"),
+    ('assert_no_drift(other, one, "dart", 24)', "*run0 has no cell dart at 24; it has none, blind, downsample at 64*"),
+    ('assert_retention(one, "sts", at_least=0.5)', "*has 2 cells sts; it has sts at 64, sts at 24"),
+    ('assert_retention(other, "sts", 64, at_least=0.1)', "sts at 64 was skipped: no CLS"),
+    ("assert_no_regression(other, one)", "*run1 is worse than *run0:"),
+]
+
+
+def test_messages(tests, make_run):
+    one = make_run(images=range(4))
+    other = make_run(images=range(4), seed=1, drift={("fastv", 24): 0.5}, skipped={("sts", 64): "no CLS"})
+    calls = "\n".join(f"    lambda p: p.{call}," for call, _ in CASES)
+    result = tests(
+        "import pytest\n\n"
+        f"one, other = {str(one.folder)!r}, {str(other.folder)!r}\n"
+        f"CALLS = [\n{calls}\n]\n\n"
+        '@pytest.mark.parametrize("call", CALLS)\ndef test(prunescope, call):\n    call(prunescope)\n'
+    )
+    result.assert_outcomes(failed=len(CASES))
+    result.stdout.fnmatch_lines([f"E*AssertionError: {message}" for _, message in CASES])
+    result.stdout.fnmatch_lines(["E*drift, fastv at 24: kept tokens of 24 questions agree to 0.*"])
+    result.stdout.no_fnmatch_line("*def _fail*")
+
+
+def test_options_of_this_repository_do_not_clash(tests, pytester):
+    pytester.makeconftest("""
+        def pytest_addoption(parser):
+            parser.addoption("--benchmark", action="store_true")
+    """)
+    tests("def test(prunescope, pytestconfig):\n    assert pytestconfig.getoption('--benchmark')", "--benchmark").assert_outcomes(
+        passed=1
+    )
+
+
+def test_loading_it_costs_nothing():
+    code = """
+import sys, time, pytest
+before = set(sys.modules)
+start = time.perf_counter()
+import harness.pytest_plugin
+took = time.perf_counter() - start
+heavy = {"numpy", "torch", "transformers", "scipy", "typer", "jinja2", "pandas"} & (set(sys.modules) - before)
+print(heavy or "light", took < 0.1, len(set(sys.modules) - before) < 12)
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert done.stdout.split() == ["light", "True", "True"]
