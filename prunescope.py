@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-_HARNESS = ("compare", "Run", "CompareConfig")
-_METHODS = ("Budget", "Method", "ModelShape", "Selection", "Signals", "Step", "create", "entries", "register")
-__all__ = [*_HARNESS, *_METHODS]
+_FROM = {
+    "harness": ("compare", "Run", "CompareConfig"),
+    "methods": ("Budget", "Method", "ModelShape", "Selection", "Signals", "Step", "create", "entries", "register"),
+    "harness.bridges.pruned": ("prune", "PrunedModel"),
+}
+__all__ = [name for names in _FROM.values() for name in names]
 
 
 def __getattr__(name: str):
-    if name in __all__:
-        import harness
-        import methods
+    for module, names in _FROM.items():
+        if name in names:
+            from importlib import import_module
 
-        return getattr(harness if name in _HARNESS else methods, name)
+            return getattr(import_module(module), name)
     raise AttributeError(f"module 'prunescope' has no attribute {name!r}")

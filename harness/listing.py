@@ -63,14 +63,16 @@ def rows(what: str) -> list[dict]:
             for i in infos()
         ]
     if what == "models":
-        from harness.models.hf import EMBEDDED
+        from harness.models.hf import EMBEDDED, plugged
+        from harness.models.quirks import QUIRKS
         from harness.models.shapes import PUBLIC
 
         return [
             *({"name": name, "kind": "embedded"} for name in EMBEDDED),
             *({"name": name, "kind": "shape alone, for flops"} for name in PUBLIC if name not in EMBEDDED),
-            {"name": "<folder>", "kind": "local Hugging Face folder of a LLaVA"},
-            {"name": "<owner/name>", "kind": "hub id of a LLaVA, such as llava-hf/llava-1.5-7b-hf"},
+            *({"name": name, "kind": f"of another package: {point.value}"} for name, point in plugged().items()),
+            {"name": "<folder>", "kind": f"local Hugging Face folder; families: {', '.join(QUIRKS)}"},
+            {"name": "<owner/name>", "kind": "hub id of one of these, such as llava-hf/llava-1.5-7b-hf"},
         ]
     from methods.registry import entries
 

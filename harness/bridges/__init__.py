@@ -1,0 +1,10 @@
+"""Ways into the engine from other people's code: a pruned Hugging Face model, and a model for lmms-eval."""
+
+from __future__ import annotations
+
+
+def manifest():
+    """What the entry point ``lmms_eval.models`` gives: the name of our model, and where its class is."""
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+    return ModelManifest("prunescope", simple_class_path="harness.bridges.lmms_eval.Prunescope")

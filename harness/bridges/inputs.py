@@ -1,0 +1,166 @@
+"""From what a Hugging Face processor makes of images and text back to prompts, family by family."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from harness.bridges.prompts import Prompt
+from harness.errors import RequestError
+from harness.models.adapter import Adapter
+from harness.models.cutting import AnyResolution, Packed, Rows, Single, Tiles, side, tiled
+from harness.models.frames import VISUAL, Area, Block, grid_block
+
+IMAGE_INPUTS = ("pixel_values", "image_sizes", "image_grid_thw", "pixel_attention_mask", "batch_num_images")
+"""What processors give for images."""
+Picture = tuple[torch.Tensor, Block]
+
+
+def read(adapter: Adapter, rows: list[list[int]], images: Mapping[str, Any], texts: list[str] | None = None) -> list[Prompt]:
+    """Prompts of the rows of a batch.
+
+    Args:
+        adapter: the model.
+        rows: token ids without padding, with the places of the visual tokens.
+        images: those of `IMAGE_INPUTS` that the processor gave; they hold the images of all rows in turn.
+        texts: what every row asks; by default the text behind its last image, where the processor is known.
+
+    Raises:
+        RequestError: where ids and images do not belong together.
+    """
+    place, cutter = adapter.config.image_token_id, adapter.cutter
+    if images.get("pixel_values") is None:
+        raise RequestError("input_ids hold the places of images, but pixel_values are missing")
+    if isinstance(cutter, Tiles):
+        supply = _tiles(adapter, rows, images)
+    elif isinstance(cutter, Rows):
+        supply = _rows(adapter, rows, images)
+    elif isinstance(cutter, AnyResolution):
+        supply = _any_resolution(cutter, images)
+    elif isinstance(cutter, Packed):
+        supply = _packed(cutter, images)
+    else:
+        supply = _single(cutter, images)
+    prompts = [_prompt(row, place, supply) for row in rows]
+    if next(supply, None) is not None:
+        raise RequestError("pixel_values hold more images than input_ids have places for")
+    if texts is None and adapter.tokenizer is not None:
+        texts = [adapter.decode(list(prompt.question)) for prompt in prompts]
+    if texts is None:
+        return prompts
+    return [Prompt(p.prefix, p.question, p.blocks, p.pixels, text) for p, text in zip(prompts, texts, strict=True)]
+
+
+def _prompt(row: list[int], place: int, supply: Iterator[Picture]) -> Prompt:
+    """The prompt of one row; takes its images from those of all rows."""
+    prefix: list[int] = []
+    start = 0
+    found: list[Picture] = []
+    while place in row[start:]:
+        first = row.index(place, start)
+        picture = next(supply, None)
+        if picture is None:
+            raise RequestError("input_ids have places for more images than pixel_values hold")
+        ids = [token if token >= 0 else place for token in picture[1].ids]
+        at = first - ids.index(place)
+        if at < start or row[at : at + len(ids)] != ids:
+            raise RequestError(
+                f"the image tokens of input_ids do not fit pixel_values: an image makes {ids.count(place)} of them; "
+                "text and images must come from the model's own processor, and text must not be truncated"
+            )
+        prefix += row[start:at] if not found else [VISUAL, *row[start:at]]
+        start = at + len(ids)
+        found.append(picture)
+    pixels = torch.cat([tensor for tensor, _ in found]) if found else None
+    return Prompt(tuple(prefix), tuple(row[start:]), tuple(block for _, block in found), pixels)
+
+
+def _single(cutter: Single, images: Mapping[str, Any]) -> Iterator[Picture]:
+    pixels = images["pixel_values"]
+    block = cutter.block(*pixels.shape[-2:])
+    for image in pixels.reshape(-1, *pixels.shape[-3:]).split(1):
+        yield image, block
+
+
+def _any_resolution(cutter: AnyResolution, images: Mapping[str, Any]) -> Iterator[Picture]:
+    """Tiles of an image; of several images in a prompt, OneVision takes the first tile of each alone."""
+    pixels, sizes = images["pixel_values"], torch.as_tensor(images["image_sizes"]).tolist()
+    counts = images.get("batch_num_images")
+    counts = [1] * len(sizes) if counts is None else torch.as_tensor(counts).tolist()
+    alone = [count == 1 for count in counts for _ in range(count)] if cutter._onevision else [True] * len(sizes)
+    for tiles, size, whole in zip(pixels, sizes, alone, strict=True):
+        block = cutter._block(tuple(size) if whole else None)
+        yield tiles[: block.tiles], block
+
+
+def _packed(cutter: Packed, images: Mapping[str, Any]) -> Iterator[Picture]:
+    start, fold = 0, int(cutter.merge**0.5)
+    for cut in torch.as_tensor(images["image_grid_thw"]).tolist():
+        count = cut[0] * cut[1] * cut[2]
+        yield images["pixel_values"][start : start + count], grid_block(cut[1] // fold, cut[2] // fold, tuple(cut))
+        start += count
+
+
+def _runs(row: list[int], place: int) -> list[tuple[int, int]]:
+    """First and last of the stretches of a token."""
+    found, start = [], 0
+    while place in row[start:]:
+        first = last = row.index(place, start)
+        while last + 1 < len(row) and row[last + 1] == place:
+            last += 1
+        found.append((first, last))
+        start = last + 1
+    return found
+
+
+def _tiles(adapter: Adapter, rows: list[list[int]], images: Mapping[str, Any]) -> Iterator[Picture]:
+    """InternVL: one stretch of image tokens an image; the whole image is the last tile where there are several."""
+    vision, place, start = adapter.config.vision_config, adapter.config.image_token_id, 0
+    one = side(vision.image_size) // side(vision.patch_size) // int(adapter.shape.merge**0.5)
+    for row in rows:
+        for first, last in _runs(row, place):
+            count = (last + 1 - first) // one**2
+            pixels = images["pixel_values"][start : start + count]
+            areas = [Area(one, one)] if count == 1 else [*tiled(*_canvas(pixels), one), Area(one, one)]
+            ids = (VISUAL if token == place else token for token in row[first - 1 : last + 2])
+            yield pixels, Block(tuple(ids), tuple(areas), count)
+            start += count
+
+
+def _canvas(tiles: torch.Tensor) -> tuple[int, int]:
+    """Rows and columns of an image's tiles: the arrangement that looks most like the whole image, which is the last tile."""
+    count, height = len(tiles) - 1, tiles.shape[-1]
+    whole, best = tiles[-1].float(), (torch.inf, (1, count))
+    for down in (size for size in range(1, count + 1) if count % size == 0):
+        across = count // down
+        large = tiles[:-1].float().unflatten(0, (down, across)).permute(2, 0, 3, 1, 4)  # [3, down, H, across, W]
+        small = torch.nn.functional.interpolate(large.flatten(3).flatten(1, 2)[None], (height, height), mode="area")[0]
+        best = min(best, (float((small - whole).square().mean()), (down, across)))
+    return best[1]
+
+
+def _rows(adapter: Adapter, rows: list[list[int]], images: Mapping[str, Any]) -> Iterator[Picture]:
+    """SmolVLM and Idefics3: a stretch a tile, each behind the name of its row and column; the whole image is the last."""
+    if adapter.tokenizer is None:
+        raise RequestError(f"{adapter.config.model_type} names its tiles in the text: pass processor=")
+    place, vision = adapter.config.image_token_id, adapter.config.vision_config
+    one = vision.image_size // vision.patch_size // int(adapter.shape.merge**0.5)
+    mask = images.get("pixel_attention_mask")
+    for number, row in enumerate(rows):
+        used, tile, first, down, across = 0, 0, None, 0, 0
+        for start, last in _runs(row, place):
+            first = start - 2 if first is None else first
+            name = re.fullmatch(r"<row_(\d+)_col_(\d+)>", adapter.tokenizer.convert_ids_to_tokens(row[start - 1]))
+            tile += 1
+            if name is not None:
+                down, across = max(down, int(name[1])), max(across, int(name[2]))
+                continue
+            areas = [Area(one, one)] if tile == 1 else [*tiled(down, across, one), Area(one, one)]
+            ids = (VISUAL if token == place else token for token in row[first : last + 2])
+            if mask is not None and not bool(mask[number, used : used + tile].all()):
+                raise RequestError("pixel_attention_mask hides a part of an image, which the engine does not support")
+            yield images["pixel_values"][number, used : used + tile], Block(tuple(ids), tuple(areas), tile)
+            used, tile, first, down, across = used + tile, 0, None, 0, 0

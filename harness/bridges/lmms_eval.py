@@ -1,0 +1,174 @@
+"""The engine as a model of lmms-eval: its tasks, its scores, our methods.
+
+    python -m lmms_eval --model prunescope --model_args pretrained=tiny,method=sts,keep=64 --tasks pope
+
+lmms-eval 0.6 and later find it by the entry point ``lmms_eval.models``. For 0.5, and where this package is not installed,
+``python -m harness.bridges.lmms_eval`` takes the same arguments.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from lmms_eval.api.model import lmms
+from PIL import Image
+
+from harness.bridges import manifest
+from harness.bridges.options import beyond_greedy
+from harness.bridges.prompts import Prompt, Pruner
+from harness.errors import RequestError
+from harness.models import hf
+
+
+class Prunescope(lmms):
+    """One model, method and budget.
+
+    Args:
+        pretrained: an embedded model, a folder or a hub id.
+        method: name or expression; see ``python -m harness list methods``.
+        keep: visual tokens of a prompt, as a count or as a share below 1.
+        budget: how they are counted, ``average``, ``final`` or ``flops``.
+        device: by default a GPU where there is one.
+        dtype: of the weights; ``auto`` is float32 on a CPU and bfloat16 elsewhere.
+        batch_size: prompts at a time.
+        seed: of methods that draw random numbers.
+        device_map: spread over several devices, as accelerate understands it.
+        method_parameters: of the method, as ``layer=2``.
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        pretrained: str = "tiny",
+        method: str = "sts",
+        keep: float = 64,
+        budget: str = "average",
+        device: str | None = None,
+        dtype: str = "auto",
+        batch_size: int | str = 1,
+        seed: int = 0,
+        device_map: str | None = None,
+        max_batch_size: int | None = None,
+        **method_parameters,
+    ) -> None:
+        super().__init__()
+        if not str(batch_size).isdigit() or int(batch_size) < 1:
+            raise RequestError(f"batch_size={batch_size}: give a number of prompts; the engine does not search for one")
+        method = method.strip("'\"")  # which keep lmms-eval from splitting an expression at its commas
+        self.pruner = Pruner(method, keep, budget, seed, method_parameters)
+        self.adapter = hf.load(str(pretrained), _device(device), str(dtype), device_map=device_map)
+        self.pruner.check(self.adapter)
+        self.batch_size, self.device = int(batch_size), self.adapter.device
+
+    def generate_until(self, requests) -> list[str]:
+        """Greedy answers to lmms-eval's requests, each up to the first of its ``until`` strings."""
+        from tqdm import tqdm
+
+        found: list[str] = []
+        progress = tqdm(total=len(requests), disable=self.rank != 0, desc="prunescope")
+        for options, chunk in self._chunks(requests):
+            _check(options)
+            until, limit = _stops(options), int(options.get("max_new_tokens") or 1024)
+            prompts = [self._prompt(request) for request in chunk]
+            answers = self.pruner.answers(self.adapter, prompts, limit, self.adapter.end_ids)
+            for request, answer in zip(chunk, answers, strict=True):
+                text = _cut(self.adapter.decode(answer.tokens), until)
+                self.cache_hook.add_partial("generate_until", (request.args[0], options), text)
+                found.append(text)
+            progress.update(len(chunk))
+        progress.close()
+        return found
+
+    def _chunks(self, requests) -> Iterator[tuple[dict, list]]:
+        """Consecutive requests of like options, so many as go together."""
+        chunk: list[Any] = []
+        for request in requests:
+            if chunk and (len(chunk) == self.batch_size or request.args[1] != chunk[0].args[1]):
+                yield chunk[0].args[1], chunk
+                chunk = []
+            chunk.append(request)
+        if chunk:
+            yield chunk[0].args[1], chunk
+
+    def _prompt(self, request) -> Prompt:
+        """A request as the model's chat template has it: the images, then the text."""
+        text, _, visuals_of, number, task, split = request.args
+        text = text.replace(getattr(self.adapter.processor, "image_token", None) or "<image>", " ")
+        images = visuals_of(self.task_dict[task][split][number]) or []
+        other = next((image for image in images if not isinstance(image, Image.Image)), None)
+        if other is not None:
+            raise RequestError(f"task {task!r} gives a {type(other).__name__}; prunescope takes images alone")
+        images = [image.convert("RGB") for image in images]
+        views = self.adapter.views([images]) if images else None
+        if views is not None:
+            grid = self.pruner.grid(self.adapter.shape_for(views.blocks[0]))
+            if grid is not None and grid != (0, 0) and len(images) > 1:
+                raise RequestError(f"method {self.pruner.expression!r} shrinks one image, task {task!r} gives {len(images)}")
+            views = None if grid == (0, 0) else views if grid is None else self.adapter.views([images], grid)
+        if views is None:
+            before, after = self.adapter.prompt(text, False)
+            return Prompt((), (*before, *after), text=text)
+        before, after = self.adapter.prompt(text, len(images))
+        return Prompt(tuple(before), tuple(after), views.blocks[0], views.tensors[0], text)
+
+    def loglikelihood(self, requests):
+        raise NotImplementedError(
+            "prunescope generates answers; tasks that rate given ones by their likelihood are not supported"
+        )
+
+    def generate_until_multi_round(self, requests):
+        raise NotImplementedError("prunescope answers one prompt at a time; tasks of several rounds are not supported")
+
+
+def _device(device: str | None) -> str:
+    """Where to run; of several processes each takes its own GPU."""
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
+
+
+def _check(options: dict) -> None:
+    """`RequestError` where a task asks for more than greedy decoding; what no configuration of `generate` knows is not read."""
+    from transformers import GenerationConfig
+
+    config = GenerationConfig()
+    config.update(**options)
+    refused = beyond_greedy(config)
+    if options.get("do_sample") is None and (options.get("temperature") or 0) > 0:
+        refused["temperature"] = options["temperature"]
+    if refused:
+        what = ", ".join(f"{name}={value!r}" for name, value in refused.items())
+        raise RequestError(f"prunescope decodes greedily; the task asks for {what}: add --gen_kwargs do_sample=False,num_beams=1")
+
+
+def _stops(options: dict) -> list[str]:
+    until = options.get("until") or []
+    return [stop for stop in ([until] if isinstance(until, str) else until) if stop]
+
+
+def _cut(text: str, until: list[str]) -> str:
+    """The text up to the first of the stops."""
+    return text[: min((text.find(stop) for stop in until if stop in text), default=len(text))].strip()
+
+
+def register() -> None:
+    """Make the model known to an lmms-eval that has not found it by the entry point."""
+    from lmms_eval import models
+
+    if hasattr(models, "MODEL_REGISTRY_V2"):
+        models.MODEL_REGISTRY_V2.register_manifest(manifest(), overwrite=True)
+    else:  # 0.5
+        models.AVAILABLE_SIMPLE_MODELS["prunescope"] = f"{__name__}.Prunescope"
+
+
+if __name__ == "__main__":
+    from runpy import run_module
+
+    from harness.bridges.lmms_eval import register as register_once
+
+    register_once()
+    run_module("lmms_eval", run_name="__main__")

@@ -1,0 +1,92 @@
+"""What ``generate`` was asked for, reduced to greedy decoding: how long, where it ends; all else is refused by name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import RequestError
+
+_NEUTRAL = {
+    "num_beams": 1, "num_beam_groups": 1, "num_return_sequences": 1, "repetition_penalty": 1.0, "min_new_tokens": 0,
+    "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "min_length": 0,
+    "diversity_penalty": 0.0, "guidance_scale": 1,
+}  # fmt: skip
+"""Values that leave greedy decoding as it is; None and False do too."""
+_WITHOUT_EFFECT = frozenset(
+    {
+        "max_length", "max_new_tokens", "eos_token_id", "pad_token_id", "bos_token_id", "decoder_start_token_id",
+        "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff",  # of sampling
+        "early_stopping", "length_penalty",  # of beams
+        "num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_lookbehind",
+        "target_lookbehind", "max_matching_ngram_size", "is_assistant", "assistant_ensemble_weight",  # of an assistant
+        "use_cache", "cache_implementation", "cache_config", "max_cache_len", "compile_config", "disable_compile",
+        "prefill_chunk_size", "continuous_batching_config", "low_memory", "transformers_version",  # of how, not of what
+    }
+)  # fmt: skip
+"""Options that are honoured, or that change nothing in greedy decoding."""
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """Greedy decoding as ``generate`` was asked for it."""
+
+    limit: int  # new tokens at most
+    ends: tuple[int, ...]
+    pad: int
+
+
+def greedy(model, length: int, generation_config, options: Mapping[str, Any]) -> Greedy:
+    """What a call asks for, by the rules of ``generate``: options, then ``generation_config``, then the model's own.
+
+    Args:
+        model: a Hugging Face model.
+        length: columns of ``input_ids``.
+        generation_config: as given, or None.
+        options: keyword arguments that are no inputs of the model.
+
+    Raises:
+        RequestError: for the options that cannot be honoured; those at their default values are let through.
+    """
+    from transformers import GenerationConfig
+
+    given = options.get("max_length") is not None or (generation_config is not None and generation_config.max_length is not None)
+    merged = copy.deepcopy(generation_config) if generation_config is not None else GenerationConfig()
+    merged.update(**model.generation_config.to_dict(), defaults_only=True, allow_custom_entries=True)
+    unknown = {name: value for name, value in merged.update(**options).items() if not _empty(value)}
+    if unknown:
+        raise RequestError(f"generate: {', '.join(sorted(unknown))} cannot be honoured by a pruned model")
+    refused = beyond_greedy(merged)
+    if refused:
+        what = ", ".join(f"{name}={value!r}" for name, value in refused.items())
+        own = [f"{name}={_neutral(name)}" for name in refused if name not in options]
+        hint = f"; generation_config asks for it: pass {', '.join(own)}" if own else ""
+        raise RequestError(f"generate: {what} cannot be honoured by a pruned model, which decodes greedily{hint}")
+    ends = merged.eos_token_id
+    ends = () if ends is None else tuple(ends) if isinstance(ends, list | tuple) else (int(ends),)
+    pad = merged.pad_token_id if merged.pad_token_id is not None else ends[0] if ends else 0
+    limit = merged.max_new_tokens
+    if limit is None:  # a length that nobody gave in this call counts new tokens, and is 20 where the model has none either
+        limit = merged.max_length - length if given else merged.max_length or 20
+    if limit < 1:
+        raise RequestError(f"generate: {limit} new tokens asked for behind the {length} of input_ids; give max_new_tokens=")
+    return Greedy(limit, ends, pad)
+
+
+def beyond_greedy(config) -> dict[str, Any]:
+    """Options of a ``GenerationConfig`` that would make an answer differ from the greedy one."""
+    from transformers import GenerationConfig
+
+    known = (name for name in vars(GenerationConfig()) if not name.startswith("_") and name not in _WITHOUT_EFFECT)
+    values = {name: getattr(config, name, None) for name in known}
+    return {name: value for name, value in values.items() if not _empty(value) and value != _neutral(name)}
+
+
+def _empty(value: object) -> bool:
+    return value is None or value is False or (isinstance(value, list | tuple | dict) and not value)
+
+
+def _neutral(name: str) -> object:
+    return _NEUTRAL.get(name, False if name.startswith(("do_", "output_", "return_")) else None)

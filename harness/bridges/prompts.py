@@ -1,0 +1,227 @@
+"""Prompts one by one, and the engine run on them: what the bridges share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import lcm
+from typing import cast, get_args
+
+import torch
+
+from harness.batch import Batch
+from harness.engine import Engine
+from harness.errors import RequestError, nearest
+from harness.measure import stream
+from harness.models.adapter import Adapter
+from harness.models.frames import Block, Views
+from methods.registry import MethodError, canonical, create, entry, parse, split
+from methods.schedule import plan
+from methods.types import SIGNAL_NAMES, Budget, BudgetError, BudgetMode, ModelShape, Step
+
+JOINT = frozenset({"image_embeds", "text_embeds"})
+"""Signals that come from a model beside the model."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt, taken apart at its last image."""
+
+    prefix: tuple[int, ...]  # token ids before it; VISUAL where an earlier image stands
+    question: tuple[int, ...]  # token ids behind it
+    blocks: tuple[Block, ...] = ()  # of its images; none without an image
+    pixels: torch.Tensor | None = None  # of its images, tiles [tiles, 3, H, W] or patches [patches, C]
+    text: str = ""  # what is asked, for signals of the joint space
+
+    @property
+    def visual_tokens(self) -> int:
+        return sum(block.count for block in self.blocks)
+
+    @property
+    def text_tokens(self) -> int:
+        return len(self.prefix) + len(self.question) + sum(block.marks for block in self.blocks)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the engine said to a prompt."""
+
+    tokens: list[int]  # the end token included, where there is one
+    visual_tokens: tuple[int, int]  # in the prompt, and present in the last layer
+
+
+class Pruner:
+    """One method at one budget.
+
+    Args:
+        method: its name or expression.
+        keep: visual tokens of a prompt, as a count or as a share below 1; a prompt of fewer keeps all of them.
+        budget: how they are counted, ``average``, ``final`` or ``flops``.
+        seed: of methods that draw random numbers.
+        parameters: of the method; an expression may hold them instead.
+
+    Raises:
+        ValueError: for an unknown method, parameter or budget.
+    """
+
+    def __init__(self, method: str, keep: float, budget: str, seed: int, parameters: dict) -> None:
+        self.expression = canonical(_expression(method, parameters))
+        self.method = create(self.expression)
+        if budget not in get_args(BudgetMode):
+            raise RequestError(f"budget={budget!r}: {nearest(str(budget), get_args(BudgetMode))}")
+        if isinstance(keep, bool) or not isinstance(keep, int | float) or not (0 < keep < 1 or (keep >= 1 and keep == int(keep))):
+            raise RequestError(f"keep={keep!r}: give a count of visual tokens, or a share of them below 1")
+        self.keep, self.mode, self.seed = keep, cast(BudgetMode, budget), seed
+        self._planned: dict[tuple[ModelShape, float], tuple[Step, ...]] = {}
+
+    @property
+    def joint(self) -> bool:
+        """Whether it may read signals of the joint image-text space."""
+        return any(entry(parse(half)[0]).needs & JOINT for half in split(self.expression, "+"))
+
+    def budget(self, available: int, text_tokens: float) -> Budget:
+        """The budget of a prompt that holds so many visual tokens."""
+        count = max(1, round(self.keep * available)) if self.keep < 1 else int(self.keep)
+        return Budget(min(count, available) if self.method.budgeted else available, self.mode, text_tokens)
+
+    def steps(self, shape: ModelShape, text_tokens: float = 64.0) -> tuple[Step, ...]:
+        """Where tokens leave on a model of this shape; nowhere where all may stay."""
+        key = shape, text_tokens if self.mode == "flops" else 0.0
+        if key not in self._planned:
+            budget = self.budget(shape.visual_tokens, text_tokens)
+            every = self.method.budgeted and budget.tokens >= shape.visual_tokens
+            self._planned[key] = () if every else plan(self.method, shape, budget)[0]
+        return self._planned[key]
+
+    def grid(self, shape: ModelShape) -> tuple[int, int] | None:
+        """The grid to which an image is shrunk before the tower; (0, 0) for no image; None for as it is."""
+        return self.method.image_grid(shape, self.budget(shape.visual_tokens, 64.0))
+
+    def check(self, adapter: Adapter) -> None:
+        """`ValueError` where the method cannot run on a model, with the signal that is missing or another reason."""
+        kind = adapter.config.model_type
+        try:
+            steps = self.steps(adapter.shape)
+        except BudgetError as error:
+            if adapter.cutter.whole:
+                raise RequestError(f"method {self.expression!r}, keep={self.keep}: {error}") from None
+            return  # images of another size may do
+        needs = frozenset().union(*(step.needs for step in steps))
+        if "evidence" in needs:
+            raise RequestError(f"method {self.expression!r} needs the signal 'evidence', which a task gives and no model does")
+        lacks = sorted((needs & SIGNAL_NAMES) - adapter.gives)
+        if lacks:
+            raise RequestError(f"method {self.expression!r} needs the signal {lacks[0]!r}, which this {kind} model does not give")
+        reason = adapter.cannot(steps)
+        if reason is not None:
+            raise RequestError(f"method {self.expression!r} cannot run: {reason}")
+
+    def answers(self, adapter: Adapter, prompts: Sequence[Prompt], limit: int, ends: frozenset[int]) -> list[Answer]:
+        """Greedy answers, in the order of the prompts.
+
+        Prompts with the same text before their images and the same number of visual tokens run together. What an answer is
+        depends on its own prompt alone, up to rounding.
+
+        Args:
+            adapter: the model.
+            prompts: of any kind; those without an image run as they are.
+            limit: answer tokens at most.
+            ends: end tokens.
+        """
+        groups: dict[object, list[int]] = {}
+        for place, prompt in enumerate(prompts):
+            if not prompt.question:
+                raise RequestError(f"prompt {place}: no text follows its last image, so there is nothing to answer")
+            try:
+                groups.setdefault(self._alike(adapter, prompt, place), []).append(place)
+            except BudgetError as error:
+                raise RequestError(
+                    f"prompt {place}, of {prompt.visual_tokens} visual tokens: {self.expression}, keep={self.keep}: {error}"
+                ) from None
+        found: dict[int, Answer] = {}
+        for places in groups.values():
+            found.update(zip(places, self._group(adapter, [prompts[place] for place in places], limit, ends), strict=True))
+        return [found[place] for place in range(len(prompts))]
+
+    def _steps(self, adapter: Adapter, prompt: Prompt) -> tuple[Step, ...]:
+        return self.steps(adapter.shape_for(prompt.blocks), prompt.text_tokens) if prompt.blocks else ()
+
+    def _alike(self, adapter: Adapter, prompt: Prompt, place: int) -> object:
+        """What prompts that can run together have in common."""
+        steps = self._steps(adapter, prompt)
+        if any(step.adaptive for step in steps):
+            return place
+        words = self.mode == "flops" or any(step.site.stage == 1 and "text_features" in step.needs for step in steps)
+        return prompt.prefix, prompt.blocks, len(prompt.question) if words else None
+
+    def _group(self, adapter: Adapter, prompts: list[Prompt], limit: int, ends: frozenset[int]) -> list[Answer]:
+        first, device = prompts[0], adapter.device
+        steps = self._steps(adapter, first)
+        needs = frozenset().union(*(step.needs for step in steps))
+        image_seeds = question_seeds = torch.zeros(len(prompts), dtype=torch.int64, device=device)
+        if "seeds" in needs:
+            names = [_digest(prompt.pixels) for prompt in prompts]
+            image_seeds = torch.tensor([stream(self.seed, name) for name in names], device=device)
+            asked = [stream(self.seed, name, *prompt.question) for name, prompt in zip(names, prompts)]
+            question_seeds = torch.tensor(asked, device=device)
+        pixels = [torch.empty(0) if p.pixels is None else p.pixels.to(device, adapter.dtype) for p in prompts]
+        batch = Batch(
+            pixels=Views(pixels, [prompt.blocks for prompt in prompts]),
+            prefix=list(first.prefix),
+            questions=[list(prompt.question) for prompt in prompts],
+            image=torch.arange(len(prompts), device=device),
+            image_seeds=image_seeds,
+            question_seeds=question_seeds,
+            text_embeds=_joint(adapter, prompts) if "text_embeds" in needs else None,
+        )
+        traced = _Traced(adapter, ends)
+        out = Engine(traced, limit).run(batch, steps, self.method.positions, blind=not first.blocks)
+        return [
+            Answer(tokens, (prompt.visual_tokens, int(present)))
+            for prompt, tokens, present in zip(prompts, traced.answers(limit), out.present.tolist(), strict=True)
+        ]
+
+
+class _Traced:
+    """An adapter that notes every greedy token and has end tokens of its own: which one ended an answer is asked for too."""
+
+    def __init__(self, adapter: Adapter, ends: frozenset[int]) -> None:
+        self.adapter, self.end_ids = adapter, ends
+        self.greedy: list[torch.Tensor] = []
+
+    def __getattr__(self, name: str):
+        return getattr(self.adapter, name)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        found = self.adapter.logits(hidden)
+        self.greedy.append(found.argmax(-1))
+        return found
+
+    def answers(self, limit: int) -> list[list[int]]:
+        rows = torch.stack(self.greedy, 1)[:, :limit].tolist()
+        stops = [next((place for place, token in enumerate(row) if token in self.end_ids), len(row)) for row in rows]
+        return [row[: stop + 1] for row, stop in zip(rows, stops)]
+
+
+def _expression(method: str, parameters: dict) -> str:
+    """``name[param=value,...]`` of a name and its parameters."""
+    if not parameters:
+        return method
+    if "[" in method or "+" in method:
+        raise MethodError(f"method {method!r} holds its parameters already; write {', '.join(parameters)} in there too")
+    texts = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in parameters.items()}
+    return f"{method}[{','.join(f'{key}={text}' for key, text in texts.items())}]"
+
+
+def _digest(pixels: torch.Tensor) -> str:
+    """A name of an image that depends on its pixels alone."""
+    return hashlib.blake2b(pixels.detach().contiguous().cpu().view(torch.uint8).numpy(), digest_size=16).hexdigest()
+
+
+@torch.inference_mode()
+def _joint(adapter: Adapter, prompts: list[Prompt]) -> torch.Tensor:
+    """Joint-space vectors of what is asked, [R, M, C]; short ones repeat theirs, which leaves their mean as it is."""
+    vectors = [adapter.companion.text_embeds(prompt.text) for prompt in prompts]
+    most = lcm(*(len(vector) for vector in vectors))
+    return torch.stack([vector.repeat(most // len(vector), 1) for vector in vectors])

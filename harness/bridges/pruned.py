@@ -1,0 +1,223 @@
+"""A Hugging Face model with visual tokens removed on the way: one line in an existing script.
+
+model = prunescope.prune(model, method="fastv", keep=192)
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from harness.bridges.inputs import IMAGE_INPUTS, read
+from harness.bridges.options import Greedy, greedy
+from harness.bridges.prompts import Pruner
+from harness.errors import RequestError
+from harness.models import companion as companions
+from harness.models.adapter import Adapter
+from harness.models.quirks import quirk_of
+
+_DERIVED = ("token_type_ids", "mm_token_type_ids")
+"""Inputs that follow from ``input_ids``."""
+_OWN = frozenset({"plain", "processor", "pruner", "visual_tokens", "_adapter", "_companion"})
+
+
+def prune(
+    model,
+    method: str = "sts",
+    keep: float = 64,
+    budget: str = "average",
+    processor=None,
+    seed: int = 0,
+    **method_parameters,
+) -> PrunedModel:
+    """Wrap a loaded vision-language model, so that its ``generate`` runs with fewer visual tokens.
+
+    Args:
+        model: of a supported family (`harness.models.quirks`), as ``from_pretrained`` gives it. It is not copied; its
+            attention is set to SDPA.
+        method: name or expression, as in ``python -m harness list methods``.
+        keep: visual tokens of a prompt, all its images together, as a count or as a share below 1. A prompt of fewer
+            keeps all of them.
+        budget: how they are counted: their mean over the LLM's layers (``average``), in the last layer (``final``), or
+            by FLOPs (``flops``).
+        processor: the model's. Needed by SmolVLM and Idefics3, and by methods that read the question in a joint space;
+            where it is not given, those look for it where the model came from, without a network.
+        seed: of methods that draw random numbers. What they draw for a prompt depends on seed, pixels and text alone.
+        method_parameters: of the method, as ``layer=2``.
+
+    Raises:
+        ValueError: for an unknown method, parameter, budget or architecture, and where the model does not give a signal
+            that the method needs.
+
+    Example:
+        >>> from transformers import AutoModelForImageTextToText
+        >>> from harness.models.hf import TINY
+        >>> model = prune(AutoModelForImageTextToText.from_pretrained(TINY), method="fastv", keep=192)
+        >>> model
+        PrunedModel(LlavaForConditionalGeneration, method='fastv', keep=192, budget='average')
+    """
+    plain = model.plain if isinstance(model, PrunedModel) else model
+    return PrunedModel(plain, Pruner(method, keep, budget, seed, method_parameters), processor)
+
+
+class PrunedModel:
+    """A model whose ``generate`` prunes visual tokens; all else is that of the model within, ``plain``.
+
+    ``visual_tokens`` holds, for every row of the last ``generate``, how many visual tokens the prompt had and how many were
+    there in the last layer.
+    """
+
+    def __init__(self, plain, pruner: Pruner, processor=None) -> None:
+        name = str(getattr(plain, "name_or_path", "")) or type(plain).__name__
+        kind = getattr(getattr(plain, "config", None), "model_type", type(plain).__name__)
+        quirk = quirk_of(name, kind)
+        if quirk.model not in (kind.__name__ for kind in type(plain).__mro__):
+            raise RequestError(f"prune: a {type(plain).__name__} has no generate for images; load it as {quirk.model}")
+        self.plain, self.pruner = plain, pruner
+        self.visual_tokens: list[tuple[int, int]] = []
+        self._adapter: Adapter | None = None
+        if processor is None and (pruner.joint or kind in ("smolvlm", "idefics3")):
+            processor = _processor(name)
+        self.processor = processor
+        self._companion = None
+        if pruner.joint and processor is None:
+            raise RequestError(f"method {pruner.expression!r} reads what is asked in a joint image-text space: pass processor=")
+        if pruner.joint:
+            self._companion = companions.load(name, _folder(name), processor.tokenizer, "cpu", torch.float32, False)
+        pruner.check(self.adapter)
+        if pruner.grid(self.adapter.shape) is not None:
+            raise RequestError(f"method {pruner.expression!r} acts on the image itself: change what the processor is given")
+
+    @property
+    def adapter(self) -> Adapter:
+        """The model as the engine sees it; made anew where the model has moved."""
+        weight = next(self.plain.parameters())
+        if self._adapter is None or (self._adapter.device, self._adapter.dtype) != (weight.device, weight.dtype):
+            if self._companion is not None:
+                self._companion.text.to(weight.device, weight.dtype)
+                self._companion.visual_projection.to(weight.device, weight.dtype)
+            parts = self.processor or SimpleNamespace(tokenizer=None, image_token=None)
+            self._adapter = Adapter(self.plain, parts, str(self.plain.name_or_path), self._companion)
+        return self._adapter
+
+    def generate(self, inputs: torch.Tensor | None = None, generation_config=None, texts=None, **kwargs) -> torch.Tensor:
+        """Greedy answers, as ``model.generate`` gives them.
+
+        Args:
+            inputs: ``input_ids``, by another name.
+            generation_config: as in ``generate``.
+            texts: what every prompt asks, a string or one a row, for methods that read it in a joint image-text space; by
+                default the text behind the last image.
+            kwargs: what the processor made (``input_ids``, ``attention_mask``, ``pixel_values``, ...), and options of
+                greedy decoding. Rows are padded on the left.
+
+        Returns:
+            int64 [B, L + T]: ``input_ids``, then the answers with their end token, padded on the right. Prompts without
+            an image are those of the model within.
+
+        Raises:
+            ValueError: for an option that cannot be honoured, other than at its default value; for text or images that
+                do not belong together; and where the method cannot meet the budget on a prompt.
+        """
+        ids = kwargs.pop("input_ids", None)
+        ids = inputs if ids is None else ids
+        if ids is None:
+            raise RequestError("generate: give input_ids, as the processor makes them")
+        video = sorted(name for name, value in kwargs.items() if "video" in name and value is not None)
+        if video:
+            raise RequestError(f"generate: {', '.join(video)}: videos are not pruned; give images, or call .plain.generate")
+        pixels = kwargs.get("pixel_values")
+        holds = (ids == self.config.image_token_id).any(1)
+        if not bool(holds.any()) and pixels is None:
+            self.visual_tokens = [(0, 0)] * len(ids)
+            return self.plain.generate(input_ids=ids, generation_config=generation_config, **kwargs)
+        images = {name: kwargs.pop(name, None) for name in IMAGE_INPUTS}
+        mask = kwargs.pop("attention_mask", None)
+        options = {name: value for name, value in kwargs.items() if name not in _DERIVED}
+        asked = greedy(self.plain, ids.shape[1], generation_config, options)
+        mask = _mask(ids, mask, asked)
+        texts = [texts] * len(ids) if isinstance(texts, str) else texts
+        if texts is not None and len(texts) != len(ids):
+            raise RequestError(f"generate: {len(texts)} texts for {len(ids)} prompts")
+        rows = [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]
+        prompts = read(self.adapter, rows, images, texts)
+        seen, blind = [place for place, prompt in enumerate(prompts) if prompt.blocks], (~holds).nonzero()[:, 0].tolist()
+        found = self.pruner.answers(self.adapter, [prompts[place] for place in seen], asked.limit, frozenset(asked.ends))
+        answers = {place: answer.tokens for place, answer in zip(seen, found, strict=True)}
+        counts = {place: answer.visual_tokens for place, answer in zip(seen, found, strict=True)}
+        if blind:
+            answers |= dict(
+                zip(blind, self._plain_answers(ids[blind], mask[blind], asked, generation_config, options), strict=True)
+            )
+        self.visual_tokens = [counts.get(place, (0, 0)) for place in range(len(rows))]
+        width = max(map(len, answers.values()))
+        padded = [answers[place] + [asked.pad] * (width - len(answers[place])) for place in range(len(rows))]
+        return torch.cat([ids, torch.tensor(padded, dtype=ids.dtype, device=ids.device)], 1)
+
+    def _plain_answers(self, ids, mask: torch.Tensor, asked: Greedy, generation_config, options: dict) -> list[list[int]]:
+        """Answers of the model within to prompts without an image, their end token included."""
+        options = {name: value for name, value in options.items() if name != "max_length"} | {"max_new_tokens": asked.limit}
+        out = self.plain.generate(input_ids=ids, attention_mask=mask.long(), generation_config=generation_config, **options)
+        rows = out[:, ids.shape[1] :].tolist()
+        stops = [next((place for place, token in enumerate(row) if token in asked.ends), len(row)) for row in rows]
+        return [row[: stop + 1] for row, stop in zip(rows, stops)]
+
+    def __getattr__(self, name: str):
+        if name in _OWN:
+            raise AttributeError(name)
+        value = getattr(self.plain, name)
+        if not inspect.ismethod(value):
+            return value
+
+        @functools.wraps(value)
+        def call(*args, **kwargs):
+            result = value(*args, **kwargs)
+            return self if result is self.plain else result  # `to`, `eval` and others hand the model back
+
+        return call
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OWN:
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self.plain, name, value)
+
+    def __call__(self, *args, **kwargs):
+        raise TypeError("a pruned model has generate() alone; .plain is the model within, whose forward removes nothing")
+
+    def __repr__(self) -> str:
+        pruner, inner = self.pruner, type(self.plain).__name__
+        return f"PrunedModel({inner}, method={pruner.expression!r}, keep={pruner.keep}, budget={pruner.mode!r})"
+
+
+def _mask(ids: torch.Tensor, mask: torch.Tensor | None, asked: Greedy) -> torch.Tensor:
+    """Which columns are no padding, bool [B, L]: by the rules of ``generate`` where it is not given."""
+    if mask is None:
+        padded = (ids == asked.pad) if asked.pad not in asked.ends else torch.zeros_like(ids, dtype=torch.bool)
+        mask = ~padded
+    if mask.shape != ids.shape:
+        raise RequestError(f"generate: attention_mask is {list(mask.shape)}, input_ids are {list(ids.shape)}")
+    mask = mask.bool().to(ids.device)
+    if not bool(mask[:, -1].all()) or bool((mask[:, :-1] & ~mask[:, 1:]).any()):
+        raise RequestError("generate: prompts must be padded on the left; set processor.tokenizer.padding_side = 'left'")
+    return mask
+
+
+def _processor(name: str):
+    """The processor of where a model came from, without a network; None where there is none."""
+    from transformers import AutoProcessor
+
+    try:
+        return AutoProcessor.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError, ImportError):
+        return None
+
+
+def _folder(name: str):
+    from pathlib import Path
+
+    return Path(name) if Path(name).is_dir() else None

@@ -1,0 +1,105 @@
+"""What processors make, read back: every family's prompts, and answers equal to ``generate``."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.bridges.inputs import IMAGE_INPUTS, _canvas, read
+from harness.bridges.pruned import prune
+from harness.engine import Engine
+
+LIMIT = 4
+
+
+def _families():
+    """The tiny random models of the contract tests."""
+    name, file = "families_of_the_contract_tests", Path(__file__).parents[1] / "models" / "conftest.py"
+    if name not in sys.modules:
+        spec = spec_from_file_location(name, file)
+        sys.modules[name] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+families = _families()
+picture = families.picture
+SHAPES = {
+    "square": [(40, 40, 1)],
+    "tall": [(60, 30, 2)],
+    "wide": [(30, 90, 3)],
+    "two": [(32, 32, 1), (60, 30, 2)],
+}
+
+
+@pytest.fixture(scope="module", params=families.FAMILIES)
+def family(request):
+    return families.make(request.param)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_prompts_are_those_of_the_adapter(family, shape):
+    images = [picture(*size) for size in SHAPES[shape]]
+    question, adapter = families.QUESTIONS[2], family.adapter
+    inputs = family.inputs(question, images)
+    (prompt,) = read(adapter, [inputs["input_ids"][0].tolist()], {name: inputs.get(name) for name in IMAGE_INPUTS})
+    before, after = adapter.prompt(question, len(images))
+    views = adapter.views([images])
+    assert (list(prompt.prefix), list(prompt.question)) == (before, after)
+    assert prompt.blocks == views.blocks[0]
+    torch.testing.assert_close(prompt.pixels.to(adapter.dtype), views.tensors[0])
+    assert question.split()[0] in prompt.text
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_all_tokens_equal_generate(family, shape):
+    inputs = family.inputs(families.QUESTIONS[0], [picture(*size) for size in SHAPES[shape]])
+    model = family.adapter.model
+    pruned = prune(model, "none", processor=family.adapter.processor)
+    options = {"max_new_tokens": LIMIT, "do_sample": False}
+    assert torch.equal(pruned.generate(**inputs, **options), model.generate(**inputs, **options))
+
+
+def test_a_padded_batch_of_unequal_images_equals_generate(family):
+    """Rows with other pictures, lengths and text before the image."""
+    processor, model = family.adapter.processor, family.adapter.model
+    texts = [family.text(families.QUESTIONS[0]), family.text(families.QUESTIONS[2]).replace("USER:", "USER: what is x")]
+    images = [picture(60, 30, 2), picture(30, 90, 3)]
+    nested = [[image] for image in images] if family.name not in ("llava", "llava-siglip", "llava-next") else images
+    nested = images if family.name.startswith(("qwen", "internvl")) else nested
+    inputs = processor(images=nested, text=texts, padding=True, return_tensors="pt", add_special_tokens=False)
+    options = {"max_new_tokens": LIMIT, "do_sample": False}
+    expected = model.generate(**inputs, **options)
+    pruned = prune(model, "none", processor=processor)
+    assert torch.equal(pruned.generate(**inputs, **options), expected)
+    assert all(before > 0 for before, _ in pruned.visual_tokens)
+
+
+def test_pruned_answers_are_those_of_the_engine(family):
+    """A share of the tokens, by a method that reads the places of tokens and the projected tokens."""
+    adapter, question, image = family.adapter, families.QUESTIONS[0], picture(30, 90, 3)
+    pruned = prune(adapter.model, "sts", keep=0.5, budget="final", processor=adapter.processor)
+    inputs = family.inputs(question, [image])
+    out = pruned.generate(**inputs, max_new_tokens=LIMIT, do_sample=False)
+    before, after = adapter.prompt(question)
+    zero = torch.zeros(1, dtype=torch.int64)
+    batch = families.ask(family, [[image]], 1).batch
+    assert (batch.prefix, batch.questions) == (before, [after])
+    steps = pruned.pruner.steps(adapter.shape_for(batch.pixels.blocks[0]))
+    expected = Engine(adapter, LIMIT).run(batch.reseeded(zero, zero), steps)
+    answer = out[0, inputs["input_ids"].shape[1] :].tolist()
+    assert [token for token in answer if token not in adapter.end_ids] == expected.tokens[0]
+    count = adapter.views([[image]]).counts[0]
+    assert pruned.visual_tokens == [(count, round(count / 2))]
+
+
+@pytest.mark.parametrize(("down", "across"), [(1, 2), (2, 1), (2, 3), (3, 2), (4, 1)])
+def test_tiles_are_put_together_as_the_whole_image_looks(down, across):
+    whole = torch.rand(1, 3, down * 16, across * 16, generator=torch.Generator().manual_seed(1))
+    tiles = whole[0].unflatten(1, (down, 16)).unflatten(3, (across, 16)).permute(1, 3, 0, 2, 4).flatten(0, 1)
+    small = torch.nn.functional.interpolate(whole, (16, 16), mode="area")
+    assert _canvas(torch.cat([tiles, small])) == (down, across)
