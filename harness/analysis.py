@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from harness.engine import Output
 from harness.plan import Cell
-from harness.recorder import Recorder
-from harness.runs import Analysis
+from harness.recorder import Recorder, part
+from harness.runs import Analysis, joined_analyses
 from metrics.attention import attention_figures
 from metrics.collapse import cluster_mass, score_collapse, z_scores
 from metrics.coverage import row_bias
@@ -23,12 +23,35 @@ _MATCHED_SUBSETS = 16
 
 
 @dataclass
+class Analysts:
+    """Of images that differ in their tokens: an `Analyst` for each group of like ones."""
+
+    each: list[Analyst]
+    images: list[list[int]]  # places of the images in each
+    rows: list[list[int]]  # places of the questions in each
+
+    def complexity(self) -> list[float]:
+        """Effective rank of all visual tokens of each image."""
+        found = [(place, rank) for one, group in zip(self.each, self.images) for place, rank in zip(group, one.complexity())]
+        return [rank for _, rank in sorted(found)]
+
+    def run(self, cell: Cell, output: Output, recorder: Recorder) -> Analysis:
+        """All figures of one cell's kept sets, in the order of the questions."""
+        parts = []
+        for analyst, rows in zip(self.each, self.rows):
+            some = replace(output, kept=output.kept[rows][:, : int(output.present[rows].max())])
+            parts.append(analyst.run(cell, some, part(recorder, rows)))
+        order = np.argsort([place for rows in self.rows for place in rows])
+        return joined_analyses(parts, order)
+
+
+@dataclass
 class Analyst:
     """The visual tokens of one batch of images, and what all cells' kept sets are held against.
 
     Args:
         projected: [B, N, D] visual tokens in the LLM's space.
-        grid: (h, w) of them.
+        grid: (h, w) of them, or None where they are no full grid: then coverage and bias are nan.
         image: int64 [R] image of each question, rising.
         seeds: int64 [B] one random stream an image.
         evidence: bool [R, N], or None where the task knows none.
@@ -36,7 +59,7 @@ class Analyst:
     """
 
     projected: torch.Tensor
-    grid: tuple[int, int]
+    grid: tuple[int, int] | None
     image: torch.Tensor
     seeds: torch.Tensor
     evidence: torch.Tensor | None
@@ -79,6 +102,8 @@ class Analyst:
             places = kept[member][kept[member] >= 0].view(len(member), count)
             put = lambda name, values, where=member: table[name].__setitem__(where.cpu().numpy(), values.double().cpu().numpy())
             self._against_chance(rows[member], places, put)
+            if self.grid is None:
+                continue
             once = self._one_an_image(rows[member])
             self._against_rows(rows[member][once], places[once], lambda name, values: put(name, values, member[once]))
         if not shared:
@@ -93,6 +118,8 @@ class Analyst:
             put(name, values[name])
             put(f"z_{name}", z)
             put(f"percentile_{name}", percentile)
+        if self.grid is None:
+            return
         mask = torch.zeros(len(places), self.projected.shape[1], dtype=torch.bool, device=places.device)
         for name, values_ in row_bias(mask.scatter_(1, places, True), self.grid).items():
             put(name, values_)

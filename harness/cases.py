@@ -216,11 +216,10 @@ def capture(
     if not 1 <= depth < adapter.shape.layers:
         raise RequestError(f"--layer {depth}: choose 1 to {adapter.shape.layers - 1}")
     writable_folder(out)
-    gives = adapter.gives | ({"evidence"} if made.info.knows_evidence else set())
     written: list[Path] = []
     for sample in track("capture", made.samples(samples, seed), 0, samples):
         work = Work(Engine(adapter, 1), made, [sample], seed, wanted=adapter.gives)
-        recorded = _record(work, depth, gives)
+        recorded = _record(work, depth, adapter.gives | (set() if work.evidence is None else {"evidence"}))
         for question, signals in zip(sample.questions, recorded):
             name = "".join(c if c.isalnum() or c in "-_." else "_" for c in question.sample_id)
             arrays = {

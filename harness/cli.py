@@ -64,6 +64,9 @@ def compare(
     batch_size: Annotated[int, typer.Option(help="Images a batch.")] = _BASE.batch_size,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _BASE.device,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = _BASE.dtype,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    device_map: Annotated[str | None, typer.Option(help="Spread over devices, as accelerate does it; such as auto.")] = None,
+    quantize: Annotated[int | None, typer.Option(help="4 or 8 bits a weight of the LLM (bitsandbytes).")] = None,
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Leave the latency pass out.")] = False,
     sharing: Annotated[Switch, typer.Option(help="Compute once what the questions of an image share.")] = Switch.on,
     memory: Annotated[
@@ -87,7 +90,8 @@ def compare(
     asked = CompareConfig(
         model=model, task=task, methods=tuple(split(methods)), keep=tuple(k.strip() for k in keep.split(",") if k.strip()),
         budget=budget, samples=samples, out=out, resume=resume, extend=extend, seed=seed, batch_size=batch_size, device=device,
-        dtype=dtype, latency=not no_latency, sharing=sharing is Switch.on, memory=memory,
+        dtype=dtype, revision=revision, device_map=device_map, quantize=quantize,
+        latency=not no_latency, sharing=sharing is Switch.on, memory=memory,
         analyse=analyse, seeds=seeds, margin=margin, max_new_tokens=max_new_tokens, prompt=prompt,
         plugin=tuple(plugin or ()),
     )  # fmt: skip

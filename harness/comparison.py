@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -16,9 +17,11 @@ from harness.progress import progress
 from harness.runs import RunFolder
 
 if TYPE_CHECKING:
+    from harness.models.frames import Block
     from harness.models.hf import Adapter
     from harness.plan import Cell
     from harness.tasks.base import ImageSample, Task
+    from methods.types import ModelShape, Schedule
 
 
 def compare(config: CompareConfig | None = None, /, **options):
@@ -63,12 +66,19 @@ class Prepared:
     task: Task
     adapter: Adapter
     samples: list[ImageSample]
-    text_tokens: float  # of a prompt, before and after the image, on average
+    text_tokens: float  # of a prompt beside the visual tokens, on average
     cells: list[Cell]
+    shapes: list[ModelShape] = field(default_factory=list)  # on each image, where images differ
+    notes: list[str] = field(default_factory=list)
 
     def answer_tokens(self, config: CompareConfig) -> int:
         """Answer tokens at most."""
         return self.task.info.answer_tokens if config.max_new_tokens is None else config.max_new_tokens
+
+    @property
+    def first_shape(self) -> ModelShape:
+        """The model's shape on the first image."""
+        return self.shapes[0] if self.shapes else self.adapter.shape
 
     @property
     def active(self) -> list[Cell]:
@@ -88,11 +98,37 @@ def prepare(config: CompareConfig, samples: int | None = None, task: Task | None
     from harness.tasks import registry
 
     task = task if task is not None else registry.create(config.task)
-    adapter = hf.load(config.model, pick_device(config.device), config.dtype)
+    adapter = hf.load(
+        config.model, pick_device(config.device), config.dtype,
+        revision=config.revision, device_map=config.device_map, quantize=config.quantize,
+    )  # fmt: skip
     found = list(islice(task.samples(config.samples, config.seed), samples or config.samples))
-    text_tokens = _text_tokens(adapter, found, config.prompt)
-    cells = make_cells(config, adapter.shape, task.info.knows_evidence, adapter.gives, text_tokens, adapter.cannot)
-    return Prepared(task, adapter, found, text_tokens, cells)
+    fixed = adapter.cutter.fixed
+    blocks = [adapter.block_of((64, 64) if fixed else sample.image.size) for sample in found]
+    text_tokens = _text_tokens(adapter, found, config.prompt, blocks)
+    shapes = [] if fixed else [adapter.shape_for((block,)) for block in blocks]
+    asked = Counter(shape for shape, sample in zip(shapes, found) for _ in sample.questions)
+    notes = _notes(config, task, blocks, not fixed) if samples is None else []
+    knows = task.info.knows_evidence and all(block.grid is not None for block in blocks)
+    cells = make_cells(config, adapter.shape, knows, adapter.gives, text_tokens, adapter.cannot, asked or None)
+    return Prepared(task, adapter, found, text_tokens, cells, shapes, notes)
+
+
+def _notes(config: CompareConfig, task: Task, blocks: list[Block], differ: bool) -> list[str]:
+    """What is to be said of images that differ; `RequestError` where none has as many tokens as a budget."""
+    from harness.config import read_keep
+
+    counts, notes = [block.count for block in blocks], []
+    for text in config.keep if differ else ():
+        fewer = sum(count < read_keep(text) for count in counts)
+        if fewer == len(counts):
+            raise RequestError(f"--keep {text}: these images yield {max(counts)} visual tokens at the most")
+        if fewer:
+            notes.append(f"{fewer} of {len(counts)} images have fewer than {text} visual tokens; they keep all of them there")
+    tiled = sum(block.grid is None for block in blocks)
+    if tiled and task.info.knows_evidence:
+        notes.append(f"evidence is left out on {tiled} of {len(blocks)} images, whose visual tokens are no one full grid")
+    return notes
 
 
 def _run(config: CompareConfig):
@@ -148,13 +184,14 @@ def _same_weights(run: RunFolder, adapter: Adapter, option: str) -> None:
 
 def _execute(config: CompareConfig, run: RunFolder, ready: Prepared, started: float):
     """Run the cells that the folder does not hold yet, and write what it now says."""
-    shape = ready.adapter.shape
-    ids = run.add_cells((cell.key, _facts(cell, shape, ready.text_tokens)) for cell in ready.cells)
-    _answer(config, run, ready, ids)
+    from harness.answers import Answering
+
+    ids = run.add_cells((cell.key, _facts(cell, ready)) for cell in ready.cells)
+    _note(run, ready.notes)
+    Answering(config, run, ready, ids).answer()
     for cell in ready.active:
         if cell.adaptive:
-            counts = run.columns(ids[cell.key])["kept_count"]
-            run.set_facts(ids[cell.key], **_measured(cell, counts, shape, ready.text_tokens))
+            run.set_facts(ids[cell.key], **_measured(cell, run.columns(ids[cell.key]), ready))
     if config.latency:
         _time(config, run, ready, ids)
     if config.memory:
@@ -164,32 +201,6 @@ def _execute(config: CompareConfig, run: RunFolder, ready: Prepared, started: fl
             run.set_facts(ids[key], peak=memory)
     _finish(run, ready.task, started)
     return Run(run)
-
-
-def _answer(config: CompareConfig, run: RunFolder, ready: Prepared, ids: dict[str, int]) -> None:
-    """The accuracy pass: batches of images through all cells that have no answers yet, one transaction a batch."""
-    from harness.engine import Engine
-    from harness.measure import Work
-
-    cells, samples = ready.active, ready.samples
-    engine, done = Engine(ready.adapter, ready.answer_tokens(config)), run.done()
-    wanted = frozenset().union(*(cell.needs for cell in cells))
-    further = tuple(range(config.seed + 1, config.seed + config.seeds))
-    with progress("answers", len(samples) * len(cells)) as advance:
-        for place in range(0, len(samples), config.batch_size):
-            group = samples[place : place + config.batch_size]
-            todo = [cell for cell in cells if (ids[cell.key], place) not in done]
-            advance(len(group) * (len(cells) - len(todo)))
-            if not todo:
-                continue
-            work = Work(engine, ready.task, group, config.seed, config.sharing, wanted, config.prompt)
-            if todo[0].method != "none":
-                work.refer_to(cells[0])
-            found, analysed = {}, place < config.analyse
-            for cell in todo:
-                found[ids[cell.key]] = work.run(cell, analysed, further if cell.method == "random" else ())
-                advance(len(group))
-            run.add_batch(place, work.images(place, analysed), work.questions(), found)
 
 
 def _time(config: CompareConfig, run: RunFolder, ready: Prepared, ids: dict[str, int], rounds: int = 12) -> None:
@@ -214,7 +225,9 @@ def _time(config: CompareConfig, run: RunFolder, ready: Prepared, ids: dict[str,
         cell = cells[place]
         kv = {"measured": measured, "predicted": None}
         if cell.schedule is not None and not cell.adaptive:
-            kv["predicted"] = round(flops(ready.adapter.shape, cell.schedule, timed.text_tokens[place]).kv_bytes)
+            shape = ready.first_shape
+            planned = cell.plan(shape)[1] if cell.varies else cell.schedule
+            kv["predicted"] = round(flops(shape, planned, timed.text_tokens[place]).kv_bytes)
         facts = {"kv": kv}
         if place in timed.peak_bytes:
             facts["peak"] = {"peak_bytes": timed.peak_bytes[place]}
@@ -240,10 +253,18 @@ def _finish(run: RunFolder, task: Task, started: float) -> None:
     write_report(run)
 
 
-def _facts(cell, shape, text_tokens: float) -> dict:
+def _note(run: RunFolder, notes: list[str]) -> None:
+    """Write notes into the manifest that are not there yet."""
+    manifest = run.manifest()
+    new = [note for note in notes if note not in manifest["notes"]]
+    if new:
+        manifest["notes"] += new
+        run.write_json("manifest.json", manifest)
+
+
+def _facts(cell: Cell, ready: Prepared) -> dict:
     """What is known of a cell before it runs."""
     from methods.registry import family
-    from metrics.flops import flops
 
     facts = {
         "model": cell.model, "task": cell.task, "method": cell.method, "params": cell.params, "keep": cell.keep,
@@ -252,37 +273,59 @@ def _facts(cell, shape, text_tokens: float) -> dict:
         "skipped": cell.skipped, "like": cell.like, "prunes": cell.prunes, "adaptive": cell.adaptive,
         "merges": cell.merges, "grid": cell.grid, "tokens": None, "flops": None, "schedule": None,
     }  # fmt: skip
-    if cell.schedule is not None and cell.skipped is None:
-        counted = flops(shape, cell.schedule, text_tokens)
-        facts["tokens"] = {"final": cell.schedule.final, "average": cell.schedule.average}
-        facts["flops"] = {**counted.as_dict(), "total": counted.total}
-        facts["schedule"] = list(cell.schedule.llm)
-    return facts
+    if cell.skipped is not None or cell.schedule is None:
+        return facts
+    if not cell.varies:
+        facts["tower"] = [*cell.schedule.vision_attention, *cell.schedule.vision_mlp]
+        return facts | _figures([(ready.adapter.shape, cell.schedule, 1)], ready.text_tokens)
+    asked = Counter(shape for shape, sample in zip(ready.shapes, ready.samples) for _ in sample.questions)
+    return facts | _figures([(shape, cell.plan(shape)[1], n) for shape, n in asked.items()], ready.text_tokens)
 
 
-def _measured(cell, counts, shape, text_tokens: float) -> dict:
+def _figures(planned: list[tuple[ModelShape, Schedule, int]], text_tokens: float) -> dict:
+    """Tokens, FLOPs and schedule of a cell: means over images, each as often as it is asked about."""
+    from metrics.flops import flops
+
+    total = sum(n for _, _, n in planned)
+    mean = lambda values: next(iter(values)) if len(values) == 1 else sum(v * p[2] for v, p in zip(values, planned)) / total
+    counted = [flops(shape, one, text_tokens) for shape, one, _ in planned]
+    names = counted[0].as_dict()
+    return {
+        "tokens": {"final": mean([p[1].final for p in planned]), "average": mean([p[1].average for p in planned])},
+        "flops": {**{n: mean([c.as_dict()[n] for c in counted]) for n in names}, "total": mean([c.total for c in counted])},
+        "schedule": [mean(layer) for layer in zip(*(p[1].llm for p in planned))],
+    }
+
+
+def _measured(cell: Cell, columns: dict, ready: Prepared) -> dict:
     """What there is to know of a cell whose counts were decided from the images: means over its answers."""
     from methods.schedule import schedule
     from metrics.flops import flops
 
-    each = []
-    for count in counts:
-        steps = [replace(step, after=int(count)) for step in cell.steps]
-        each.append(flops(shape, schedule(shape, steps), text_tokens))
+    known = {sample.image_id: shape for sample, shape in zip(ready.samples, ready.shapes)}
+    each, counts = [], columns["kept_count"]
+    for image, count in zip(columns["image"], counts):
+        shape = known.get(image, ready.adapter.shape)
+        steps = [replace(step, after=int(count)) for step in (cell.steps_for(shape) if cell.varies else cell.steps)]
+        each.append(flops(shape, schedule(shape, steps), ready.text_tokens))
     mean = sum(map(float, counts)) / len(counts)
     cost = {name: sum(one.as_dict()[name] for one in each) / len(each) for name in each[0].as_dict()}
     return {
-        "tokens": {"final": mean, "average": mean}, "schedule": [mean] * shape.layers,
+        "tokens": {"final": mean, "average": mean}, "schedule": [mean] * ready.adapter.shape.layers,
         "flops": {**cost, "total": sum(one.total for one in each) / len(each)},
     }  # fmt: skip
 
 
-def _text_tokens(adapter, samples, template: str) -> float:
-    """Mean text tokens of a prompt, before and after the image."""
+def _text_tokens(adapter: Adapter, samples: list[ImageSample], template: str, blocks: list[Block]) -> float:
+    """Mean tokens of a prompt that are not visual: before, after and among the visual ones."""
     from harness.measure import ask
 
-    prompts = [adapter.prompt(ask(template, q.text)) for sample in samples[:50] for q in sample.questions]
-    return sum(len(before) + len(after) for before, after in prompts) / len(prompts)
+    lengths = []
+    for sample, block in list(zip(samples, blocks))[:50]:
+        for question in sample.questions:
+            before, after = adapter.prompt(ask(template, question.text))
+            lengths.append(len(before) + block.marks + len(after))
+    return sum(lengths) / len(lengths)
 
 
 def pick_device(text: str) -> str:

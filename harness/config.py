@@ -31,6 +31,9 @@ class CompareConfig:
     batch_size: int = 8
     device: str = "auto"
     dtype: str = "auto"
+    revision: str | None = None  # of a hub id: branch, tag or commit
+    device_map: str | None = None  # as accelerate understands it
+    quantize: int | None = None  # bits a weight of the LLM: 4 or 8
     latency: bool = True
     sharing: bool = True
     memory: bool = False
@@ -55,6 +58,8 @@ class CompareConfig:
             raise RequestError(f"--max-new-tokens {self.max_new_tokens}: must be at least 1")
         if self.analyse < 0:
             raise RequestError(f"--analyse {self.analyse}: counts images, so 0 or more")
+        if self.quantize not in (None, 4, 8):
+            raise RequestError(f"--quantize {self.quantize}: choose 4 or 8 bits")
         if self.seeds < 1:
             raise RequestError(f"--seeds {self.seeds}: random needs at least 1 seed")
         if not 0 < self.margin < 1:
@@ -92,6 +97,10 @@ def read_file(path: Path) -> dict[str, Any]:
     return found
 
 
+_OPTIONAL = {"max_new_tokens": int, "revision": str, "device_map": str, "quantize": int}
+"""Options that may be left open, and what they hold where they are not."""
+
+
 def _of_type(path: Path, key: str, value: Any, default: Any) -> Any:
     """A value of a file as an option of this default takes it."""
     if isinstance(default, tuple):
@@ -101,15 +110,19 @@ def _of_type(path: Path, key: str, value: Any, default: Any) -> Any:
         if not all(isinstance(v, (str, int, float)) and not isinstance(v, bool) for v in values):
             raise RequestError(f"--config {path}: {key} must be a list of texts or numbers")
         return tuple(map(str, values))
-    if key.replace("-", "_") == "max_new_tokens" and type(value) is int:
-        return value
+    name = key.replace("-", "_")
+    if name in _OPTIONAL:
+        if type(value) is _OPTIONAL[name]:
+            return value
+        wanted = "a text" if _OPTIONAL[name] is str else "a whole number"
+        raise RequestError(f"--config {path}: {key} = {value!r} must be {wanted}")
     if default is None and isinstance(value, str):
         return Path(value)
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not type(default):
-        wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(type(default), "a text")
-        raise RequestError(f"--config {path}: {key} = {value!r} must be {wanted}")
+        kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+        raise RequestError(f"--config {path}: {key} = {value!r} must be {kinds.get(type(default), 'a text')}")
     return value
 
 

@@ -133,7 +133,7 @@ class Engine:
         for places in rows:
             part, images = batch.rows(places)
             own = None if tower is None else tower.images(images)
-            given = steps if callable(steps) else tuple(_of_rows(step, places) for step in steps)
+            given = _of_rows(steps, places) if callable(steps) else tuple(_of_rows(step, places) for step in steps)
             recorders.append(None if recorder is None else Recorder(recorder.attention))
             outputs.append(self.run(part, given, positions, own, blind, share, watch, recorders[-1]))
         if recorder is not None:
@@ -357,8 +357,10 @@ class Engine:
         flow.hidden, flow.layout, flow.ids = hidden, new, ids
 
 
-def _of_rows(step: Step, rows: list[int]) -> Step:
-    """A step for some of the questions, where its selector was made for all of them."""
+def _of_rows(step, rows: list[int]):
+    """A step, or a function that makes steps, for some of the questions where it was made for all of them."""
+    if not isinstance(step, Step):
+        return step.of(rows) if hasattr(step, "of") else step
     return replace(step, select=step.select.of(rows)) if hasattr(step.select, "of") else step
 
 

@@ -87,5 +87,5 @@ def plain(config: CompareConfig) -> dict:
 
 
 def identity(config: dict) -> dict:
-    """What must agree for a run to be resumed."""
-    return {name: value for name, value in config.items() if name not in ("out", "resume", "extend")}
+    """What must agree for a run to be resumed; what was left open may be an option that an older run did not have."""
+    return {name: v for name, v in config.items() if name not in ("out", "resume", "extend") and v is not None}

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from math import lcm
 
 import numpy as np
 import torch
+from PIL import Image
 
-from harness.analysis import Analyst
+from harness.analysis import Analyst, Analysts
 from harness.batch import Batch, Output, join
-from harness.engine import Engine
+from harness.engine import Engine, Steps
+from harness.models.frames import Views
 from harness.plan import Cell
 from harness.recorder import Recorder, merged
-from harness.runs import Findings, SampleRow, pack
+from harness.runs import Findings, Layout, SampleRow, pack
 from harness.signals import Tower, Towers
-from harness.swap import Swap, swapped
+from harness.swap import Swap, SwappedPlan, swapped
 from harness.tasks.base import ImageSample, Question, Task
-from methods.types import VISION_SIGNALS, Step
+from methods.types import VISION_SIGNALS, ModelShape
 from metrics import evidence
 
 
@@ -48,9 +50,30 @@ class Work:
     template: str = "{question}"  # what the model is asked
     reference: Output | None = field(default=None, init=False)  # of `none`, once it has run
 
+    def forget(self) -> None:
+        """Let go of all that was computed, which is computed again where it is asked for."""
+        for name in vars(self).keys() - {f.name for f in fields(self)}:
+            del self.__dict__[name]
+        self.reference = None
+
+    @cached_property
+    def images(self) -> list[Image.Image]:
+        """Decoded."""
+        return [sample.image for sample in self.samples]
+
+    @cached_property
+    def views(self) -> Views:
+        """The images as the tower takes them."""
+        return self.engine.adapter.pixels(self.images)
+
     @cached_property
     def batch(self) -> Batch:
         return self.make_batch(None)
+
+    @cached_property
+    def shapes(self) -> list[ModelShape]:
+        """The model's shape on each image."""
+        return [self.engine.adapter.shape_for(blocks) for blocks in self.views.blocks]
 
     @cached_property
     def tower(self) -> Tower | Towers:
@@ -62,34 +85,62 @@ class Work:
         """Visual tokens in the LLM's space, [B, N, D]."""
         return self.engine.adapter.projected(self.tower)
 
-    def make_batch(self, grid: tuple[int, int] | None) -> Batch:
-        """The batch as it is, or with images shrunk to ``grid``, or without images where that is (0, 0)."""
+    def batch_for(self, cell: Cell) -> Batch:
+        """What a cell is run on: the batch as it is, or its images shrunk, or none."""
+        if cell.grid is None:
+            return self.batch
+        if not cell.varies or cell.blind:
+            return self.make_batch(cell.grid)
+        grids = [cell.plan(shape)[2] for shape in self.shapes]
+        views = [self.engine.adapter.pixels([image], grid) for image, grid in zip(self.images, grids, strict=True)]
+        return self.make_batch(cell.grid, Views([v.tensors[0] for v in views], [v.blocks[0] for v in views]))
+
+    def make_batch(self, grid: tuple[int, int] | None, views: Views | None = None) -> Batch:
+        """The batch as it is, or with images shrunk to ``grid``, or without images where that is (0, 0).
+
+        Args:
+            views: of the images, where they are shrunk to grids of their own.
+        """
         adapter = self.engine.adapter
         blind = grid == (0, 0)
         questions = self._questions
         prompts = [adapter.prompt(ask(self.template, q.text), not blind) for q in questions]
         owner = [i for i, sample in enumerate(self.samples) for _ in sample.questions]
-        held = None
-        if self.task.info.knows_evidence:
-            count = adapter.shape.visual_tokens
-            held = torch.stack(
-                [
-                    torch.zeros(count, dtype=torch.bool) if q.evidence is None else torch.from_numpy(q.evidence.ravel())
-                    for q in questions
-                ]
-            ).to(adapter.device)
-        images = [sample.image for sample in self.samples]
+        if views is None:
+            views = self.views if grid is None or blind else adapter.pixels(self.images, grid)
         image_seeds, question_seeds = self._seeds(self.seed)
         return Batch(
-            pixels=adapter.pixels(images, None if blind else grid),
+            pixels=views,
             prefix=prompts[0][0],
             questions=[after for _, after in prompts],
             image=torch.tensor(owner, device=adapter.device),
             image_seeds=image_seeds,
             question_seeds=question_seeds,
-            evidence=held,
+            evidence=self.evidence,
             text_embeds=self._text_embeds(questions) if "text_embeds" in self.wanted else None,
         )
+
+    @cached_property
+    def masks(self) -> list[np.ndarray | None]:
+        """The evidence of each question on the grid of its image's tokens; None where there is none, or no one grid."""
+        grids = [blocks[0].grid if len(blocks) == 1 else None for blocks in self.views.blocks]
+        owner = [i for i, sample in enumerate(self.samples) for _ in sample.questions]
+        return [
+            None if q.evidence is None or grids[i] is None else fitted(q.evidence, grids[i])
+            for q, i in zip(self._questions, owner, strict=True)
+        ]
+
+    @cached_property
+    def evidence(self) -> torch.Tensor | None:
+        """Bool [R, N], False behind the tokens of images that have fewer; None where no image can have any."""
+        fits = any(len(blocks) == 1 and blocks[0].grid is not None for blocks in self.views.blocks)
+        if not self.task.info.knows_evidence or not fits:
+            return None
+        held = torch.zeros(len(self.masks), max(self.views.counts), dtype=torch.bool)
+        for row, mask in enumerate(self.masks):
+            if mask is not None:
+                held[row, : mask.size] = torch.from_numpy(mask.ravel())
+        return held.to(self.engine.adapter.device)
 
     @property
     def _questions(self) -> list[Question]:
@@ -115,36 +166,40 @@ class Work:
             analysed: whether its kept tokens are analysed too, and its evidence swapped.
             seeds: further seeds under which its answers are scored.
         """
-        batch = self.batch if cell.grid is None else self.make_batch(cell.grid)
+        batch = self.batch_for(cell)
         recorder = Recorder(attention=True) if analysed and not cell.blind and not cell.adaptive else None
-        output = self._answer(cell, batch, cell.steps, recorder)
+        output = self._answer(cell, batch, cell.given, recorder)
         if cell.method == "none":
             self.reference = output
-        rows = self._rows(cell, output)
+        rows = self._rows(cell, output, batch)
         analysis = None
         if recorder is not None:
             analysis = self.analyst.run(cell, output, recorder)
             if cell.swaps and self.batch.evidence is not None:
                 rows = self._swap(cell, rows, output.kept_before)
-        return Findings(rows, analysis, [row for seed in seeds for row in self._again(cell, seed)])
+        layouts = [] if cell.grid is None or not cell.varies or cell.blind else self._layouts(batch)
+        return Findings(rows, analysis, [row for seed in seeds for row in self._again(cell, seed)], layouts)
 
     def refer_to(self, none: Cell) -> None:
         """Run the unpruned model for what others are compared with; its answers are stored already."""
-        self.reference = self._answer(none, self.batch, none.steps)
+        self.reference = self._answer(none, self.batch, none.given)
 
-    def _answer(self, cell: Cell, batch: Batch, steps: tuple[Step, ...], recorder=None, images=None) -> Output:
+    def _answer(self, cell: Cell, batch: Batch, steps: Steps, recorder=None, images=None) -> Output:
         if not self.sharing:
             return self._apart(cell, batch, steps, recorder)
         alone = cell.grid is not None or cell.in_tower
         tower = None if alone else self.tower if images is None else self.tower.images(images)
         return self.engine.run(batch, steps, cell.object.positions, tower, cell.blind, recorder=recorder)
 
-    def _apart(self, cell: Cell, batch: Batch, steps: tuple[Step, ...], recorder: Recorder | None) -> Output:
+    def _apart(self, cell: Cell, batch: Batch, steps: Steps, recorder: Recorder | None) -> Output:
         """Question by question, each from its pixels on: the reference that shared work is held against."""
         outputs, recorders, places = [], [], [[i] for i in range(len(batch.questions))]
         for place in places:
             part = None if recorder is None else Recorder(recorder.attention)
-            one = tuple(replace(step, select=step.select.of(place)) if isinstance(step.select, Swap) else step for step in steps)
+            if callable(steps):
+                one = steps.of(place) if isinstance(steps, SwappedPlan) else steps
+            else:
+                one = tuple(replace(s, select=s.select.of(place)) if isinstance(s.select, Swap) else s for s in steps)
             outputs.append(
                 self.engine.run(batch.rows(place)[0], one, cell.object.positions, None, cell.blind, False, recorder=part)
             )
@@ -155,7 +210,7 @@ class Work:
 
     def _again(self, cell: Cell, seed: int) -> list[tuple[str, int, float]]:
         """Scores under another seed."""
-        output = self._answer(cell, self.batch.reseeded(*self._seeds(seed)), cell.steps)
+        output = self._answer(cell, self.batch.reseeded(*self._seeds(seed)), cell.given)
         adapter = self.engine.adapter
         return [
             (question.sample_id, seed, self.task.score(adapter.decode(tokens), question.answer))
@@ -168,26 +223,37 @@ class Work:
         found = {i: row.score for i, row in enumerate(rows) if row.recall is not None}
         if lost:
             some, images = self.batch.rows(lost)
-            output = self._answer(cell, some, swapped(cell.steps, entered[lost]), images=images)
+            plan = SwappedPlan(cell.steps_for, entered).of(lost) if cell.varies else swapped(cell.steps, entered[lost])
+            output = self._answer(cell, some, plan, images=images)
             for i, tokens in zip(lost, output.tokens, strict=True):
                 found[i] = self.task.score(self.engine.adapter.decode(tokens), self._questions[i].answer)
         return [replace(row, swap_score=found.get(i)) for i, row in enumerate(rows)]
 
     @cached_property
-    def analyst(self) -> Analyst:
+    @torch.inference_mode()
+    def analyst(self) -> Analyst | Analysts:
         """The batch's visual tokens, made ready once for all cells."""
         names = [q.sample_id for q in self._questions]
-        batch, grid = self.batch, self.engine.adapter.shape.grid
-        return Analyst(self.projected, grid, batch.image, batch.image_seeds, batch.evidence, names)
+        batch, tower = self.batch, self.tower
+        if isinstance(tower, Tower):
+            return Analyst(self.projected, tower.grid, batch.image, batch.image_seeds, batch.evidence, names)
+        rows = [batch.questions_about(group) for group in tower.groups]
+        each = []
+        for one, places in zip(tower.each, rows, strict=True):
+            part, _ = batch.rows(places)
+            projected, own = self.engine.adapter.projected(one), [names[place] for place in places]
+            each.append(Analyst(projected, one.grid, part.image, part.image_seeds, part.evidence, own))
+        return Analysts(each, list(tower.groups), rows)
 
-    def _rows(self, cell: Cell, output: Output) -> list[SampleRow]:
+    def _rows(self, cell: Cell, output: Output, batch: Batch) -> list[SampleRow]:
         adapter = self.engine.adapter
         divergence = np.full(len(self._questions), np.nan)
         if self.reference is not None:
             full = self.reference.first_logits.log_softmax(-1)
             divergence = (full.exp() * (full - output.first_logits.log_softmax(-1))).sum(-1).cpu().numpy()
-        total = max(self.batch.pixels.counts) if cell.grid is None else cell.grid[0] * cell.grid[1]
-        kept = present(output.kept, total).cpu().numpy()
+        counts = [0] * len(batch.pixels) if cell.blind else batch.pixels.counts
+        kept = present(output.kept, max(counts)).cpu().numpy()
+        own = [counts[image] for image in batch.image.tolist()]  # tokens of each question's image
         recall, before = self._recall(cell, output)
         rows = []
         for i, question in enumerate(self._questions):
@@ -199,7 +265,7 @@ class Work:
                     self.task.score(prediction, question.answer),
                     None if self.reference is None else float(output.tokens[i] == self.reference.tokens[i]),
                     _number(max(divergence[i], 0.0)),
-                    pack(kept[i]),
+                    pack(kept[i, : own[i]]),
                     int(output.present[i]),
                     None if recall is None else _number(recall[i]),
                     None if before is None else _number(before[i]),
@@ -215,12 +281,12 @@ class Work:
         on = lambda ids: evidence.recall(present(ids, held.shape[1]).cpu().numpy(), held)
         return on(output.kept), on(output.kept_before)
 
-    def images(self, place: int, analysed: bool = False) -> list[tuple]:
+    def image_rows(self, place: int, analysed: bool = False) -> list[tuple]:
         """Rows of the table ``images``; ``place`` is that of the first."""
         out, complexity = [], self.analyst.complexity() if analysed else [None] * len(self.samples)
         for i, sample in enumerate(self.samples):
             buffer = io.BytesIO()
-            thumbnail = sample.image.copy()
+            thumbnail = self.images[i].copy()
             thumbnail.thumbnail((336, 336))
             thumbnail.save(buffer, "PNG", optimize=True)
             out.append((sample.image_id, place + i, buffer.getvalue(), thumbnail.height, thumbnail.width, complexity[i]))
@@ -228,11 +294,37 @@ class Work:
 
     def questions(self) -> list[tuple]:
         """Rows of the table ``questions``."""
+        named = [(s, i, q) for s in self.samples for i, q in enumerate(s.questions)]
         return [
-            (q.sample_id, s.image_id, i, q.family, q.text, q.answer, None if q.evidence is None else pack(q.evidence))
-            for s in self.samples
-            for i, q in enumerate(s.questions)
+            (q.sample_id, s.image_id, i, q.family, q.text, q.answer, None if mask is None else pack(mask))
+            for (s, i, q), mask in zip(named, self.masks, strict=True)
         ]
+
+    def layouts(self) -> list[Layout]:
+        """The tokens of every image as it is; none where all images of the model are alike."""
+        return [] if self.engine.adapter.cutter.fixed else self._layouts(self.batch)
+
+    def _layouts(self, batch: Batch) -> list[Layout]:
+        found = []
+        for sample, blocks, count in zip(self.samples, batch.pixels.blocks, batch.pixels.counts, strict=True):
+            height, width = (blocks[0].grid if len(blocks) == 1 else None) or (None, None)
+            found.append((sample.image_id, count, height, width))
+        return found
+
+
+def fitted(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """A mask on another grid: bool [h, w], True where a token's area overlaps one that was.
+
+    >>> fitted(np.array([[True, False, False]]), (1, 2))
+    array([[ True, False]])
+    """
+    if mask.shape == tuple(grid):
+        return mask
+    meets = []
+    for old, new in zip(mask.shape, grid):
+        start, end = np.arange(new)[:, None] * old, np.arange(1, new + 1)[:, None] * old
+        meets.append((np.arange(old) * new < end) & (np.arange(1, old + 1) * new > start))
+    return (meets[0].astype(int) @ mask.astype(int) @ meets[1].astype(int).T) > 0
 
 
 def present(ids: torch.Tensor, count: int) -> torch.Tensor:

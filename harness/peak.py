@@ -54,8 +54,8 @@ def serve(request: dict) -> dict[str, dict[str, int]]:
         work = Work(engine, prepared.task, [sample], config.seed, wanted=cell.needs, template=config.prompt)
 
         def run(cell=cell, work=work) -> None:
-            batch = work.batch if cell.grid is None else work.make_batch(cell.grid)
-            engine.run(batch, cell.steps, cell.object.positions, None, cell.blind)
+            batch = work.batch_for(cell)
+            engine.run(batch, cell.given, cell.object.positions, None, cell.blind)
 
         measured = _in_child(run)
         if measured is not None:

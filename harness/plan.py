@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import cast
 
-from harness.config import CompareConfig, tokens_of
+from harness.config import CompareConfig, read_keep, tokens_of
 from harness.errors import RequestError
 from methods.registry import MethodError, canonical, create, is_reference
-from methods.schedule import plan
+from methods.schedule import plan, schedule
 from methods.types import (
     OPTIONAL_SIGNALS,
     SIGNAL_NAMES,
@@ -22,6 +23,9 @@ from methods.types import (
     Step,
 )
 
+Plan = tuple[tuple[Step, ...], Schedule, tuple[int, int] | None]
+"""Steps, their schedule, and the grid to which the image is shrunk."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -30,7 +34,7 @@ class Cell:
     model: str
     task: str
     method: str  # canonical expression
-    keep: int | None  # None where a budget means nothing
+    keep: float | None  # tokens; below 1 the share of each image's own, where images differ; None where it means nothing
     mode: str
     seed: int
     reference: bool
@@ -39,6 +43,39 @@ class Cell:
     schedule: Schedule | None = field(default=None, repr=False, compare=False)
     grid: tuple[int, int] | None = None  # of a shrunken image; (0, 0) without an image
     skipped: str | None = None
+    text_tokens: float = 64.0  # of a prompt
+    varies: bool = False  # whether images differ in their tokens; steps, schedule and grid are then those of the largest
+    plans: dict[ModelShape, Plan] = field(default_factory=dict, repr=False, compare=False)  # by the shape of an image
+
+    def tokens(self, shape: ModelShape) -> int:
+        """The budget on an image; all tokens where there are fewer than asked for."""
+        count = shape.visual_tokens
+        if self.keep is None:
+            return count
+        return max(1, round(self.keep * count)) if self.keep < 1 else min(int(self.keep), count)
+
+    def plan(self, shape: ModelShape) -> Plan:
+        """What the method does to an image of this shape, or `BudgetError`."""
+        if shape not in self.plans:
+            count = self.tokens(shape)
+            budget = Budget(count, cast(BudgetMode, self.mode if self.keep is not None else "average"), self.text_tokens)
+            try:
+                steps, planned = plan(self.object, shape, budget)
+                self.plans[shape] = steps, planned, self.object.image_grid(shape, budget)
+            except BudgetError:
+                if not self.varies or self.keep is None or count < shape.visual_tokens:
+                    raise
+                self.plans[shape] = (), schedule(shape, ()), None  # all are kept
+        return self.plans[shape]
+
+    def steps_for(self, shape: ModelShape) -> tuple[Step, ...]:
+        """The steps on an image of this shape."""
+        return self.plan(shape)[0]
+
+    @property
+    def given(self) -> tuple[Step, ...] | Callable[[ModelShape], tuple[Step, ...]]:
+        """What the engine is given: the steps, or how they follow from an image's shape."""
+        return self.steps_for if self.varies else self.steps
 
     @property
     def key(self) -> str:
@@ -102,6 +139,7 @@ def make_cells(
     gives: frozenset[str] = SIGNAL_NAMES,
     text_tokens: float = 64.0,
     cannot: Callable[[tuple[Step, ...], tuple[int, int] | None], str | None] = lambda steps, grid: None,
+    shapes: Counter[ModelShape] | None = None,
 ) -> list[Cell]:
     """All cells of a request, reference cells first; those that cannot be carry their reason.
 
@@ -112,6 +150,7 @@ def make_cells(
         gives: signals that the model gives.
         text_tokens: of a prompt, on average; budgets in FLOPs need them.
         cannot: why the model cannot run steps or shrink images to a grid.
+        shapes: of the images, where they differ: a cell must be possible on each, and a share of the tokens is one of each.
 
     Raises:
         RequestError: for an unknown method, parameter or budget.
@@ -120,15 +159,18 @@ def make_cells(
         asked = [canonical(text) for text in expand(config.methods)]
     except MethodError as error:
         raise RequestError(str(error)) from None
-    budgets = sorted({tokens_of(text, shape.visual_tokens) for text in config.keep}, reverse=True)
+    count = lambda text: _as_asked(text) if shapes else tokens_of(text, shape.visual_tokens)
+    budgets = sorted({count(text) for text in config.keep}, reverse=True)
+    largest = sorted(shapes or [shape], key=lambda one: -one.visual_tokens)
     cells: dict[str, Cell] = {}
 
-    def add(method: str, keep: int | None, reference: bool) -> Cell:
-        cell = _cell(config, shape, method, keep, reference, text_tokens)
+    def add(method: str, keep: float | None, reference: bool) -> Cell:
+        cell = _cell(config, largest, method, keep, reference, text_tokens, bool(shapes))
         lacking = sorted(cell.needs - gives - {"evidence"})
         reason = None
         if "evidence" in cell.needs and not knows_evidence:
-            reason = f"task {config.task!r} does not know its evidence"
+            where = " among the tokens of all these images" if shapes else ""
+            reason = f"task {config.task!r} does not know its evidence{where}"
         elif lacking:
             reason = f"model {config.model!r} gives no {', '.join(lacking)}"
         else:
@@ -163,13 +205,29 @@ def expand(methods: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _cell(config: CompareConfig, shape: ModelShape, method: str, keep: int | None, reference: bool, text_tokens: float) -> Cell:
-    made = create(method)
-    mode = cast(BudgetMode, config.budget if keep is not None else "average")
-    budget = Budget(shape.visual_tokens if keep is None else keep, mode, text_tokens)
-    base = Cell(config.model, config.task, method, keep, config.budget, config.seed, reference, made)
-    try:
-        steps, schedule = plan(made, shape, budget)
-    except BudgetError as error:
-        return replace(base, skipped=str(error))
-    return replace(base, steps=steps, schedule=schedule, grid=made.image_grid(shape, budget))
+def _as_asked(text: str) -> float:
+    """A count, or a share of whatever an image has."""
+    value = read_keep(text)
+    return value if value < 1 else int(value)
+
+
+def _cell(
+    config: CompareConfig,
+    shapes: list[ModelShape],
+    method: str,
+    keep: float | None,
+    reference: bool,
+    text_tokens: float,
+    varies: bool,
+) -> Cell:
+    """A cell, planned on the first and largest of the shapes and possible on all."""
+    base = Cell(config.model, config.task, method, keep, config.budget, config.seed, reference, create(method))
+    base = replace(base, text_tokens=text_tokens, varies=varies)
+    for shape in shapes:
+        try:
+            base.plan(shape)
+        except BudgetError as error:
+            on = f"an image of {shape.visual_tokens} tokens: " if varies else ""
+            return replace(base, skipped=f"{on}{error}")
+    steps, planned, grid = base.plan(shapes[0])
+    return replace(base, steps=steps, schedule=planned, grid=grid)

@@ -34,6 +34,22 @@ class Recorder:
             self.rows.append(attention[:, :, -1].mean(1).gather(1, columns))
 
 
+def part(whole: Recorder, rows: list[int]) -> Recorder:
+    """What was noted of some rows, without the columns that only longer rows have."""
+    found = Recorder(whole.attention)
+    for layer, ids in enumerate(whole.ids):
+        own = ids[rows]
+        there = own >= 0
+        if whole.attention:
+            there = there | (whole.rows[layer][rows] > 0)  # a token of no single place
+            found.rows.append(whole.rows[layer][rows][:, there.any(0)])
+        found.ids.append(own[:, there.any(0)])
+    if whole.scores is not None:
+        there = (whole.scored[rows] >= 0).any(0)
+        found.scores, found.scored = whole.scores[rows][:, there], whole.scored[rows][:, there]
+    return found
+
+
 def merged(whole: Recorder, parts: list[Recorder], rows: list[list[int]]) -> None:
     """Put what was noted of parts of a batch into one recorder; where a part has fewer tokens, ids are -1 and figures 0.
 

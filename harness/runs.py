@@ -30,6 +30,9 @@ CREATE TABLE IF NOT EXISTS cells (
     id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, facts TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS images (
     id TEXT PRIMARY KEY, place INTEGER NOT NULL, png BLOB, height INTEGER, width INTEGER, complexity REAL);
+CREATE TABLE IF NOT EXISTS layouts (
+    cell INTEGER NOT NULL, image TEXT NOT NULL, tokens INTEGER NOT NULL, height INTEGER, width INTEGER,
+    PRIMARY KEY (cell, image)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS questions (
     id TEXT PRIMARY KEY, image TEXT NOT NULL REFERENCES images, place INTEGER NOT NULL,
     family TEXT NOT NULL, question TEXT NOT NULL, target TEXT NOT NULL, evidence BLOB);
@@ -48,6 +51,10 @@ CREATE TABLE IF NOT EXISTS timings (
     pass INTEGER NOT NULL, cell INTEGER NOT NULL REFERENCES cells, repeat INTEGER NOT NULL, round INTEGER NOT NULL,
     stage TEXT NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (pass, cell, repeat, round, stage)) WITHOUT ROWID;
 """
+
+
+Layout = tuple[str, int, int | None, int | None]
+"""An image, its visual tokens, and the grid (h, w) that they are; None where they are no full grid."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,26 @@ class Findings:
     samples: list[SampleRow]
     analysis: Analysis | None = None
     repeats: list[tuple[str, int, float]] = field(default_factory=list)  # (question, further seed, score)
+    layouts: list[Layout] = field(default_factory=list)  # of images that were shrunk, each to a grid of its own
+
+
+def joined(parts: Sequence[Findings]) -> Findings:
+    """What one cell gave on the parts of a batch, in turn."""
+    if len(parts) == 1:
+        return parts[0]
+    every = lambda name: [row for part in parts for row in getattr(part, name)]
+    found = [part.analysis for part in parts if part.analysis is not None]
+    return Findings(every("samples"), joined_analyses(found) if found else None, every("repeats"), every("layouts"))
+
+
+def joined_analyses(parts: Sequence[Analysis], order: np.ndarray | None = None) -> Analysis:
+    """Analyses of different questions as one, in turn or in a given order; a figure that a part lacks is nan there."""
+    questions = [question for part in parts for question in part.questions]
+    order = np.arange(len(questions)) if order is None else order
+    names = dict.fromkeys(name for part in parts for name in part.numbers)
+    missing = [np.full(len(part.questions), np.nan) for part in parts]
+    columns = {n: np.concatenate([p.numbers.get(n, none) for p, none in zip(parts, missing)])[order] for n in names}
+    return Analysis([questions[i] for i in order], columns, np.concatenate([part.layers for part in parts])[order])
 
 
 class RunFolder:
@@ -161,21 +188,48 @@ class RunFolder:
             connection.execute("UPDATE cells SET facts = ? WHERE id = ?", (json.dumps({**json.loads(known), **facts}), cell))
 
     def add_batch(
-        self, place: int, images: Sequence[tuple], questions: Sequence[tuple], findings: Mapping[int, Findings]
+        self,
+        place: int,
+        images: Sequence[tuple],
+        questions: Sequence[tuple],
+        findings: Mapping[int, Findings],
+        layouts: Sequence[Layout] = (),
     ) -> None:
-        """One batch of images with the answers of some cells, in one transaction; ``place`` is that of its first image."""
+        """One batch of images with the answers of some cells, in one transaction; ``place`` is that of its first image.
+
+        Args:
+            layouts: of the images as they are, where they differ.
+        """
         with self.connection as connection:
             insert = lambda table, width, rows, word="REPLACE": connection.executemany(
                 f"INSERT OR {word} INTO {table} VALUES ({', '.join('?' * width)})", rows
             )
             insert("images", 6, images, "IGNORE")
             insert("questions", 7, questions, "IGNORE")
+            if layouts:
+                insert("layouts", 5, [(0, *layout) for layout in layouts])
             for cell, found in findings.items():
+                if found.layouts:
+                    insert("layouts", 5, [(cell, *layout) for layout in found.layouts])
                 insert("samples", 2 + len(_SAMPLE_COLUMNS), ((cell, row.question, *row.values()) for row in found.samples))
                 insert("repeats", 4, ((cell, *row) for row in found.repeats))
                 if found.analysis is not None:
                     insert("analysis", 3 + len(_NUMBERS), found.analysis.rows(cell))
             insert("done", 2, ((cell, place) for cell in findings))
+
+    def drop(self, cell: int, reason: str) -> None:
+        """Take a cell's answers away and give the reason why it has none."""
+        self.set_facts(cell, skipped=reason, tokens=None, flops=None, schedule=None)
+        with self.connection as connection:
+            for table in ("samples", "analysis", "repeats", "done"):
+                connection.execute(f"DELETE FROM {table} WHERE cell = ?", (cell,))
+
+    def layouts(self, cell: int = 0) -> dict[str, tuple[int, tuple[int, int] | None]]:
+        """By image its visual tokens and their grid, where images differ: as they are, or as a cell shrank them."""
+        if not self.connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'layouts'").fetchone():
+            return {}  # of a run that was made before
+        rows = self.connection.execute("SELECT image, tokens, height, width FROM layouts WHERE cell = ?", (cell,)).fetchall()
+        return {image: (tokens, None if height is None else (height, width)) for image, tokens, height, width in rows}
 
     def done(self) -> set[tuple[int, int]]:
         """(cell, place of the batch's first image) of the answers that are stored; a batch is stored whole or not at all."""

@@ -29,6 +29,7 @@ def summarise(run: RunFolder) -> dict:
     stored = [(ident, facts, run.columns(ident)) for ident, _, facts in run.cells()]
     by_name = {(facts["method"], facts["keep"]): columns for _, facts, columns in stored if len(columns["score"])}
     winners = _winners(stored)
+    known, usual = run.layouts(), tuple(manifest["grid"])
     timings, again = run.timings(), run.timings(1)
     own_pass = {ident: number for number, ident in sorted(timings, reverse=True)}  # the first in which a cell was timed
     ident_none = next((i for i, facts, _ in stored if facts["method"] == "none"), None)
@@ -39,7 +40,9 @@ def summarise(run: RunFolder) -> dict:
         cell |= _answers(columns, by_name, winners, facts, seed, margin)
         cell["seeds"] = _seeds(columns, run.repeats(ident))
         cell["evidence"] = _evidence(columns, by_name.get(("none", None)), seed)
-        cell |= kept_tokens(run.analysis(ident), facts, tuple(manifest["grid"]), seed)
+        analysed = run.analysis(ident)
+        grids = {i: known[i][1] if i in known else usual for i in set(analysed["image"])}
+        cell |= kept_tokens(analysed, facts, grids, seed)
         number = own_pass.get(ident)
         times = timings.get((number, ident)), timings.get((number, ident_none))
         cell["latency"] = _latency(times[0], times[1], facts, stored, ident_none) if all(times) else None

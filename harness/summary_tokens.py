@@ -13,13 +13,13 @@ from metrics.statistics import bootstrap_means, paired_difference
 _NO_CHANCE = "merged tokens are no subset of the image's tokens, so chance has no meaning for them"
 
 
-def kept_tokens(columns: dict, facts: dict, grid: tuple[int, int], seed: int) -> dict[str, Any]:
+def kept_tokens(columns: dict, facts: dict, grids: dict[str, tuple[int, int] | None], seed: int) -> dict[str, Any]:
     """``diversity``, ``coverage``, ``collapse``, ``bias``, ``scores`` and ``layers``; null is not measured.
 
     Args:
         columns: of `RunFolder.analysis`.
         facts: of the cell.
-        grid: (h, w) of the image's tokens.
+        grids: (h, w) of the tokens of each of these images, None of those that are no full grid.
         seed: of the bootstrap.
     """
     out: dict[str, Any] = dict.fromkeys(("diversity", "coverage", "collapse", "bias", "scores", "layers"))
@@ -31,7 +31,8 @@ def kept_tokens(columns: dict, facts: dict, grid: tuple[int, int], seed: int) ->
         out["diversity"] = {name: figure[name] for name in DIVERSITY}
         out["coverage"] = {name: figure[name] for name in COVERAGE}
         out["collapse"] = {"z": _chance(columns, images, seed), "why_no_z": None} | {name: figure[name] for name in CLUSTERS}
-        out["bias"] = _bias(columns, {name: figure[name] for name in BIAS}, grid, images, seed)
+        if any(grids[image] is not None for image in images):
+            out["bias"] = _bias(columns, {name: figure[name] for name in BIAS}, grids, images, seed)
     elif facts["merges"]:
         out["collapse"] = {"z": None, "why_no_z": _NO_CHANCE} | dict.fromkeys(CLUSTERS)
     if np.isfinite(columns[SCORES[0]]).any():
@@ -55,12 +56,18 @@ def _chance(columns: dict, images: np.ndarray, seed: int) -> dict[str, dict]:
     }
 
 
-def _bias(columns: dict, figures: dict, grid: tuple[int, int], images: np.ndarray, seed: int) -> dict[str, Any]:
-    """Pull to a place, and whether it explains collapse: z against random subsets with as many tokens in every row."""
+def _bias(columns: dict, figures: dict, grids: dict, images: np.ndarray, seed: int) -> dict[str, Any]:
+    """Pull to a place, and whether it explains collapse: z against random subsets with as many tokens in every row.
+
+    The overlap with the mean map is null where grids differ.
+    """
     from metrics.coverage import map_overlap
 
-    kept = np.stack([unpack(bits, grid).ravel() for bits in columns["kept"]])
-    overlap = bootstrap_means(np.asarray(map_overlap(kept, images))[:, None], images, seed=seed)[0]
+    overlap = None
+    if len({grids[image] for image in images}) == 1:
+        kept = np.stack([unpack(bits, grids[images[0]]).ravel() for bits in columns["kept"]])
+        found = bootstrap_means(np.asarray(map_overlap(kept, images))[:, None], images, seed=seed)[0]
+        overlap = {**found.as_dict(), "chance": float(np.mean(kept.sum(1)) / kept.shape[1])}
     place = columns["row_position"]
     pull = paired_difference(place, np.where(np.isnan(place), np.nan, 0.5), images, seed=seed)
     row_z = {}
@@ -69,8 +76,7 @@ def _bias(columns: dict, figures: dict, grid: tuple[int, int], images: np.ndarra
         test = paired_difference(z, np.where(np.isnan(z), np.nan, 0.0), images, seed=seed)
         row_z[name] = {"value": test.value, "lo": test.lo, "hi": test.hi, "p": test.p}
     position = None if figures["row_position"] is None else {**figures["row_position"], "p": pull.p}
-    chance = float(np.mean(kept.sum(1)) / kept.shape[1])
-    return {**figures, "row_position": position, "overlap": {**overlap.as_dict(), "chance": chance}, "row_z": row_z}
+    return {**figures, "row_position": position, "overlap": overlap, "row_z": row_z}
 
 
 def _layers(tables: np.ndarray, images: np.ndarray, seed: int) -> dict[str, list[dict | None]] | None:

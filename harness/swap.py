@@ -6,13 +6,14 @@ accuracy by recall is an association.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 
 from methods.random import mix
 from methods.similarity import take
-from methods.types import Selection, Selector, Signals, Step
+from methods.types import ModelShape, Selection, Selector, Signals, Step
 
 _STREAM = 500_009  # keeps the draws apart from those of `random`
 
@@ -32,6 +33,26 @@ def swapped(steps: tuple[Step, ...], entered: torch.Tensor) -> tuple[Step, ...]:
         else:
             made.append(replace(step, select=Swap(step.select), needs=step.needs | _NEEDS | {"hidden_states"}))
     return tuple(made)
+
+
+@dataclass(frozen=True)
+class SwappedPlan:
+    """`swapped` where images differ, so that steps follow from each one's shape."""
+
+    steps: Callable[[ModelShape], tuple[Step, ...]]
+    entered: torch.Tensor  # int64 [R, K0], -1 behind the tokens of images that let fewer enter
+
+    def of(self, rows: list[int]) -> SwappedPlan:
+        """For some of the questions."""
+        return SwappedPlan(self.steps, narrowed(self.entered[rows]))
+
+    def __call__(self, shape: ModelShape) -> tuple[Step, ...]:
+        return swapped(self.steps(shape), self.entered)
+
+
+def narrowed(ids: torch.Tensor) -> torch.Tensor:
+    """Token ids [R, K] without the columns that hold none: other images may have kept more."""
+    return ids[:, (ids >= 0).any(0)]
 
 
 _NEEDS = frozenset({"evidence", "seeds"})
@@ -57,8 +78,7 @@ class Swap:
         """For some of the questions, whose images are alike."""
         if not isinstance(self.select, Given):
             return self
-        indices = self.select.indices[rows]
-        return Swap(Given(indices[:, (indices >= 0).any(0)]))  # other images may have kept more
+        return Swap(Given(narrowed(self.select.indices[rows])))
 
     def __call__(self, signals: Signals, keep: int) -> Selection:
         chosen = self.select(signals, keep)

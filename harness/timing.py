@@ -50,7 +50,7 @@ def time_cells(
     """
     wanted = frozenset().union(*(cell.needs for cell in cells))
     work = Work(engine, task, [one_question(sample)], seed, wanted=wanted, template=template)
-    batches = [work.batch if cell.grid is None else work.make_batch(cell.grid) for cell in cells]
+    batches = [work.batch_for(cell) for cell in cells]
     return time_batches(engine, cells, batches, seed, rounds, warm, advance)
 
 
@@ -81,7 +81,7 @@ def time_batches(
             place, repeat = runs[choice]
             cell, batch, watch = cells[place], batches[place], Stopwatch(str(device))
             reset_device_peak(device)
-            output = engine.run(batch, cell.steps, cell.object.positions, None, cell.blind, True, watch)
+            output = engine.run(batch, cell.given, cell.object.positions, None, cell.blind, True, watch)
             seconds = dict(watch.seconds)
             seconds["total"] = sum(seconds.values())
             seconds["decode"] /= watch.counts["decode"]

@@ -26,12 +26,12 @@ def schedule(shape: ModelShape, steps: Iterable[Step], grid: tuple[int, int] | N
     cls = int(shape.has_cls)
     inside = {step.site.layer: step.after for step in steps if step.site.stage == 0}
     count, attention, mlp = shape.visual_tokens, [], []
-    per_tile = lambda count: count * shape.merge // shape.tiles + cls
+    per_tile = lambda count: (shape.tile_tokens or count * shape.merge // shape.tiles) + cls
     for block in range(shape.vision_layers):
         attention.append(per_tile(count))
         count = inside.get(block, count)
         mlp.append(per_tile(count))
-    projected = count
+    projected = shape.tile_tokens * shape.tiles // shape.merge or count  # padding is projected too
     for step in steps:
         if step.site.stage == 1:
             count = step.after

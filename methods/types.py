@@ -191,10 +191,11 @@ class ModelShape:
     window: int = 0  # tower tokens of an attention window; 0 for none
     global_blocks: tuple[int, ...] = ()  # tower blocks that attend beyond the window
     channels: int = 3  # of a patch: colours, times frames where a patch spans several
+    tile_tokens: int = 0  # tower tokens of one tile, CLS left out; 0: as many as its visual tokens are made of
 
     def at_grid(self, grid: tuple[int, int]) -> ModelShape:
         """The same model on an image of another size in tokens."""
-        return replace(self, visual_tokens=grid[0] * grid[1], grid=grid)
+        return replace(self, visual_tokens=grid[0] * grid[1], grid=grid, tiles=1, tile_tokens=0)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ all others numpy and scipy at most.
 from importlib import import_module
 
 __all__ = [
-    "accuracy", "attention", "collapse", "coverage", "diversity", "evidence", "explain", "familywise", "figures", "flops", "latency",
-    "matched", "memory", "pareto", "ranks", "statistics", "subsets",
+    "accuracy", "attention", "collapse", "coverage", "diversity", "evidence", "explain", "familywise", "figures", "flops",
+    "latency", "matched", "memory", "pareto", "ranks", "statistics", "subsets",
 ]  # fmt: skip
 
 

@@ -199,7 +199,11 @@ def accuracy_by_tokens(stratum: Stratum, look: dict[str, Look]):
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda v, _: f"{v:,.0f}")
     name_x(axes, "visual tokens, mean over LLM layers (log scale)")
-    legend(drawing, handles + [key_of(look[n], n) for n in found], f"best first at {min(stratum.budgets)}")
+    legend(
+        drawing,
+        handles + [key_of(look[n], n) for n in found],
+        f"best first at {min(stratum.budgets)}" if stratum.budgets else "best first",
+    )
     aside = (
         " Points of one budget stand side by side so that their bars can be read; their true place is the tick." if moved else ""
     )

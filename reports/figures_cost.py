@@ -70,7 +70,11 @@ def _by_cost(stratum: Stratum, look: dict, found: dict, path: str, front: str, a
         axes.step(xs, ys, where="post", color=INK, linewidth=2.4, alpha=0.28, zorder=1.6, solid_capstyle="round")
     axes.set_xlim(left=0)
     name_x(axes, axis)
-    legend(drawing, handles + [key_of(look[n], n) for n in found], f"best first at {min(stratum.budgets)}")
+    legend(
+        drawing,
+        handles + [key_of(look[n], n) for n in found],
+        f"best first at {min(stratum.budgets)}" if stratum.budgets else "best first",
+    )
     return drawing
 
 

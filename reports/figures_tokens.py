@@ -83,7 +83,7 @@ def collapse(stratum: Stratum, look: dict[str, Look]):
         name: found
         for name in stratum.methods
         if not imitated(name)
-        and (found := [c for c in stratum.pruned if name_of(c) == name and _has_z(c)])
+        and (found := [c for c in stratum.pruned if name_of(c) == name and _has_z(c) and c.get("keep") is not None])
     }  # fmt: skip
     if not cells:
         return None
@@ -141,7 +141,7 @@ def _plain_key(k: int, budgets: list[int]):
 
 def evidence(stratum: Stratum, look: dict[str, Look]):
     """Accuracy against the share of the evidence that is still there."""
-    found = best_first(by_method(stratum, "accuracy", "evidence.recall"))
+    found = best_first(by_method(stratum, "accuracy", "evidence.recall", "keep"))
     if not found:
         return None
     budgets = sorted({c["keep"] for cells in found.values() for c in cells}, reverse=True)

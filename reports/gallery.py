@@ -59,7 +59,7 @@ def _answer(answer: GalleryAnswer) -> dict:
     score = float("nan") if answer.score is None else float(answer.score)
     return {
         "method": answer.method,
-        "keep": None if answer.keep is None else int(answer.keep),
+        "keep": None if answer.keep is None else int(answer.keep) if float(answer.keep).is_integer() else float(answer.keep),
         "prediction": answer.prediction,
         "score": score if np.isfinite(score) else None,
         "kept": bits(answer.kept),

@@ -51,6 +51,7 @@ class Adapter:
         ends = model.generation_config.eos_token_id
         self.end_ids = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
         self.cutter = self.quirk.cutter(self.config, processor, self.shape.merge)
+        self._known: dict[tuple[int, int], Block] = {}  # by size of an image
 
     @cached_property
     def shape(self) -> ModelShape:
@@ -67,7 +68,17 @@ class Adapter:
         if (count, tiles) == (self.shape.visual_tokens, self.shape.tiles) and blocks[0].grid == self.shape.grid:
             return self.shape
         grid = blocks[0].grid if len(blocks) == 1 else None
-        return replace(self.shape, visual_tokens=count, tiles=tiles, grid=grid or (1, count))
+        own = self.shape.visual_tokens * self.shape.merge  # tower tokens of a tile
+        trimmed = self.cutter.trims and count * self.shape.merge != own * tiles
+        seen = own if trimmed else 0
+        return replace(self.shape, visual_tokens=count, tiles=tiles, grid=grid or (1, count), tile_tokens=seen)
+
+    def block_of(self, size: tuple[int, int]) -> Block:
+        """What an image of so many pixels, (width, height), puts into the prompt; only its size matters."""
+        key = (0, 0) if self.cutter.fixed else size
+        if key not in self._known:
+            self._known[key] = self.views([[Image.new("RGB", size)]]).blocks[0][0]
+        return self._known[key]
 
     def grid_of(self, image: Image.Image) -> tuple[int, int] | None:
         """(h, w) of an image's visual tokens, where they are one full grid."""

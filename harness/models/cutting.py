@@ -23,6 +23,8 @@ class Cutter:
 
     whole = True  # whether the tower sees an image as one tile whose tokens all become visual tokens in turn
     resizes = False  # whether an image may be shrunk to any grid of tokens
+    fixed = False  # whether every image has the same tokens
+    trims = False  # whether some of the tower's tokens are left away or melted together
 
     def __init__(self, config, processor, merge: int) -> None:
         self.config, self.processor, self.merge = config, processor, merge
@@ -72,6 +74,7 @@ class Single(Cutter):
     """LLaVA-1.5: one tile an image, its tokens are the visual tokens."""
 
     resizes = True
+    fixed = True
 
     def views(self, prompts, grid=None) -> Views:
         pixels = self.pixels([image for images in prompts for image in images], grid)
@@ -116,6 +119,7 @@ class AnyResolution(Cutter):
     """
 
     whole = False
+    trims = True
 
     @property
     def _onevision(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +19,13 @@ __all__ = ["Adapter", "EMBEDDED", "TINY", "TowerBlock", "load"]
 
 TINY = Path(__file__).parent / "tiny" / "weights"
 EMBEDDED = {"tiny": TINY}
+GROUP = "prunescope.models"
+"""Entry points of other packages: a name, and a function (device: str, dtype: torch.dtype) that gives an `Adapter`."""
+
+
+def plugged() -> dict[str, EntryPoint]:
+    """Models of other packages, by name."""
+    return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def load(
@@ -44,15 +52,22 @@ def load(
     Raises:
         RequestError: where there is no such model, its architecture is not supported, or a package is missing.
     """
+    kind = getattr(torch, dtype if dtype != "auto" else ("float32" if device == "cpu" else "bfloat16"))
+    if name not in EMBEDDED and name in (points := plugged()):
+        given = {"--revision": revision, "--device-map": device_map, "--quantize": quantize}
+        option = next((option for option, value in given.items() if value is not None), None)
+        if option is not None:
+            raise RequestError(f"{option}: {points[name].value} makes model {name!r}, and takes a device and a dtype alone")
+        return _made_by(points[name], device, kind)
     path = EMBEDDED.get(name, Path(name))
     local = path.is_dir()
     if name in EMBEDDED and not local:
         raise RequestError(f"model {name!r}: weights are not installed at {path}")
     if not local and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
-        raise RequestError(f"model {name!r} is neither a folder nor a hub id; embedded: {', '.join(EMBEDDED)}")
+        known = ", ".join((*EMBEDDED, *plugged()))
+        raise RequestError(f"model {name!r} is neither a folder nor a hub id; embedded: {known}")
     if local and revision is not None:
         raise RequestError(f"--revision {revision}: {name!r} is a folder, which has no revisions")
-    kind = getattr(torch, dtype if dtype != "auto" else ("float32" if device == "cpu" else "bfloat16"))
     options = _placement(kind, device_map, quantize)
     offline = not local and not _reachable(name, revision)
     source = str(path) if local else name
@@ -78,6 +93,21 @@ def load(
         model = model.to(device)
     beside = companions.load(name, path if local else None, processor.tokenizer, device, kind, offline)
     return Adapter(model, processor, name, beside)
+
+
+def _made_by(point: EntryPoint, device: str, kind: torch.dtype) -> Adapter:
+    """A model of another package, or `RequestError` with what is wrong with it."""
+    said = f"model {point.name!r} of {point.value}"
+    try:
+        made = point.load()(device, kind)
+    except RequestError:
+        raise
+    except Exception as error:  # it is not our code that runs here
+        first = str(error).splitlines()[0][:160] if str(error) else ""
+        raise RequestError(f"{said} cannot be made ({type(error).__name__}: {first})") from None
+    if not isinstance(made, Adapter):
+        raise RequestError(f"{said} gives a {type(made).__name__}; its function must give an Adapter")
+    return made
 
 
 def _model_type(source: str, common: dict) -> str:

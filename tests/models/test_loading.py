@@ -100,3 +100,49 @@ def test_what_a_supported_architecture_allows_and_is_not_known_is_refused(llava)
         one_line(lambda: _check("m", other), fragment)
     vision.vision_config.model_type = "pixtral"
     one_line(lambda: _check("m", vision), "'pixtral'")
+
+
+def test_models_of_other_packages(monkeypatch):
+    """An entry point gives an adapter; whatever else it does is said in one line."""
+    from importlib.metadata import EntryPoint
+
+    from harness.listing import rows
+
+    asked, adapter = [], hf.load("tiny")
+    made = {
+        "mine": lambda device, dtype: asked.append((device, dtype)) or adapter,
+        "wrong": lambda device, dtype: 3,
+        "broken": lambda device, dtype: 1 / 0,
+    }
+    points = {name: EntryPoint(name, f"their_package:{name}", hf.GROUP) for name in made}
+    monkeypatch.setattr(hf, "plugged", lambda: points)
+    monkeypatch.setattr(EntryPoint, "load", lambda point: made[point.name])
+    assert hf.load("mine", "cpu", "bfloat16") is adapter
+    assert asked == [("cpu", torch.bfloat16)]
+    assert {"name": "mine", "kind": "of another package: their_package:mine"} in rows("models")
+    one_line(lambda: hf.load("wrong"), "their_package:wrong gives a int; its function must give an Adapter")
+    one_line(lambda: hf.load("broken"), "cannot be made (ZeroDivisionError")
+    one_line(lambda: hf.load("mine", revision="v2"), "--revision", "a device and a dtype alone")
+    one_line(lambda: hf.load("nothing"), "embedded: tiny, mine, wrong, broken")
+
+
+def test_what_a_request_says_of_a_model_reaches_its_loading(monkeypatch, tmp_path):
+    from harness.comparison import prepare
+    from harness.config import CompareConfig, read_file
+    from harness.manifest import command, identity, plain
+
+    file = tmp_path / "options.toml"
+    file.write_text('revision = "v2"\ndevice-map = "auto"\nquantize = 4\n')
+    config = CompareConfig(model="a/b", **read_file(file)).checked()
+    assert command(config) == "python -m harness compare --model a/b --revision v2 --device-map auto --quantize 4"
+    older = {name: value for name, value in plain(CompareConfig()).items() if name not in ("revision", "device_map", "quantize")}
+    assert identity(older) == identity(plain(CompareConfig()))
+
+    def load(name, device, dtype, **words):
+        raise RequestError(str(words))
+
+    monkeypatch.setattr(hf, "load", load)
+    one_line(lambda: prepare(config), str({"revision": "v2", "device_map": "auto", "quantize": 4}))
+    one_line(lambda: CompareConfig(quantize=3).checked(), "--quantize 3: choose 4 or 8 bits")
+    file.write_text("revision = 2\n")
+    one_line(lambda: read_file(file), "revision = 2 must be a text")

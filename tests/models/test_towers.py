@@ -205,3 +205,17 @@ def test_a_shrunken_image_has_the_tokens_asked_for(family, tall):
     out = Engine(family.adapter, 2).run(replace(tall, pixels=views))
     assert out.present.tolist() == [6]
     assert torch.isfinite(out.first_logits).all()
+
+
+@pytest.mark.parametrize("family", ("llava-next", "llava-onevision"), indirect=True)
+@pytest.mark.parametrize("size", [(50, 70), (70, 50), (100, 55)])
+@torch.inference_mode()
+def test_padding_costs_tower_and_projector(family, tall, size):
+    """The tower and the projector run on all tokens of all tiles, those that never become visual tokens included."""
+    asked = replace(tall, pixels=family.adapter.pixels([Image.new("RGB", size)]))
+    shape = family.adapter.shape_for(asked.pixels.blocks[0])
+    assert shape.visual_tokens < shape.tiles * 16
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        Engine(family.adapter, 1).run(asked)
+    text = len(family.adapter.frame(asked.prefix, asked.pixels.blocks[0]).text) + len(asked.questions[0])
+    assert counter.get_total_flops() == pytest.approx(flops(shape, schedule(shape, ()), text).total, rel=1e-9)

@@ -154,6 +154,13 @@ def test_cells_of_nulls(run: RunView):
     assert "nan" not in render(RunView({}, [run.cells[0], hurt])).split("<figure")[0].lower()
 
 
+def test_a_method_without_a_budget_alone(run: RunView):
+    """Counts decided from the image: one cell, no budget."""
+    adaptive = {**run.cells[2], "method": "prumerge[adaptive=true]", "keep": None}
+    for cells in ([run.cells[0], adaptive], [run.cells[0], adaptive, run.cells[3]]):
+        assert "prumerge[adaptive=true]" in render(RunView({}, cells))
+
+
 @pytest.mark.parametrize("which", [slice(0, 1), slice(1, 2), slice(3, 4), slice(-1, None), slice(0, 0)])
 def test_few_cells(run: RunView, which: slice):
     read = Reader(render(RunView(run.manifest, run.cells[which])))
