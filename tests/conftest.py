@@ -65,7 +65,7 @@ def pytest_terminal_summary(terminalreporter) -> None:
     terminalreporter.section("medians beside their floors, one thread")
     terminalreporter.write_line(f"{'case':<62}{'ms':>10}{'floor ms':>11}{'ratio':>8}{'bound':>7}")
     for name, own, least, ratio, bound in RATIOS:
-        limit = "" if bound is None else f"{bound:g}"
+        limit = "" if bound is None else f"{bound:.3g}"
         mark = "  over" if bound is not None and ratio > bound else ""
         terminalreporter.write_line(f"{name:<62}{own:>10.3f}{least:>11.3f}{ratio:>8.2f}{limit:>7}{mark}")
 
