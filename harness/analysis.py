@@ -168,14 +168,10 @@ class Analyst:
                 held = self.evidence.gather(1, ids.clamp_min(0)) & (ids >= 0)
                 size = self.evidence.sum(1)
                 found["recall"] = recall = torch.where(size > 0, held.sum(1) / size.clamp_min(1), torch.nan)
-            if recorder.attention and ids.shape[1]:
+            if recorder.attention:
                 found |= attention_figures(recorder.rows[layer], held)
                 if recall is not None:  # of all evidence: what is gone cannot be found
                     found["evidence_top"] = (found["evidence_top"] * recall).where(recall != 0, 0.0)
-            elif recorder.attention:
-                found["mass"] = torch.zeros(len(ids))
-                if recall is not None:
-                    found["evidence_top"] = 0.0 * recall
             for place, name in enumerate(LAYERS):
                 if name in found:
                     table[:, layer, place] = found[name].float().cpu().numpy()

@@ -168,7 +168,8 @@ def _extend(config: CompareConfig):
     load_plugins(plugin)
     ready = prepare(added)
     _same_weights(run, ready.adapter, "--extend")
-    digest, note = code_digest(plugin), {"methods": list(config.methods), "keep": list(keep), "code": code_digest(plugin)}
+    digest = code_digest(plugin)
+    note = {"methods": list(config.methods), "keep": list(keep), "code": digest}
     if note not in manifest.setdefault("extensions", []):
         manifest["extensions"].append(note)
         if digest != manifest["fingerprints"]["code"]:
@@ -300,20 +301,14 @@ def _figures(planned: list[tuple[ModelShape, Schedule, int]], text_tokens: float
 def _measured(cell: Cell, columns: dict, ready: Prepared) -> dict:
     """What there is to know of a cell whose counts were decided from the images: means over its answers."""
     from methods.schedule import schedule
-    from metrics.flops import flops
 
     known = {sample.image_id: shape for sample, shape in zip(ready.samples, ready.shapes)}
-    each, counts = [], columns["kept_count"]
-    for image, count in zip(columns["image"], counts):
-        shape = known.get(image, ready.adapter.shape)
-        steps = [replace(step, after=int(count)) for step in (cell.steps_for(shape) if cell.varies else cell.steps)]
-        each.append(flops(shape, schedule(shape, steps), ready.text_tokens))
-    mean = sum(map(float, counts)) / len(counts)
-    cost = {name: sum(one.as_dict()[name] for one in each) / len(each) for name in each[0].as_dict()}
-    return {
-        "tokens": {"final": mean, "average": mean}, "schedule": [mean] * ready.adapter.shape.layers,
-        "flops": {**cost, "total": sum(one.total for one in each) / len(each)},
-    }  # fmt: skip
+    kept = Counter((known.get(i, ready.adapter.shape), int(n)) for i, n in zip(columns["image"], columns["kept_count"]))
+    planned = []
+    for (shape, count), answers in kept.items():
+        steps = [replace(step, after=count) for step in (cell.steps_for(shape) if cell.varies else cell.steps)]
+        planned.append((shape, schedule(shape, steps), answers))
+    return _figures(planned, ready.text_tokens)
 
 
 def _text_tokens(adapter: Adapter, samples: list[ImageSample], template: str, blocks: list[Block]) -> float:

@@ -206,12 +206,13 @@ def _figures(cell: Cell, place: int, timed: Timed, counted: list[Flops], batch: 
     times, none = _times(timed, place), _times(timed, 0)
     found = latency.summarise(times, none, counted[0].llm_prefill / counted[place].llm_prefill)
     medians = {stage: float(np.median(values)) for stage, values in times.items()}
-    ttft = sum(medians[stage] for stage in latency.FIRST_TOKEN)
     return {
         "tokens": {"final": cell.schedule.final, "average": cell.schedule.average},
         "flops": {**counted[place].as_dict(), "total": counted[place].total},
         "latency": found,
-        "selection_share": {"ttft": medians["selection"] / ttft, "prefill": medians["selection"] / medians["prefill"]},
+        "selection_share": {
+            "ttft": medians["selection"] / latency.ttft(medians), "prefill": medians["selection"] / medians["prefill"],
+        },
         "memory": {
             "kv_measured": timed.kv_bytes[place], "kv_predicted": round(batch * counted[place].kv_bytes),
             "peak_bytes": timed.peak_bytes.get(place),
@@ -222,7 +223,7 @@ def _figures(cell: Cell, place: int, timed: Timed, counted: list[Flops], batch: 
 def _aa(timed: Timed, none: int) -> dict:
     from metrics.statistics import bootstrap_median
 
-    ttft = [sum(_times(timed, none, repeat)[stage] for stage in latency.FIRST_TOKEN) for repeat in (0, 1)]
+    ttft = [latency.ttft(_times(timed, none, repeat)) for repeat in (0, 1)]
     return bootstrap_median(ttft[0] / ttft[1]).as_dict()
 
 

@@ -52,16 +52,13 @@ def flops(pair: Pair, cell: Matched, limits: Thresholds) -> Verdict | None:
         return make("not judged", "the schedule differs, and FLOPs with it")
     if cell.adaptive:
         return _adaptive(pair, limits, "flops", make, totals)
-    if pair.same_questions:
-        parts = [name for name in _PARTS if _differ(sides[0][name], sides[1][name])]
-        if not parts:
-            return make("passed", "the same in every part")
+    exact = _PARTS if pair.same_questions else ("vision", "projector")
+    parts = [name for name in exact if _differ(sides[0][name], sides[1][name])]
+    if parts:
         told = ", ".join(f"{name} {sides[0][name]:.6g} → {sides[1][name]:.6g}" for name in parts)
         return make(bad(limits, "flops"), f"on an equal schedule: {told}")
-    fixed = [name for name in ("vision", "projector") if _differ(sides[0][name], sides[1][name])]
-    if fixed:
-        told = ", ".join(f"{name} {sides[0][name]:.6g} → {sides[1][name]:.6g}" for name in fixed)
-        return make(bad(limits, "flops"), f"on an equal schedule: {told}")
+    if pair.same_questions:
+        return make("passed", "the same in every part")
     shares = [_above_blind(pair, side, cell, lambda f: sum(f["flops"][part] for part in _BY_TEXT)) for side in (0, 1)]
     change = _change(*shares)
     if change is None:

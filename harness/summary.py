@@ -150,7 +150,7 @@ def _aa(timings: dict, again: dict, ident_none: int | None) -> dict | None:
     for (number, ident), second in again.items():
         if ident == ident_none and (number, ident) in timings:
             first = timings[number, ident]
-            ttft = [sum(stages[stage] for stage in latency.FIRST_TOKEN) for stages in (first, second)]
+            ttft = [latency.ttft(stages) for stages in (first, second)]
             ratios.append(ttft[0] / ttft[1])
             times.append(ttft[0])
     if not ratios:
@@ -186,7 +186,7 @@ def _pareto(cells: list[dict], stored: list, timings: dict, seed: int) -> None:
         (cell, ident, columns) for cell, (ident, facts, columns) in zip(cells, stored, strict=True)
         if np.isfinite(columns["score"]).any() and facts["method"] not in ("blind", "oracle")
     ]  # fmt: skip
-    ttft = {ident: sum(times[stage] for stage in latency.FIRST_TOKEN) for ident, times in timings.items()}
+    ttft = {ident: latency.ttft(times) for ident, times in timings.items()}
     for name, costs in (
         ("flops", {ident: cell["flops"]["total"] for cell, ident, _ in entered if cell["flops"]}),
         ("latency", ttft),

@@ -6,6 +6,8 @@ spectrum, the eigenvalues of the Gram matrix X X' (or of X' X where that is smal
 
 from __future__ import annotations
 
+from math import log
+
 import torch
 
 LOG_DET_EPS = 1e-6
@@ -102,23 +104,30 @@ def diversity(tokens: torch.Tensor) -> dict[str, torch.Tensor]:
         raise ValueError(f"tokens are {tuple(tokens.shape)}; diversity needs [..., K, D] with K of at least 1")
     units = unit(tokens)
     values, gram = spectrum(units), units @ units.mT
-    count, total = units.shape[-2], values.sum(-1)
+    return of_spectrum(values, mean_cosine(gram), units.shape[-2]) | {"nearest_cosine": _nearest_cosine(gram)}
+
+
+def of_spectrum(values: torch.Tensor, cosine: torch.Tensor, count: int) -> dict[str, torch.Tensor]:
+    """The figures of `diversity` that eigenvalues [..., min(K, D)], ascending, give, and the mean cosine [...].
+
+    Args:
+        count: K.
+    """
+    total = values.sum(-1)
     some = total > 0
 
     def ratio(above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
         return torch.where(some, above / torch.where(some, below, 1.0), 0.0)
 
     from_largest = values.flip(-1).cumsum(-1)
-    missing = (count - values.shape[-1]) * torch.log(torch.tensor(LOG_DET_EPS, dtype=torch.float64))
     return {
         "effective_rank": effective_rank(values),
-        "stable_rank": ratio(total, values.amax(-1)),
+        "stable_rank": ratio(total, values[..., -1]),
         "participation_ratio": ratio(total**2, (values**2).sum(-1)),
         # the allowance keeps a tie at exactly 99 % from turning on rounding
         "rank99": torch.where(some, (from_largest < (ENERGY - 1e-9) * total[..., None]).sum(-1) + 1.0, 0.0).double(),
-        "mean_cosine": mean_cosine(gram),
-        "nearest_cosine": _nearest_cosine(gram),
-        "log_det": torch.log(values + LOG_DET_EPS).sum(-1) + missing.to(values.device),
+        "mean_cosine": cosine,
+        "log_det": torch.log(values + LOG_DET_EPS).sum(-1) + (count - values.shape[-1]) * log(LOG_DET_EPS),
         "vendi": vendi(values),
     }
 

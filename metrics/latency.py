@@ -81,6 +81,11 @@ def summarise(
     return result
 
 
+def ttft(times: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Time to first token of each round, summed from its stages: [rounds]."""
+    return np.sum([times[stage] for stage in FIRST_TOKEN], axis=0)
+
+
 def variation(seconds: np.ndarray) -> float | None:
     """Coefficient of variation, standard deviation (n - 1) over mean; None of under two rounds or a mean of 0."""
     seconds = np.asarray(seconds, dtype=np.float64)
@@ -103,7 +108,7 @@ def _with_ttft(times: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if (column < 0).any():
             raise ValueError(f"{stage} has a time below 0 s; take times from one monotonic clock")
     if "ttft" not in table and all(stage in table for stage in FIRST_TOKEN):
-        table["ttft"] = sum(table[stage] for stage in FIRST_TOKEN)
+        table["ttft"] = ttft(table)
     return table
 
 

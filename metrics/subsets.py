@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
-from math import log
 
 import torch
 
 from metrics.collapse import SUBSETS, gram_clusters, random_subsets, token_hashes
 from metrics.coverage import coverage
-from metrics.diversity import ENERGY, LOG_DET_EPS, effective_rank, gram_spectrum, mean_cosine, unit, vendi
+from metrics.diversity import gram_spectrum, mean_cosine, of_spectrum, unit
 from metrics.figures import CLUSTERS, COVERAGE, FIGURES
 
 __all__ = ["FIGURES", "Space", "coverage_null", "figures", "null", "spread"]
@@ -198,7 +197,7 @@ def spread(space: Space, images: torch.Tensor, chosen: torch.Tensor) -> dict[str
 
     For sets that are held against others in these alone; arguments as of `figures`.
     """
-    return _by_chunk(lambda *some: _spread(*_spectrum(space, *some)[:2], some[1].shape[1]), space, images, chosen)
+    return _by_chunk(lambda *some: of_spectrum(*_spectrum(space, *some)[:2], some[1].shape[1]), space, images, chosen)
 
 
 def _mask(chosen: torch.Tensor, count: int) -> torch.Tensor:
@@ -254,25 +253,7 @@ def _spanned(space: Space, images: torch.Tensor, chosen: torch.Tensor) -> dict[s
         explained = _explained(space, images, chosen, smaller, values)
     else:
         explained = _explained_by_scatter(space, images, smaller, values)
-    return _spread(values, cosine, chosen.shape[1]) | {"explained": explained}
-
-
-def _spread(values: torch.Tensor, cosine: torch.Tensor, keep: int) -> dict[str, torch.Tensor]:
-    """The figures of `diversity.diversity` that eigenvalues [R, min(K, D)], ascending, give, and the mean cosine."""
-    total = values.sum(1)
-    some = total > 0
-    ratio = lambda above, below: torch.where(some, above / torch.where(some, below, 1.0), 0.0)
-    held = values.flip(1).cumsum(1)
-    missing = (keep - values.shape[1]) * log(LOG_DET_EPS)
-    return {
-        "effective_rank": effective_rank(values),
-        "stable_rank": ratio(total, values[:, -1]),
-        "participation_ratio": ratio(total**2, (values**2).sum(1)),
-        "rank99": torch.where(some, (held < (ENERGY - 1e-9) * total[:, None]).sum(1) + 1.0, 0.0).double(),
-        "mean_cosine": cosine,
-        "log_det": torch.log(values + LOG_DET_EPS).sum(1) + missing,
-        "vendi": vendi(values),
-    }
+    return of_spectrum(values, cosine, chosen.shape[1]) | {"explained": explained}
 
 
 def _explained(

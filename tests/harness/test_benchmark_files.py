@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli, cli_results
+from harness import cli
 
 
 def run(capsys, *arguments):
-    if not any(command.callback.__name__ == "regress" for command in cli.app.registered_commands):
-        cli_results.attach(cli.app)
     with pytest.raises(SystemExit) as stop:
         cli.main([str(a) for a in arguments])
     captured = capsys.readouterr()

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from harness import cli, cli_results
+from harness import cli
 from harness.errors import RequestError
 from harness.pairing import mean_jaccard
 from harness.regress import regress
@@ -21,8 +21,6 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(capsys, *arguments):
-    if not any(command.callback.__name__ == "regress" for command in cli.app.registered_commands):
-        cli_results.attach(cli.app)
     with pytest.raises(SystemExit) as stop:
         cli.main([str(a) for a in arguments])
     captured = capsys.readouterr()
@@ -380,7 +378,6 @@ sys.meta_path.insert(0, NoTorch())
 import harness.cli_results, harness.pytest_plugin
 assert "numpy" not in sys.modules
 from harness import cli
-harness.cli_results.attach(cli.app)
 cli.main(sys.argv[1:])
 """
     for words in (("regress", one.folder, one.folder, "--html", one.folder / "r.html"), ("samples", one.folder, "--jsonl")):

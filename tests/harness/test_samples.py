@@ -8,14 +8,12 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from harness import cli, cli_results
+from harness import cli
 from harness.errors import RequestError
 from harness.samples import FIELDS, samples
 
 
 def run(capsys, *arguments):
-    if not any(command.callback.__name__ == "samples" for command in cli.app.registered_commands):
-        cli_results.attach(cli.app)
     with pytest.raises(SystemExit) as stop:
         cli.main([str(a) for a in arguments])
     captured = capsys.readouterr()
