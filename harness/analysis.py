@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from harness.engine import Output
+from harness.findings import Analysis, joined_analyses
 from harness.plan import Cell
 from harness.recorder import Recorder, part
-from harness.runs import Analysis, joined_analyses
 from metrics.attention import attention_figures
 from metrics.collapse import cluster_mass, score_collapse, z_scores
 from metrics.coverage import row_bias
@@ -20,6 +20,7 @@ from metrics.matched import row_matched_subsets
 from metrics.subsets import Space, figures, null, spread
 
 _MATCHED_SUBSETS = 16
+_RUNG = 16  # tokens between the counts for which chance is drawn where every question keeps another count
 
 
 @dataclass
@@ -101,7 +102,7 @@ class Analyst:
             member = (counts == count).nonzero()[:, 0]
             places = kept[member][kept[member] >= 0].view(len(member), count)
             put = lambda name, values, where=member: table[name].__setitem__(where.cpu().numpy(), values.double().cpu().numpy())
-            self._against_chance(rows[member], places, put)
+            self._against_chance(rows[member], places, put, exact=all(step.after == step.keep for step in cell.steps))
             if self.grid is None:
                 continue
             once = self._one_an_image(rows[member])
@@ -111,13 +112,22 @@ class Analyst:
         expand = self.image.cpu().numpy()
         return {name: column[expand] for name, column in table.items()}
 
-    def _against_chance(self, images: torch.Tensor, places: torch.Tensor, put: Callable) -> None:
-        values, chance = figures(self.space, images, places), self._null(places.shape[1], images)
+    def _against_chance(self, images: torch.Tensor, places: torch.Tensor, put: Callable, exact: bool) -> None:
+        """Figures of sets of one size, int64 [R, K], beside those of random subsets of that size.
+
+        Args:
+            exact: whether chance is drawn for this very size. Else, as where a method recycles tokens and every question
+                keeps another count, it is drawn for the sizes next to it that 16 divides, and z and percentile are
+                interpolated.
+        """
+        count, values = places.shape[1], figures(self.space, images, places)
+        weights = {count: 1.0} if exact else rungs(count, self.projected.shape[1])
+        chance = {size: self._null(size, images) for size in weights}
         for name in FIGURES:
-            z, percentile = z_scores(values[name], chance[name])
+            found = [(weight, *z_scores(values[name], chance[size][name])) for size, weight in weights.items()]
             put(name, values[name])
-            put(f"z_{name}", z)
-            put(f"percentile_{name}", percentile)
+            put(f"z_{name}", sum(weight * z for weight, z, _ in found))
+            put(f"percentile_{name}", sum(weight * percentile for weight, _, percentile in found))
         if self.grid is None:
             return
         mask = torch.zeros(len(places), self.projected.shape[1], dtype=torch.bool, device=places.device)
@@ -176,3 +186,16 @@ class Analyst:
                 if name in found:
                     table[:, layer, place] = found[name].float().cpu().numpy()
         return table
+
+
+def rungs(count: int, most: int) -> dict[int, float]:
+    """Sizes between which a count lies, with the weights that interpolate to it; small counts stand for themselves.
+
+    >>> rungs(86, 576)
+    {80: 0.625, 96: 0.375}
+    """
+    low = count // _RUNG * _RUNG
+    high = min(low + _RUNG, most)
+    if count < 4 * _RUNG or count == low:
+        return {count: 1.0}
+    return {low: (high - count) / (high - low), high: (count - low) / (high - low)}

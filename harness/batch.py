@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -63,6 +63,7 @@ class Output:
     kv_bytes: int = 0  # of all caches after prefill
     counts: tuple[float, ...] = ()  # visual tokens that were present in each LLM layer; means over rows where images differ
     present: torch.Tensor | None = None  # int64 [R] visual tokens in the last layer, those of no single place included
+    ended: list[int | None] = field(default_factory=list)  # token that ended each answer; None where the limit did
 
 
 def join(outputs: list[Output], rows: list[list[int]]) -> Output:
@@ -78,7 +79,8 @@ def join(outputs: list[Output], rows: list[list[int]]) -> Output:
         widest = max(tensor.shape[1] for tensor in tensors)
         return torch.cat([torch.nn.functional.pad(t, (0, widest - t.shape[1]), value=-1) for t in tensors])[order]
 
-    answers = [answer for output in outputs for answer in output.tokens]
+    flat = lambda name: [value for output in outputs for value in getattr(output, name)]
+    answers, ended = flat("tokens"), flat("ended")
     counts = {output.counts for output in outputs}
     total = sum(map(len, rows))
     mean = tuple(sum(len(part) * o.counts[k] for part, o in zip(rows, outputs)) / total for k in range(len(outputs[0].counts)))
@@ -86,5 +88,5 @@ def join(outputs: list[Output], rows: list[list[int]]) -> Output:
         [answers[place] for place in order.tolist()], torch.cat([output.first_logits for output in outputs])[order],
         padded("kept"), padded("kept_before"), outputs[0].grid, None,
         sum(output.kv_bytes for output in outputs), counts.pop() if len(counts) == 1 else mean,
-        torch.cat([output.present for output in outputs])[order],
+        torch.cat([output.present for output in outputs])[order], [ended[place] for place in order.tolist()],
     )  # fmt: skip

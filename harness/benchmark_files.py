@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import RequestError
+from harness.integrity import read_json
 from harness.rules import bad
 from harness.thresholds import Thresholds, default_thresholds
 from harness.verdicts import Comparison, Verdict
@@ -78,8 +78,7 @@ def _compare(name: str, before: Timed, after: Timed, same_machine: bool, limits:
 def _read(path: Path) -> tuple[dict[str, Timed], str]:
     """Benchmarks by full name, and the machine."""
     try:
-        content = json.loads(path.read_text("utf-8"))
-        found = {}
+        content, found = read_json(path), {}
         for entry in content["benchmarks"]:
             floor, stats = (entry.get("extra_info") or {}).get("floor_ms"), entry["stats"]
             floor = floor / 1e3 if isinstance(floor, (int, float)) and floor > 0 else None
@@ -87,7 +86,7 @@ def _read(path: Path) -> tuple[dict[str, Timed], str]:
         machine = content.get("machine_info") or {}
         cpu = machine.get("cpu") or {}
         return found, ", ".join(str(part) for part in (machine.get("node"), cpu.get("brand_raw")) if part) or "unknown"
-    except OSError as error:
-        raise RequestError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except RequestError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise RequestError(f"{path}: is no file of pytest-benchmark; write one with pytest --benchmark-json=FILE") from None

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from harness.archives import file_name, read_arrays
 from harness.errors import RequestError, nearest
 from harness.progress import track
 from methods.registry import MethodError, canonical, create
@@ -85,15 +86,7 @@ def select(method: str, paths: list[Path], keep: int, out: Path, seed: int = 0) 
 
 def read(path: Path, seed: int = 0) -> Case:
     """A file's signals, batched, or `RequestError` with what is wrong in it."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            data = {key: file[key] for key in file.files if not key.startswith("out_")}
-    except FileNotFoundError:
-        raise RequestError(f"{path}: no such file") from None
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise RequestError(f"{path}: cannot be read as .npz ({str(error).splitlines()[0][:120]})") from None
-    except Exception as error:  # zipfile and zlib have their own
-        raise RequestError(f"{path}: cannot be read as .npz ({type(error).__name__})") from None
+    data = read_arrays(path, leave="out_")
     grid = data.pop("grid", None)
     if grid is not None:
         if grid.shape != (2,) or grid.dtype.kind not in "iu" or (grid < 1).any():
@@ -104,6 +97,8 @@ def read(path: Path, seed: int = 0) -> Case:
             raise RequestError(f"{path}: unknown signal {key!r}; {nearest(key, sorted(SIGNAL_NAMES))}")
         if array.ndim != _RANKS[key]:
             raise RequestError(f"{path}: {key} has {array.ndim} axes, {_RANKS[key]} are needed (no batch axis)")
+        if not array.size and array.shape[_TOKENS.get(key, 0)]:
+            raise RequestError(f"{path}: {key} has a width of 0")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise RequestError(f"{path}: {key} holds NaN or infinity")
         if array.dtype.kind not in "fiub":
@@ -186,7 +181,17 @@ def _write(chosen: Selection, path: Path) -> Path:
 
 
 def capture(
-    model: str, task: str, samples: int, out: Path, layer: int | None = None, seed: int = 0, device: str = "cpu"
+    model: str,
+    task: str,
+    samples: int,
+    out: Path,
+    layer: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    *,
+    revision: str | None = None,
+    device_map: str | None = None,
+    quantize: int | None = None,
 ) -> list[Path]:
     """Write the signals of a real model on a task: one file a question, readable by `select`.
 
@@ -197,6 +202,7 @@ def capture(
         out: folder.
         layer: the LLM layer before which text signals are taken; by default layer 2 of 32, or the same depth.
         seed: of the samples.
+        revision, device_map, quantize: as `harness.models.hf.load` takes them.
 
     Returns:
         The files written.
@@ -211,7 +217,7 @@ def capture(
     if samples < 1:
         raise RequestError(f"--samples {samples}: must be at least 1 image")
     made = registry.create(task)
-    adapter = hf.load(model, device)
+    adapter = hf.load(model, device, revision=revision, device_map=device_map, quantize=quantize)
     depth = at_depth(2, 32, adapter.shape.layers) if layer is None else layer
     if not 1 <= depth < adapter.shape.layers:
         raise RequestError(f"--layer {depth}: choose 1 to {adapter.shape.layers - 1}")
@@ -221,12 +227,11 @@ def capture(
         work = Work(Engine(adapter, 1), made, [sample], seed, wanted=adapter.gives)
         recorded = _record(work, depth, adapter.gives | (set() if work.evidence is None else {"evidence"}))
         for question, signals in zip(sample.questions, recorded):
-            name = "".join(c if c.isalnum() or c in "-_." else "_" for c in question.sample_id)
             arrays = {
                 key: tensor.float().cpu().numpy() if tensor.is_floating_point() else tensor.cpu().numpy()
                 for key, tensor in signals.items()
             }
-            path = out / f"{name}.npz"
+            path = out / f"{file_name(question.sample_id)}.npz"
             grid = work.batch.pixels.blocks[0][0].grid  # of an image in tiles, there is none
             np.savez_compressed(path, **arrays, **({} if grid is None else {"grid": np.array(grid)}))
             written.append(path)
@@ -262,5 +267,5 @@ def _record(work, layer: int, gives: frozenset[str]) -> Iterable[dict[str, torch
         Step(PROJECTOR, recorder(before, seeds), count, count, before),
         Step(decoder(layer), recorder(after, seeds), count, count, after),
     )
-    work.engine.run(work.batch, steps, "original", work.tower)
+    work.engine.run(work.batch, steps, "original", work.shared)
     return rows

@@ -1,4 +1,4 @@
-"""Commands on finished runs: `regress` and `samples`. Heavy imports happen inside them, so that ``--help`` is quick."""
+"""Commands on finished runs: `regress`, `samples` and `open`. Heavy imports happen inside them, so that ``--help`` is quick."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ from typing import Annotated
 
 import typer
 
+from harness import completion
 from harness.errors import RequestError
+
+
+def example(line: str) -> str:
+    """The end of a command's help, not wrapped."""
+    return f"\b\nExample:\n  python -m harness {line}"
 
 
 def attach(app: typer.Typer) -> None:
     """Add the commands to a command line."""
-    app.command()(regress)
-    app.command()(samples)
+    app.command(epilog=example("regress runs/baseline runs/candidate --markdown regression.md"))(regress)
+    app.command(epilog=example("samples runs/first --method fastv --wrong --evidence-lost"))(samples)
+    app.command("open", epilog=example("open runs/first --port 8080"))(open_)
 
 
 def regress(
@@ -31,14 +38,19 @@ def regress(
     html: Annotated[Path | None, typer.Option(help="Write a page.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare a run with a baseline; exit 1 on a regression."""
+    """Compare a run with a baseline; exit 1 on a regression.
+
+    Cell by cell: accuracy (paired, tolerance and significance), schedules and FLOPs (exact), latency (as ratios to none
+    within each run), diversity, other tokens kept, cells that vanished. A run in a git revision is REF:PATH, such as
+    main:runs/baseline; instead of runs, two JSON files of pytest-benchmark are compared.
+    """
     if against is not None and len(runs) == 1:
         runs = [against, *runs]
     elif against is not None:
         raise RequestError("--against: stands for the baseline, so give CANDIDATE alone: regress CANDIDATE --against REF:PATH")
     if len(runs) != 2:
         raise RequestError(f"regress: takes BASELINE and CANDIDATE, {len(runs)} given; or CANDIDATE --against REF:PATH")
-    from harness.stored import opened
+    from harness.stored import opened, reading
     from harness.thresholds import read_thresholds
 
     limits = read_thresholds(thresholds)
@@ -53,7 +65,8 @@ def regress(
         else:
             from harness.regress import regress as run_regress
 
-            found = run_regress(baseline, candidate, limits)
+            with reading(baseline, candidate) as (before, after):
+                found = run_regress(before, after, limits)
     from dataclasses import replace
 
     from reports import regression
@@ -69,7 +82,7 @@ def regress(
 
 
 def samples(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Annotated[Path, typer.Argument(help="Run folder.", autocompletion=completion.runs)],
     method: Annotated[str | None, typer.Option(help="Method expression, as the report prints it.")] = None,
     keep: Annotated[int | None, typer.Option(help="Budget in tokens.")] = None,
     wrong: Annotated[bool, typer.Option("--wrong", help="Only samples that were answered wrong, or failed.")] = False,
@@ -77,25 +90,44 @@ def samples(
     evidence_lost: Annotated[
         bool, typer.Option("--evidence-lost", help="Only samples that kept less than half of their evidence.")
     ] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Only samples without an answer, with the reason.")] = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON object a line.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
     limit: Annotated[int, typer.Option(help="Rows of the table; --jsonl and --csv print all.")] = 50,
 ) -> None:
-    """What a run answered, one sample at a time."""
+    """What a run answered, one sample at a time.
+
+    Straight from results.sqlite, cell by cell, in the order of images and questions; needs no torch.
+    """
     if jsonl and csv:
         raise RequestError("--jsonl and --csv: choose one")
     if limit < 1:
         raise RequestError(f"--limit {limit}: must be at least 1")
     from harness import samples as stored
-    from harness.runs import RunFolder
+    from harness.stored import reading
 
-    rows = stored.samples(RunFolder(run), method, keep, wrong, family, evidence_lost)
-    if jsonl:
-        stored.write_jsonl(rows, sys.stdout)
-    elif csv:
-        stored.write_csv(rows, sys.stdout)
-    else:
-        stored.print_table(rows, limit)
+    with reading(run) as (folder,):
+        rows = stored.samples(folder, method, keep, wrong, family, evidence_lost, failed)
+        if jsonl:
+            stored.write_jsonl(rows, sys.stdout)
+        elif csv:
+            stored.write_csv(rows, sys.stdout)
+        else:
+            stored.print_table(rows, limit)
+
+
+def open_(
+    run: Annotated[Path, typer.Argument(help="Run folder, finished or not.", autocompletion=completion.runs)],
+    port: Annotated[int, typer.Option(help="Port on the loopback; 0 takes a free one.")] = 0,
+) -> None:
+    """Serve a run folder to browsers on this machine: its report, and the gallery of all samples.
+
+    Prints the address, with a token that nobody else knows, and serves until Ctrl-C. It listens on 127.0.0.1 alone; from
+    another machine it is reached through an ssh tunnel. The run is read and never written.
+    """
+    from harness.serve import serve
+
+    serve(run, port)
 
 
 def _write(option: str, path: Path, text: str) -> None:

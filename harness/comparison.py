@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.config import CompareConfig, load_plugins, writable_folder
+from harness.config import CompareConfig, load_plugins, restored, writable_folder
 from harness.errors import RequestError
-from harness.manifest import code_digest, identity, manifest_of, plain
+from harness.lock import locked
+from harness.manifest import MOST_REASONS, code_digest, command, digest_of, identity, manifest_of, plain
+from harness.prepare import Prepared, prepare
 from harness.progress import progress
 from harness.runs import RunFolder
+from harness.stored import examined
 
 if TYPE_CHECKING:
-    from harness.models.frames import Block
-    from harness.models.hf import Adapter
     from harness.plan import Cell
-    from harness.tasks.base import ImageSample, Task
+    from harness.tasks.base import Task
     from methods.types import ModelShape, Schedule
 
 
@@ -47,7 +50,11 @@ def compare(config: CompareConfig | None = None, /, **options):
             config = CompareConfig(**options)
         except TypeError as error:
             raise RequestError(f"compare: {str(error).partition(') ')[2] or error}") from None
-    return _run(config.checked())
+    if config.checked().ray is not None:
+        from harness.ray_crew import check
+
+        check(config.ray)
+    return _run(config)
 
 
 def _listed(values) -> tuple[str, ...]:
@@ -57,78 +64,6 @@ def _listed(values) -> tuple[str, ...]:
 
         return tuple(split(values))
     return tuple(map(str, values)) if isinstance(values, (list, tuple)) else (str(values),)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A request with everything loaded that its cells need."""
-
-    task: Task
-    adapter: Adapter
-    samples: list[ImageSample]
-    text_tokens: float  # of a prompt beside the visual tokens, on average
-    cells: list[Cell]
-    shapes: list[ModelShape] = field(default_factory=list)  # on each image, where images differ
-    notes: list[str] = field(default_factory=list)
-
-    def answer_tokens(self, config: CompareConfig) -> int:
-        """Answer tokens at most."""
-        return self.task.info.answer_tokens if config.max_new_tokens is None else config.max_new_tokens
-
-    @property
-    def first_shape(self) -> ModelShape:
-        """The model's shape on the first image."""
-        return self.shapes[0] if self.shapes else self.adapter.shape
-
-    @property
-    def active(self) -> list[Cell]:
-        return [cell for cell in self.cells if cell.skipped is None]
-
-
-def prepare(config: CompareConfig, samples: int | None = None, task: Task | None = None) -> Prepared:
-    """Load task, model and samples, and plan the cells.
-
-    Args:
-        config: the request, its plug-ins loaded.
-        samples: images to make ready; all that the request asks for where not given.
-        task: of the request, where it is made already.
-    """
-    from harness.models import hf
-    from harness.plan import make_cells
-    from harness.tasks import registry
-
-    task = task if task is not None else registry.create(config.task)
-    adapter = hf.load(
-        config.model, pick_device(config.device), config.dtype,
-        revision=config.revision, device_map=config.device_map, quantize=config.quantize,
-    )  # fmt: skip
-    found = list(islice(task.samples(config.samples, config.seed), samples or config.samples))
-    fixed = adapter.cutter.fixed
-    blocks = [adapter.block_of((64, 64) if fixed else sample.image.size) for sample in found]
-    text_tokens = _text_tokens(adapter, found, config.prompt, blocks)
-    shapes = [] if fixed else [adapter.shape_for((block,)) for block in blocks]
-    asked = Counter(shape for shape, sample in zip(shapes, found) for _ in sample.questions)
-    notes = _notes(config, task, blocks, not fixed) if samples is None else []
-    knows = task.info.knows_evidence and all(block.grid is not None for block in blocks)
-    cells = make_cells(config, adapter.shape, knows, adapter.gives, text_tokens, adapter.cannot, asked or None)
-    return Prepared(task, adapter, found, text_tokens, cells, shapes, notes)
-
-
-def _notes(config: CompareConfig, task: Task, blocks: list[Block], differ: bool) -> list[str]:
-    """What is to be said of images that differ; `RequestError` where none has as many tokens as a budget."""
-    from harness.config import read_keep
-
-    counts, notes = [block.count for block in blocks], []
-    for text in config.keep if differ else ():
-        fewer = sum(count < read_keep(text) for count in counts)
-        if fewer == len(counts):
-            raise RequestError(f"--keep {text}: these images yield {max(counts)} visual tokens at the most")
-        if fewer:
-            notes.append(f"{fewer} of {len(counts)} images have fewer than {text} visual tokens; they keep all of them there")
-    tiled = sum(block.grid is None for block in blocks)
-    if tiled and task.info.knows_evidence:
-        notes.append(f"evidence is left out on {tiled} of {len(blocks)} images, whose visual tokens are no one full grid")
-    return notes
 
 
 def _run(config: CompareConfig):
@@ -141,33 +76,70 @@ def _run(config: CompareConfig):
     task = registry.create(config.task)
     folder = config.out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     run = RunFolder(folder)
-    if run.exists and not config.resume:
+    again = f"{command(config)} --out {shlex.quote(str(folder))} --resume"
+    if not run.exists:
+        ready = prepare(config, task=task)
+        manifest = manifest_of(config, ready.adapter, ready.task)
+        writable_folder(folder)
+        with locked(folder, "--out"), _resumable(run, again):
+            if run.exists:
+                raise RequestError(f"--out {folder}: another process has begun a run there meanwhile; name another folder")
+            run.create(manifest)
+            return _execute(config, run, ready, started)
+    if not config.resume:
         raise RequestError(f"--out {folder}: holds a run already; add --resume to go on with it, or name another folder")
-    if run.exists and identity(run.manifest()["config"]) != identity(plain(config)):
+    manifest = run.manifest()
+    restored(str(folder / "manifest.json"), manifest["config"])
+    if identity(manifest["config"]) != identity(plain(config)):
         raise RequestError(f"--out {folder}: its run had another configuration; repeat that one, or name another folder")
-    if run.exists and run.finished:
+    if run.finished and (folder / "report.html").exists():
         return Run(run)
-    ready = prepare(config, task=task)
-    writable_folder(folder)
-    if run.exists:
-        _same_weights(run, ready.adapter, "--out")
-    else:
-        run.create(manifest_of(config, ready.adapter, ready.task))
-    return _execute(config, run, ready, started)
+    with locked(folder, "--out"), _resumable(run, again):
+        if run.finished:
+            _report(run)
+            return Run(run)
+        run.check()
+        ready = prepare(config, task=task)
+        _same(run, ready, "--out")
+        digest, code = code_digest(config.plugin), manifest["fingerprints"].get("code")
+        _note(run, [f"the run was resumed with code of another version ({digest})"] if code not in (None, digest) else [])
+        return _execute(config, run, ready, started)
+
+
+@contextmanager
+def _resumable(run: RunFolder, again: str) -> Iterator[None]:
+    """Where a run is interrupted, the exception says what goes on with it; what is wrong with its files is a `RequestError`."""
+    try:
+        with examined(run):
+            yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"what is stored stays; this goes on with it: {again}") from None
+    finally:
+        run.close()
 
 
 def _extend(config: CompareConfig):
     """Add cells to a finished run: everything but methods, budgets and plug-ins is the run's own."""
     started, run = time.time(), RunFolder(config.extend)
     run.summary()  # of a finished run
+    words = [f"--extend {shlex.quote(str(config.extend))}", f"--methods {shlex.quote(','.join(config.methods))}"]
+    words += [f"--keep {','.join(config.keep)}"] if config.keep != CompareConfig.keep else []
+    words += [f"--plugin {shlex.quote(module)}" for module in config.plugin]
+    with locked(run.folder, "--extend"), _resumable(run, " ".join(["python -m harness compare", *words])):
+        return _extended(config, run, started)
+
+
+def _extended(config: CompareConfig, run: RunFolder, started: float):
     manifest = run.manifest()
-    own = {name: tuple(value) if isinstance(value, list) else value for name, value in manifest["config"].items()}
-    keep = config.keep if config.keep != CompareConfig.keep else own["keep"]
-    plugin = tuple(dict.fromkeys((*own["plugin"], *config.plugin)))
-    added = CompareConfig(**{**own, "out": config.extend, "methods": config.methods, "keep": keep, "plugin": plugin}).checked()
+    own = restored(str(run.folder / "manifest.json"), manifest["config"])
+    keep = config.keep if config.keep != CompareConfig.keep else own.keep
+    plugin = tuple(dict.fromkeys((*own.plugin, *config.plugin)))
+    added = replace(own, out=config.extend, methods=config.methods, keep=keep, plugin=plugin)
+    added = replace(added, workers=config.workers, ray=config.ray).checked()
+    run.check()
     load_plugins(plugin)
     ready = prepare(added)
-    _same_weights(run, ready.adapter, "--extend")
+    _same(run, ready, "--extend")
     digest = code_digest(plugin)
     note = {"methods": list(config.methods), "keep": list(keep), "code": digest}
     if note not in manifest.setdefault("extensions", []):
@@ -178,18 +150,22 @@ def _extend(config: CompareConfig):
     return _execute(added, run, ready, started)
 
 
-def _same_weights(run: RunFolder, adapter: Adapter, option: str) -> None:
-    if run.manifest()["fingerprints"]["weights"] != adapter.digest:
-        raise RequestError(f"{option} {run.folder}: its run had other weights of {adapter.name!r}; name another folder")
+def _same(run: RunFolder, ready: Prepared, option: str) -> None:
+    """`RequestError` where the weights or the data are no longer those of the run."""
+    known = run.manifest()["fingerprints"]
+    if known["weights"] != ready.adapter.digest:
+        raise RequestError(f"{option} {run.folder}: its run had other weights of {ready.adapter.name!r}; name another folder")
+    if known.get("data") != getattr(ready.task, "digest", None):
+        raise RequestError(f"{option} {run.folder}: its run had other data of {ready.task.info.name!r}; name another folder")
 
 
 def _execute(config: CompareConfig, run: RunFolder, ready: Prepared, started: float):
     """Run the cells that the folder does not hold yet, and write what it now says."""
-    from harness.answers import Answering
+    from harness.answers import answer
 
     ids = run.add_cells((cell.key, _facts(cell, ready)) for cell in ready.cells)
     _note(run, ready.notes)
-    Answering(config, run, ready, ids).answer()
+    answer(config, run, ready, ids)
     for cell in ready.active:
         if cell.adaptive:
             run.set_facts(ids[cell.key], **_measured(cell, run.columns(ids[cell.key]), ready))
@@ -215,24 +191,43 @@ def _time(config: CompareConfig, run: RunFolder, ready: Prepared, ids: dict[str,
     cells = [cell for cell in ready.active if cell.method == "none" or ids[cell.key] not in timed_before]
     if before and len(cells) == 1:
         return
+    place, cells = _timed(run, ready, cells, ids)
+    if place is None:
+        _note(run, ["no times: there is no image on which no cell failed"])
+        return
     with progress("latency", rounds + 1) as advance:
         engine = Engine(ready.adapter, ready.answer_tokens(config))
+        sample = ready.samples[place]
         timed = time_cells(
-            engine, ready.task, ready.samples[0], cells, config.seed, rounds, template=config.prompt, advance=lambda: advance(1)
+            engine, ready.task, sample, cells, config.seed, rounds, template=config.prompt, advance=lambda: advance(1)
         )
-    number = 1 + max((number for number, _ in before), default=-1)
-    run.add_timings(number, ((ids[cells[place].key], *rest) for place, *rest in timed.rows))
-    for place, measured in timed.kv_bytes.items():
-        cell = cells[place]
+    facts: dict[int, dict] = {}
+    for number, measured in timed.kv_bytes.items():
+        cell, shape = cells[number], ready.shape_on(place)
         kv = {"measured": measured, "predicted": None}
         if cell.schedule is not None and not cell.adaptive:
-            shape = ready.first_shape
             planned = cell.plan(shape)[1] if cell.varies else cell.schedule
-            kv["predicted"] = round(flops(shape, planned, timed.text_tokens[place]).kv_bytes)
-        facts = {"kv": kv}
-        if place in timed.peak_bytes:
-            facts["peak"] = {"peak_bytes": timed.peak_bytes[place]}
-        run.set_facts(ids[cell.key], **facts)
+            kv["predicted"] = round(flops(shape, planned, timed.text_tokens[number]).kv_bytes)
+        facts[ids[cell.key]] = {"kv": kv}
+        if number in timed.peak_bytes:
+            facts[ids[cell.key]]["peak"] = {"peak_bytes": timed.peak_bytes[number]}
+    number = 1 + max((number for number, _ in before), default=-1)
+    run.add_timings(number, ((ids[cells[place].key], *rest) for place, *rest in timed.rows), facts)
+
+
+def _timed(run: RunFolder, ready: Prepared, cells: list[Cell], ids: dict[str, int]) -> tuple[int | None, list[Cell]]:
+    """The image to take times on, by its place, and the cells to time: of both only such as did not fail.
+
+    A cell without any answer is left out; then the first image is taken whose first question all cells answered.
+    """
+    failed = {(cell, question) for cell, question, _ in run.failed()}
+    asked = sum(len(sample.questions) for sample in ready.samples)
+    lost = Counter(cell for cell, _ in failed)
+    cells = [cell for cell in cells if lost[ids[cell.key]] < asked]
+    there = {ids[cell.key] for cell in cells}
+    bad = {question for cell, question in failed if cell in there}
+    good = (place for place, sample in enumerate(ready.samples) if sample.questions[0].sample_id not in bad)
+    return (next(good, None) if cells and cells[0].method == "none" else None), cells
 
 
 def _finish(run: RunFolder, task: Task, started: float) -> None:
@@ -246,9 +241,17 @@ def _finish(run: RunFolder, task: Task, started: float) -> None:
     manifest = run.manifest()
     manifest["duration_s"] = round(time.time() - started, 1)
     manifest["questions"] = run.connection.execute("SELECT count(*) FROM questions").fetchone()[0]
-    manifest["failures"] = run.connection.execute("SELECT count(*) FROM samples WHERE failed IS NOT NULL").fetchone()[0]
+    failed = Counter(why for _, _, why in run.failed())
+    manifest["failures"] = failed.total()
+    manifest["failed"] = [{"reason": why, "samples": count} for why, count in failed.most_common(MOST_REASONS)]
+    manifest["digest"] = digest_of(run)
     run.write_json("manifest.json", manifest)
+    (run.folder / "report.html").unlink(missing_ok=True)  # a run without is no more than summarised
     write(run)
+    _report(run)
+
+
+def _report(run: RunFolder) -> None:
     from harness.report import write_report
 
     write_report(run)
@@ -279,8 +282,7 @@ def _facts(cell: Cell, ready: Prepared) -> dict:
     if not cell.varies:
         facts["tower"] = [*cell.schedule.vision_attention, *cell.schedule.vision_mlp]
         return facts | _figures([(ready.adapter.shape, cell.schedule, 1)], ready.text_tokens)
-    asked = Counter(shape for shape, sample in zip(ready.shapes, ready.samples) for _ in sample.questions)
-    return facts | _figures([(shape, cell.plan(shape)[1], n) for shape, n in asked.items()], ready.text_tokens)
+    return facts | _figures([(shape, cell.plan(shape)[1], n) for shape, n in ready.asked.items()], ready.text_tokens)
 
 
 def _figures(planned: list[tuple[ModelShape, Schedule, int]], text_tokens: float) -> dict:
@@ -302,39 +304,16 @@ def _measured(cell: Cell, columns: dict, ready: Prepared) -> dict:
     """What there is to know of a cell whose counts were decided from the images: means over its answers."""
     from methods.schedule import schedule
 
-    known = {sample.image_id: shape for sample, shape in zip(ready.samples, ready.shapes)}
-    kept = Counter((known.get(i, ready.adapter.shape), int(n)) for i, n in zip(columns["image"], columns["kept_count"]))
+    known = {sample.image_id: ready.shape_on(place) for place, sample in enumerate(ready.samples)}
+    answered = zip(columns["image"], columns["kept_count"], columns["failed"])
+    kept = Counter((known[image], int(count)) for image, count, failed in answered if failed is None)
+    if not kept:
+        return {}
     planned = []
     for (shape, count), answers in kept.items():
         steps = [replace(step, after=count) for step in (cell.steps_for(shape) if cell.varies else cell.steps)]
         planned.append((shape, schedule(shape, steps), answers))
     return _figures(planned, ready.text_tokens)
-
-
-def _text_tokens(adapter: Adapter, samples: list[ImageSample], template: str, blocks: list[Block]) -> float:
-    """Mean tokens of a prompt that are not visual: before, after and among the visual ones."""
-    from harness.measure import ask
-
-    lengths = []
-    for sample, block in list(zip(samples, blocks))[:50]:
-        for question in sample.questions:
-            before, after = adapter.prompt(ask(template, question.text))
-            lengths.append(len(before) + block.marks + len(after))
-    return sum(lengths) / len(lengths)
-
-
-def pick_device(text: str) -> str:
-    import torch
-
-    if text == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(text)
-    except RuntimeError:
-        raise RequestError(f"--device {text!r}: no such device; use auto, cpu or cuda") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RequestError(f"--device {text}: no CUDA device is usable here; use cpu")
-    return text
 
 
 class Run:
@@ -344,6 +323,7 @@ class Run:
         self.folder = folder.folder
         self.store = folder
         self.summary = folder.summary()
+        self.failures: int = folder.manifest().get("failures", 0)  # samples without an answer
 
     @property
     def report(self) -> Path:

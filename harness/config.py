@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,15 @@ from harness.errors import RequestError, nearest
 
 DEFAULT_METHODS = ("none", "random", "sts", "fastv", "sparsevlm", "tome")
 DEFAULT_KEEP = ("192", "64")
+
+
+LARGEST_SEED = 2**63 - 1
+_RANGES = {
+    "samples": (1, 10_000_000, " images"), "batch_size": (1, 65_536, " images"), "max_new_tokens": (1, 65_536, " tokens"),
+    "analyse": (0, 10_000_000, " images"), "seeds": (1, 1_000, " seeds"), "seed": (0, LARGEST_SEED, ""),
+    "workers": (1, 1_024, " processes"),
+}  # fmt: skip
+"""Options that count: the least, the most and of what. More would not end, or not fit any memory."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,8 @@ class CompareConfig:
     latency: bool = True
     sharing: bool = True
     memory: bool = False
+    workers: int | None = None  # processes; on a CPU with a small model one a core, else one
+    ray: str | None = None  # address of a cluster, whose actors are then the workers
     analyse: int = 24
     seeds: int = 5
     margin: float = 0.02
@@ -48,24 +60,27 @@ class CompareConfig:
         """Itself, or `RequestError` for the first thing that cannot be."""
         if self.extend is not None and (self.out is not None or self.resume):
             raise RequestError("--extend: adds to the run it names; leave --out and --resume away, and repeat it to go on")
-        if self.samples < 1:
-            raise RequestError(f"--samples {self.samples}: must be at least 1 image")
-        if self.batch_size < 1:
-            raise RequestError(f"--batch-size {self.batch_size}: must be at least 1 image")
+        for name, (least, most, what) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                option = f"--{name.replace('_', '-')}"
+                bound = f"at most {most:,}" if value > most else f"at least {least}" if least else "0 or more"
+                raise RequestError(f"{option} {value}: must be {bound}{what}")
         if "{question}" not in self.prompt:
             raise RequestError(f"--prompt {self.prompt!r}: must hold {{question}}, which stands for the question")
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise RequestError(f"--max-new-tokens {self.max_new_tokens}: must be at least 1")
-        if self.analyse < 0:
-            raise RequestError(f"--analyse {self.analyse}: counts images, so 0 or more")
         if self.quantize not in (None, 4, 8):
             raise RequestError(f"--quantize {self.quantize}: choose 4 or 8 bits")
-        if self.seeds < 1:
-            raise RequestError(f"--seeds {self.seeds}: random needs at least 1 seed")
+        if self.ray is not None and not re.fullmatch(r"auto|local|(ray://)?[\w.:\[\]-]+:\d{1,5}", self.ray):
+            raise RequestError(f"--ray {self.ray!r}: write auto, local, HOST:PORT or ray://HOST:PORT")
         if not 0 < self.margin < 1:
             raise RequestError(f"--margin {self.margin:g}: a loss of accuracy between 0 and 1, such as 0.02 for two points")
         if self.budget not in ("average", "final", "flops"):
             raise RequestError(f"--budget {self.budget!r}: choose average, final or flops")
+        for name in ("model", "task", "prompt"):
+            if any("\ud800" <= character <= "\udfff" for character in getattr(self, name)):
+                raise RequestError(f"--{name} {getattr(self, name)!r}: holds bytes that are not UTF-8 text")
+        if not self.methods:
+            raise RequestError("--methods: name at least one, such as sts,fastv; `list methods` shows them all")
         if not self.keep:
             raise RequestError("--keep: name at least one budget, such as 192,64")
         for text in self.keep:
@@ -79,50 +94,75 @@ def read_file(path: Path) -> dict[str, Any]:
     Raises:
         RequestError: where the file cannot be read, or holds an unknown name or a value of another type.
     """
-    import tomllib
-
-    try:
-        content = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"--config {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    except tomllib.TOMLDecodeError as error:
-        raise RequestError(f"--config {path}: is no TOML ({error})") from None
+    content = read_toml(f"--config {path}", path)
     known = {f.name: f.default for f in fields(CompareConfig) if f.name != "extend"}
     found: dict[str, Any] = {}
     for key, value in content.items():
         name = key.replace("-", "_")
         if name not in known:
             raise RequestError(f"--config {path}: unknown option {key!r}; {nearest(name, known)}")
-        found[name] = _of_type(path, key, value, known[name])
+        found[name] = _of_type(f"--config {path}", key, value, known[name])
     return found
 
 
-_OPTIONAL = {"max_new_tokens": int, "revision": str, "device_map": str, "quantize": int}
+def read_toml(where: str, path: Path) -> dict[str, Any]:
+    """The content of a TOML file, or `RequestError` that begins with ``where``."""
+    import tomllib
+
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise RequestError(f"{where}: is no TOML ({error})") from None
+    except RecursionError:
+        raise RequestError(f"{where}: is nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{where}: cannot be read (byte {error.start + 1} is not UTF-8 text)") from None
+    except (OSError, ValueError) as error:  # of a number of too many digits, of a name that no file can have
+        raise RequestError(f"{where}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def restored(where: str, stored: Mapping[str, Any]) -> CompareConfig:
+    """The request that a manifest holds, without the folder.
+
+    Raises:
+        RequestError: that begins with ``where``, for an unknown name or a value of another type.
+    """
+    known = {f.name: f.default for f in fields(CompareConfig) if f.name not in ("out", "resume", "extend")}
+    found = {}
+    for name, value in stored.items():
+        if name not in known and name not in ("out", "resume", "extend"):
+            raise RequestError(f"{where}: unknown option {name!r} in its config; was it made by another version?")
+        if name in known and (value is not None or known[name] is not None):
+            found[name] = _of_type(where, name, value, known[name])
+    return CompareConfig(**found)
+
+
+_OPTIONAL = {"workers": int, "ray": str, "max_new_tokens": int, "revision": str, "device_map": str, "quantize": int}
 """Options that may be left open, and what they hold where they are not."""
 
 
-def _of_type(path: Path, key: str, value: Any, default: Any) -> Any:
+def _of_type(where: str, key: str, value: Any, default: Any) -> Any:
     """A value of a file as an option of this default takes it."""
     if isinstance(default, tuple):
         from methods.registry import split
 
         values = split(value) if isinstance(value, str) else value if isinstance(value, list) else [value]
         if not all(isinstance(v, (str, int, float)) and not isinstance(v, bool) for v in values):
-            raise RequestError(f"--config {path}: {key} must be a list of texts or numbers")
+            raise RequestError(f"{where}: {key} must be a list of texts or numbers")
         return tuple(map(str, values))
     name = key.replace("-", "_")
     if name in _OPTIONAL:
         if type(value) is _OPTIONAL[name]:
             return value
         wanted = "a text" if _OPTIONAL[name] is str else "a whole number"
-        raise RequestError(f"--config {path}: {key} = {value!r} must be {wanted}")
+        raise RequestError(f"{where}: {key} = {value!r} must be {wanted}")
     if default is None and isinstance(value, str):
         return Path(value)
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not type(default):
         kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-        raise RequestError(f"--config {path}: {key} = {value!r} must be {kinds.get(type(default), 'a text')}")
+        raise RequestError(f"{where}: {key} = {value!r} must be {kinds.get(type(default), 'a text')}")
     return value
 
 
@@ -168,9 +208,8 @@ def writable_folder(path: Path) -> Path:
     """Create the folder, or `RequestError` where that or writing into it fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".write-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except OSError as error:
         raise RequestError(f"--out {path}: cannot write there ({error.strerror or error}); choose another folder") from None
     return path

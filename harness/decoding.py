@@ -6,28 +6,48 @@ from dataclasses import dataclass
 
 import torch
 
+from harness.errors import SampleError
 from harness.layout import Layout
+
+_ROOM = 8  # columns a cache grows by at a time, times the columns that are appended
 
 
 class Store:
     """Keys and values of the layers of one phase; what a decoder layer sees as its cache.
 
-    Each layer's tensors are [G, Hkv, columns, head_dim]; a layer's length is its own.
+    Each layer's tensors are [G, Hkv, columns, head_dim]; a layer's length is its own. What a prompt gave is never written
+    to: appending moves it once to a place with room behind it.
     """
 
     def __init__(self, first: int) -> None:
         self.first = first
         self.layers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.roomy: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # what layers look into once they were appended to
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *args, **kwargs):
         """Append new columns to layer ``layer`` and return all of its keys and values."""
         index = layer - self.first
         if index == len(self.layers):
             self.layers.append((keys, values))
-        else:
-            old_keys, old_values = self.layers[index]
-            self.layers[index] = torch.cat([old_keys, keys], 2), torch.cat([old_values, values], 2)
+            return keys, values
+        before, new = self.layers[index][0].shape[2], keys.shape[2]
+        if index not in self.roomy or self.roomy[index][0].shape[2] < before + new:
+            self.roomy[index] = tuple(_with_room(table, _ROOM * new) for table in self.layers[index])
+        for roomy, table in zip(self.roomy[index], (keys, values), strict=True):
+            roomy[:, :, before : before + new] = table
+        self.layers[index] = tuple(roomy[:, :, : before + new] for roomy in self.roomy[index])
         return self.layers[index]
+
+    def keep(self, sequences: torch.Tensor) -> None:
+        """Let go of all other sequences, int64 [G']."""
+        self.layers = [(keys[sequences], values[sequences]) for keys, values in self.layers]
+        self.roomy = {}
+
+    def fork(self) -> Store:
+        """The same keys and values by reference; what is appended to one is not to the other."""
+        forked = Store(self.first)
+        forked.layers = list(self.layers)
+        return forked
 
     @property
     def bytes(self) -> int:
@@ -41,6 +61,13 @@ class Kind:
     name: str = "full_attention"
     window: int | None = None  # slots, where it slides
     together: bool = False  # whether the visual tokens of one image see each other
+
+
+def _with_room(table: torch.Tensor, columns: int) -> torch.Tensor:
+    """A copy of [G, H, L, D] in front of unwritten columns."""
+    roomy = table.new_empty(*table.shape[:2], table.shape[2] + columns, table.shape[3])
+    roomy[:, :, : table.shape[2]] = table
+    return roomy
 
 
 @dataclass
@@ -61,9 +88,15 @@ class Phase:
         rotary = {name: adapter.rotary(hidden, layout.positions, name) for name in kinds}
         return cls(first, layout, masks, rotary, Store(first))
 
+    def fork(self, rows: list[int] | None = None) -> Phase:
+        """The same layers for another walk, of some of the rows."""
+        layout = self.layout if rows is None else self.layout.rows(rows)
+        return Phase(self.first, layout, self.masks, self.rotary, self.store.fork())
+
     def begin(self) -> None:
         """Prepare for decoding: which columns a new token of each segment may see."""
         layout = self.layout
+        self.group, self.number = layout.group, layout.number  # of each row, as long as it is not done
         self.width = int(layout.number.max())  # new columns a step appends to each sequence
         self.plain = layout.plain
         device = layout.segments.device
@@ -77,11 +110,22 @@ class Phase:
         self.next = spread(positions[layout.group, layout.last] + 1, 0)
         self.slot = spread(layout.slots[layout.group, layout.last] + 1, 0)
 
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with some of the rows, int64 [R']; sequences without one leave, once they are the most of them."""
+        self.group, self.number = self.group[rows], self.number[rows]
+        sequences, group = self.group.unique(return_inverse=True)
+        if 2 * len(sequences) > len(self.segments):
+            return
+        self.group = group
+        self.segments, self.slots, self.appended, self.next, self.slot = (
+            table[sequences] for table in (self.segments, self.slots, self.appended, self.next, self.slot)
+        )
+        self.store.keep(sequences)
+
     def step(self, adapter, hidden: torch.Tensor, last_layer: int) -> torch.Tensor:
         """Run one new token a row, hidden [R, D], through the phase's layers."""
-        layout = self.layout
         states = torch.zeros(*self.appended.shape, hidden.shape[-1], dtype=hidden.dtype, device=hidden.device)
-        states[layout.group, layout.number - 1] = hidden
+        states[self.group, self.number - 1] = hidden
         self.segments = torch.cat([self.segments, self.appended], 1)
         self.slots = torch.cat([self.slots, self.slot], 1)
         kinds = [adapter.kind(layer) for layer in range(self.first, last_layer)]
@@ -90,7 +134,7 @@ class Phase:
         for layer, kind in enumerate(kinds, self.first):
             states = adapter.layer(layer, states, masks[kind.name], self.next, rotary[kind.name], self.store)
         self.next, self.slot = self.next + 1, self.slot + 1
-        return states[layout.group, layout.number - 1]
+        return states[self.group, self.number - 1]
 
     def _mask(self, window: int | None) -> torch.Tensor | None:
         """Which columns the new ones may look at: bool [G, 1, width, columns], None for all."""
@@ -105,25 +149,43 @@ class Phase:
         return mask[:, None]
 
 
-def decode(adapter, phases: list[Phase], logits: torch.Tensor, limit: int) -> list[list[int]]:
-    """Greedy answers from the first token's logits [R, V]; ends leave their end token out."""
-    rows = len(logits)
-    answers: list[list[int]] = [[] for _ in range(rows)]
-    done = torch.zeros(rows, dtype=torch.bool, device=logits.device)
-    ends = torch.tensor(sorted(adapter.end_ids), device=logits.device)
+def decode(
+    adapter, phases: list[Phase], logits: torch.Tensor, limit: int, ends: frozenset[int], strict: bool = False
+) -> tuple[list[list[int]], list[int | None]]:
+    """Greedy answers from the first token's logits [R, V]; a row leaves with its end token.
+
+    Args:
+        ends: tokens that end an answer.
+        strict: whether logits that are not finite are a `SampleError`.
+
+    Returns:
+        Token ids of each answer without its end token, and that token; None where the limit ended it.
+    """
+    answers: list[list[int]] = [[] for _ in range(len(logits))]
+    ended: list[int | None] = [None] * len(logits)
+    alive = torch.arange(len(logits), device=logits.device)
+    last = torch.tensor(sorted(ends), device=logits.device)
     for phase in phases:
         phase.begin()
     bounds = [phase.first for phase in phases[1:]] + [adapter.shape.layers]
     for count in range(limit):
+        if strict and not bool(logits.isfinite().all()):
+            raise SampleError(f"logits of answer token {count + 1} are not finite")
         token = logits.argmax(-1)
-        done = done | torch.isin(token, ends)
-        for row, (value, finished) in enumerate(zip(token.tolist(), done.tolist())):
-            if not finished:
-                answers[row].append(value)
-        if bool(done.all()) or count == limit - 1:
+        done = torch.isin(token, last)
+        if bool(done.any()):
+            on = (~done).nonzero()[:, 0]
+            for row, value in zip(alive[done].tolist(), token[done].tolist()):
+                ended[row] = value
+            alive, token = alive[on], token[on]
+            for phase in phases if len(on) else ():
+                phase.keep(on)
+        for row, value in zip(alive.tolist(), token.tolist()):
+            answers[row].append(value)
+        if not len(alive) or count == limit - 1:
             break
         hidden = adapter.embed(token)
         for phase, bound in zip(phases, bounds):
             hidden = phase.step(adapter, hidden, bound)
         logits = adapter.logits(hidden)
-    return answers
+    return answers, ended

@@ -19,19 +19,11 @@ from harness.models.adapter import Adapter
 from harness.models.frames import Views, grid_block
 from harness.probes import Probe
 from harness.recorder import Recorder, merged
-from harness.signals import (
-    InsideLLM,
-    Tower,
-    Towers,
-    before_llm,
-    decoder_probe,
-    of_closed_tower,
-    of_tower,
-    tower_probe,
-    wanted_of_tower,
-)
+from harness.seeing import see
+from harness.sharing import Shared, Stop, Walk, taken
+from harness.signals import Ask, InsideLLM, Tower, Towers, before_llm, decoder_probe
 from harness.stopwatch import Stopwatch
-from methods.types import BudgetError, ModelShape, PositionMode, Selection, Signals, Step
+from methods.types import BudgetError, ModelShape, PositionMode, Selection, Step
 
 Steps = tuple[Step, ...] | Callable[[ModelShape], tuple[Step, ...]]
 """A method's steps, or how they follow from the shape that an image's tokens have."""
@@ -46,8 +38,13 @@ class Flow:
     ids: torch.Tensor  # int64 [G, K] original token of each visual token
     features: torch.Tensor | None  # [G, K, D] projected, of those present
     deep: list[torch.Tensor]  # [G, K, D] each, to be added to those present behind the first layers
-    carry: torch.Tensor | None = None
+    carry: torch.Tensor | None = None  # [G, ...]
     phases: list[Phase] = field(default_factory=list)
+
+    def fork(self, rows: list[int] | None = None) -> Flow:
+        """The same batch for another walk, of some of the rows; nothing is copied."""
+        layout = self.layout if rows is None else self.layout.rows(rows)
+        return replace(self, layout=layout, deep=list(self.deep), phases=[phase.fork(rows) for phase in self.phases])
 
 
 class Engine:
@@ -56,10 +53,15 @@ class Engine:
     Args:
         adapter: the model.
         max_new_tokens: answer tokens at most.
+        strict: whether logits that are not finite are an error.
+        ends: tokens that end an answer; by default the model's.
     """
 
-    def __init__(self, adapter: Adapter, max_new_tokens: int = 16) -> None:
-        self.adapter, self.max_new_tokens = adapter, max_new_tokens
+    def __init__(
+        self, adapter: Adapter, max_new_tokens: int = 16, strict: bool = False, ends: frozenset[int] | None = None
+    ) -> None:
+        self.adapter, self.max_new_tokens, self.strict = adapter, max_new_tokens, strict
+        self.ends = adapter.end_ids if ends is None else ends
 
     @torch.inference_mode()
     def run(
@@ -67,11 +69,12 @@ class Engine:
         batch: Batch,
         steps: Steps = (),
         positions: PositionMode = "original",
-        tower: Tower | Towers | None = None,
+        shared: Shared | None = None,
         blind: bool = False,
         share: bool = True,
         watch: Stopwatch | None = None,
         recorder: Recorder | None = None,
+        rows: list[int] | None = None,
     ) -> Output:
         """Answer the questions of a batch under a method's steps.
 
@@ -82,14 +85,16 @@ class Engine:
             batch: images and questions.
             steps: where tokens leave; a function of the shape is asked once for every group.
             positions: whether tokens keep their original positions or are renumbered.
-            tower: the tower's output, where it is known already (from `see`).
+            shared: what is known of the batch already: the tower's output, and places from which other cells went on.
             blind: leave the image out.
             share: compute what the questions of one image share only once.
             watch: takes the time of each stage.
             recorder: notes tokens, attention and scores.
+            rows: of the questions, rising, where only some are to be answered; selections may then be made for these alone.
 
         Raises:
             BudgetError: where this model cannot run such steps; the message is the reason.
+            SampleError: of a strict engine, where logits are not finite.
         """
         watch = watch or Stopwatch()
         fixed = steps if not callable(steps) else () if blind else None
@@ -97,26 +102,35 @@ class Engine:
             fixed = steps(self.adapter.shape_for(batch.pixels.blocks[0]))
         parts = self._parts(batch, fixed, blind)
         if len(parts) > 1:
-            return self._apart(parts, batch, steps, positions, tower, blind, share, watch, recorder)
+            return self._apart(parts, batch, steps, positions, shared, blind, share, watch, recorder, rows)
         reason = self.adapter.cannot(fixed)
         if reason is not None:
             raise BudgetError(reason)
-        if not blind and tower is None:
-            tower = self.see(batch.pixels, fixed, watch)
-        flow, entered = self._enter(batch, fixed, positions, tower, share, watch, recorder)
+        walk = Walk(fixed, positions)
+        stop = None if shared is None else shared.nearest(walk)
+        tower = None if blind else shared.tower if shared is not None else self.see(batch.pixels, fixed, watch)
+        if rows is not None and stop is None:
+            batch, images = batch.rows(rows)
+            tower, shared, rows = None if blind else tower.images(images), None, None
+        if stop is not None and recorder is not None:
+            recorder.follow(stop.recorder)
+        if rows is not None:
+            batch, shared = batch.rows(rows)[0], None
+        start = self._enter(batch, walk, tower, shared, share, watch, recorder) if stop is None else stop.fork(rows)
+        flow = start.flow
         with watch.stage("prefill"):
-            counts = self._prefill(flow, batch, fixed, positions, watch, recorder)
+            counts = self._prefill(batch, walk, start, watch, recorder, shared)
             last = flow.hidden[flow.layout.group, flow.layout.last]
             logits = self.adapter.logits(last)
         kv_bytes = sum(phase.store.bytes for phase in flow.phases)
         with watch.stage("decode"):
-            tokens = decode(self.adapter, flow.phases, logits, self.max_new_tokens)
+            tokens, ended = decode(self.adapter, flow.phases, logits, self.max_new_tokens, self.ends, self.strict)
         watch.count("decode", max(1, max(map(len, tokens), default=1)))
         place = flow.layout.group
         full = tower.full_grid if tower is not None else (0, 0)
         source = tower.source[batch.image] if tower is not None and tower.merged else None
         present = torch.full((len(place),), flow.ids.shape[1], device=place.device)
-        return Output(tokens, logits, flow.ids[place], entered, full, source, kv_bytes, counts, present)
+        return Output(tokens, logits, flow.ids[place], start.entered, full, source, kv_bytes, tuple(counts), present, ended)
 
     @staticmethod
     def _parts(batch: Batch, steps: tuple[Step, ...] | None, blind: bool) -> list[list[int]]:
@@ -127,18 +141,25 @@ class Engine:
             return [list(range(len(batch.pixels)))]
         return batch.pixels.groups()
 
-    def _apart(self, parts, batch, steps, positions, tower, blind, share, watch, recorder) -> Output:
+    def _apart(self, parts, batch, steps, positions, shared, blind, share, watch, recorder, rows) -> Output:
         """Run parts of a batch one after the other."""
-        outputs, recorders, rows = [], [], [batch.questions_about(images) for images in parts]
-        for places in rows:
-            part, images = batch.rows(places)
-            own = None if tower is None else tower.images(images)
-            given = _of_rows(steps, places) if callable(steps) else tuple(_of_rows(step, places) for step in steps)
+        outputs, recorders, places = [], [], []  # places of the answered among all that are asked for
+        asked = list(range(len(batch.questions))) if rows is None else rows
+        for group in parts:
+            whole = batch.questions_about(group)
+            here = [place for place, row in enumerate(asked) if row in whole]
+            if not here:
+                continue
+            part, images = batch.rows(whole)
+            own = None if shared is None else shared.part(images)
+            given = _of_rows(steps, here) if callable(steps) else tuple(_of_rows(step, here) for step in steps)
+            some = None if rows is None else [whole.index(asked[place]) for place in here]
             recorders.append(None if recorder is None else Recorder(recorder.attention))
-            outputs.append(self.run(part, given, positions, own, blind, share, watch, recorders[-1]))
+            outputs.append(self.run(part, given, positions, own, blind, share, watch, recorders[-1], some))
+            places.append(here)
         if recorder is not None:
-            merged(recorder, recorders, rows)
-        return join(outputs, rows)
+            merged(recorder, recorders, places)
+        return join(outputs, places)
 
     @torch.inference_mode()
     def see(
@@ -149,78 +170,12 @@ class Engine:
         wanted: frozenset[str] = frozenset(),
     ) -> Tower | Towers:
         """Run the tower, merging in its blocks where the steps say so, and gather the signals that they or ``wanted`` name."""
-        watch, adapter = watch or Stopwatch(), self.adapter
-        if not pixels.even:
-            groups = pixels.groups()
-            return Towers(tuple(self.see(pixels[group], steps, watch, wanted) for group in groups), tuple(groups))
-        wanted = wanted | wanted_of_tower(step for step in steps if step.site.stage == 1)
-        if adapter.open_tower is None:
-            return self._see_whole(pixels, watch, wanted)
-        inside = {step.site.layer: step for step in steps if step.site.stage == 0}
-        with watch.stage("vision"):
-            hidden = adapter.enter_tower(pixels.stack())
-            cls, count = int(adapter.shape.has_cls), hidden.shape[1] - int(adapter.shape.has_cls)
-            source = torch.arange(count, device=hidden.device).expand(len(hidden), -1)
-            lowest, sizes, bias = source, torch.ones(source.shape, dtype=hidden.dtype, device=hidden.device), None
-            for index, block in enumerate(adapter.blocks):
-                step = inside.get(index)
-                probe = Probe(keys=True) if step is not None else None
-                if index == len(adapter.blocks) - 1 and step is None:
-                    probe = tower_probe(wanted, len(hidden), hidden.device)
-                hidden = block.attend(hidden, bias, probe)
-                if step is not None:
-                    with watch.stage("selection"):
-                        keys = probe.key_states.mean(1)[:, cls:]
-                        signals = Signals(
-                            vision_features=hidden[:, cls:], vision_keys=keys, sizes=sizes, count=keys.shape[1],
-                            batch=len(keys), device=keys.device,
-                        )  # fmt: skip
-                        chosen = step.select(signals.only(step.needs), min(step.keep, keys.shape[1]))
-                    assert chosen.tokens is not None, "a step inside the tower must merge"
-                    hidden = torch.cat([hidden[:, :cls], chosen.tokens], dim=1)
-                    sizes = chosen.sizes
-                    source = chosen.source.long().argmax(1).gather(1, source)
-                    lowest = lowest.gather(1, chosen.indices)
-                    padded = torch.cat([sizes.new_ones(len(sizes), cls), sizes], dim=1)
-                    bias = padded.log()[:, None, None, :].expand(-1, 1, hidden.shape[1], -1)
-                hidden = block.transform(hidden)
-            states = adapter.open_tower.leave(hidden)[:, cls:]
-            with watch.stage("selection"):
-                found = of_tower(adapter, wanted, hidden, probe, pixels.blocks[0])
-        if inside:
-            grid = pixels.blocks[0][0].grid
-            return Tower(states, source, lowest, True, None, grid, found, pixels.blocks[0])
-        return self._arranged(pixels, states, found)
+        return see(self.adapter, pixels, steps, watch or Stopwatch(), wanted)
 
-    def _see_whole(self, pixels: Views, watch: Stopwatch, wanted: frozenset[str]) -> Tower:
-        """Run a tower that is not taken apart; it projects too."""
-        adapter, blocks = self.adapter, pixels.blocks[0]
-        with watch.stage("vision"):
-            keys = bool(wanted & {"vision_keys", "vision_keys_full"})
-            seen = adapter.closed_tower.see(pixels, pixels.stack(), watch, keys, "received_attention" in wanted)
-            with watch.stage("selection"):
-                found = of_closed_tower(adapter, wanted, seen, blocks)
-            split = lambda table: table.unflatten(0, (len(pixels), -1))
-            made = self._arranged(pixels, seen.states, found)
-        return replace(made, states=None, projected=split(seen.projected), deep=tuple(map(split, seen.deep)))
-
-    def _arranged(self, pixels: Views, states: torch.Tensor, signals: dict[str, torch.Tensor]) -> Tower:
-        """What left a tower in which nothing merged."""
-        blocks, cutter = pixels.blocks[0], self.adapter.cutter
-        alone = cutter.whole and len(blocks) == 1
-        features = states if alone else cutter.arrange(states, blocks)
-        count = features.shape[1]
-        every = torch.arange(count, device=states.device).expand(len(pixels), -1)
-        frame = self.adapter.frame([], blocks)
-        return Tower(
-            features, every, every, False, frame.grid, frame.grid or (1, count), signals, blocks,
-            None if frame.grid is not None else frame.points, None if alone else states,
-        )  # fmt: skip
-
-    def _enter(self, batch, steps, positions, tower, share, watch, recorder=None) -> tuple[Flow, torch.Tensor]:
-        """Project, prune before the LLM, and lay out the sequences. Also the original tokens that enter, by row."""
+    def _enter(self, batch, walk: Walk, tower, shared, share, watch, recorder=None) -> Stop:
+        """Project, prune before the LLM, and lay out the sequences before the first layer."""
         adapter = self.adapter
-        step = next((s for s in steps if s.site.stage == 1), None)
+        step = next((s for s in walk.steps if s.site.stage == 1), None)
         together = share and not (step is not None and step.reads_text)
         image = torch.arange(len(batch.pixels), device=batch.image.device) if together else batch.image
         features, deep = None, []
@@ -232,7 +187,8 @@ class Engine:
             frame = adapter.frame(batch.prefix, blocks)
             if step is None or step.space == "llm":  # those of a merger in the tower's space are known once it has merged
                 with watch.stage("projector"):
-                    features = adapter.projected(tower)[image]
+                    features = adapter.projected(tower) if shared is None else shared.projected
+                features = features if together else features[image]
             ids = tower.lowest[image]
             chosen = torch.arange(ids.shape[1], device=ids.device).expand(len(image), -1)
             deep = [table[image] for table in tower.deep]
@@ -240,9 +196,8 @@ class Engine:
                 with watch.stage("selection"):
                     signals = before_llm(adapter, batch, step, tower, features, image, together)
                     selection = step.select(signals.only(step.needs), min(step.keep, ids.shape[1]))
-                if recorder is not None and selection.scores is not None:
-                    row = batch.image if together else torch.arange(len(image), device=ids.device)
-                    recorder.step(selection.scores[row], ids[row])
+                if recorder is not None:
+                    recorder.step(selection, ids, batch.image if together else torch.arange(len(image), device=ids.device))
                 if selection.tokens is None:
                     chosen = selection.indices.sort(-1).values
                     features = features.gather(1, chosen[..., None].expand(-1, -1, features.shape[-1]))
@@ -253,7 +208,7 @@ class Engine:
                 deep = [_follow(table, chosen, selection) for table in deep]
                 ids = ids.gather(1, chosen.clamp_min(0)).masked_fill(chosen < 0, -1)
         places = Places.of(frame, chosen.cpu())
-        if positions == "contiguous":
+        if walk.positions == "contiguous":
             places = places.contiguous()
         grouped: list[list[list[int]]] = [[] for _ in range(len(image))]
         for row, question in enumerate(batch.questions):
@@ -268,23 +223,38 @@ class Engine:
         hidden = adapter.embed(tokens.to(adapter.device))
         if features is not None:
             hidden = hidden.scatter(1, layout.visual[..., None].expand(-1, -1, hidden.shape[-1]), features.to(hidden.dtype))
-        flow = Flow(hidden, layout, ids, features, deep)
-        return flow, ids[layout.group]
+        return Stop(0, Flow(hidden, layout, ids, features, deep), ids[layout.group], None, [], None)
 
-    def _prefill(self, flow: Flow, batch, steps, positions, watch, recorder) -> tuple[float, ...]:
-        """Run the decoder layers; before those that have a step, tokens leave. Returns the counts that were present."""
-        adapter = self.adapter
-        inside = {step.site.layer: step for step in steps if step.site.stage == 2}
-        counts = []
-        self._begin_phase(flow, 0)
-        probe = None
-        for index in range(adapter.shape.layers):
+    def _prefill(self, batch, walk: Walk, start: Stop, watch, recorder, shared: Shared | None) -> list[float]:
+        """Run the decoder layers behind a stop; before those that have a step, tokens leave.
+
+        Stops are left where other cells will go on from. Returns the counts that were present.
+        """
+        adapter, flow, counts, probe = self.adapter, start.flow, list(start.counts), start.probe
+        inside = {step.site.layer: step for step in walk.steps if step.site.stage == 2}
+        done = tuple(step for step in walk.steps if step.site.stage < 2 or step.site.layer < start.layer)
+        notes = recorder
+        if shared is not None and shared.record and notes is None:
+            notes = Recorder(attention=True)
+            if start.recorder is not None:
+                notes.follow(start.recorder)
+        if start.layer == 0:
+            self._begin_phase(flow, 0)
+        for index in range(start.layer, adapter.shape.layers + 1):
+            here = taken(walk.positions, done)
+            if shared is not None and shared.wants(here, index):
+                shared.keep(here, Stop(index, flow.fork(), start.entered, probe, list(counts), notes and notes.copy()))
+            if index == adapter.shape.layers:
+                break
             if index in inside:
                 with watch.stage("selection"):
-                    self._leave(flow, batch, inside[index], positions, index, probe, recorder)
+                    self._leave(flow, batch, inside[index], walk.positions, index, probe, notes)
                     self._begin_phase(flow, index)
-            ahead = inside.get(index + 1)
-            probe = decoder_probe(flow.layout, ahead, recorder is not None and recorder.attention)
+                done = (*done, inside[index])
+            ask = Ask.of(inside.get(index + 1)) | Ask(rows=int(notes is not None and notes.attention))
+            if shared is not None:
+                ask |= shared.ask(taken(walk.positions, done), index + 1)
+            probe = decoder_probe(flow.layout, ask)
             phase, kind = flow.phases[-1], adapter.kind(index).name
             mask, rotary = phase.masks[kind], phase.rotary[kind]
             flow.hidden = adapter.layer(index, flow.hidden, mask, flow.layout.positions, rotary, phase.store, probe)
@@ -292,10 +262,10 @@ class Engine:
                 columns = flow.layout.visual[..., None].expand(-1, -1, flow.hidden.shape[-1])
                 flow.hidden = flow.hidden.scatter_add(1, columns, flow.deep[index].to(flow.hidden.dtype))
             counts.append(flow.ids.shape[1])
-            if recorder is not None:
+            if notes is not None:
                 group = flow.layout.group
-                recorder.layer(probe.attention if probe is not None else None, flow.layout.visual[group], flow.ids[group])
-        return tuple(counts)
+                notes.layer(probe.attention if probe is not None else None, flow.layout.visual[group], flow.ids[group])
+        return counts
 
     def _begin_phase(self, flow: Flow, first: int) -> None:
         """From layer ``first`` on, sequences have the present layout."""
@@ -311,49 +281,67 @@ class Engine:
         probe: Probe | None,
         recorder: Recorder | None,
     ) -> None:
-        """Apply a step inside the LLM: every row gets a sequence of its own, of the tokens it keeps."""
+        """Apply a step inside the LLM; one that reads the question gives every row a sequence of its own."""
         layout = flow.layout
-        rows, seen = len(layout.group), InsideLLM(self.adapter, flow, batch, step, index, probe)
-        indices = tokens = None
-        carry: torch.Tensor | None = None
-        scores: torch.Tensor | None = None
-        for length in torch.unique(layout.lengths).tolist():
-            member = (layout.lengths == length).nonzero()[:, 0]
-            chosen = step.select(seen.signals(member, length).only(step.needs), min(step.keep, flow.ids.shape[1]))
-            if chosen.tokens is None:
-                chosen = replace(chosen, indices=chosen.indices.sort(-1).values)
-            if indices is None:
-                indices = torch.zeros(rows, chosen.indices.shape[1], dtype=torch.int64, device=layout.group.device)
-            indices[member] = chosen.indices
-            tokens = _place(tokens, chosen.tokens, member, rows)
-            carry = _place(carry, chosen.carry, member, rows)
-            scores = _place(scores, chosen.scores, member, rows)
-        if recorder is not None:
-            recorder.step(scores, flow.ids[layout.group])
-        self._regroup(flow, indices, tokens, step.positions or positions)
+        seen = InsideLLM(self.adapter, flow, batch, step, index, probe)
+        apart = step.reads_text or len(layout.group) == len(layout.segments)
+        if apart:
+            origin = layout.group
+            members = [(layout.lengths == length).nonzero()[:, 0] for length in torch.unique(layout.lengths).tolist()]
+        else:  # one row stands for all of its image
+            origin = torch.arange(len(layout.segments), device=layout.group.device)
+            members = [torch.searchsorted(layout.group, origin)]
+        chosen = []
+        for member in members:
+            signals = seen.signals(member, int(layout.lengths[member].min())).only(step.needs)
+            made = step.select(signals, min(step.keep, flow.ids.shape[1]))
+            chosen.append(made if made.tokens is not None else replace(made, indices=made.indices.sort(-1).values))
+        where = members if apart else [origin]
+        indices, tokens, carry, scores = (
+            _together([getattr(made, name) for made in chosen], where, len(origin))
+            for name in ("indices", "tokens", "carry", "scores")
+        )
+        if recorder is not None and scores is not None:
+            ids = flow.ids[origin]
+            row = torch.arange(len(origin), device=origin.device) if apart else layout.group
+            recorder.step(Selection(indices, scores=scores), ids, row)
+        self._regroup(flow, origin, apart, indices, tokens, step.positions or positions)
         flow.carry = carry
 
-    def _regroup(self, flow: Flow, indices, tokens, positions: PositionMode) -> None:
-        """Rows become sequences: prefix, the kept visual tokens, the row's own question."""
+    def _regroup(self, flow: Flow, origin, apart: bool, indices, tokens, positions: PositionMode) -> None:
+        """Sequences of the kept visual tokens: of one row each, or with all rows that they had.
+
+        Args:
+            origin: int64 [G'] the sequence that each comes from.
+            apart: whether each row becomes a sequence.
+            indices: int64 [G', K] into the visual tokens present.
+            tokens: [G', K, D] in their place, or None.
+        """
         layout, adapter = flow.layout, self.adapter
-        group = layout.group
-        ids = flow.ids[group].gather(1, indices.clamp_min(0)).masked_fill(indices < 0, -1)
-        visual = layout.visual[group].gather(1, indices.clamp_min(0))
-        places = layout.places.keep(group.cpu(), indices.cpu())
+        ids = flow.ids[origin].gather(1, indices.clamp_min(0)).masked_fill(indices < 0, -1)
+        visual = layout.visual[origin].gather(1, indices.clamp_min(0))
+        places = layout.places.keep(origin.cpu(), indices.cpu())
         if positions == "contiguous":
             places = places.contiguous()
-        new = build(places, [[n] for n in layout.lengths.tolist()], adapter.device)
+        lengths: list[list[int]] = [[] for _ in range(len(origin))]
+        for row, (length, group) in enumerate(zip(layout.lengths.tolist(), layout.group.tolist(), strict=True)):
+            lengths[row if apart else group].append(length)
+        new = build(places, lengths, adapter.device)
         width = flow.hidden.shape[-1]
         hidden = torch.zeros(*new.segments.shape, width, dtype=flow.hidden.dtype, device=flow.hidden.device)
-        before = flow.hidden[group]
-        for old_columns, new_columns in ((layout.prefix[group], new.prefix), (visual, new.visual), (layout.text, new.text)):
-            old_columns, new_columns = old_columns[..., None].expand(-1, -1, width), new_columns[..., None].expand(-1, -1, width)
-            hidden.scatter_(1, new_columns, before.gather(1, old_columns))
+        sequence = torch.arange(len(origin), device=origin.device)
+        moved = (
+            (origin, layout.prefix[origin], sequence, new.prefix),
+            (origin, visual, sequence, new.visual),
+            (layout.group, layout.text, new.group, new.text),
+        )
+        for group, columns, new_group, new_columns in moved:
+            hidden[new_group[:, None], new_columns] = flow.hidden[group[:, None], columns]
         if tokens is not None:
             hidden.scatter_(1, new.visual[..., None].expand(-1, -1, width), tokens.to(hidden.dtype))
         if flow.features is not None:
             flow.features = None  # later steps read the embeddings through ``carry``
-        flow.deep = [_follow(table[group], indices) for table in flow.deep]
+        flow.deep = [_follow(table[origin], indices) for table in flow.deep]
         flow.hidden, flow.layout, flow.ids = hidden, new, ids
 
 
@@ -377,15 +365,11 @@ def _follow(table: torch.Tensor, chosen: torch.Tensor, selection: Selection | No
     return found.masked_fill((chosen < 0)[..., None], 0)
 
 
-def _place(whole: torch.Tensor | None, part: torch.Tensor | None, member: torch.Tensor, rows: int) -> torch.Tensor | None:
-    """Write the rows of one group into the tensor of all rows, widening it where groups differ in width."""
-    if part is None:
-        return whole
-    if whole is None:
-        whole = part.new_zeros(rows, *part.shape[1:])
-    elif part.shape[1] > whole.shape[1]:
-        wider = whole.new_zeros(rows, *part.shape[1:])
-        wider[:, : whole.shape[1]] = whole
-        whole = wider
-    whole[member, : part.shape[1]] = part
+def _together(parts: list[torch.Tensor | None], where: list[torch.Tensor], rows: int) -> torch.Tensor | None:
+    """Tensors of some rows each as one of all rows, as wide as the widest."""
+    if parts[0] is None:
+        return None
+    whole = parts[0].new_zeros(rows, max(part.shape[1] for part in parts), *parts[0].shape[2:])
+    for part, member in zip(parts, where, strict=True):
+        whole[member, : part.shape[1]] = part
     return whole

@@ -35,16 +35,25 @@ def explain(run: RunFolder, seed: int = 0) -> dict:
         RequestError: where the folder holds no finished run, or no image of it was analysed.
     """
     run.summary()  # of a finished run
+    found = explained(run, seed)
+    if found is None:
+        raise RequestError(f"{run.folder}: no image of this run was analysed; run compare with --analyse above 0")
+    return found
+
+
+def explained(run: RunFolder, seed: int = 0) -> dict | None:
+    """`explain` of a run that need not be finished; None where no image was analysed."""
     complexity = run.complexity()
     if not complexity:
-        raise RequestError(f"{run.folder}: no image of this run was analysed; run compare with --analyse above 0")
+        return None
+    questions = run.analysed()
     pruners, all_methods = [], []
     for ident, _, facts in run.cells():
         if facts["skipped"] is not None or not _competes(facts):
             continue
         schedule = facts.get("schedule") or ()
         known = facts["method"], facts["keep"], _family(facts), len(set(schedule)) == 1
-        all_methods.append(CellColumns(*known, run.columns(ident)))
+        all_methods.append(CellColumns(*known, run.columns(ident, questions)))
         if facts["prunes"]:
             pruners.append(CellColumns(*known, run.analysis(ident)))
     return {

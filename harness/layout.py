@@ -141,7 +141,13 @@ class Layout:
     @cached_property
     def plain(self) -> bool:
         """Whether causality alone is the mask: one question a sequence, no padding."""
-        return len(self.group) == len(self.segments) and bool((self.segments >= 0).all())
+        return bool((self.segments >= 0).all() and (self.segments <= 1).all())
+
+    def rows(self, places: list[int]) -> Layout:
+        """The same sequences for some of the rows; what the others are asked stays where it is."""
+        lengths = self.lengths[places]
+        text = self.text[places, : int(lengths.max())]
+        return replace(self, text=text, lengths=lengths, group=self.group[places], number=self.number[places])
 
     def mask(self, window: int | None = None, together: bool = False) -> torch.Tensor | None:
         """Bool [G, 1, L, L], True where a column may look; None where plain causality does.

@@ -1,11 +1,6 @@
-"""Rows of ``list`` and findings of ``doctor``."""
+"""Rows of ``list``."""
 
 from __future__ import annotations
-
-import platform
-from importlib.metadata import PackageNotFoundError, version
-
-SEEN_TRANSFORMERS = (5, 24)  # the newest minor that the contract tests saw
 
 METRICS = (
     ("accuracy", "share of right answers; 95 % bootstrap interval clustered by image"),
@@ -88,24 +83,3 @@ def rows(what: str) -> list[dict]:
         }
         for e in entries().values()
     ]
-
-
-def doctor() -> dict[str, str]:
-    """Versions, device, embedded weights, and warnings."""
-    import torch
-
-    from harness.models.hf import EMBEDDED
-
-    found = {"python": platform.python_version(), "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}
-    for package in ("prunescope", "torch", "transformers", "scikit-learn", "scipy", "seaborn", "pytest-benchmark", "fvcore"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "missing: pip install -e ."
-    minor = tuple(int(part) for part in found["transformers"].split(".")[:2])
-    if minor > SEEN_TRANSFORMERS:
-        found["transformers"] += f" (newer than {'.'.join(map(str, SEEN_TRANSFORMERS))}, the newest tested)"
-    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    for name, path in EMBEDDED.items():
-        found[f"model {name}"] = "usable" if (path / "model.safetensors").exists() else f"weights missing at {path}"
-    return found

@@ -15,7 +15,12 @@ from harness.config import CompareConfig
 
 if TYPE_CHECKING:
     from harness.models.hf import Adapter
+    from harness.runs import RunFolder
     from harness.tasks.base import Task
+
+
+MOST_REASONS = 20
+"""Why samples failed, told in the manifest; the database has all."""
 
 
 def manifest_of(config: CompareConfig, adapter: Adapter, task: Task) -> dict:
@@ -57,6 +62,22 @@ def code_digest(plugins: tuple[str, ...] = ()) -> str:
     return total.hexdigest()[:16]
 
 
+def digest_of(run: RunFolder) -> str:
+    """SHA-256 of all answers and kept sets of a run, 16 digits: runs with one digest found the same.
+
+    The order of cells, batches and processes does not matter, nor where model and data lie; methods, budgets and seed do.
+    """
+    named = lambda facts: json.dumps([facts.get(name) for name in ("method", "keep", "budget", "positions", "seed")])
+    query = "SELECT question, prediction, kept, failed IS NULL FROM samples WHERE cell = ? ORDER BY question"
+    total = hashlib.sha256()
+    for name, ident in sorted((named(facts), ident) for ident, _, facts in run.cells()):
+        total.update(name.encode())
+        for question, prediction, kept, answered in run.connection.execute(query, (ident,)):
+            said, tokens = f"{question}{prediction}".encode(), kept or b""
+            total.update(b"%d %d %d %d:%b%b" % (answered, len(question), len(prediction), len(tokens), said, tokens))
+    return total.hexdigest()[:16]
+
+
 def _own_version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
@@ -71,7 +92,7 @@ def command(config: CompareConfig) -> str:
     base = CompareConfig()
     words = ["python -m harness compare"]
     for name, value in plain(config).items():
-        if value == plain(base)[name] or name in ("out", "resume", "extend"):
+        if value == plain(base)[name] or name in ("out", "resume", "extend", "ray"):
             continue
         flag = f"--{name.replace('_', '-')}"
         if name in ("latency", "sharing", "memory"):
@@ -88,4 +109,4 @@ def plain(config: CompareConfig) -> dict:
 
 def identity(config: dict) -> dict:
     """What must agree for a run to be resumed; what was left open may be an option that an older run did not have."""
-    return {name: v for name, v in config.items() if name not in ("out", "resume", "extend") and v is not None}
+    return {name: v for name, v in config.items() if name not in ("out", "resume", "extend", "workers", "ray") and v is not None}

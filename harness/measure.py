@@ -15,10 +15,12 @@ from PIL import Image
 from harness.analysis import Analyst, Analysts
 from harness.batch import Batch, Output, join
 from harness.engine import Engine, Steps
+from harness.findings import Findings, Layout, SampleRow, Trace
 from harness.models.frames import Views
 from harness.plan import Cell
 from harness.recorder import Recorder, merged
-from harness.runs import Findings, Layout, SampleRow, pack
+from harness.runs import pack
+from harness.sharing import Shared, Walk
 from harness.signals import Tower, Towers
 from harness.swap import Swap, SwappedPlan, swapped
 from harness.tasks.base import ImageSample, Question, Task
@@ -48,6 +50,8 @@ class Work:
     sharing: bool = True
     wanted: frozenset[str] = frozenset()  # signals that any cell needs
     template: str = "{question}"  # what the model is asked
+    cells: tuple[Cell, ...] = ()  # that it is run under, in turn
+    analysed: bool = False  # whether kept tokens are analysed too, and the evidence swapped
     reference: Output | None = field(default=None, init=False)  # of `none`, once it has run
 
     def forget(self) -> None:
@@ -76,14 +80,30 @@ class Work:
         return [self.engine.adapter.shape_for(blocks) for blocks in self.views.blocks]
 
     @cached_property
-    def tower(self) -> Tower | Towers:
-        return self.engine.see(self.batch.pixels, wanted=self.wanted & VISION_SIGNALS)
+    def shared(self) -> Shared:
+        """What the cells compute once."""
+        tower = self.engine.see(self.batch.pixels, wanted=self.wanted & VISION_SIGNALS)
+        return Shared(self.engine.adapter, tower, self._walks, self.analysed)
 
     @cached_property
+    def sharers(self) -> list[Cell]:
+        """The cells that see what left the tower."""
+        return [cell for cell in self.cells if cell.grid is None and not cell.in_tower]
+
+    def _walks(self, shape: ModelShape) -> list[Walk]:
+        steps = lambda cell: cell.steps_for(shape) if cell.varies else cell.steps
+        swaps = self.analysed and self.batch.evidence is not None
+        return [Walk(steps(cell), cell.object.positions, swaps and cell.swaps) for cell in self.sharers]
+
+    @property
+    def tower(self) -> Tower | Towers:
+        return self.shared.tower
+
+    @property
     @torch.inference_mode()
     def projected(self) -> torch.Tensor:
         """Visual tokens in the LLM's space, [B, N, D]."""
-        return self.engine.adapter.projected(self.tower)
+        return self.shared.projected
 
     def batch_for(self, cell: Cell) -> Batch:
         """What a cell is run on: the batch as it is, or its images shrunk, or none."""
@@ -158,38 +178,43 @@ class Work:
         most = lcm(*(len(vector) for vector in vectors))
         return torch.stack([vector.repeat(most // len(vector), 1) for vector in vectors])
 
-    def run(self, cell: Cell, analysed: bool = False, seeds: tuple[int, ...] = ()) -> Findings:
+    def run(self, cell: Cell, seeds: tuple[int, ...] = ()) -> Findings:
         """All answers of one cell, measured.
 
         Args:
             cell: what to run.
-            analysed: whether its kept tokens are analysed too, and its evidence swapped.
             seeds: further seeds under which its answers are scored.
         """
         batch = self.batch_for(cell)
-        recorder = Recorder(attention=True) if analysed and not cell.blind and not cell.adaptive else None
+        recorder = Recorder(attention=True) if self.analysed and not cell.blind and not cell.adaptive else None
         output = self._answer(cell, batch, cell.given, recorder)
         if cell.method == "none":
             self.reference = output
         rows = self._rows(cell, output, batch)
-        analysis = None
+        found = Findings(rows)
         if recorder is not None:
-            analysis = self.analyst.run(cell, output, recorder)
+            found.analysis = self.analyst.run(cell, output, recorder)
             if cell.swaps and self.batch.evidence is not None:
-                rows = self._swap(cell, rows, output.kept_before)
-        layouts = [] if cell.grid is None or not cell.varies or cell.blind else self._layouts(batch)
-        return Findings(rows, analysis, [row for seed in seeds for row in self._again(cell, seed)], layouts)
+                found.samples = self._swap(cell, rows, output.kept_before)
+            found.traces = self._traces(output, recorder)
+        if cell.grid is not None and cell.varies and not cell.blind:
+            found.layouts = self._layouts(batch)
+        found.repeats = [row for seed in seeds for row in self._again(cell, seed)]
+        if self.sharing and cell in self.sharers:
+            self.shared.passed(self.sharers.index(cell))
+        return found
 
     def refer_to(self, none: Cell) -> None:
         """Run the unpruned model for what others are compared with; its answers are stored already."""
         self.reference = self._answer(none, self.batch, none.given)
 
-    def _answer(self, cell: Cell, batch: Batch, steps: Steps, recorder=None, images=None) -> Output:
+    def _answer(self, cell: Cell, batch: Batch, steps: Steps, recorder=None, rows=None, fresh=False) -> Output:
+        """Answers of some rows; of a fresh batch, whose seeds are others, only what left the tower is known."""
         if not self.sharing:
-            return self._apart(cell, batch, steps, recorder)
+            return self._apart(cell, batch if rows is None else batch.rows(rows)[0], steps, recorder)
         alone = cell.grid is not None or cell.in_tower
-        tower = None if alone else self.tower if images is None else self.tower.images(images)
-        return self.engine.run(batch, steps, cell.object.positions, tower, cell.blind, recorder=recorder)
+        shared = None if alone else self.shared.bare if fresh else self.shared
+        return self.engine.run(batch, steps, cell.object.positions, shared, cell.blind, recorder=recorder, rows=rows)
 
     def _apart(self, cell: Cell, batch: Batch, steps: Steps, recorder: Recorder | None) -> Output:
         """Question by question, each from its pixels on: the reference that shared work is held against."""
@@ -210,7 +235,7 @@ class Work:
 
     def _again(self, cell: Cell, seed: int) -> list[tuple[str, int, float]]:
         """Scores under another seed."""
-        output = self._answer(cell, self.batch.reseeded(*self._seeds(seed)), cell.given)
+        output = self._answer(cell, self.batch.reseeded(*self._seeds(seed)), cell.given, fresh=True)
         adapter = self.engine.adapter
         return [
             (question.sample_id, seed, self.task.score(adapter.decode(tokens), question.answer))
@@ -222,12 +247,28 @@ class Work:
         lost = [i for i, row in enumerate(rows) if row.recall is not None and row.recall < 1]
         found = {i: row.score for i, row in enumerate(rows) if row.recall is not None}
         if lost:
-            some, images = self.batch.rows(lost)
             plan = SwappedPlan(cell.steps_for, entered).of(lost) if cell.varies else swapped(cell.steps, entered[lost])
-            output = self._answer(cell, some, plan, images=images)
+            output = self._answer(cell, self.batch, plan, rows=lost)
             for i, tokens in zip(lost, output.tokens, strict=True):
                 found[i] = self.task.score(self.engine.adapter.decode(tokens), self._questions[i].answer)
         return [replace(row, swap_score=found.get(i)) for i, row in enumerate(rows)]
+
+    def _traces(self, output: Output, recorder: Recorder) -> list[Trace]:
+        """Scores that the cell ranked by, and where merged tokens went, by the original tokens of each question's image."""
+        counts = self.batch.pixels.counts
+        source = output.source if output.source is not None else recorder.source
+        found = []
+        for row, question in enumerate(self._questions):
+            size, scores, went = counts[int(self.batch.image[row])], None, None
+            if recorder.scores is not None:
+                ids = recorder.scored[row].cpu()
+                scores = np.full(size, np.nan, np.float16)
+                scores[ids[ids >= 0].numpy()] = recorder.scores[row].cpu()[ids >= 0].half().numpy()
+            if source is not None:
+                went = source[row].cpu().numpy().astype(np.int16)[:size]
+            if scores is not None or went is not None:
+                found.append(Trace(question.sample_id, scores, went))
+        return found
 
     @cached_property
     @torch.inference_mode()
@@ -239,9 +280,9 @@ class Work:
             return Analyst(self.projected, tower.grid, batch.image, batch.image_seeds, batch.evidence, names)
         rows = [batch.questions_about(group) for group in tower.groups]
         each = []
-        for one, places in zip(tower.each, rows, strict=True):
+        for one, group, places in zip(tower.each, tower.groups, rows, strict=True):
             part, _ = batch.rows(places)
-            projected, own = self.engine.adapter.projected(one), [names[place] for place in places]
+            projected, own = self.shared.part(torch.tensor(group)).projected, [names[place] for place in places]
             each.append(Analyst(projected, one.grid, part.image, part.image_seeds, part.evidence, own))
         return Analysts(each, list(tower.groups), rows)
 
@@ -281,9 +322,9 @@ class Work:
         on = lambda ids: evidence.recall(present(ids, held.shape[1]).cpu().numpy(), held)
         return on(output.kept), on(output.kept_before)
 
-    def image_rows(self, place: int, analysed: bool = False) -> list[tuple]:
+    def image_rows(self, place: int) -> list[tuple]:
         """Rows of the table ``images``; ``place`` is that of the first."""
-        out, complexity = [], self.analyst.complexity() if analysed else [None] * len(self.samples)
+        out, complexity = [], self.analyst.complexity() if self.analysed else [None] * len(self.samples)
         for i, sample in enumerate(self.samples):
             buffer = io.BytesIO()
             thumbnail = self.images[i].copy()

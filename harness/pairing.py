@@ -75,6 +75,19 @@ class Side:
     def images(self) -> list[str]:
         return list(dict.fromkeys(image for image, _ in self.questions.values()))
 
+    @cached_property
+    def sizes(self) -> dict[str, tuple[int, tuple[int, int] | None]]:
+        """By image its visual tokens and their grid; empty for a model whose images are all of one size."""
+        return self.run.layouts()
+
+    def counts_by_size(self, columns: Mapping[str, np.ndarray]) -> dict[tuple, set[float]]:
+        """How many tokens a cell kept of images of each size."""
+        found: dict[tuple, set[float]] = {}
+        for image, count in zip(columns["image"], columns["kept_count"]):
+            if image in self.sizes and not np.isnan(count):
+                found.setdefault(self.sizes[image], set()).add(float(count))
+        return found
+
     def reference(self, like: Identity, method: str) -> StoredCell | None:
         """The cell of `none` or `blind` beside a cell."""
         found = (cell for key, cell in self.cells.items() if (key.model, key.task, key.method) == (like.model, like.task, method))
@@ -101,17 +114,21 @@ class Matched:
     agreement: float | None  # share of equal answers among them
     jaccard: float | None  # mean of the kept sets among them
     recounted: int  # of them, those where another number of tokens was kept
+    means: bool  # whether schedule and FLOPs are means over images of sizes that differ between the runs
+    sizes_of_both: int  # then, sizes of image that both runs saw
+    resized: int  # and of them, those where another number of tokens was kept
 
     @property
     def same_schedule(self) -> bool:
         """Whether what follows from the schedule compares; counts that follow from the images have a tolerance of their own."""
-        return self.adaptive or (self.replanned is None and not self.recounted)
+        return self.adaptive or (self.replanned is None and not self.recounted and not self.resized)
 
     @property
     def replanned(self) -> str | None:
-        """The first of `PLANNED` that differs; one that either run does not tell is left aside."""
+        """The first of `PLANNED` that differs; one that either run does not tell, or that is a mean, is left aside."""
         mine, theirs = self.baseline.facts, self.candidate.facts
-        return next((name for name in PLANNED if name in mine and name in theirs and mine[name] != theirs[name]), None)
+        told = [name for name in PLANNED if name in mine and name in theirs and not (self.means and name == "schedule")]
+        return next((name for name in told if mine[name] != theirs[name]), None)
 
     @property
     def adaptive(self) -> bool:
@@ -148,6 +165,12 @@ class Pair:
         return list(dict.fromkeys((*self.baseline.cells, *self.candidate.cells)))
 
     @cached_property
+    def same_sizes(self) -> bool:
+        """Whether both asked about images of the same sizes, each as often: then means over them compare exactly."""
+        mine, theirs = (set(side.sizes.values()) for side in (self.baseline, self.candidate))
+        return self.same_questions or (mine == theirs and len(mine) < 2)
+
+    @cached_property
     def same_seed(self) -> bool:
         return self.baseline.manifest["config"]["seed"] == self.candidate.manifest["config"]["seed"]
 
@@ -177,9 +200,11 @@ class Pair:
                 jaccard = mean_jaccard(first["kept"], second["kept"])
                 counts = first["kept_count"], second["kept_count"]
                 recounted = int(((counts[0] != counts[1]) & ~np.isnan(counts[0]) & ~np.isnan(counts[1])).sum())
+        mine, theirs = (side.counts_by_size(c) for (side, _), c in zip(sides, columns))
+        both = mine.keys() & theirs.keys() if not self.same_sizes else ()
         return Matched(
             key, self.labels[key], baseline, candidate, totals, sizes, (failed[0], failed[1]), common, agreement, jaccard,
-            recounted,
+            recounted, not self.same_sizes, len(both), sum(mine[size] != theirs[size] for size in both),
         )  # fmt: skip
 
     def rows(self, columns: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

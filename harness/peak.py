@@ -29,7 +29,7 @@ def peaks(config: CompareConfig) -> dict[str, dict[str, int]]:
     command = [sys.executable, "-m", "harness.peak"]
     request = json.dumps(asdict(config), default=str)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(command, input=request, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(command, input=request, capture_output=True, text=True, check=False, env=environment)  # nosec B603
     return json.loads(done.stdout) if done.returncode == 0 else {}
 
 
@@ -37,9 +37,9 @@ def serve(request: dict) -> dict[str, dict[str, int]]:
     """Load the model and fork for each cell; threads are kept to one, since a pool of them does not survive a fork."""
     import torch
 
-    from harness.comparison import prepare
     from harness.engine import Engine
     from harness.measure import Work
+    from harness.prepare import prepare
     from harness.timing import one_question
 
     torch.set_num_threads(1)

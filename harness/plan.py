@@ -155,10 +155,7 @@ def make_cells(
     Raises:
         RequestError: for an unknown method, parameter or budget.
     """
-    try:
-        asked = [canonical(text) for text in expand(config.methods)]
-    except MethodError as error:
-        raise RequestError(str(error)) from None
+    asked = asked_for(config.methods)
     count = lambda text: _as_asked(text) if shapes else tokens_of(text, shape.visual_tokens)
     budgets = sorted({count(text) for text in config.keep}, reverse=True)
     largest = sorted(shapes or [shape], key=lambda one: -one.visual_tokens)
@@ -193,6 +190,14 @@ def make_cells(
             if cell.like is not None and cell.like not in asked:
                 add(canonical(cell.like), keep, True)
     return list(cells.values())
+
+
+def asked_for(methods: tuple[str, ...]) -> list[str]:
+    """The canonical expressions of a request, or `RequestError`: to be known before a model is loaded."""
+    try:
+        return [canonical(text) for text in expand(methods)]
+    except MethodError as error:
+        raise RequestError(str(error)) from None
 
 
 def expand(methods: tuple[str, ...]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -32,6 +33,14 @@ class Probe:
     logits: torch.Tensor | None = field(default=None, init=False)  # [R, H, T, keys], float32, masked ones minus infinity
     mean_received: torch.Tensor | None = field(default=None, init=False)  # [B, H, keys], float32
     key_states: torch.Tensor | None = field(default=None, init=False)  # [B, Hkv, keys, head_dim]
+
+    def rows(self, places: list[int]) -> Probe:
+        """What was recorded of some of the rows."""
+        some = copy(self)
+        some.query_rows, some.group, some.attention, some.logits = (
+            None if table is None else table[places] for table in (self.query_rows, self.group, self.attention, self.logits)
+        )
+        return some
 
     def record(self, module: torch.nn.Module, query, key, mask, scaling: float, causal: bool) -> None:
         if self.keys:

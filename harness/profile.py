@@ -15,7 +15,7 @@ from harness.errors import RequestError
 from harness.measure import stream
 from harness.models import hf
 from harness.models.adapter import Adapter
-from harness.plan import Cell, make_cells
+from harness.plan import Cell, asked_for, make_cells
 from harness.progress import progress
 from harness.timing import Timed, time_batches
 from metrics import latency
@@ -42,6 +42,9 @@ class ProfileConfig:
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
+    revision: str | None = None
+    device_map: str | None = None
+    quantize: int | None = None
     plugin: tuple[str, ...] = ()
 
     def checked(self) -> ProfileConfig:
@@ -53,6 +56,10 @@ class ProfileConfig:
             raise RequestError(f"--text-tokens {self.text_tokens}: at least 2, one before the image and one after")
         if self.layers is not None and not self.random_weights:
             raise RequestError("--layers: only with --random-weights; a trained model has the layers it has")
+        for name in ("revision", "device_map", "quantize") if self.random_weights else ():
+            if getattr(self, name) is not None:
+                option = name.replace("_", "-")
+                raise RequestError(f"--{option}: is about trained weights; leave it or --random-weights away")
         return self
 
 
@@ -72,15 +79,16 @@ def profile(config: ProfileConfig) -> dict:
     """
     config = config.checked()
     load_plugins(config.plugin)
+    asked = CompareConfig(
+        model=config.model, task="profile", methods=config.methods, keep=config.keep, budget=config.budget, seed=config.seed
+    ).checked()
+    asked_for(config.methods)
     adapter = _adapter(config)
     side = _side(adapter)
     image = Image.fromarray(np.random.default_rng(config.seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
     views = adapter.pixels([image])
     shape = adapter.shape_for(views.blocks[0])
     marks = sum(block.marks for block in views.blocks[0])
-    asked = CompareConfig(
-        model=config.model, task="profile", methods=config.methods, keep=config.keep, budget=config.budget, seed=config.seed
-    ).checked()
     cells = [
         cell for cell in make_cells(asked, shape, False, adapter.gives, config.text_tokens + marks, adapter.cannot)
         if cell.method != "blind" and not (cell.skipped and cell.reference)
@@ -103,7 +111,7 @@ def profile(config: ProfileConfig) -> dict:
         }
         rows.append(facts if place is None else {**facts, **_figures(cell, place, timed, counted, config.batch_size)})
     none = next(place for place, cell in enumerate(active) if cell.method == "none")
-    stages = {place: _medians(timed, place) for place in range(len(active))}
+    stages = {place: timed.medians(place) for place in range(len(active))}
     visual, text = shape.visual_tokens, config.text_tokens
     device = torch.cuda.get_device_name() if adapter.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     return {
@@ -155,12 +163,15 @@ def as_text(found: dict) -> str:
 
 
 def _adapter(config: ProfileConfig) -> Adapter:
-    from harness.comparison import pick_device
     from harness.models.published import random_model
+    from harness.prepare import pick_device
 
     device = pick_device(config.device)
     if not config.random_weights:
-        return hf.load(config.model, device, config.dtype)
+        return hf.load(
+            config.model, device, config.dtype,
+            revision=config.revision, device_map=config.device_map, quantize=config.quantize,
+        )  # fmt: skip
     kind = config.dtype if config.dtype != "auto" else ("float32" if device == "cpu" else "bfloat16")
     return random_model(config.model, device, getattr(torch, kind), config.layers, config.seed)
 
@@ -189,23 +200,10 @@ def _batch(config: ProfileConfig, adapter: Adapter, image: Image.Image, cell: Ce
     )  # fmt: skip
 
 
-def _times(timed: Timed, place: int, repeat: int = 0) -> dict[str, np.ndarray]:
-    found: dict[str, list[float]] = {}
-    for at, again, _, stage, seconds in timed.rows:
-        if (at, again) == (place, repeat):
-            found.setdefault(stage, []).append(seconds)
-    return {stage: np.array(values) for stage, values in found.items()}
-
-
-def _medians(timed: Timed, place: int) -> dict[str, float]:
-    return {stage: float(np.median(values)) for stage, values in _times(timed, place).items()}
-
-
 def _figures(cell: Cell, place: int, timed: Timed, counted: list[Flops], batch: int) -> dict:
     """FLOPs, latency and memory of one cell; `none` is the first."""
-    times, none = _times(timed, place), _times(timed, 0)
-    found = latency.summarise(times, none, counted[0].llm_prefill / counted[place].llm_prefill)
-    medians = {stage: float(np.median(values)) for stage, values in times.items()}
+    promise, medians = counted[0].llm_prefill / counted[place].llm_prefill, timed.medians(place)
+    found = latency.summarise(timed.seconds(place), timed.seconds(0), promise)
     return {
         "tokens": {"final": cell.schedule.final, "average": cell.schedule.average},
         "flops": {**counted[place].as_dict(), "total": counted[place].total},
@@ -223,7 +221,7 @@ def _figures(cell: Cell, place: int, timed: Timed, counted: list[Flops], batch: 
 def _aa(timed: Timed, none: int) -> dict:
     from metrics.statistics import bootstrap_median
 
-    ttft = [latency.ttft(_times(timed, none, repeat)) for repeat in (0, 1)]
+    ttft = [latency.ttft(timed.seconds(none, repeat)) for repeat in (0, 1)]
     return bootstrap_median(ttft[0] / ttft[1]).as_dict()
 
 
@@ -243,7 +241,8 @@ def sharing_gain(
         ``across_questions``: time of each question alone over that of an image's questions together, tower and projector
         once a cell. What stands before the first step that reads the question is run once an image: of prefill the part
         of the layers before it, at the length of the image and all questions; the rest once a question.
-        ``across_cells``: the further gain of running tower and projector once for all cells that do not act inside it.
+        ``across_cells``: the further gain of running tower and projector once for all cells that do not act inside it,
+        and of taking the layers before the first step inside the LLM from the unpruned model's run.
         ``both``: their product.
     """
     alone = per_cell = shared = 0.0
@@ -261,5 +260,7 @@ def sharing_gain(
             together = own["prefill"] * (whole * longer + (1 - whole) * questions) + questions * rest
         per_cell += seeing + together
         shared += together + (seeing if cell.in_tower or cell.grid is not None else 0.0)
+        if cell.steps and all(step.site.stage == 2 for step in cell.steps):
+            shared -= own["prefill"] * longer * sum(cell.schedule.llm[: cell.steps[0].site.layer]) / sum(cell.schedule.llm)
     shared += max(stages[0]["vision"] + stages[0]["projector"], 0.0)
     return {"across_questions": alone / per_cell, "across_cells": per_cell / shared, "both": alone / shared}

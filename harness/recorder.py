@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from methods.types import Selection
+
 
 @dataclass
 class Recorder:
@@ -20,11 +22,26 @@ class Recorder:
     rows: list[torch.Tensor] = field(default_factory=list)  # a layer: float32 [R, K] attention to them, mean over heads
     scores: torch.Tensor | None = None  # [R, N]
     scored: torch.Tensor | None = None  # int64 [R, N] the original tokens that the scores belong to
+    source: torch.Tensor | None = None  # int64 [R, N] the merged token that each original one went into, -1 for none
 
-    def step(self, scores: torch.Tensor | None, ids: torch.Tensor) -> None:
-        """A step chose among tokens ``ids`` [R, N] by ``scores`` [R, N]."""
-        if self.scores is None and scores is not None:
-            self.scores, self.scored = scores, ids
+    def step(self, chosen: Selection, ids: torch.Tensor, row: torch.Tensor) -> None:
+        """A step chose among tokens ``ids`` [G, N]; ``row`` int64 [R] says which of its choices is whose."""
+        if self.scores is None and chosen.scores is not None:
+            self.scores, self.scored = chosen.scores[row], ids[row]
+        if chosen.source is not None:
+            went = chosen.source.long().argmax(1).masked_fill(~chosen.source.any(1), -1)
+            self.source = went[row]
+
+    def copy(self) -> Recorder:
+        """What has been noted so far."""
+        made = Recorder(self.attention)
+        made.follow(self)
+        return made
+
+    def follow(self, other: Recorder) -> None:
+        """Go on from what another recorder noted of the same rows."""
+        self.ids, self.rows = list(other.ids), list(other.rows)
+        self.scores, self.scored, self.source = other.scores, other.scored, other.source
 
     def layer(self, attention: torch.Tensor | None, columns: torch.Tensor, ids: torch.Tensor) -> None:
         """A layer ran: its rows [R, H, T, L], the last of which is asked for, and the columns [R, K] of its visual tokens."""
@@ -47,6 +64,8 @@ def part(whole: Recorder, rows: list[int]) -> Recorder:
     if whole.scores is not None:
         there = (whole.scored[rows] >= 0).any(0)
         found.scores, found.scored = whole.scores[rows][:, there], whole.scored[rows][:, there]
+    if whole.source is not None:
+        found.source = whole.source[rows]
     return found
 
 
@@ -67,3 +86,5 @@ def merged(whole: Recorder, parts: list[Recorder], rows: list[list[int]]) -> Non
     if all(part.scores is not None for part in parts):
         whole.scores = together([part.scores for part in parts], 0)
         whole.scored = together([part.scored for part in parts], -1)
+    if all(part.source is not None for part in parts):
+        whole.source = together([part.source for part in parts], -1)

@@ -40,7 +40,7 @@ def regress(
         RequestError: where one is no finished run, or they have no cell in common.
     """
     limits = thresholds or default_thresholds()
-    runs = [run if isinstance(run, RunFolder) else RunFolder(Path(run)) for run in (baseline, candidate)]
+    runs = [run if isinstance(run, RunFolder) else RunFolder(Path(run), read_only=True) for run in (baseline, candidate)]
     pair = Pair(*runs)
     if not set(pair.baseline.cells) & set(pair.candidate.cells):
         what = [f"{side.manifest['model']} on {side.manifest['task']}" for side in (pair.baseline, pair.candidate)]

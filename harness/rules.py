@@ -13,6 +13,7 @@ _PARTS = ("vision", "projector", "selection", "llm_prefill", "decode_per_token")
 _BY_TEXT = ("selection", "llm_prefill")  # what a longer prompt makes dearer, before the first answer token
 _BUT_TEXT = "the same but for the length of the questions"
 _OTHER_TEXT = "the runs asked other questions, and prompts differ in length"
+_OTHER_SIZES = "a mean over images of several sizes, and the runs saw other images"
 _EXACT = 1e-9  # relative: what the order of a sum may change
 _PLANNED = {"schedule": "LLM layer", "grid": "side of the grid", "tower": "tower block"}
 
@@ -23,7 +24,11 @@ def bad(limits: Thresholds, rule: str) -> Status:
 
 
 def schedule(pair: Pair, cell: Matched, limits: Thresholds) -> Verdict | None:
-    """Visual tokens at every layer, exactly; of methods that count by the image, their mean."""
+    """Visual tokens at every layer, exactly; of methods that count by the image, their mean.
+
+    Schedules that are means over images of several sizes compare where the images are the same ones; else what was kept of
+    images of equal size does.
+    """
     sides = cell.baseline.facts, cell.candidate.facts
     tokens = [_get(facts, "tokens", "average") for facts in sides]
     make = _maker("schedule", cell, tokens, "tokens on average", "count")
@@ -38,6 +43,13 @@ def schedule(pair: Pair, cell: Matched, limits: Thresholds) -> Verdict | None:
         return make(bad(limits, "schedule"), _first_difference(sides[0][name], sides[1][name], _PLANNED[name]))
     if cell.recounted:
         return make(bad(limits, "schedule"), f"planned alike, but {cell.recounted} of {cell.common} questions kept other counts")
+    if cell.resized:
+        text = f"other counts were kept of images of {cell.resized} of the {cell.sizes_of_both} sizes that both runs saw"
+        return make(bad(limits, "schedule"), text)
+    if cell.means and not cell.sizes_of_both:
+        return make("not judged", _OTHER_SIZES)
+    if cell.means:
+        return make("passed", f"as many tokens of images of equal size ({cell.sizes_of_both} sizes); means are over other images")
     return make("passed", "the same tokens at every layer")
 
 
@@ -52,6 +64,8 @@ def flops(pair: Pair, cell: Matched, limits: Thresholds) -> Verdict | None:
         return make("not judged", "the schedule differs, and FLOPs with it")
     if cell.adaptive:
         return _adaptive(pair, limits, "flops", make, totals)
+    if cell.means:
+        return make("not judged", _OTHER_SIZES)
     exact = _PARTS if pair.same_questions else ("vision", "projector")
     parts = [name for name in exact if _differ(sides[0][name], sides[1][name])]
     if parts:
@@ -79,6 +93,8 @@ def kv_bytes(pair: Pair, cell: Matched, limits: Thresholds) -> Verdict | None:
         return make("not judged", "the schedule differs, and KV bytes with it")
     if cell.adaptive:
         return _adaptive(pair, limits, "kv_bytes", make, values)
+    if cell.means:
+        return make("not judged", _OTHER_SIZES)
     if not pair.same_questions:
         visual = [_above_blind(pair, side, cell, lambda f: f["flops"]["kv_bytes"], relative=False) for side in (0, 1)]
         if None in visual:
@@ -103,6 +119,9 @@ def latency(pair: Pair, cell: Matched, limits: Thresholds) -> Verdict | None:
     make = _maker("latency", cell, [_get(ratio, "value") for ratio in ratios], "speed-up over none", "ratio")
     if None in ratios or any(ratio["value"] is None for ratio in ratios):
         return make("not judged", f"the {'baseline' if ratios[0] is None else 'candidate'} has no times")
+    first = [side.sizes.get(side.images[0]) for side in (pair.baseline, pair.candidate)]
+    if first[0] != first[1]:
+        return make("not judged", "the runs were timed on images of different sizes")
     noisy = [name for name, side in zip(("baseline", "candidate"), sides) if side["noisy"]]
     noisy += [f"{name}'s none" for name, side in (("baseline", pair.baseline), ("candidate", pair.candidate))
               if (none := side.reference(cell.key, "none")) is not None and _get(none.summary, "latency", "noisy")]  # fmt: skip

@@ -7,138 +7,87 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from harness.errors import RequestError
+from harness.findings import Findings, Layout, Trace
+from harness.integrity import check_file, connected, read_json, unwritable
+from harness.schema import NUMBERS, SAMPLE_COLUMNS, SCHEMA, SCHEMA_VERSION
 from harness.tasks.base import Answered
-from metrics.figures import BIAS, FIGURES, LAYERS, MATCHED, SCORES
-
-SCHEMA_VERSION = 2
-_SAMPLE_COLUMNS = (
-    "prediction", "score", "agree", "kl", "kept", "kept_count", "recall", "recall_before", "swap_score", "failed",
-)  # fmt: skip
-_NUMBERS = (
-    *FIGURES, *(f"z_{name}" for name in FIGURES), *(f"percentile_{name}" for name in FIGURES),
-    *(f"row_z_{name}" for name in MATCHED), *BIAS, *SCORES,
-)  # fmt: skip
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS cells (
-    id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, facts TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS images (
-    id TEXT PRIMARY KEY, place INTEGER NOT NULL, png BLOB, height INTEGER, width INTEGER, complexity REAL);
-CREATE TABLE IF NOT EXISTS layouts (
-    cell INTEGER NOT NULL, image TEXT NOT NULL, tokens INTEGER NOT NULL, height INTEGER, width INTEGER,
-    PRIMARY KEY (cell, image)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS questions (
-    id TEXT PRIMARY KEY, image TEXT NOT NULL REFERENCES images, place INTEGER NOT NULL,
-    family TEXT NOT NULL, question TEXT NOT NULL, target TEXT NOT NULL, evidence BLOB);
-CREATE TABLE IF NOT EXISTS samples (
-    cell INTEGER NOT NULL REFERENCES cells, question TEXT NOT NULL REFERENCES questions,
-    {", ".join(_SAMPLE_COLUMNS)}, PRIMARY KEY (cell, question)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS analysis (
-    cell INTEGER NOT NULL REFERENCES cells, question TEXT NOT NULL REFERENCES questions,
-    {", ".join(f"{name} REAL" for name in _NUMBERS)}, layers BLOB, PRIMARY KEY (cell, question)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS repeats (
-    cell INTEGER NOT NULL REFERENCES cells, question TEXT NOT NULL REFERENCES questions, repeat INTEGER NOT NULL,
-    score REAL, PRIMARY KEY (cell, question, repeat)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS done (
-    cell INTEGER NOT NULL REFERENCES cells, place INTEGER NOT NULL, PRIMARY KEY (cell, place)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS timings (
-    pass INTEGER NOT NULL, cell INTEGER NOT NULL REFERENCES cells, repeat INTEGER NOT NULL, round INTEGER NOT NULL,
-    stage TEXT NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (pass, cell, repeat, round, stage)) WITHOUT ROWID;
-"""
-
-
-Layout = tuple[str, int, int | None, int | None]
-"""An image, its visual tokens, and the grid (h, w) that they are; None where they are no full grid."""
-
-
-@dataclass(frozen=True)
-class SampleRow:
-    """One answer of one cell. Figures that a cell does not have are None."""
-
-    question: str
-    prediction: str
-    score: float
-    agree: float | None = None
-    kl: float | None = None  # nats
-    kept: bytes | None = None  # packed bool [h * w] of the tokens in the last layer
-    kept_count: int | None = None
-    recall: float | None = None  # of the evidence, in the last layer
-    recall_before: float | None = None  # of the evidence, on entering the LLM
-    swap_score: float | None = None  # with the evidence forced into the kept set; None where there is none, or not measured
-    failed: str | None = None
-
-    def values(self) -> tuple:
-        return tuple(getattr(self, name) for name in _SAMPLE_COLUMNS)
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """What the kept tokens of some questions of one cell are like."""
-
-    questions: Sequence[str]  # [R]
-    numbers: Mapping[str, np.ndarray]  # float [R] each; nan or absent where a cell has no such figure
-    layers: np.ndarray  # float32 [R, layers, LAYERS]; nan is not measured
-
-    def rows(self, cell: int) -> Iterable[tuple]:
-        columns = [self.numbers.get(name) for name in _NUMBERS]
-        for i, question in enumerate(self.questions):
-            numbers = (None if column is None or column[i] != column[i] else float(column[i]) for column in columns)
-            yield cell, question, *numbers, self.layers[i].astype("<f4").tobytes()
-
-
-@dataclass
-class Findings:
-    """What one cell gave on one batch."""
-
-    samples: list[SampleRow]
-    analysis: Analysis | None = None
-    repeats: list[tuple[str, int, float]] = field(default_factory=list)  # (question, further seed, score)
-    layouts: list[Layout] = field(default_factory=list)  # of images that were shrunk, each to a grid of its own
-
-
-def joined(parts: Sequence[Findings]) -> Findings:
-    """What one cell gave on the parts of a batch, in turn."""
-    if len(parts) == 1:
-        return parts[0]
-    every = lambda name: [row for part in parts for row in getattr(part, name)]
-    found = [part.analysis for part in parts if part.analysis is not None]
-    return Findings(every("samples"), joined_analyses(found) if found else None, every("repeats"), every("layouts"))
-
-
-def joined_analyses(parts: Sequence[Analysis], order: np.ndarray | None = None) -> Analysis:
-    """Analyses of different questions as one, in turn or in a given order; a figure that a part lacks is nan there."""
-    questions = [question for part in parts for question in part.questions]
-    order = np.arange(len(questions)) if order is None else order
-    names = dict.fromkeys(name for part in parts for name in part.numbers)
-    missing = [np.full(len(part.questions), np.nan) for part in parts]
-    columns = {n: np.concatenate([p.numbers.get(n, none) for p, none in zip(parts, missing)])[order] for n in names}
-    return Analysis([questions[i] for i in order], columns, np.concatenate([part.layers for part in parts])[order])
+from harness.tasks.rows import kind
+from metrics.figures import LAYERS
 
 
 class RunFolder:
-    """Reads and writes one run."""
+    """Reads and writes one run; ``read_only`` leaves every file of it as it is."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, read_only: bool = False) -> None:
+        self.folder, self._read_only = folder, read_only
         self._connection: sqlite3.Connection | None = None
 
     @property
     def connection(self) -> sqlite3.Connection:
+        """To the results, which are checked first: `RequestError` where they are missing, damaged or of another program."""
         if self._connection is None:
-            self._connection = sqlite3.connect(self.folder / "results.sqlite", timeout=30)
+            self._connection = connected(self.folder / "results.sqlite", SCHEMA, self._read_only)
         return self._connection
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def create(self, manifest: dict) -> None:
         """Write the manifest and an empty database."""
+        path = self.folder / "results.sqlite"
+        if path.exists():
+            raise RequestError(f"{path}: stands there without a manifest.json; name another folder")
         self.write_json("manifest.json", {"schema_version": SCHEMA_VERSION, **manifest})
-        self.connection.execute("PRAGMA journal_mode=WAL")
-        self.connection.executescript(_SCHEMA)
+        self.complete()
+
+    def complete(self) -> None:
+        """Make the database, or the tables that it lacks: of a run that had just begun, or was made before they were."""
+        with self._storing():
+            if self._connection is None and self._begins:
+                self._connection = sqlite3.connect(self.folder / "results.sqlite", timeout=30)
+            self.connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+            self.connection.execute("PRAGMA journal_mode=WAL")
+
+    @contextmanager
+    def _storing(self) -> Iterator[None]:
+        """What cannot be stored is one `RequestError` with the reason; the transaction is undone."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            if (reason := unwritable(error)) is None:
+                raise
+            if self._connection is not None and self._connection.in_transaction:
+                with suppress(sqlite3.Error):
+                    self._connection.rollback()
+            raise RequestError(f"{self.folder / 'results.sqlite'}: {reason}") from None
+
+    def check(self) -> None:
+        """`RequestError` where there are results that nothing can be added to."""
+        if not self._begins:
+            self.connection.execute("SELECT 1")
+
+    @property
+    def _begins(self) -> bool:
+        """Whether no table is stored yet: of a run that was interrupted at once."""
+        path = self.folder / "results.sqlite"
+        if self.finished or not path.exists() or path.stat().st_size == 0:
+            return not self.finished
+        try:
+            with path.open("rb") as file, closing(sqlite3.connect(path, timeout=30)) as connection:
+                made = file.read(6) == b"SQLite"
+                return made and connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+        except (OSError, sqlite3.Error):
+            return False  # and `connection` says what is wrong
 
     @property
     def exists(self) -> bool:
@@ -157,35 +106,41 @@ class RunFolder:
 
     def _read_json(self, name: str) -> dict:
         path = self.folder / name
-        try:
-            content = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise RequestError(f"{self.folder}: no finished run there ({name} is missing)") from None
-        except (OSError, ValueError) as error:
-            raise RequestError(f"{path}: cannot be read ({error})") from None
+        if not path.exists():
+            raise RequestError(f"{self.folder}: no finished run there ({name} is missing)")
+        content = read_json(path)
         version = content.get("schema_version") if isinstance(content, dict) else None
-        if version != SCHEMA_VERSION:
-            raise RequestError(f"{path}: schema version {version}, this prunescope reads {SCHEMA_VERSION}")
+        if type(version) is not int or version != SCHEMA_VERSION:
+            raise RequestError(f"{path}: schema version {kind(version)}, this prunescope reads {SCHEMA_VERSION}")
+        check_file(path, content)
         return content
 
     def write_json(self, name: str, content: dict) -> None:
-        """Write a file whole or not at all."""
+        self.write_text(name, json.dumps(content, indent=1, allow_nan=False))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file whole or not at all; `RequestError` where that fails."""
         partial = self.folder / f"{name}.partial"
-        partial.write_text(json.dumps(content, indent=1, allow_nan=False))
-        partial.replace(self.folder / name)
+        try:
+            partial.write_text(text, encoding="utf-8", newline="")
+            partial.replace(self.folder / name)
+        except OSError as error:
+            with suppress(OSError):
+                partial.unlink()
+            raise RequestError(f"{self.folder / name}: cannot be written ({error.strerror or error})") from None
 
     def add_cells(self, cells: Iterable[tuple[str, dict]]) -> dict[str, int]:
         """Store cells and return their ids by key."""
-        with self.connection as connection:
+        self.complete()
+        with self._storing(), self.connection as connection:
             for key, facts in cells:
                 connection.execute("INSERT OR IGNORE INTO cells (key, facts) VALUES (?, ?)", (key, json.dumps(facts)))
         return dict(self.connection.execute("SELECT key, id FROM cells").fetchall())
 
     def set_facts(self, cell: int, **facts: object) -> None:
         """Add to what is known of a cell, once it has been measured."""
-        with self.connection as connection:
-            (known,) = connection.execute("SELECT facts FROM cells WHERE id = ?", (cell,)).fetchone()
-            connection.execute("UPDATE cells SET facts = ? WHERE id = ?", (json.dumps({**json.loads(known), **facts}), cell))
+        with self._storing(), self.connection as connection:
+            _add_facts(connection, cell, facts)
 
     def add_batch(
         self,
@@ -200,7 +155,7 @@ class RunFolder:
         Args:
             layouts: of the images as they are, where they differ.
         """
-        with self.connection as connection:
+        with self._storing(), self.connection as connection:
             insert = lambda table, width, rows, word="REPLACE": connection.executemany(
                 f"INSERT OR {word} INTO {table} VALUES ({', '.join('?' * width)})", rows
             )
@@ -211,18 +166,19 @@ class RunFolder:
             for cell, found in findings.items():
                 if found.layouts:
                     insert("layouts", 5, [(cell, *layout) for layout in found.layouts])
-                insert("samples", 2 + len(_SAMPLE_COLUMNS), ((cell, row.question, *row.values()) for row in found.samples))
+                insert("samples", 2 + len(SAMPLE_COLUMNS), ((cell, row.question, *row.values()) for row in found.samples))
                 insert("repeats", 4, ((cell, *row) for row in found.repeats))
+                insert("traces", 4, ((cell, *trace.values()) for trace in found.traces))
                 if found.analysis is not None:
-                    insert("analysis", 3 + len(_NUMBERS), found.analysis.rows(cell))
+                    insert("analysis", 3 + len(NUMBERS), found.analysis.rows(cell))
             insert("done", 2, ((cell, place) for cell in findings))
 
     def drop(self, cell: int, reason: str) -> None:
         """Take a cell's answers away and give the reason why it has none."""
-        self.set_facts(cell, skipped=reason, tokens=None, flops=None, schedule=None)
-        with self.connection as connection:
-            for table in ("samples", "analysis", "repeats", "done"):
-                connection.execute(f"DELETE FROM {table} WHERE cell = ?", (cell,))
+        with self._storing(), self.connection as connection:
+            _add_facts(connection, cell, {"skipped": reason, "tokens": None, "flops": None, "schedule": None})
+            for table in ("samples", "analysis", "repeats", "traces", "done"):
+                connection.execute(f"DELETE FROM {table} WHERE cell = ?", (cell,))  # nosec B608
 
     def layouts(self, cell: int = 0) -> dict[str, tuple[int, tuple[int, int] | None]]:
         """By image its visual tokens and their grid, where images differ: as they are, or as a cell shrank them."""
@@ -235,10 +191,19 @@ class RunFolder:
         """(cell, place of the batch's first image) of the answers that are stored; a batch is stored whole or not at all."""
         return set(self.connection.execute("SELECT cell, place FROM done"))
 
-    def add_timings(self, number: int, rows: Iterable[tuple[int, int, int, str, float]]) -> None:
-        """Rows (cell, repeat, round, stage, seconds) of one latency pass; repeat 1 is a second run in the same rounds."""
-        with self.connection as connection:
+    def add_timings(
+        self, number: int, rows: Iterable[tuple[int, int, int, str, float]], facts: Mapping[int, dict] | None = None
+    ) -> None:
+        """One latency pass, in one transaction.
+
+        Args:
+            rows: (cell, repeat, round, stage, seconds); repeat 1 is a second run in the same rounds.
+            facts: by cell what else was measured.
+        """
+        with self._storing(), self.connection as connection:
             connection.executemany("INSERT OR REPLACE INTO timings VALUES (?, ?, ?, ?, ?, ?)", ((number, *row) for row in rows))
+            for cell, known in (facts or {}).items():
+                _add_facts(connection, cell, known)
 
     def timings(self, repeat: int = 0) -> dict[tuple[int, int], dict[str, np.ndarray]]:
         """Seconds by pass and cell, then by stage, in the order of the rounds. Only times of one pass compare."""
@@ -254,15 +219,30 @@ class RunFolder:
             for i, key, facts in self.connection.execute("SELECT id, key, facts FROM cells ORDER BY id")
         ]
 
-    def columns(self, cell: int) -> dict[str, np.ndarray]:
-        """All samples of a cell as columns, in the order of images and questions; missing numbers are NaN."""
-        names = ["question", "image", "family", "evidence_known", *_SAMPLE_COLUMNS]
+    def failed(self) -> list[tuple[int, str, str]]:
+        """(cell, question, reason) of the samples without an answer, cell by cell in the order of images and questions."""
         query = (
-            f"SELECT samples.question, image, family, evidence IS NOT NULL, {', '.join(_SAMPLE_COLUMNS)} FROM samples "
-            "JOIN questions ON questions.id = samples.question JOIN images ON images.id = questions.image "
-            "WHERE cell = ? ORDER BY images.place, questions.place"
+            "SELECT cell, samples.question, failed FROM samples JOIN questions ON questions.id = samples.question "
+            "JOIN images ON images.id = questions.image WHERE failed IS NOT NULL ORDER BY cell, images.place, questions.place"
         )
-        return _columns(names, self.connection.execute(query, (cell,)).fetchall())
+        return self.connection.execute(query).fetchall()
+
+    def columns(self, cell: int, questions: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Samples of a cell as columns, in the order of images and questions; missing numbers are NaN.
+
+        Args:
+            cell: its id.
+            questions: those to read; all where not given.
+        """
+        names = ["question", "image", "family", "evidence_known", *SAMPLE_COLUMNS]
+        query = (
+            f"SELECT samples.question, image, family, evidence IS NOT NULL, {', '.join(SAMPLE_COLUMNS)} FROM samples "
+            "JOIN questions ON questions.id = samples.question JOIN images ON images.id = questions.image "
+            f"WHERE cell = ? {'' if questions is None else 'AND samples.question IN (SELECT value FROM json_each(?)) '}"
+            "ORDER BY images.place, questions.place"  # nosec B608
+        )
+        asked = (cell,) if questions is None else (cell, json.dumps(list(questions)))
+        return _columns(names, self.connection.execute(query, asked).fetchall())
 
     def answered(self, cell: int) -> list[Answered]:
         """The scored answers of a cell, with their targets."""
@@ -275,13 +255,13 @@ class RunFolder:
 
     def analysis(self, cell: int) -> dict[str, np.ndarray]:
         """The analysed questions of a cell as columns, with ``layers`` float32 [n, layers, LAYERS]; missing is nan."""
-        names = ["question", "image", "family", "score", "kept", "kept_count", "recall", *_NUMBERS, "layers"]
+        names = ["question", "image", "family", "score", "kept", "kept_count", "recall", *NUMBERS, "layers"]
         query = (
-            f"SELECT analysis.question, image, family, score, kept, kept_count, recall, {', '.join(_NUMBERS)}, layers "
+            f"SELECT analysis.question, image, family, score, kept, kept_count, recall, {', '.join(NUMBERS)}, layers "
             "FROM analysis "
             "JOIN samples ON samples.cell = analysis.cell AND samples.question = analysis.question "
             "JOIN questions ON questions.id = analysis.question JOIN images ON images.id = questions.image "
-            "WHERE analysis.cell = ? ORDER BY images.place, questions.place"
+            "WHERE analysis.cell = ? ORDER BY images.place, questions.place"  # nosec B608
         )
         columns = _columns(names, self.connection.execute(query, (cell,)).fetchall())
         blobs = columns["layers"]
@@ -289,20 +269,41 @@ class RunFolder:
         columns["layers"] = np.stack(tables) if tables else np.zeros((0, 0, len(LAYERS)), "<f4")
         return columns
 
-    def repeats(self, cell: int) -> dict[int, np.ndarray]:
-        """Scores of a cell under further seeds, by seed, in the order of images and questions."""
+    def repeats(self, cell: int) -> dict[int, float]:
+        """Mean score of a cell under each further seed."""
+        rows = self.connection.execute("SELECT repeat, score FROM repeats WHERE cell = ?", (cell,))
+        table = np.fromiter(chain.from_iterable(rows), np.float64).reshape(-1, 2)
+        seeds, codes = np.unique(table[:, 0].astype(np.int64), return_inverse=True)
+        means = np.bincount(codes, weights=table[:, 1]) / np.bincount(codes)
+        return dict(zip(seeds.tolist(), means.tolist()))
+
+    def traces(self, questions: Sequence[str]) -> dict[tuple[int, str], Trace]:
+        """By cell and question what is known of why tokens were kept; nothing for questions that were not analysed."""
+        if not self.connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'traces'").fetchone():
+            return {}  # of a run that was made before
+        read = lambda blob, kind: None if blob is None else np.frombuffer(blob, kind)
         query = (
-            "SELECT repeat, score FROM repeats JOIN questions ON questions.id = repeats.question "
-            "JOIN images ON images.id = questions.image WHERE cell = ? ORDER BY repeat, images.place, questions.place"
+            "SELECT cell, question, scores, source FROM cells CROSS JOIN json_each(?) AS asked "
+            "JOIN traces ON traces.cell = cells.id AND traces.question = asked.value"
         )
-        out: dict[int, list[float]] = {}
-        for repeat, score in self.connection.execute(query, (cell,)):
-            out.setdefault(repeat, []).append(score)
-        return {repeat: np.array(scores) for repeat, scores in out.items()}
+        return {
+            (cell, question): Trace(question, read(scores, "<f2"), read(source, "<i2"))
+            for cell, question, scores, source in self.connection.execute(query, (json.dumps(list(questions)),))
+        }
+
+    def analysed(self) -> list[str]:
+        """Questions about images that were analysed."""
+        query = "SELECT questions.id FROM images JOIN questions ON questions.image = images.id WHERE complexity IS NOT NULL"
+        return [name for (name,) in self.connection.execute(query)]
 
     def complexity(self) -> dict[str, float]:
         """Effective rank of all visual tokens of each analysed image."""
         return dict(self.connection.execute("SELECT id, complexity FROM images WHERE complexity IS NOT NULL ORDER BY place"))
+
+
+def _add_facts(connection: sqlite3.Connection, cell: int, facts: Mapping[str, object]) -> None:
+    (known,) = connection.execute("SELECT facts FROM cells WHERE id = ?", (cell,)).fetchone()
+    connection.execute("UPDATE cells SET facts = ? WHERE id = ?", (json.dumps({**json.loads(known), **facts}), cell))
 
 
 _TEXTS = frozenset({"question", "image", "family", "prediction", "kept", "failed", "layers"})

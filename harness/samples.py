@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any, TextIO
 
 from harness.errors import RequestError, nearest
 from harness.runs import RunFolder
+from harness.spreadsheets import write_rows
 from harness.stored import database
 from metrics.accuracy import ANSWERED
 from metrics.evidence import KEPT
@@ -33,6 +33,7 @@ def samples(
     wrong: bool = False,
     family: str | None = None,
     evidence_lost: bool = False,
+    failed: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Samples of a run, cell by cell, in the order of images and questions; memory does not grow with their number.
 
@@ -43,6 +44,7 @@ def samples(
         wrong: only samples that were answered wrong (a score under 0.5) or failed.
         family: only questions of this family.
         evidence_lost: only samples whose kept tokens hold less than half of the evidence.
+        failed: only samples that have no answer, with the reason.
 
     Returns:
         An iterator of `FIELDS` by name; what was not measured is None.
@@ -66,10 +68,12 @@ def samples(
             there = f"its budgets are {', '.join(map(str, budgets))}" if budgets else "it has no budgets"
             raise RequestError(f"--keep {keep}: not in {run.folder}; {there}")
         chosen = [(i, facts) for i, facts in chosen if facts["keep"] == keep]
-    return _rows(run, chosen, wrong, family, evidence_lost)
+    return _rows(run, chosen, wrong, family, evidence_lost, failed)
 
 
-def _rows(run: RunFolder, cells: list, wrong: bool, family: str | None, evidence_lost: bool) -> Iterator[dict[str, Any]]:
+def _rows(
+    run: RunFolder, cells: list, wrong: bool, family: str | None, evidence_lost: bool, failed: bool
+) -> Iterator[dict[str, Any]]:
     conditions, values = "", []
     if wrong:
         conditions += "AND (score IS NULL OR score < ? OR failed IS NOT NULL) "
@@ -80,6 +84,8 @@ def _rows(run: RunFolder, cells: list, wrong: bool, family: str | None, evidence
     if evidence_lost:
         conditions += "AND recall < ? "
         values.append(KEPT)
+    if failed:
+        conditions += "AND failed IS NOT NULL "
     query = _QUERY.format(conditions=conditions)
     for ident, facts in cells:
         for row in run.connection.execute(query, (ident, *values)):
@@ -93,10 +99,8 @@ def write_jsonl(rows: Iterator[dict[str, Any]], file: TextIO) -> None:
 
 
 def write_csv(rows: Iterator[dict[str, Any]], file: TextIO) -> None:
-    writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(row)
+    """Comma-separated values, fit for a spreadsheet."""
+    write_rows(FIELDS, rows, file)
 
 
 def print_table(rows: Iterator[dict[str, Any]], limit: int, file: TextIO | None = None) -> None:

@@ -126,8 +126,9 @@ def before_llm(
     Args:
         features: [G, N, D] projected tokens, None where a merger wants none.
         image: int64 [G] whose tokens they are.
-        together: whether a row is an image; else it is a question.
+        together: whether a row is an image; else it is a question. Tensors of images are then handed on as they are.
     """
+    rows = (lambda table: table) if together else (lambda table: table[image])
     positions = None
     if "positions" in step.needs and tower.grid is not None:
         positions = places(tower.grid, image.device).expand(len(image), -1, -1)
@@ -138,8 +139,8 @@ def before_llm(
         words = adapter.embed(torch.tensor(batch.questions, device=image.device))
     return Signals(
         features=features,
-        vision_features=tower.features[image],
-        **{name: tensor[image] for name, tensor in tower.signals.items() if name in step.needs},
+        vision_features=rows(tower.features),
+        **{name: rows(tensor) for name, tensor in tower.signals.items() if name in step.needs},
         text_features=words,
         text_embeds=batch.text_embeds if "text_embeds" in step.needs else None,
         positions=positions,
@@ -159,19 +160,31 @@ def places(grid: tuple[int, int], device) -> torch.Tensor:
     return torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).view(1, -1, 2)
 
 
-def decoder_probe(layout, step: Step | None, record: bool = False) -> Probe | None:
-    """What a layer is asked for: by the step inside the LLM that stands after it, and by a recorder for its last row."""
-    if step is None:
-        return Probe(layout.last[:, None], layout.group) if record else None
-    rows = None
-    if step.needs & {"text_attention", "text_logits"}:
-        rows = layout.last[:, None] if step.rows == 1 else layout.text
-    elif record:
-        rows = layout.last[:, None]
-    keys = bool(step.needs & {"keys", "text_keys"})
-    if rows is None and not keys:
+@dataclass(frozen=True)
+class Ask:
+    """What steps inside the LLM ask of the layer before them."""
+
+    rows: int = 0  # attention rows: 0 for none, 1 for the last instruction token's, 2 for all of them
+    scores: bool = False  # also before their softmax
+    keys: bool = False
+
+    @classmethod
+    def of(cls, step: Step | None) -> Ask:
+        if step is None:
+            return cls()
+        rows = 0 if not step.needs & {"text_attention", "text_logits"} else 1 if step.rows == 1 else 2
+        return cls(rows, "text_logits" in step.needs, bool(step.needs & {"keys", "text_keys"}))
+
+    def __or__(self, other: Ask) -> Ask:
+        return Ask(max(self.rows, other.rows), self.scores or other.scores, self.keys or other.keys)
+
+
+def decoder_probe(layout, ask: Ask) -> Probe | None:
+    """A probe of a decoder layer; None where nothing is asked."""
+    if ask == Ask():
         return None
-    return Probe(rows, layout.group, keys, scores="text_logits" in step.needs)
+    rows = (None, layout.last[:, None], layout.text)[ask.rows]
+    return Probe(rows, layout.group, ask.keys, scores=ask.scores)
 
 
 class InsideLLM:
@@ -203,7 +216,8 @@ class InsideLLM:
         flow, batch, layout, needs = self.flow, self.batch, self.flow.layout, self.step.needs
         group, text, columns = layout.group[member], layout.text[member, :length], self.columns[member]
         pick = lambda states, where: states[group].gather(1, where[..., None].expand(-1, -1, states.shape[-1]))
-        rows = lambda table: None if table is None else table[member][:, :, : 1 if self.step.rows == 1 else length]
+        some = slice(-1, None) if self.step.rows == 1 else slice(length)  # rows are repeated behind the last
+        rows = lambda table: None if table is None else table[member][:, :, some]
         words = [batch.questions[int(row)] for row in member] if "text_features" in needs else None
         response = None
         if "rope_response" in needs:
@@ -223,8 +237,8 @@ class InsideLLM:
             text_hidden=pick(flow.hidden, text) if "text_hidden" in needs else None,
             norm_scale=self.adapter.norm_scale if "norm_scale" in needs else None,
             evidence=self._evidence(member) if "evidence" in needs and batch.evidence is not None else None,
-            seeds=batch.question_seeds[member],
-            carry=None if flow.carry is None else flow.carry[member][:, :length],
+            seeds=batch.question_seeds[member] if self.step.reads_text else batch.image_seeds[batch.image[member]],
+            carry=None if flow.carry is None else flow.carry[group][:, :length],
             count=flow.ids.shape[1],
             batch=len(member),
             device=group.device,

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.errors import RequestError
+from harness.integrity import fault, unreadable
 from harness.runs import RunFolder
 
 _FILES = ("manifest.json", "summary.json", "results.sqlite")
@@ -17,15 +18,44 @@ _POINTER = b"version https://git-lfs"
 
 
 @contextmanager
-def database(run: RunFolder) -> Iterator[sqlite3.Connection]:
-    """The database of a run, for reading; what goes wrong with it inside becomes a `RequestError`."""
-    path = run.folder / "results.sqlite"
-    if not path.exists():
-        raise RequestError(f"{path}: is missing; a run folder holds manifest.json, results.sqlite and summary.json")
+def reading(*folders: Path) -> Iterator[tuple[RunFolder, ...]]:
+    """Runs to read from, each left as it is; a fault of theirs that shows inside becomes a `RequestError` that names it."""
+    runs = tuple(RunFolder(folder, read_only=True) for folder in folders)
     try:
+        for run in runs:
+            run.manifest()  # of a schema that is known
+        with examined(*runs):
+            yield runs
+    finally:
+        for run in runs:
+            run.close()
+
+
+@contextmanager
+def examined(*runs: RunFolder) -> Iterator[None]:
+    """Where reading fails within, every row of the runs is checked, and a fault in them is the error that is told.
+
+    An error on sound runs passes through: it is ours, not theirs.
+    """
+    try:
+        yield
+    except RequestError:
+        raise
+    except (sqlite3.Error, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, MemoryError) as error:
+        for run in runs:
+            path = run.folder / "results.sqlite"
+            if (found := fault(run.connection)) is not None:
+                raise RequestError(f"{path}: {found}") from None
+        if isinstance(error, sqlite3.OperationalError):
+            raise RequestError(f"{' and '.join(str(run.folder) for run in runs)}: {unreadable(error)}") from None
+        raise
+
+
+@contextmanager
+def database(run: RunFolder) -> Iterator[sqlite3.Connection]:
+    """The results of a run, for reading; what is wrong with them becomes a `RequestError`."""
+    with examined(run):
         yield run.connection
-    except sqlite3.Error as error:
-        raise RequestError(f"{path}: cannot be read ({error})") from None
 
 
 @contextmanager
@@ -62,7 +92,7 @@ def _fetch(ref: str, inside: str, target: Path) -> None:
     command = ["git", "show", "--no-textconv", "--end-of-options", f"{ref}:{inside}"]
     with target.open("wb") as file:
         try:
-            done = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, check=False)
+            done = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, check=False)  # nosec B603
         except OSError as error:
             raise RequestError(f"{ref}:{inside}: git cannot be run ({error.strerror})") from None
     if done.returncode:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-from dataclasses import asdict, is_dataclass
+import io
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 import numpy as np
 
-from harness.runs import SCHEMA_VERSION, RunFolder
+from harness.explain import explained
+from harness.numbers import NAMES, Questions, numbers
+from harness.runs import RunFolder
+from harness.schema import SCHEMA_VERSION
+from harness.spreadsheets import write_rows
 from harness.summary_tokens import kept_tokens
 from metrics import accuracy as acc
 from metrics import evidence, latency
@@ -22,24 +26,47 @@ _ANSWERS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The answers of one cell, in the order of images and questions: what stays in memory of every cell."""
+
+    score: np.ndarray  # float64 [n]; nan is missing
+    image: np.ndarray  # int64 [n], not falling
+    family: np.ndarray  # int64 [n], places in `Questions.families`
+    answered: np.ndarray  # bool [n]; others failed, and their score is missing
+
+    @property
+    def scored(self) -> bool:
+        return bool(np.isfinite(self.score).any())
+
+
+Stored = list[tuple[int, dict, Scores]]
+
+
 def summarise(run: RunFolder) -> dict:
-    """The content of ``summary.json``; figures come from the run folder alone."""
+    """The content of ``summary.json``; figures come from the run folder alone.
+
+    Every cell is read once. What only its own samples tell is reckoned then and there, so that of a cell no more than its
+    scores stays in memory.
+    """
     manifest = run.manifest()
     seed, margin = manifest["config"]["seed"], manifest["config"]["margin"]
-    stored = [(ident, facts, run.columns(ident)) for ident, _, facts in run.cells()]
-    by_name = {(facts["method"], facts["keep"]): columns for _, facts, columns in stored if len(columns["score"])}
+    questions = Questions.of(run)
+    stored, own = _read(run, questions, seed)
+    by_name = {(facts["method"], facts["keep"]): scores for _, facts, scores in stored if len(scores.score)}
     winners = _winners(stored)
     known, usual = run.layouts(), tuple(manifest["grid"])
     timings, again = run.timings(), run.timings(1)
     own_pass = {ident: number for number, ident in sorted(timings, reverse=True)}  # the first in which a cell was timed
     ident_none = next((i for i, facts, _ in stored if facts["method"] == "none"), None)
     cells = []
-    for ident, facts, columns in stored:
+    for ident, facts, scores in stored:
         cell = {name: facts[name] for name in ("model", "task", "method", "params", "keep", "budget", "reference", "skipped")}
         cell |= {name: facts[name] for name in ("positions", "tokens", "flops", "schedule")}
-        cell |= _answers(columns, by_name, winners, facts, seed, margin)
-        cell["seeds"] = _seeds(columns, run.repeats(ident))
-        cell["evidence"] = _evidence(columns, by_name.get(("none", None)), seed)
+        cell |= _answers(scores, by_name, winners, facts, seed, margin)
+        cell["families"] = cell["families"] and {questions.families[i]: figure for i, figure in cell["families"].items()}
+        cell["loyalty"], cell["evidence"] = own[ident]
+        cell["seeds"] = _seeds(scores, run.repeats(ident))
         analysed = run.analysis(ident)
         grids = {i: known[i][1] if i in known else usual for i in set(analysed["image"])}
         cell |= kept_tokens(analysed, facts, grids, seed)
@@ -56,35 +83,46 @@ def summarise(run: RunFolder) -> dict:
         "cells": cells,
         "winners": {str(keep): method for keep, method in winners.items()},
         "checks": {"aa": _aa(timings, again, ident_none), "analysed_images": len(run.complexity())},
+        "explained": explained(run, seed),
     }
 
 
-def _winners(stored: list) -> dict[int, str]:
+def _read(run: RunFolder, questions: Questions, seed: int) -> tuple[Stored, dict[int, tuple]]:
+    """The scores of every cell; by cell its ``loyalty`` and ``evidence``, for which nothing else is needed but `none`."""
+    cells = run.cells()
+    stored: dict[int, Scores] = {}
+    own, none = {}, None
+    for ident, _, facts in sorted(cells, key=lambda cell: cell[2]["method"] != "none"):
+        found = numbers(run, ident, questions, (*NAMES, "failed IS NULL"))
+        columns = dict(zip((*NAMES, "answered"), found.table.T))
+        answered = columns.pop("answered") > 0
+        stored[ident] = scores = Scores(columns["score"].copy(), found.image, found.family, answered)
+        none = scores if none is None and facts["method"] == "none" and len(scores.score) else none
+        own[ident] = _loyalty(columns, found.image, seed), _evidence(columns, scores, none, seed)
+    return [(ident, facts, stored[ident]) for ident, _, facts in cells], own
+
+
+def _winners(stored: Stored) -> dict[int, str]:
     """The most accurate method at each budget, references and controls left out; the first of equals."""
     best: dict[int, tuple[float, str]] = {}
-    for _, facts, columns in stored:
-        if facts["reference"] or facts["keep"] is None or not len(columns["score"]):
+    for _, facts, scores in stored:
+        if facts["reference"] or facts["keep"] is None or not scores.scored:
             continue
-        level = float(np.nanmean(columns["score"])) if np.isfinite(columns["score"]).any() else None
-        if level is None:
-            continue
+        level = float(np.nanmean(scores.score))
         if facts["keep"] not in best or level > best[facts["keep"]][0]:
             best[facts["keep"]] = level, facts["method"]
     return {keep: method for keep, (_, method) in best.items()}
 
 
-def _answers(columns: dict, by_name: dict, winners: dict, facts: dict, seed: int, margin: float) -> dict:
+def _answers(own: Scores, by_name: dict, winners: dict, facts: dict, seed: int, margin: float) -> dict:
     """Accuracy and everything that compares answers."""
-    out: dict[str, Any] = {"n": len(columns["score"]), "n_images": len(set(columns["image"])), **dict.fromkeys(_ANSWERS)}
-    if not len(columns["score"]):
+    scores, images, keep = own.score, own.image, facts["keep"]
+    seen = images[own.answered]
+    out: dict[str, Any] = {"n": len(seen), "n_images": len(np.unique(seen)), **dict.fromkeys(_ANSWERS)}
+    if not own.scored:  # a task without answers ranks by loyalty alone
         return out
-    scores, images, keep = columns["score"], columns["image"], facts["keep"]
-    if np.isfinite(columns["agree"]).any():
-        out["loyalty"] = {"agreement": _mean(columns["agree"], images, seed), "kl": _mean(columns["kl"], images, seed)}
-    if not np.isfinite(scores).any():  # a task without answers ranks by loyalty alone
-        return out
-    out["accuracy"] = figure = acc.accuracy(scores, images, seed=seed)
-    out["families"] = acc.by_family(scores, columns["family"], images, seed=seed)
+    out["accuracy"] = acc.accuracy(scores, images, seed=seed)
+    out["families"] = acc.by_family(scores, own.family, images, seed=seed)
     none, blind, small = (by_name.get(key) for key in (("none", None), ("blind", None), ("downsample", keep)))
     rivals = {"none": none if facts["method"] != "none" else None, "like": by_name.get((facts["like"], keep))}
     winner = winners.get(keep)
@@ -92,40 +130,58 @@ def _answers(columns: dict, by_name: dict, winners: dict, facts: dict, seed: int
         rivals["winner"] = by_name[winner, keep]
     for name, rival in rivals.items():
         if rival is not None:
-            out[f"difference_{name}"] = paired_difference(scores, rival["score"], images, seed=seed)
-    if len(set(images)) == len(images):  # questions of one image are not independent, as the test asks
-        out["mcnemar"] = {name: mcnemar_exact(scores, rival["score"]) for name, rival in rivals.items() if rival is not None}
+            out[f"difference_{name}"] = paired_difference(scores, rival.score, images, seed=seed)
+    if out["n_images"] == len(seen):  # questions of one image are not independent, as the test asks
+        there = {name: rival.score for name, rival in rivals.items() if rival is not None}
+        out["mcnemar"] = {name: mcnemar_exact(*_common(scores, rival)) for name, rival in there.items()}
     if none is None:
         return out
-    level = float(none["score"].mean())
-    out["retention"] = acc.retention(figure.value, level)
+    out["retention"] = acc.retention(*_levels(scores, none.score))
     if blind is not None:
-        out["retention_adjusted"] = acc.retention_adjusted(figure.value, level, float(blind["score"].mean()))
+        out["retention_adjusted"] = acc.retention_adjusted(*_levels(scores, none.score, blind.score))
     gap = out["difference_none"]
     if gap is not None and gap.se is not None:
         out["non_inferior"] = {
             "margin": margin, "holds": acc.non_inferior(gap, margin), "smallest_detectable": acc.smallest_detectable(gap.se),
         }  # fmt: skip
     if small is not None and facts["method"] not in ("none", "downsample"):
-        out["difficulty"] = acc.difficulty(scores, none["score"], small["score"], images)
+        out["difficulty"] = acc.difficulty(scores, none.score, small.score, images)
     return out
 
 
-def _seeds(columns: dict, repeats: dict[int, np.ndarray]) -> dict | None:
-    """Spread of accuracy over the seeds of a random choice."""
-    if not repeats or not np.isfinite(columns["score"]).any():
+def _common(*scores: np.ndarray) -> np.ndarray:
+    """Scores [cells, m] of the samples that all cells have."""
+    table = np.stack(scores)
+    return table[:, np.isfinite(table).all(0)]
+
+
+def _levels(*scores: np.ndarray) -> list[float | None]:
+    """Mean scores of cells over the samples that all have; None where there are none."""
+    table = _common(*scores)
+    return table.mean(1).tolist() if table.size else [None] * len(table)
+
+
+def _loyalty(columns: dict, images: np.ndarray, seed: int) -> dict | None:
+    if not np.isfinite(columns["agree"]).any():
         return None
-    levels = np.array([columns["score"].mean(), *(scores.mean() for scores in repeats.values())])
+    return {"agreement": _mean(columns["agree"], images, seed), "kl": _mean(columns["kl"], images, seed)}
+
+
+def _seeds(own: Scores, repeats: dict[int, float]) -> dict | None:
+    """Spread of accuracy over the seeds of a random choice."""
+    if not repeats or not own.scored:
+        return None
+    levels = np.array([np.nanmean(own.score), *repeats.values()])
     return {
         "seeds": len(levels), "mean": levels.mean(), "sd": levels.std(ddof=1), "lowest": levels.min(), "highest": levels.max(),
     }  # fmt: skip
 
 
-def _evidence(columns: dict, none: dict | None, seed: int) -> dict | None:
-    """Recall, accuracy by recall, and evidence swap with the part of the loss that it gives back."""
+def _evidence(columns: dict, own: Scores, none: Scores | None, seed: int) -> dict | None:
+    """Recall, accuracy by recall, and evidence swap with the part of the loss that it gives back; of what was answered."""
+    columns, images = {name: column[own.answered] for name, column in columns.items()}, own.image[own.answered]
     if not np.isfinite(columns["recall"]).any() or not np.isfinite(columns["score"]).any():
         return None
-    images, swapped = columns["image"], columns["swap_score"]
     out = {
         **evidence.summarise(columns["recall"], columns["score"], images, seed=seed),
         "recall_before": _mean(columns["recall_before"], images, seed),
@@ -133,12 +189,13 @@ def _evidence(columns: dict, none: dict | None, seed: int) -> dict | None:
         "swap_loss": None,
         "swap_share": None,
     }
+    swapped = columns["swap_score"]
     if none is not None and np.isfinite(swapped).any():
-        out |= evidence.swap(swapped, columns["score"], none["score"], images, seed=seed)
+        out |= evidence.swap(swapped, columns["score"], none.score[own.answered], images, seed=seed)
     return out
 
 
-def _latency(times: dict, none: dict, facts: dict, stored: list, ident_none: int | None) -> dict:
+def _latency(times: dict, none: dict, facts: dict, stored: Stored, ident_none: int | None) -> dict:
     """Stages, and the prefill's measured speed-up over the one that FLOPs promise."""
     whole = next(f for i, f, _ in stored if i == ident_none)["flops"]["llm_prefill"]
     return latency.summarise(times, none, whole / facts["flops"]["llm_prefill"])
@@ -178,24 +235,24 @@ def _mean(values: np.ndarray, images: np.ndarray, seed: int):
     return bootstrap_mean(values[known], images[known], seed=seed) if known.any() else None
 
 
-def _pareto(cells: list[dict], stored: list, timings: dict, seed: int) -> None:
+def _pareto(cells: list[dict], stored: Stored, timings: dict, seed: int) -> None:
     """Which cells are on the front of accuracy against TTFT and against FLOPs; blind and oracle are not in it."""
     for cell in cells:
         cell["pareto"] = {"latency": None, "flops": None}
     entered = [
-        (cell, ident, columns) for cell, (ident, facts, columns) in zip(cells, stored, strict=True)
-        if np.isfinite(columns["score"]).any() and facts["method"] not in ("blind", "oracle")
+        (cell, ident, scores) for cell, (ident, facts, scores) in zip(cells, stored, strict=True)
+        if scores.scored and facts["method"] not in ("blind", "oracle")
     ]  # fmt: skip
     ttft = {ident: latency.ttft(times) for ident, times in timings.items()}
     for name, costs in (
         ("flops", {ident: cell["flops"]["total"] for cell, ident, _ in entered if cell["flops"]}),
         ("latency", ttft),
     ):
-        there = [(cell, ident, columns) for cell, ident, columns in entered if ident in costs]
-        if len(there) < 2 or len({len(columns["score"]) for _, _, columns in there}) > 1:
+        there = [(cell, ident, scores) for cell, ident, scores in entered if ident in costs]
+        if len(there) < 2 or len({len(scores.score) for _, _, scores in there}) > 1:
             continue
-        scores = np.stack([columns["score"] for _, _, columns in there])
-        found = front_share(scores, there[0][2]["image"], np.stack([np.asarray(costs[i]) for _, i, _ in there]), seed=seed)
+        table = np.stack([scores.score for _, _, scores in there])
+        found = front_share(table, there[0][2].image, np.stack([np.asarray(costs[i]) for _, i, _ in there]), seed=seed)
         for (cell, _, _), on, share in zip(there, found.on, found.share, strict=True):
             cell["pareto"][name] = {"on": bool(on), "share": float(share)}
 
@@ -232,10 +289,9 @@ def write(run: RunFolder) -> dict:
     summary = plain(summarise(run))
     rows = [flat(cell) for cell in summary["cells"]]
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with (run.folder / "summary.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
+    file = io.StringIO(newline="")
+    write_rows(names, rows, file)
+    run.write_text("summary.csv", file.getvalue())
     run.write_json("summary.json", summary)
     return summary
 

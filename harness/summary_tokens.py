@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.runs import unpack
 from metrics.figures import BIAS, CLUSTERS, COVERAGE, DIVERSITY, FIGURES, LAYERS, MATCHED, SCORES
-from metrics.statistics import bootstrap_means, paired_difference
+from metrics.statistics import bootstrap_means, cluster_codes, paired_difference
 
 _NO_CHANCE = "merged tokens are no subset of the image's tokens, so chance has no meaning for them"
 
@@ -23,15 +23,16 @@ def kept_tokens(columns: dict, facts: dict, grids: dict[str, tuple[int, int] | N
         seed: of the bootstrap.
     """
     out: dict[str, Any] = dict.fromkeys(("diversity", "coverage", "collapse", "bias", "scores", "layers"))
-    images = columns["image"]
-    if not len(images):
+    if not len(columns["image"]):
         return out
+    images = cluster_codes(columns["image"])
+    grids = [grids[name] for name in dict.fromkeys(columns["image"])]
     if np.isfinite(columns["effective_rank"]).any():
         figure = _figures(columns, (*FIGURES, *BIAS), images, seed)
         out["diversity"] = {name: figure[name] for name in DIVERSITY}
         out["coverage"] = {name: figure[name] for name in COVERAGE}
         out["collapse"] = {"z": _chance(columns, images, seed), "why_no_z": None} | {name: figure[name] for name in CLUSTERS}
-        if any(grids[image] is not None for image in images):
+        if any(grid is not None for grid in grids):
             out["bias"] = _bias(columns, {name: figure[name] for name in BIAS}, grids, images, seed)
     elif facts["merges"]:
         out["collapse"] = {"z": None, "why_no_z": _NO_CHANCE} | dict.fromkeys(CLUSTERS)
@@ -56,7 +57,7 @@ def _chance(columns: dict, images: np.ndarray, seed: int) -> dict[str, dict]:
     }
 
 
-def _bias(columns: dict, figures: dict, grids: dict, images: np.ndarray, seed: int) -> dict[str, Any]:
+def _bias(columns: dict, figures: dict, grids: list, images: np.ndarray, seed: int) -> dict[str, Any]:
     """Pull to a place, and whether it explains collapse: z against random subsets with as many tokens in every row.
 
     The overlap with the mean map is null where grids differ.
@@ -64,8 +65,8 @@ def _bias(columns: dict, figures: dict, grids: dict, images: np.ndarray, seed: i
     from metrics.coverage import map_overlap
 
     overlap = None
-    if len({grids[image] for image in images}) == 1:
-        kept = np.stack([unpack(bits, grids[images[0]]).ravel() for bits in columns["kept"]])
+    if len(set(grids)) == 1:
+        kept = np.stack([unpack(bits, grids[0]).ravel() for bits in columns["kept"]])
         found = bootstrap_means(np.asarray(map_overlap(kept, images))[:, None], images, seed=seed)[0]
         overlap = {**found.as_dict(), "chance": float(np.mean(kept.sum(1)) / kept.shape[1])}
     place = columns["row_position"]

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from harness.config import read_toml
 from harness.errors import RequestError, nearest
 
 DEFAULTS = Path(__file__).with_name("thresholds.toml")
@@ -101,12 +102,7 @@ def read_thresholds(path: Path | None = None) -> Thresholds:
     """
     if path is None:
         return default_thresholds()
-    try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"--thresholds {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    except tomllib.TOMLDecodeError as error:
-        raise RequestError(f"--thresholds {path}: is no TOML ({error})") from None
+    content = read_toml(f"--thresholds {path}", path)
     return _checked(path, content, tomllib.loads(DEFAULTS.read_text("utf-8")))
 
 
@@ -147,6 +143,8 @@ def _value(path: Path, table: str, key: str, value: Any, kind: Any) -> Any:
         return tuple(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise RequestError(f"{where} a number")
+    if not 0 <= value < float("inf"):
+        raise RequestError(f"{where} 0 or more, and finite")
     if kind is int:
         if value != int(value) or value < 1:
             raise RequestError(f"{where} a whole number, 1 or more")
@@ -155,6 +153,4 @@ def _value(path: Path, table: str, key: str, value: Any, kind: Any) -> Any:
         raise RequestError(f"{where} between 0 and 1, such as 0.0005")
     if key == "jaccard" and not 0 <= value <= 1:
         raise RequestError(f"{where} between 0 and 1, such as 0.9")
-    if not 0 <= value < float("inf"):
-        raise RequestError(f"{where} 0 or more")
     return float(value)

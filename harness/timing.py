@@ -25,6 +25,18 @@ class Timed:
     peak_bytes: dict[int, int] = field(default_factory=dict)  # of the device's allocator; empty on a CPU
     text_tokens: dict[int, int] = field(default_factory=dict)  # of the prompt that was timed
 
+    def seconds(self, cell: int, repeat: int = 0) -> dict[str, np.ndarray]:
+        """Seconds of each stage of a cell, [rounds] each."""
+        found: dict[str, list[float]] = {}
+        for place, again, _, stage, value in self.rows:
+            if (place, again) == (cell, repeat):
+                found.setdefault(stage, []).append(value)
+        return {stage: np.array(values) for stage, values in found.items()}
+
+    def medians(self, cell: int) -> dict[str, float]:
+        """Median seconds of each stage of a cell."""
+        return {stage: float(np.median(values)) for stage, values in self.seconds(cell).items()}
+
 
 def one_question(sample: ImageSample) -> ImageSample:
     """The image with its first question alone."""

@@ -40,19 +40,17 @@ class CDPruner(Method):
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
         tokens = shape.visual_tokens
-        fixed = cost.similarity(tokens, shape.width) + 2.0 * tokens**2 + cost.joint_space(shape, tokens, _WORDS)
+        fixed = cost.pairs(tokens, shape.width) + 2.0 * tokens**2 + cost.joint_space(shape, tokens, _WORDS)
         return at_projector(budget, shape, select, _NEEDS, lambda keep: fixed + cost.cholesky(tokens, keep))
 
 
 def select(signals: Signals, keep: int) -> Selection:
-    """Indices [B, keep] in the order of selection."""
-    weight = relevance(signals.image_embeds, signals.text_embeds)
-    kernel = cosine(signals.features)
-    if kernel.dtype not in (torch.float32, torch.float64):
-        kernel = kernel.float()
-    weight = weight.to(kernel.dtype)
-    kernel.mul_(weight[:, :, None]).mul_(weight[:, None, :])
-    return Selection(determinantal(kernel, keep))
+    """Indices [B, keep] in the order of selection.
+
+    In float64: gains late in the selection are a millionth of the first, and float32 products would decide by their rounding.
+    """
+    alike = cosine(signals.features, dtype=torch.float64)
+    return Selection(determinantal(alike, keep, relevance(signals.image_embeds, signals.text_embeds)))
 
 
 def relevance(image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:

@@ -5,11 +5,15 @@ The same formulas serve the solver of budgets, schedules and reports.
 
 from __future__ import annotations
 
-from math import log2
+from math import ceil, log2
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from methods.types import ModelShape, Schedule
+
+
+PANEL = 96
+"""Columns of a matrix of all pairs that are computed at once: narrow enough to skip most of its upper half."""
 
 
 def vision(shape: ModelShape, schedule: Schedule) -> float:
@@ -60,9 +64,15 @@ def total(shape: ModelShape, schedule: Schedule, text_tokens: float) -> float:
     return before + prefill(shape, schedule, text_tokens)
 
 
-def similarity(tokens: float, width: int, others: float | None = None) -> float:
-    """Normalising N tokens of width D and all products with as many, or with ``others`` of them: 2NMD + 3ND."""
-    return 2.0 * tokens * (tokens if others is None else others) * width + 3.0 * tokens * width
+def similarity(tokens: float, width: int, others: float) -> float:
+    """Normalising N tokens of width D and all products with M others: 2NMD + 3ND."""
+    return 2.0 * tokens * others * width + 3.0 * tokens * width
+
+
+def pairs(tokens: float, width: int) -> float:
+    """All products of N tokens of width D with each other, the lower half in panels, and their norms: about N^2 D + 3ND."""
+    panels = sum((tokens - start) * min(PANEL, tokens - start) for start in range(0, ceil(tokens), PANEL))
+    return 2.0 * panels * width + 3.0 * tokens * width
 
 
 def attention_rows(heads: int, rows: int, keys: int, head_dim: int) -> float:

@@ -31,7 +31,7 @@ class DivPrune(Method):
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
         tokens = shape.visual_tokens
-        flops = lambda keep: cost.similarity(tokens, shape.width) + tokens**2 + cost.greedy(tokens, keep)
+        flops = lambda keep: cost.pairs(tokens, shape.width) + tokens**2 + cost.greedy(tokens, keep)
         return at_projector(budget, shape, select, _NEEDS, flops)
 
 
@@ -42,6 +42,6 @@ def select(signals: Signals, keep: int) -> Selection:
 
 
 def loneliest(similarity: torch.Tensor) -> torch.Tensor:
-    """The token whose most similar other token is least similar: [B, N, N] to int64 [B]. Overwrites the diagonal."""
-    similarity.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
-    return similarity.amax(-1).argmin(-1)
+    """The token whose most similar other token is least similar, ties toward the lower index: [B, N, N] to int64 [B]."""
+    itself = torch.eye(similarity.shape[-1], dtype=torch.bool, device=similarity.device)
+    return similarity.masked_fill(itself, -torch.inf).amax(-1).argmin(-1)

@@ -39,7 +39,7 @@ class FarthestPoint(Method):
         tokens, on_grid = shape.visual_tokens, self.space == "grid"
         needs = frozenset({"positions" if on_grid else "features"})
         width = 2 if on_grid else shape.width
-        flops = lambda keep: cost.similarity(tokens, width) + tokens**2 + cost.greedy(tokens, keep)
+        flops = lambda keep: cost.pairs(tokens, width) + tokens**2 + cost.greedy(tokens, keep)
         return at_projector(budget, shape, Select(on_grid), needs, flops)
 
 

@@ -52,7 +52,7 @@ def max_min(similarity: torch.Tensor, first: torch.Tensor, keep: int) -> torch.T
     """Farthest-point sampling: always the token whose most similar kept token is the least similar.
 
     Args:
-        similarity: [B, N, N], symmetric; its diagonal is overwritten.
+        similarity: [B, N, N], symmetric; its diagonal is not read.
         first: int64 [B] the token to start from.
         keep: K, at most N.
 
@@ -60,69 +60,57 @@ def max_min(similarity: torch.Tensor, first: torch.Tensor, keep: int) -> torch.T
         int64 [B, K], in the order of selection; ties toward the lower index.
     """
     batch, count, _ = similarity.shape
-    similarity.diagonal(dim1=1, dim2=2).fill_(torch.inf)  # what is kept is nearest to itself
-    table, base = similarity.view(batch * count, count), torch.arange(batch, device=first.device) * count
+    table, base = similarity.reshape(batch * count, count), torch.arange(batch, device=first.device) * count
     kept = torch.empty(keep, batch, dtype=torch.int64, device=first.device)
-    if keep < 1:
-        return kept.T
-    kept[0] = first
-    nearest = table.index_select(0, base + first)
-    for i in range(1, keep):
-        pick = nearest.argmin(-1)
+    nearest = similarity.new_full((batch, count), -torch.inf)
+    for i in range(keep):
+        pick = nearest.argmin(-1) if i else first
         kept[i] = pick
         torch.maximum(nearest, table.index_select(0, base + pick), out=nearest)
+        nearest.scatter_(1, pick[:, None], torch.inf)  # what is kept is nearest to itself
     return kept.T.contiguous()
 
 
-def determinantal(kernel: torch.Tensor, keep: int) -> torch.Tensor:
+_SPENT = {torch.float32: 7.6e-6, torch.float64: 1e-10}
+"""Share of its own diagonal under which what a token adds is rounding: of a float32 kernel, 64 units in the last place; of a
+float64 one, of the float32 tokens that it is made of: their distance to a span is then 1e-5 of their length."""
+
+
+def determinantal(kernel: torch.Tensor, keep: int, quality: torch.Tensor | None = None) -> torch.Tensor:
     """Greedy maximisation of the determinant of the kept rows and columns, by incremental Cholesky (Chen et al. 2018).
 
-    Once the kernel's rank is spent, what no longer adds anything is taken by rising index.
+    Gains fall by orders of magnitude, so all but the kernel is float64. Once the kernel's rank is spent, what no longer adds
+    anything is taken by rising index.
 
     Args:
         kernel: [B, N, N], positive semidefinite, float32 or float64.
         keep: K, at most N.
+        quality: [B, N], positive: the kernel is then quality_i * kernel_ij * quality_j; 1 by default.
 
     Returns:
         int64 [B, K], in the order of selection; ties toward the lower index.
     """
     batch, count, _ = kernel.shape
-    if keep < 1:
-        return torch.zeros(batch, 0, dtype=torch.int64, device=kernel.device)
-    base = torch.arange(batch, device=kernel.device) * count
-    table, diagonal = kernel.reshape(batch * count, count), kernel.diagonal(dim1=1, dim2=2)
-    spent = diagonal * torch.finfo(kernel.dtype).eps * 64  # less is left only of a token in the kept span, and is rounding
-    kept, whole = _cholesky(table, diagonal.clone(), base, keep, spent, careful=False)
-    return kept if whole else _cholesky(table, diagonal.clone(), base, keep, spent, careful=True)[0]
-
-
-def _cholesky(table, gain, base, keep: int, spent: torch.Tensor, careful: bool) -> tuple[torch.Tensor, bool]:
-    """The rounds of `determinantal`; gives up, unless careful, where a row's rank is spent.
-
-    ``gain`` [B, N] is what each token would add: its squared distance from the kept tokens' span; under
-    ``spent`` [B, N] it is rounding.
-    """
-    batch, count = gain.shape
-    alarm = float(spent.max())
-    kept = torch.zeros(batch, keep, dtype=torch.int64, device=gain.device)
+    table, base = kernel.reshape(batch * count, count), torch.arange(batch, device=kernel.device) * count
+    gain = kernel.diagonal(dim1=1, dim2=2).double()  # what each token would add: its squared distance from the kept ones' span
+    spent = gain * _SPENT[kernel.dtype]
+    weight = torch.ones_like(gain) if quality is None else quality.double().square()
+    away = torch.zeros_like(gain)
+    kept = torch.empty(batch, keep, dtype=torch.int64, device=kernel.device)
     factor = gain.new_empty(batch, keep, count)
     for i in range(keep):
-        best, pick = gain.max(-1, keepdim=True)
+        pick = torch.addcmul(away, gain, weight).argmax(-1, keepdim=True)
         kept[:, i : i + 1] = pick
-        if not careful and float(best.min()) <= alarm:
-            return kept, False
         if i == keep - 1:
             break
-        row = table.index_select(0, base + pick[:, 0])[:, None]
+        row = table.index_select(0, base + pick[:, 0]).double()[:, None]
         if i:
             done = factor[:, :i]
             row.baddbmm_(done.gather(2, pick[:, :, None].expand(-1, i, 1)).transpose(1, 2), done, alpha=-1)
+        best = gain.gather(1, pick)
         row = row[:, 0].mul_(torch.where(best > 0, best, torch.inf).rsqrt())
         factor[:, i] = row
-        gain.addcmul_(row, row, value=-1)
-        if careful:
-            gain = torch.where(gain > spent, gain, 0.0)
-            gain.scatter_(1, kept[:, : i + 1], -torch.inf)
-        else:
-            gain.scatter_(1, pick, -torch.inf)
-    return kept, True
+        gain = gain.addcmul(row, row, value=-1)
+        gain = torch.where(gain > spent, gain, 0.0)
+        away.scatter_(1, pick, -torch.inf)
+    return kept

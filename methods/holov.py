@@ -42,7 +42,7 @@ class HoloV(Method):
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
         tokens, crops = shape.visual_tokens, min(self.crops, shape.visual_tokens)
-        inside = crops * cost.similarity(tokens / crops, shape.vision_width)
+        inside = crops * cost.pairs(tokens / crops, shape.vision_width)
         flops = inside + 6.0 * tokens**2 / crops + cost.cls_row(shape, tokens) + cost.ranking(tokens)
         return at_projector(budget, shape, Select(self.crops, self.variety), _NEEDS, lambda keep: flops)
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from methods import cost
 from methods.budget import at_projector
 from methods.greedy import determinantal
 from methods.registry import register
-from methods.similarity import cosine
+from methods.similarity import cosine, products
 from methods.types import Budget, Method, ModelShape, PositionMode, Selection, Signals, Step
 
 _NEEDS = frozenset({"features"})
@@ -38,7 +36,7 @@ class OTPrune(Method):
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
         tokens = shape.visual_tokens
-        fixed = cost.similarity(tokens, shape.width) + 2.0 * tokens**3
+        fixed = cost.pairs(tokens, shape.width) + cost.pairs(tokens, tokens)
         return at_projector(budget, shape, Select(self.gamma), _NEEDS, lambda keep: fixed + cost.cholesky(tokens, keep))
 
 
@@ -49,9 +47,6 @@ class Select:
     gamma: float
 
     def __call__(self, signals: Signals, keep: int) -> Selection:
-        alike = cosine(signals.features)
-        if alike.dtype not in (torch.float32, torch.float64):
-            alike = alike.float()
-        kernel = alike @ alike
+        kernel = products(cosine(signals.features))  # of symmetric rows: the square
         kernel.mul_(self.gamma).diagonal(dim1=1, dim2=2).add_(1.0)
         return Selection(determinantal(kernel, keep))

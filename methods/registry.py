@@ -19,6 +19,9 @@ BUNDLED = (
 )  # fmt: skip
 """The methods of this package, one module each, in the order of ``list methods``."""
 
+_LONGEST, _DEEPEST = 1000, 16  # characters and brackets of an expression
+_LARGEST = 2**53  # of a parameter
+
 FAMILIES = ("attention", "diversity", "both", "merging", "place", "chance", "evidence", "none")
 """What a method may rank tokens by. ``both``: attention and diversity, or a composition of unlike methods;
 ``none``: it chooses no tokens."""
@@ -148,6 +151,8 @@ def load_plugin(module: str) -> list[str]:
     """
     import sys
 
+    if not all(part.isidentifier() for part in module.split(".")) or module.endswith(".py"):
+        raise MethodError(f"--plugin {module[:80]!r}: is no name of a module; write it as import does, such as my_module")
     if "" not in sys.path:
         sys.path.insert(0, "")
     _load_bundled()
@@ -249,6 +254,8 @@ def canonical(expression: str) -> str:
 
 def parse(expression: str) -> tuple[str, dict[str, str]]:
     """Split ``name[a=1,b=c[d=2]]`` into the name and the parameters' texts."""
+    if len(expression) > _LONGEST or expression.count("[") > _DEEPEST:
+        raise MethodError(f"method {expression[:60]!r}... is longer than {_LONGEST} characters or {_DEEPEST} brackets")
     match = re.fullmatch(r"\s*([a-z][a-z0-9_]*)\s*(?:\[(.*)\])?\s*", expression)
     if match is None:
         raise MethodError(f"cannot read method {expression[:60]!r}; write name, name[param=value,...] or a+b")
@@ -304,9 +311,11 @@ def _convert(method: str, key: str, text: str, hint: object) -> object:
         return text.lower() == "true"
     for kind in kinds:
         try:
-            return kind(text)
+            value = kind(text)
         except ValueError:
             continue
+        if isinstance(value, str) or abs(value) <= _LARGEST:  # which neither infinity nor NaN is
+            return value
     raise MethodError(f"{method}[{key}={text}]: not a valid {' or '.join(kind.__name__ for kind in kinds)}")
 
 

@@ -2,22 +2,102 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 
+from methods.cost import PANEL
 
-def cosine(tokens: torch.Tensor, others: torch.Tensor | None = None) -> torch.Tensor:
+_HELD = 4  # similarities that `shared_similarity` keeps at most; the oldest goes
+
+_Held = dict[tuple[int, torch.dtype], tuple[weakref.ref, torch.Tensor]]
+_shared: ContextVar[_Held | None] = ContextVar("shared_similarity", default=None)
+
+
+@contextmanager
+def shared_similarity() -> Iterator[None]:
+    """Inside it, `cosine` of one set of tokens is computed once and handed out again for the same tensor object.
+
+    At most four matrices are held, each while its tokens live, and none behind the end of the context. The tokens must not
+    change meanwhile. An inner context shares with nothing outside it; a thread that starts inside shares nothing.
+    """
+    token = _shared.set({})
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+def cosine(tokens: torch.Tensor, others: torch.Tensor | None = None, dtype: torch.dtype | None = None) -> torch.Tensor:
     """All cosines between two sets of tokens: [..., N, D] and [..., M, D] to [..., N, M]; a zero token has cosine 0.
 
-    The norms of one set are the diagonal of its own products, so no normalised copy of the tokens is made.
+    Of one set they are symmetric to the last bit, and those of a row do not depend on the rest of the batch. The result may
+    be handed out again (`shared_similarity`): never change it in place.
+
+    Args:
+        tokens: of any floating-point type.
+        others: the second set; the tokens themselves by default.
+        dtype: float32 or float64, for one set; by default as the tokens, float32 at least.
     """
-    if others is None and tokens.dtype in (torch.float32, torch.float64):
-        products = tokens @ tokens.transpose(-1, -2)
-        squares = products.diagonal(dim1=-2, dim2=-1)
-        inverse = torch.where(squares > 0, squares, torch.inf).rsqrt()
-        return products.mul_(inverse[..., :, None]).mul_(inverse[..., None, :])
-    left = torch.nn.functional.normalize(tokens, dim=-1)
-    right = left if others is None else torch.nn.functional.normalize(others, dim=-1)
-    return left @ right.transpose(-1, -2)
+    if others is not None:
+        left = torch.nn.functional.normalize(tokens, dim=-1)
+        return left @ torch.nn.functional.normalize(others, dim=-1).transpose(-1, -2)
+    dtype = dtype or torch.promote_types(tokens.dtype, torch.float32)
+    held = _shared.get()
+    if held is None:
+        return _cosine(tokens, dtype)
+    for key in [key for key, (owner, _) in held.items() if owner() is None]:
+        del held[key]
+    key = (id(tokens), dtype)
+    if key not in held:
+        while len(held) >= _HELD:
+            del held[next(iter(held))]
+        held[key] = weakref.ref(tokens), _cosine(tokens, dtype)
+    return held[key][1]
+
+
+def _cosine(tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Cosines of one set. The norms are the diagonal of its own products, so no normalised copy is made."""
+    products = _lower_products(tokens, dtype)
+    squares = products.diagonal(dim1=-2, dim2=-1)
+    inverse = torch.where(squares > 0, squares, torch.inf).rsqrt()
+    return _mirrored(products.mul_(inverse[..., :, None]).mul_(inverse[..., None, :]))
+
+
+def products(tokens: torch.Tensor) -> torch.Tensor:
+    """Inner products of one set of tokens, symmetric to the last bit: [B, N, D] to [B, N, N], float32 or float64."""
+    return _mirrored(_lower_products(tokens, tokens.dtype))
+
+
+def _lower_products(tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Inner products [..., N, N] on and under the diagonal; what stands above it means nothing.
+
+    Each row of the batch is multiplied alone, in panels: a batched product rounds in an order of its own for every batch size.
+    """
+    count = tokens.shape[-2]
+    if count <= PANEL:
+        tokens = tokens.to(dtype)
+        return tokens @ tokens.transpose(-1, -2)
+    out = tokens.new_empty(*tokens.shape[:-1], count, dtype=dtype)
+    for row, own in zip(out.flatten(0, -3), tokens.flatten(0, -3).unbind(0)):
+        own = own.to(dtype)
+        for start in range(0, count, PANEL):
+            torch.mm(own[start:], own[start : start + PANEL].T, out=row[start:, start : start + PANEL])
+    return out
+
+
+def _mirrored(square: torch.Tensor) -> torch.Tensor:
+    """What stands under the diagonal of [..., N, N] copied above it, in place."""
+    for start in range(0, square.shape[-1], PANEL):
+        panel = slice(start, start + PANEL)
+        below = slice(start + PANEL, None)
+        corner = square[..., panel, panel]
+        corner.copy_(corner.tril() + corner.tril(-1).transpose(-1, -2))
+        square[..., panel, below] = square[..., below, panel].transpose(-1, -2)
+    return square
 
 
 def top(scores: torch.Tensor, keep: int) -> torch.Tensor:

@@ -83,7 +83,7 @@ class SparseVLM(Method):
                     flops += 2.0 * tokens * _ROWS * shape.width + 5.0 * tokens * _ROWS
                 if self.recycles:
                     recycled = candidates(present - keep)
-                    flops += cost.similarity(recycled, shape.width) + 2.0 * clusters(recycled) * recycled * shape.width
+                    flops += cost.similarity(recycled, shape.width, recycled) + 2.0 * clusters(recycled) * recycled * shape.width
                 if self.version == "2":
                     flops += 8.0 * shape.heads * _ROWS * present
                 needs = (_ONE if self.version == "1" else _TWO) | (_RATED if i == 0 else frozenset())

@@ -64,7 +64,7 @@ class STS(Method):
 
         def first(keep: int) -> Step:
             spread = Spread(self.spatial_weight, self.exponent)
-            flops = cost.similarity(tokens, shape.width) + 6.0 * tokens**2 + cost.greedy(tokens, keep)
+            flops = cost.pairs(tokens, shape.width) + 6.0 * tokens**2 + cost.greedy(tokens, keep)
             return Step(PROJECTOR, spread, keep, keep, _STRUCTURE, flops)
 
         def second(keep: int, present: int) -> Step:
@@ -104,9 +104,7 @@ class Spread:
         """Mixed distance [B, N, N]; each part is divided by its mean, so that the weights weigh equals."""
         total: torch.Tensor | None = None
         if self.spatial_weight < 1:
-            alike = cosine(signals.features)
-            alike = alike if alike.dtype in (torch.float32, torch.float64) else alike.float()
-            total = _scaled(alike.neg_().add_(1).clamp_min_(0), 1 - self.spatial_weight)
+            total = _scaled((1 - cosine(signals.features)).clamp_min_(0), 1 - self.spatial_weight)
         if self.spatial_weight > 0:
             places = signals.positions.to(torch.float64 if total is None else total.dtype)
             apart = _scaled(torch.cdist(places, places), self.spatial_weight)

@@ -156,7 +156,7 @@ class Step:
     @property
     def reads_text(self) -> bool:
         """Whether the kept set can differ between the questions of one image."""
-        return self.site.stage == 2 or bool(self.needs & TEXT_SIGNALS)
+        return bool(self.needs & TEXT_SIGNALS)
 
 
 @dataclass(frozen=True)

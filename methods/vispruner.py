@@ -50,7 +50,7 @@ class VisPruner(Method):
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
         tokens = shape.visual_tokens
-        fixed = cost.cls_row(shape, tokens) + cost.similarity(tokens, shape.vision_width) + tokens**2
+        fixed = cost.cls_row(shape, tokens) + cost.pairs(tokens, shape.vision_width) + tokens**2
         rounds = lambda keep: (tokens - keep) / _PER_ROUND
         flops = lambda keep: fixed + rounds(keep) * (tokens / 2) * (_NEIGHBOURS + 8)
         return at_projector(budget, shape, Select(self.important), _NEEDS, flops)
@@ -67,7 +67,7 @@ class Select:
         if attention.dtype not in (torch.float32, torch.float64):
             attention = attention.float()
         scores = attention.mean(1)
-        order = scores.argsort(dim=-1, descending=True)
+        order = scores.argsort(dim=-1, descending=True, stable=True)
         first = int(keep * self.important)
         diverse = thin(cosine(signals.vision_features), order[:, first:], keep - first)
         return Selection(torch.cat([order[:, :first], diverse], 1), scores=scores)
@@ -81,7 +81,7 @@ def thin(similarity: torch.Tensor, order: torch.Tensor, keep: int) -> torch.Tens
     rows are read only for tokens whose list has run out.
 
     Args:
-        similarity: [B, N, N]; its diagonal is overwritten.
+        similarity: [B, N, N].
         order: int64 [B, M] the tokens to thin, in the order in which they are split.
 
     Returns:
@@ -89,7 +89,6 @@ def thin(similarity: torch.Tensor, order: torch.Tensor, keep: int) -> torch.Tens
     """
     if keep < 1:
         return order[:, :0]
-    similarity.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
     while order.shape[1] > keep:
         place = _rounds(similarity, order, keep)
         if place.shape[1] > keep:
@@ -115,7 +114,8 @@ def _rounds(similarity: torch.Tensor, order: torch.Tensor, keep: int) -> torch.T
     table, away = similarity.view(batch * count, count), similarity.new_empty(batch * count)
     order, listing = order + base, count > _DENSE
     if listing:
-        near, listed = similarity.topk(_NEIGHBOURS, dim=-1)
+        itself = torch.eye(count, dtype=torch.bool, device=similarity.device)
+        near, listed = similarity.masked_fill(itself, -torch.inf).topk(_NEIGHBOURS, dim=-1)
         near, listed = near.view(batch * count, -1), listed.add_(base[..., None]).view(batch * count, -1)
 
     while order.shape[1] > max(keep, count // 2):

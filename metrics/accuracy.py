@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
-from metrics.statistics import Figure, PairedDifference, bootstrap_mean
+from metrics.statistics import Figure, PairedDifference, bootstrap_mean, chosen, cluster_codes
 
 ANSWERED = 0.5
 """A graded score counts as an answer from here on; right and wrong are 1 and 0."""
@@ -27,27 +27,28 @@ def accuracy(scores: Sequence[float] | np.ndarray, images: Iterable[Hashable], s
 
 
 def by_family(
-    scores: Sequence[float] | np.ndarray, families: Sequence[str], images: Sequence[Hashable], seed: int = 0
-) -> dict[str, Figure]:
-    """`accuracy` of each question family, by name in order.
+    scores: Sequence[float] | np.ndarray, families: Sequence[Hashable], images: Sequence[Hashable], seed: int = 0
+) -> dict[Hashable, Figure]:
+    """`accuracy` of each question family, in the order of their names.
 
     Args:
         scores: [n].
-        families: [n] the family of each sample; None is no family and left out.
+        families: [n] the family of each sample, by name or number; None is no family and left out.
         images: [n].
         seed: of the bootstrap.
 
     Raises:
         ValueError: where the lengths differ.
     """
-    values, images = np.asarray(scores, dtype=np.float64), list(images)
+    values = np.asarray(scores, dtype=np.float64)
     if not len(values) == len(families) == len(images):
         raise ValueError(f"{len(values)} scores, {len(families)} families, {len(images)} images; give one of each a sample")
-    rows: dict[str, list[int]] = {}
-    for row, family in enumerate(families):
-        if family is not None:
-            rows.setdefault(family, []).append(row)
-    return {name: accuracy(values[rows[name]], [images[r] for r in rows[name]], seed) for name in sorted(rows)}
+    if isinstance(families, np.ndarray) and families.dtype.kind == "i":
+        rows = {name: families == name for name in np.unique(families).tolist()}
+    else:
+        codes = cluster_codes(families)
+        rows = {name: codes == code for code, name in enumerate(dict.fromkeys(families)) if name is not None}
+    return {name: accuracy(values[rows[name]], chosen(images, rows[name]), seed) for name in sorted(rows)}  # type: ignore[type-var]
 
 
 def retention(accuracy: float | None, none: float | None) -> float | None:
@@ -145,7 +146,7 @@ def difficulty(
     hard, easy = answered & (small < ANSWERED), answered & (small >= ANSWERED)
 
     def figure(rows: np.ndarray) -> Figure | None:
-        return accuracy(mine[rows], [images[i] for i in np.flatnonzero(rows)], seed) if rows.any() else None
+        return accuracy(mine[rows], chosen(images, rows), seed) if rows.any() else None
 
     return {"hard": figure(hard), "easy": figure(easy), "n_hard": int(hard.sum())}
 

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from metrics.statistics import Figure, bootstrap_mean, bootstrap_ratio
+from metrics.statistics import Figure, bootstrap_mean, bootstrap_ratio, chosen
 
 KEPT = 0.5
 """Evidence counts as kept from this recall on."""
@@ -56,7 +56,7 @@ def summarise(
         raise ValueError(f"recall {shares.shape}, scores {scores.shape}, {len(images)} images differ")
 
     def where(rows: np.ndarray) -> Figure | None:
-        return bootstrap_mean(scores[rows], [images[i] for i in np.flatnonzero(rows)], seed=seed) if rows.any() else None
+        return bootstrap_mean(scores[rows], chosen(images, rows), seed=seed) if rows.any() else None
 
     return {
         "recall": bootstrap_mean(shares, images, seed=seed),
@@ -91,7 +91,7 @@ def swap(
     if not swapped.shape == scores.shape == none_scores.shape == (len(images),):
         raise ValueError(f"swapped {swapped.shape}, scores {scores.shape}, none {none_scores.shape}, {len(images)} images differ")
     known = ~np.isnan(swapped)
-    images = [images[i] for i in np.flatnonzero(known)]
+    images = chosen(images, known)
     gain, loss = (swapped - scores)[known], (none_scores - scores)[known]
     gained, lost = bootstrap_mean(gain, images, seed=seed), bootstrap_mean(loss, images, seed=seed)
     share = None

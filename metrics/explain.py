@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metrics.ranks import _resampled, within_rank_sums
-from metrics.statistics import _CHUNK, _aligned, _percentiles, bootstrap_mean, cluster_codes, holm, paired_difference
+from metrics.ranks import within_rank_sums
+from metrics.resampling import CHUNK, resampled
+from metrics.statistics import _aligned, _percentiles, bootstrap_mean, cluster_codes, holm, paired_difference
 
 FAMILIES = ("attention", "diversity", "both", "merging", "place", "chance")
 """Families of methods that are compared, by what they rank tokens by; see `methods.registry.FAMILIES`."""
@@ -241,9 +242,9 @@ def _interaction(
     value = float(ratio(sums[0].sum(0)) - ratio(sums[1].sum(0)))
     interval = (None, None)
     if min(map(len, sums)) > 1:
-        draws = [ratio(_resampled(part, seed + i, 2000)) for i, part in enumerate(sums)]
+        draws = [ratio(resampled(part, seed + i, 2000)) for i, part in enumerate(sums)]
         interval = _percentiles(draws[0] - draws[1], 0.95)
-    rng, rows, hits = np.random.default_rng([seed, 2]), max(1, _CHUNK // len(pool)), 0
+    rng, rows, hits = np.random.default_rng([seed, 2]), max(1, CHUNK // len(pool)), 0
     for start in range(0, permutations, rows):
         dealt = rng.random((min(rows, permutations - start), len(pool))).argsort(1) < split
         found = ratio(dealt @ pool) - ratio(~dealt @ pool)

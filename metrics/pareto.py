@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from metrics.resampling import pooled
 from metrics.statistics import cluster_codes
 
 _CHUNK = 4_000_000  # numbers held at once
@@ -75,11 +76,13 @@ def front_share(
         )
     measured = np.unique(codes[~np.isnan(scores).all(0)]) if scores.size else codes[:0]
     totals, sizes = (_by_image(columns, codes)[measured] for columns in (np.nan_to_num(scores), ~np.isnan(scores)))
+    means = _means(totals.sum(0), sizes.sum(0))
+    totals, sizes = pooled(totals), pooled(sizes)
     timed = costs if costs.ndim == 2 else costs[:, None]
-    on = front(_means(totals.sum(0), sizes.sum(0)), _medians(timed))
+    on = front(means, _medians(timed))
     if not len(measured) or not resamples:
         return FrontShare(on, on.astype(np.float64))
-    rng, count, rounds = np.random.default_rng(seed), len(measured), timed.shape[1]
+    rng, count, rounds = np.random.default_rng(seed), len(totals), timed.shape[1]
     rows = max(1, _CHUNK // max(1, count, len(scores) * max(len(scores), rounds)))
     hits = np.zeros(len(scores))
     for start in range(0, resamples, rows):
@@ -93,9 +96,8 @@ def front_share(
 
 def _by_image(columns: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Sums over the samples of each image: [C, n] to [images, C]."""
-    sums = np.zeros((codes.max() + 1 if len(codes) else 0, len(columns)))
-    np.add.at(sums, codes, columns.T)
-    return sums
+    count = int(codes.max()) + 1 if len(codes) else 0
+    return np.stack([np.bincount(codes, weights=column, minlength=count) for column in columns], 1)
 
 
 def _means(totals: np.ndarray, sizes: np.ndarray) -> np.ndarray:

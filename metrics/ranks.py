@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metrics.statistics import _CHUNK, Figure, _percentiles, _sign_flip, cluster_codes
+from metrics.resampling import resampled, sign_flip
+from metrics.statistics import Figure, _percentiles, cluster_codes
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,14 @@ class RankSums:
         """rho with its interval from resampling clusters."""
         if self.value is None or len(self.sums) < 2:
             return Figure(self.value)
-        product, x, y = _resampled(self.sums, seed, resamples).T
+        product, x, y = resampled(self.sums, seed, resamples).T
         varies = (x > 0) & (y > 0)
         draws = product[varies] / np.sqrt(x[varies] * y[varies])
         return Figure(self.value, *_percentiles(draws, level)) if len(draws) > 1 else Figure(self.value)
 
     def p(self, seed: int = 0, permutations: int = 4000) -> float | None:
         """Two-sided p of no relation: the signs of the clusters' sums of uv are flipped, as in `paired_difference`."""
-        return None if self.value is None else _sign_flip(self.sums[:, 0], seed, permutations)
+        return None if self.value is None else sign_flip(self.sums[:, 0], seed, permutations)
 
 
 def within_rank_sums(
@@ -127,14 +128,3 @@ def _centred_ranks(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     ranks = np.empty(len(order))
     ranks[order] = (middle - np.flatnonzero(first)[group] - (size - 1) / 2) / size
     return ranks
-
-
-def _resampled(sums: np.ndarray, seed: int, resamples: int) -> np.ndarray:
-    """Sums over draws of C clusters with replacement: [C, k] to [resamples, k]."""
-    rng, count = np.random.default_rng(seed), len(sums)
-    rows, parts = max(1, _CHUNK // count), []
-    for start in range(0, resamples, rows):
-        drawn = rng.integers(0, count, size=(min(rows, resamples - start), count))
-        drawn += np.arange(len(drawn))[:, None] * count
-        parts.append(np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape) @ sums)
-    return np.concatenate(parts)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_CHUNK = 2_000_000  # random numbers held at once, which bounds memory at some 16 MB
+from metrics.resampling import CHUNK, resampled, sign_flip
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,27 @@ class PairedDifference:
 
 def cluster_codes(clusters: Iterable[Hashable]) -> np.ndarray:
     """Clusters as integers 0..C-1 in order of first appearance: int64 [n]."""
+    if isinstance(clusters, np.ndarray) and clusters.dtype.kind == "i" and clusters.ndim == 1:
+        return _integer_codes(clusters)
     seen: dict[Hashable, int] = {}
     items = clusters.tolist() if hasattr(clusters, "tolist") else clusters
     return np.array([seen.setdefault(item, len(seen)) for item in items], dtype=np.int64)
+
+
+def _integer_codes(clusters: np.ndarray) -> np.ndarray:
+    """`cluster_codes` of integers, without a loop."""
+    steps = np.diff(clusters)
+    if (steps >= 0).all():  # in runs already, as a run folder gives the samples of its images
+        return np.concatenate([np.zeros(min(1, len(clusters)), np.int64), np.cumsum(steps > 0)])
+    _, first, codes = np.unique(clusters, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[codes]
+
+
+def chosen(clusters: Sequence[Hashable], rows: np.ndarray) -> Sequence[Hashable]:
+    """The clusters of some rows, bool [n]; an array stays one."""
+    return clusters[rows] if isinstance(clusters, np.ndarray) else [clusters[i] for i in np.flatnonzero(rows)]
 
 
 def _aligned(clusters: Iterable[Hashable], *columns) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -53,21 +71,18 @@ def _aligned(clusters: Iterable[Hashable], *columns) -> tuple[np.ndarray, list[n
         if array.shape != codes.shape:
             raise ValueError(f"{len(codes)} clusters but values of shape {array.shape}; give one cluster a value")
     whole = np.all([~np.isnan(array) for array in arrays], axis=0)
+    if whole.all():
+        return codes, arrays
     # codes are made dense again: a cluster whose rows are all left out must not be drawn
-    dense = np.unique(codes[whole], return_inverse=True)[1].reshape(-1)
-    return dense, [array[whole] for array in arrays]
+    kept = codes[whole]
+    dense = np.cumsum(np.bincount(kept) > 0) - 1
+    return dense[kept], [array[whole] for array in arrays]
 
 
 def _resampled_ratios(totals: np.ndarray, sizes: np.ndarray, seed: int, resamples: int) -> np.ndarray:
     """Sum of totals over sum of sizes for each draw of C clusters with replacement: [resamples]."""
-    rng = np.random.default_rng(seed)
-    clusters = len(totals)
-    rows = max(1, _CHUNK // clusters)
-    ratios = []
-    for start in range(0, resamples, rows):
-        drawn = rng.integers(0, clusters, size=(min(rows, resamples - start), clusters))
-        ratios.append(totals[drawn].sum(1) / sizes[drawn].sum(1))
-    return np.concatenate(ratios)
+    above, below = resampled(np.stack([totals, sizes], 1), seed, resamples).T
+    return above / below
 
 
 def _percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:
@@ -140,13 +155,7 @@ def bootstrap_means(
     totals, sizes = np.zeros((count, table.shape[1])), np.zeros((count, table.shape[1]))
     np.add.at(totals, codes, np.where(known, table, 0.0))
     np.add.at(sizes, codes, known)
-    rng, rows, parts = np.random.default_rng(seed), max(1, _CHUNK // count), []
-    for start in range(0, resamples, rows):
-        drawn = rng.integers(0, count, size=(min(rows, resamples - start), count))
-        drawn += np.arange(len(drawn))[:, None] * count
-        times = np.bincount(drawn.ravel(), minlength=len(drawn) * count).reshape(len(drawn), count).astype(np.float64)
-        parts.append((times @ totals, times @ sizes))
-    above, below = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    above, below = np.split(resampled(np.concatenate([totals, sizes], 1), seed, resamples), 2, axis=1)
     draws = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
     found = []
     for column in range(table.shape[1]):
@@ -234,26 +243,11 @@ def paired_difference(
         return PairedDifference(None, None, None, None)
     differences = left - right
     totals, sizes = np.bincount(codes, weights=differences), np.bincount(codes)
-    p = _sign_flip(totals, seed, permutations)
+    p = sign_flip(totals, seed, permutations)
     if len(totals) < 2:
         return PairedDifference(float(differences.mean()), None, None, p)
     draws = _resampled_ratios(totals, sizes, seed, resamples)
     return PairedDifference(float(differences.mean()), *_percentiles(draws, level), p, float(draws.std(ddof=1)))
-
-
-def _sign_flip(totals: np.ndarray, seed: int, permutations: int) -> float:
-    """Two-sided p of the sum of cluster totals under random signs."""
-    moving = totals[totals != 0]  # zeros are the same under either sign
-    if not len(moving):
-        return 1.0
-    rng = np.random.default_rng([seed, 1])
-    # sums of the same magnitudes in another order differ by rounding; those are ties, and ties are hits
-    reached = abs(moving.sum()) - 1e-9 * np.abs(moving).sum()
-    rows, hits = max(1, _CHUNK // len(moving)), 0
-    for start in range(0, permutations, rows):
-        signs = rng.integers(0, 2, size=(min(rows, permutations - start), len(moving)), dtype=np.int8) * 2.0 - 1.0
-        hits += int((np.abs(signs @ moving) >= reached).sum())
-    return (hits + 1) / (permutations + 1)
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
@@ -323,7 +317,7 @@ def bootstrap_median(values: Sequence[float] | np.ndarray, seed: int = 0, resamp
     if len(array) < 2:
         return Figure(median)
     rng = np.random.default_rng(seed)
-    rows = max(1, _CHUNK // len(array))
+    rows = max(1, CHUNK // len(array))
     draws = [
         np.median(array[rng.integers(0, len(array), size=(min(rows, resamples - start), len(array)))], axis=1)
         for start in range(0, resamples, rows)

@@ -1,10 +1,10 @@
-"""Figures about what is kept: families that suffer, diversity against chance, evidence."""
+"""Figures about what is kept: families that suffer, diversity against chance."""
 
 from __future__ import annotations
 
 from reports.cells import Stratum, imitated, number, role
 from reports.cells import method as name_of
-from reports.figures import accuracy_axes, bars, best_first, by_method, canvas, join, key_of, legend, mark, name_x, room
+from reports.figures import bare_rows, bars, canvas, legend, mark, room
 from reports.style import FAINT, INK, Look
 from reports.svg import label
 
@@ -103,9 +103,7 @@ def collapse(stratum: Stratum, look: dict[str, Look]):
         axes.set_title(text)
         axes.set_yticks(range(len(cells)), [label(n) for n in cells])
         axes.set_ylim(len(cells) - 0.5, -0.5)
-        axes.tick_params(axis="y", length=0)
-        axes.grid(axis="y", visible=False)
-        axes.spines["left"].set_visible(False)
+        bare_rows(axes)
         axes.margins(x=0.08)
         if backwards:
             axes.invert_xaxis()
@@ -137,33 +135,6 @@ def _plain_key(k: int, budgets: list[int]):
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=FAINT, marker="o", linestyle="none", markersize=_size(k, budgets), label=str(k))
-
-
-def evidence(stratum: Stratum, look: dict[str, Look]):
-    """Accuracy against the share of the evidence that is still there."""
-    found = best_first(by_method(stratum, "accuracy", "evidence.recall", "keep"))
-    if not found:
-        return None
-    budgets = sorted({c["keep"] for cells in found.values() for c in cells}, reverse=True)
-    drawing, axes, handles = accuracy_axes(stratum, found)
-    for name, cells in found.items():
-        xs = [100 * number(c, "evidence.recall") for c in cells]
-        join(axes, xs, [100 * number(c, "accuracy") for c in cells], look[name])
-        for x, cell in zip(xs, cells, strict=True):
-            mark(axes, x, 100 * number(cell, "accuracy"), look[name], size=_size(cell["keep"], budgets),
-                 xerr=bars(cell, "evidence.recall", 100), yerr=bars(cell, "accuracy", 100))  # fmt: skip
-    name_x(axes, "evidence recall, % of the tokens that hold the answer")
-    keys = handles + [key_of(look[n], n) for n in found] + [_plain_key(k, budgets) for k in budgets]
-    legend(drawing, keys, f"best first at {budgets[-1]}; size: tokens")
-    return (
-        drawing,
-        "Evidence kept against accuracy",
-        "Each point is a cell; a line joins a method's budgets, larger markers hold more tokens. Recall is over "
-        "questions whose "
-        "evidence is known, accuracy over all. Bars: 95 % intervals. An association: a method that keeps "
-        "evidence and still "
-        "fails loses something else, one that drops it and succeeds answers from context.",
-    )
 
 
 def below_chance(stratum: Stratum) -> list[tuple[str, int, list[tuple[float | None, float | None]]]]:

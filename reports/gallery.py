@@ -1,32 +1,84 @@
-"""The gallery's data: images, questions, answers and bit masks as JSON that is safe inside a script element."""
+"""The gallery's data: images, questions, answers, masks, scores and merged groups as JSON that is safe inside a script."""
 
 from __future__ import annotations
 
 import base64
 import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
 from reports.view import GalleryAnswer, GalleryImage, GalleryQuestion
 
+HEAVIEST = 9_000_000
+"""Characters of JSON that a page may hold; with figures and tables it stays well under 15 MB."""
+
 # Characters that could end the script element or open a comment; JSON of ASCII alone leaves no others.
 _UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&'"}
 
 
-def payload(images: list[GalleryImage]) -> str:
-    """All that the gallery's script draws from, as JSON for a `<script type="application/json">` element.
+@dataclass(frozen=True)
+class Payload:
+    """JSON for a `<script type="application/json">` element, and how many images it holds; the rest were too heavy."""
+
+    json: str
+    images: int
+
+
+def payload(images: list[GalleryImage], heaviest: int = HEAVIEST) -> Payload:
+    """All that the gallery's script draws from.
 
     Args:
-        images: with their questions and answers; masks are bool [gh, gw].
+        images: with their questions and answers, the most telling first.
+        heaviest: characters after which no further image is taken; the first is always taken.
 
     Returns:
         JSON in which `<`, `>`, `&` and `'` are escapes, so that no text in it can leave the element.
+
+    Raises:
+        ValueError: where a mask, scores or groups do not fit the tokens that they are about.
     """
-    found = [
-        {"id": image.image_id, "png": _base64(image.png), "questions": [_question(q) for q in image.questions]}
-        for image in images
-    ]
-    return json.dumps(found, separators=(",", ":"), allow_nan=False).translate(_UNSAFE)
+    found: list[str] = []
+    weight = 0
+    for image in images:
+        text = json.dumps(_image(image), separators=(",", ":"), allow_nan=False).translate(_UNSAFE)
+        weight += len(text)
+        if found and weight > heaviest:
+            break
+        found.append(text)
+    return Payload(f"[{','.join(found)}]", len(found))
+
+
+def most_telling(
+    answers: Iterable[tuple[str, str, float, float | None]], most: int, first: frozenset[str] = frozenset()
+) -> list[str]:
+    """The images whose questions part the methods most, the most telling first.
+
+    An image's worth is the variance of the scores among methods at one budget, summed over its questions and budgets: it is
+    highest where half of the methods answer right and half wrong.
+
+    Args:
+        answers: (image, question, budget, score) of pruned cells; a score of None counts for nothing.
+        most: how many images to take.
+        first: images to prefer whatever their worth: those whose tokens were analysed.
+
+    Returns:
+        Identifiers of at most ``most`` images; equals stay in the order of the answers.
+
+    >>> most_telling([("a", "q", 64, 1.0), ("a", "q", 64, 1.0), ("b", "r", 64, 1.0), ("b", "r", 64, 0.0)], 1)
+    ['b']
+    """
+    scores: dict[tuple[str, str, float], list[float]] = defaultdict(list)
+    worth: dict[str, float] = {}
+    for image, question, keep, score in answers:
+        worth[image] = 0.0
+        if score is not None:
+            scores[image, question, keep].append(score)
+    for (image, _, _), known in scores.items():
+        worth[image] += float(np.var(known))
+    return sorted(worth, key=lambda image: (image not in first, -worth[image]))[:most]
 
 
 def bits(mask: np.ndarray | None) -> str | None:
@@ -38,7 +90,29 @@ def bits(mask: np.ndarray | None) -> str | None:
     return None if mask is None else _base64(np.packbits(np.asarray(mask, bool).ravel()).tobytes())
 
 
-def _question(question: GalleryQuestion) -> dict:
+def ranks(scores: np.ndarray) -> str:
+    """Scores as base64 of one byte a token: 0 where there is none, else 1 for the lowest to 255 for the highest rank.
+
+    Ranks, since scores of attention are so uneven that their plain values would all but one look alike.
+
+    >>> list(base64.b64decode(ranks(np.array([0.5, np.nan, 0.1, 7.0]))))
+    [128, 0, 1, 255]
+    """
+    known = np.isfinite(scores)
+    values, places = np.unique(scores[known], return_inverse=True)
+    out = np.zeros(scores.shape, np.uint8)
+    out[known] = np.rint(1 + 254 * places / max(len(values) - 1, 1))
+    return _base64(out.tobytes())
+
+
+def _image(image: GalleryImage) -> dict:
+    found: dict = {"id": image.image_id, "png": _base64(image.png), "questions": [_question(q, image) for q in image.questions]}
+    if image.areas:
+        found["areas"] = [[a.rows, a.columns, a.top, a.left, a.bottom, a.right] for a in image.areas]
+    return found
+
+
+def _question(question: GalleryQuestion, image: GalleryImage) -> dict:
     evidence = question.evidence
     return {
         "id": question.sample_id,
@@ -46,26 +120,39 @@ def _question(question: GalleryQuestion) -> dict:
         "text": question.question,
         "target": question.target,
         "evidence": bits(evidence),
-        "grid": None if evidence is None else [int(n) for n in evidence.shape],
-        "answers": [_answer(a) for a in question.answers],
+        "grid": None if evidence is None or evidence.ndim == 1 else [int(n) for n in evidence.shape],
+        "answers": [_answer(a, image) for a in question.answers],
     }
 
 
-def _answer(answer: GalleryAnswer) -> dict:
-    if answer.kept is not None and tuple(answer.kept.shape) != tuple(answer.grid):
-        raise ValueError(
-            f"gallery: kept mask of {answer.method} at {answer.keep} is {answer.kept.shape}, its grid {tuple(answer.grid)}"
-        )
+def _answer(answer: GalleryAnswer, image: GalleryImage) -> dict:
+    tiled = answer.kept is not None and answer.kept.ndim == 1
+    shape = (sum(a.rows * a.columns for a in image.areas),) if tiled else tuple(answer.grid)
+    who = f"gallery: {{}} of {answer.method} at {answer.keep}"
+    if answer.kept is not None and tuple(answer.kept.shape) != shape:
+        raise ValueError(f"{who.format('kept mask')} is {answer.kept.shape}, its grid {shape}")
+    for name, values in (("scores", answer.scores), ("source", answer.source)):
+        if values is not None and np.size(values) != np.prod(shape):
+            raise ValueError(f"{who.format(name)} has {np.size(values)} values for {np.prod(shape)} tokens")
     score = float("nan") if answer.score is None else float(answer.score)
-    return {
+    found: dict = {
         "method": answer.method,
         "keep": None if answer.keep is None else int(answer.keep) if float(answer.keep).is_integer() else float(answer.keep),
         "prediction": answer.prediction,
         "score": score if np.isfinite(score) else None,
         "kept": bits(answer.kept),
-        "grid": [int(n) for n in answer.grid],
+        "grid": None if tiled else [int(n) for n in answer.grid],
         "note": answer.note,
     }
+    if answer.merges or answer.source is not None:
+        found["merges"] = True
+    if answer.scores is not None:
+        values = np.asarray(answer.scores, np.float64).ravel()
+        known = values[np.isfinite(values)]
+        found |= {"ranks": ranks(values), "span": [float(known.min()), float(known.max())] if len(known) else None}
+    if answer.source is not None:
+        found["source"] = _base64(np.asarray(answer.source, "<i2").tobytes())
+    return found
 
 
 def _base64(data: bytes) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from reports import wording
-from reports.cells import SIGNIFICANT, Stratum, interval, method, number, p_value, role
+from reports.cells import SIGNIFICANT, Interval, Stratum, dig, interval, method, number, p_value, role
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Sentence:
     @property
     def tight(self) -> str:
         """The text with numbers kept on one line with their units and signs."""
-        return re.sub(r" (?=[%<=] ?)|(?<=[<=]) ", "\u00a0", self.text)
+        return wording.tight(self.text)
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,7 @@ class Headline:
     accuracy_range: str
     of: int  # how many methods were in the race
     sentences: tuple[Sentence, ...]
+    cost: str = ""  # of the best method: time to first token, or compute where nothing was timed
 
 
 def headlines(stratum: Stratum) -> list[Headline]:
@@ -57,6 +57,7 @@ def _at(stratum: Stratum, k: int) -> Headline:
         accuracy_range=wording.percent_range(found),
         of=len(racing),
         sentences=tuple(s for s in said if s),
+        cost=cost(stratum, best),
     )
 
 
@@ -76,7 +77,36 @@ def _by_loyalty(stratum: Stratum, k: int, loyal: list[dict]) -> Headline:
                 "open", f"First place is not settled: within its interval lie {wording.listed([method(c) for c in near[:4]])}."
             )
         )
-    return Headline(k, method(best), wording.percent(found.value), wording.percent_range(found), len(ranked), tuple(said))
+    percent, spread = wording.percent(found.value), wording.percent_range(found)
+    return Headline(k, method(best), percent, spread, len(ranked), tuple(said), cost(stratum, best))
+
+
+def noisy(cell: dict) -> bool:
+    """Whether a cell's rounds vary too much for its times to be given in digits."""
+    return bool(dig(cell, "latency.noisy"))
+
+
+def cost(stratum: Stratum, cell: dict) -> str:
+    """What a cell costs: milliseconds to the first token against the unpruned model's, or compute where nothing was timed."""
+    ttft, ratio = interval(cell, "latency.ttft"), interval(cell, "latency.ratio")
+    whole = interval(stratum.none, "latency.ttft") if stratum.none else None
+    if ttft is not None and noisy(cell):
+        spread = f"{wording.milliseconds(ttft.lo)} to {wording.milliseconds(ttft.hi)} ms"
+        return f"{spread} to the first token, too noisy in this run for one number."
+    if ttft is not None:
+        spread = f" [{wording.milliseconds(ttft.lo)} to {wording.milliseconds(ttft.hi)}]" if ttft.hi > ttft.lo else ""
+        said = f"{wording.milliseconds(ttft.value)} ms to the first token{spread}"
+        if whole is None or ratio is None:
+            return f"{said}."
+        spread = f" [{wording.plain(ratio.lo)} to {wording.plain(ratio.hi)}]" if ratio.hi > ratio.lo else ""
+        return f"{said}; unpruned {wording.milliseconds(whole.value)} ms. Speed-up {wording.plain(ratio.value)} times{spread}."
+    total = number(cell, "flops.total")
+    if total is None:
+        return ""
+    divisor, name = wording.flops_unit([total])
+    base = number(stratum.none, "flops.total") if stratum.none else None
+    share = f", {wording.percent(total / base, 0)} % of the unpruned model's" if base else ""
+    return f"{wording.plain(total / divisor)} {name}{share}; nothing was timed."
 
 
 def _test_text(cell: dict, path: str) -> str:
@@ -90,15 +120,24 @@ def _against_none(best: dict) -> Sentence | None:
         return None
     p, _ = p_value(best, "difference_none")
     numbers = f"{wording.points(gap.value)} points [{wording.points_range(gap)}], {_test_text(best, 'difference_none')}"
+    margin, holds = number(best, "non_inferior.margin"), dig(best, "non_inferior.holds")
+    within = "" if margin is None else f"{wording.points_plain(margin)} points"
+    if p is not None and p < SIGNIFICANT and gap.value > 0:
+        return Sentence("good", f"More accurate than the unpruned model: {numbers}.")
+    if margin is not None and holds:
+        loss = "its loss is real but small" if p is not None and p < SIGNIFICANT else "no loss could be shown"
+        return Sentence("good", f"Non-inferior to the unpruned model at a margin of {within}, and {loss}: {numbers}.")
     if p is None:
         return Sentence("open", f"Against the unpruned model: {numbers}.")
     if p >= SIGNIFICANT:
-        fits = f" That is not proof of none: a loss of up to {wording.percent(-gap.lo)} points fits these data."
-        said = f"No difference from the unpruned model could be shown: {numbers}."
-        return Sentence("open", said + (fits if gap.lo < 0 else ""))
-    if gap.value < 0:
-        return Sentence("bad", f"Less accurate than the unpruned model: {numbers}.")
-    return Sentence("good", f"More accurate than the unpruned model: {numbers}.")
+        alone = ", though the interval of this test alone leaves out 0" if gap.hi < 0 or gap.lo > 0 else ""
+        said = f"No difference from the unpruned model could be shown: {numbers}{alone}."
+        if gap.lo < 0:
+            said += f" That is not proof of none: a loss of up to {wording.percent(-gap.lo)} points fits these data"
+            said += f", so it is not shown to be non-inferior at {within}." if within else "."
+        return Sentence("open", said)
+    margin_text = f" Non-inferiority at a margin of {within} is not shown." if within else ""
+    return Sentence("bad", f"Less accurate than the unpruned model: {numbers}.{margin_text}")
 
 
 def _against_random(stratum: Stratum, best: dict) -> Sentence | None:
@@ -140,15 +179,34 @@ def _against_references(cells: list[dict], best: dict) -> Sentence | None:
 
 
 def _ties(racing: list[dict]) -> Sentence | None:
+    """Whether the lead over all others is real: by the paired tests where the run has them, else by the interval."""
+    tests = [(c, p_value(c, "difference_winner")[0]) for c in racing[1:]]
+    control_won = (
+        interval(racing[0], "difference_winner") is not None
+    )  # then the tests are against random tokens, not this method
+    if tests and not control_won and all(p is not None for _, p in tests):
+        equal = [c for c, p in tests if p >= SIGNIFICANT]
+        if equal:
+            return Sentence("open", f"First place is not settled: no difference could be shown from {_named(equal)}.")
+        gap = interval(racing[1], "difference_winner")
+        lead = Interval(-gap.value, -gap.hi, -gap.lo)
+        return Sentence(
+            "good",
+            f"Ahead of every other method; of the next, {method(racing[1])}, by {wording.points_plain(lead.value)} points "
+            f"[{wording.points_range(lead)}], {_test_text(racing[1], 'difference_winner')}.",
+        )
     best = interval(racing[0], "accuracy")
     near = [c for c in racing[1:] if number(c, "accuracy") >= best.lo]
     if not near:
         return None
-    names = wording.listed([f"{method(c)} ({wording.percent(number(c, 'accuracy'))} %)" for c in near[:4]])
-    more = f" and {len(near) - 4} more" if len(near) > 4 else ""
-    return Sentence(
-        "open", f"First place is not settled: within its interval {'lie' if len(near) > 1 else 'lies'} {names}{more}."
-    )
+    lie = "lie" if len(near) > 1 else "lies"
+    return Sentence("open", f"First place is not settled: within its interval {lie} {_named(near)}.")
+
+
+def _named(cells: list[dict]) -> str:
+    """Some methods with their accuracies, the rest as a count."""
+    names = [f"{method(c)} ({wording.percent(number(c, 'accuracy'))} %)" for c in cells[:4]]
+    return wording.listed([*names, f"{len(cells) - 4} more"] if len(cells) > 4 else names)
 
 
 def image_worth(stratum: Stratum) -> str | None:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from datetime import datetime
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from reports import gallery, headline, table, wording
-from reports.cells import Stratum, dig, interval, keep, method, number, strata
+from reports.cells import Stratum, dig, interval, keep, method, number, role, strata
 from reports.figures import figures
 from reports.figures_tokens import below_chance
+from reports.findings import findings
+from reports.losses import losses
 from reports.view import RunView
 
 TEMPLATES = Path(__file__).parent / "templates"
+SCRIPTS = ("page.js", "table.js", "draw.js", "gallery.js")
+"""In this order: one script in the page."""
+_REASONS = 5  # why samples failed, on the page; the manifest and `samples --failed` have more
 
 
 def render(run: RunView) -> str:
@@ -28,8 +34,10 @@ def render(run: RunView) -> str:
         HTML with styles, script, figures and images inside; its Content-Security-Policy forbids all else.
     """
     groups = strata(run.cells)
-    # Markup here is our own: the two files below, and JSON that gallery.payload has made inert.
-    style, script = (Markup((TEMPLATES / name).read_text("utf-8")) for name in ("report.css", "report.js"))
+    # Markup here is our own: the files below, and JSON that gallery.payload has made inert.
+    style = Markup((TEMPLATES / "report.css").read_text("utf-8"))  # nosec B704  # our own files, or JSON and SVG made inert
+    script = Markup("\n".join((TEMPLATES / name).read_text("utf-8") for name in SCRIPTS))  # nosec B704
+    pictured = gallery.payload(run.gallery) if run.gallery else None
     html = (
         _environment()
         .get_template("report.html.j2")
@@ -38,12 +46,15 @@ def render(run: RunView) -> str:
             title=_title(run.manifest, groups),
             facts=_facts(run),
             alerts=_alerts(run),
-            sections=[_section(group, f"s{i}") for i, group in enumerate(groups)],
+            sections=[_section(run, group, f"s{i}") for i, group in enumerate(groups)],
             table=table.table(run.cells, groups),
             skipped=[(method(c), keep(c), str(c["skipped"])) for c in table.skipped(run.cells)],
             versions=sorted((run.manifest.get("versions") or {}).items()),
-            gallery=Markup(gallery.payload(run.gallery)) if run.gallery else None,
-            images=len(run.gallery),
+            digests=[(name, digest) for name, digest in (run.manifest.get("fingerprints") or {}).items() if digest],
+            config=_options(run.manifest),
+            gallery=Markup(pictured.json) if pictured else None,  # nosec B704  # our own files, or JSON and SVG made inert
+            images=pictured.images if pictured else 0,
+            apart=_apart(groups),
             style=style,
             script=script,
             policy=_policy(script),
@@ -60,7 +71,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"percent": wording.percent, "p_text": wording.p_text}
+    found.filters |= {"percent": wording.percent, "p_text": wording.p_text, "tight": wording.tight}
     return found
 
 
@@ -73,14 +84,19 @@ def _policy(script: str) -> str:
     )
 
 
-def _section(group: Stratum, name: str) -> dict:
+def _section(run: RunView, group: Stratum, name: str) -> dict:
     return {
         "name": name,
         "title": f"{group.task} on {group.model}",
         "budget": group.budget,
         "worth": headline.image_worth(group),
         "headlines": headline.headlines(group),
-        "figures": [{"name": f.name, "title": f.title, "caption": f.caption, "svg": Markup(f.svg)} for f in figures(group, name)],
+        "findings": findings(group, run.explained),
+        "losses": losses(group),
+        "figures": [
+            {"name": f.name, "title": f.title, "caption": f.caption, "svg": Markup(f.svg)}  # nosec B704  # what we have drawn
+            for f in figures(group, name)
+        ],
         "below_chance": below_chance(group),
     }
 
@@ -107,10 +123,37 @@ def _facts(run: RunView) -> list[tuple[str, str]]:
         ("Seed", m.get("seed")),
         ("Device", m.get("device")),
         ("Precision", m.get("dtype")),
-        ("Made", m.get("created")),
+        ("Made", _moment(m.get("created"))),
         ("Took", wording.duration(m.get("duration_s")) if m.get("duration_s") is not None else None),
     ]
     return [(name, str(value)) for name, value in found if value not in (None, "")]
+
+
+def _moment(text: object) -> str | None:
+    """A date and time as a reader writes it; what is none stays as it is."""
+    try:
+        return datetime.fromisoformat(str(text)).strftime("%Y-%m-%d %H:%M %Z").strip()
+    except ValueError:
+        return None if text is None else str(text)
+
+
+def _options(manifest: dict) -> list[tuple[str, str]]:
+    """Every option of the run, those that were left out too; lists as the command line takes them."""
+    config = manifest.get("config") or {}
+    texts = {name: ",".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in config.items() if v not in (None, [])}
+    return sorted(texts.items())
+
+
+def _apart(groups: list[Stratum]) -> tuple[str, str]:
+    """The best and the worst method at the smallest budget: what the gallery puts side by side first."""
+    for group in groups:
+        racing = [
+            c for k in reversed(group.budgets) for c in group.at(k) if role(c) == "method" and number(c, "accuracy") is not None
+        ]
+        first = [method(c) for c in racing if keep(c) == keep(racing[0])]
+        if first:
+            return first[0], first[-1]
+    return "", ""
 
 
 def _same_machine(run: RunView) -> list[str]:
@@ -138,8 +181,11 @@ def _alerts(run: RunView) -> list[str]:
     gone = table.skipped(run.cells)
     found = _same_machine(run)
     if failures:
-        found.append(f"{failures:,.0f} samples failed in this run; "
-                     "python -m harness samples RUN lists what is known of them.")  # fmt: skip
+        listed = run.manifest.get("failed") or []
+        why = [f"{part['reason']} ({wording.count(part['samples'])})" for part in listed[:_REASONS]]
+        why += ["further reasons"] if len(listed) > _REASONS else []
+        found.append(f"{failures:,.0f} samples failed in this run and are left out of its figures"
+                     f"{': ' if why else ''}{'; '.join(why)}. python -m harness samples RUN --failed lists them.")  # fmt: skip
     if noisy:
         found.append(f"Timing was noisy for {wording.listed(noisy)}; its intervals are wide for a reason.")
     if gone:

@@ -30,6 +30,8 @@ class Entry:
     raw: float | None
     text: str
     detail: str = ""
+    lo: float | None = None  # of its 95 % interval
+    hi: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     several: bool  # more than one model or task: then both are columns too
+    first: frozenset[str] = frozenset()  # column groups that a reader sees before choosing others
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -72,6 +75,8 @@ class Table:
 
 _OPTIONAL = frozenset({"memory.working_bytes", "pareto.latency.share", "evidence.swap_gain"})
 """Columns that are left out where no cell has their figure."""
+
+_FIRST = frozenset({"Accuracy", "Tokens", "Cost"})
 
 
 def _share_range(path: str) -> Callable[[dict], str]:
@@ -247,12 +252,21 @@ def table(cells: list[dict], groups: list[Stratum]) -> Table:
             keep=keep(cell),
             budget=str(cell.get("budget") or ""),
             bar=bars.get(id(cell)),
-            entries=tuple(Entry(raw := number(cell, c.path), c.doubt(cell) or c.text(raw), c.detail(cell)) for c in found),
+            entries=tuple(_entry(cell, c) for c in found),
             note=_counts(cell),
         )
         for cell in shown
     )
-    return Table(found, rows, several=len({(r.model, r.task) for r in rows}) > 1)
+    scored = any(number(cell, "accuracy") is not None for cell in shown)
+    return Table(
+        found, rows, several=len({(r.model, r.task) for r in rows}) > 1, first=_FIRST if scored else _FIRST | {"Loyalty"}
+    )
+
+
+def _entry(cell: dict, column: Column) -> Entry:
+    raw = number(cell, column.path)
+    lo, hi = (number(cell, f"{column.path}.{end}") for end in ("lo", "hi"))
+    return Entry(raw, column.doubt(cell) or column.text(raw), column.detail(cell), lo, hi)
 
 
 def skipped(cells: list[dict]) -> list[dict]:

@@ -15,9 +15,12 @@ class GalleryAnswer:
     keep: int  # the budget; shown at every budget where the method is "none" or "blind"
     prediction: str
     score: float | None  # 0 wrong, 1 right, between: partly right; None where no answer is known
-    kept: np.ndarray | None  # bool [gh, gw]; merged tokens: those that stand for themselves; None: not recorded
+    kept: np.ndarray | None  # bool [gh, gw], or [N] over the image's areas; merged: the lowest of each group; None: unknown
     grid: tuple[int, int]  # (gh, gw); a shrunken image has another grid than the rest
     note: str = ""
+    scores: np.ndarray | None = None  # float [N], what the method ranked by, high is kept; nan: gone by then; None: not recorded
+    source: np.ndarray | None = None  # int [N], the merged token that each token went into, -1: dropped; None: nothing merged
+    merges: bool = False  # then a token that is not kept may live on in another
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,20 @@ class GalleryQuestion:
     family: str
     question: str
     target: str
-    evidence: np.ndarray | None  # bool [gh, gw], the tokens that hold the answer; None where the task knows none
+    evidence: np.ndarray | None  # bool [gh, gw] or [N] over the areas: tokens that hold the answer; None: the task knows none
     answers: list[GalleryAnswer]
+
+
+@dataclass(frozen=True)
+class Area:
+    """A part of an image and the grid of tokens that covers it row by row; edges are shares of the image's sides."""
+
+    rows: int
+    columns: int
+    top: float = 0.0
+    left: float = 0.0
+    bottom: float = 1.0
+    right: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,7 @@ class GalleryImage:
     image_id: str
     png: bytes
     questions: list[GalleryQuestion]
+    areas: tuple[Area, ...] = ()  # in the order of the tokens, where these are no one full grid; empty: one grid, or unknown
 
 
 @dataclass(frozen=True)
@@ -49,3 +65,4 @@ class RunView:
     cells: list[dict]  # the entries of summary.json
     gallery: list[GalleryImage] = field(default_factory=list)
     checks: dict = field(default_factory=dict)  # the entry of summary.json: the A/A check, and how many images were analysed
+    explained: dict | None = None  # the entry of summary.json: what predicts accuracy

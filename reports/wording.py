@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from reports.cells import Interval
 
 MISSING = "–"
@@ -20,6 +22,15 @@ def signed(text: str) -> str:
     return text.replace("-", MINUS)
 
 
+def tight(text: str) -> str:
+    """Text with numbers kept on one line with their units and signs.
+
+    >>> tight("p < 0.001 of 5 %").count("\u00a0")
+    3
+    """
+    return re.sub(r" (?=[%<=] ?)|(?<=[<=]) ", "\u00a0", text)
+
+
 def percent(share: float | None, digits: int = 1) -> str:
     return MISSING if share is None else signed(f"{100 * share:.{digits}f}")
 
@@ -27,6 +38,15 @@ def percent(share: float | None, digits: int = 1) -> str:
 def points(difference: float | None) -> str:
     """A difference of two shares in percentage points, always with its sign."""
     return MISSING if difference is None else signed(f"{100 * difference:+.1f}")
+
+
+def points_plain(size: float) -> str:
+    """A size in percentage points, without a sign and without a decimal that says nothing.
+
+    >>> points_plain(0.02), points_plain(0.015)
+    ('2', '1.5')
+    """
+    return f"{100 * size:.1f}".removesuffix(".0")
 
 
 def percent_range(interval: Interval) -> str:

@@ -175,33 +175,11 @@ class Pruner:
             question_seeds=question_seeds,
             text_embeds=_joint(adapter, prompts) if "text_embeds" in needs else None,
         )
-        traced = _Traced(adapter, ends)
-        out = Engine(traced, limit).run(batch, steps, self.method.positions, blind=not first.blocks)
+        out = Engine(adapter, limit, ends=ends).run(batch, steps, self.method.positions, blind=not first.blocks)
         return [
-            Answer(tokens, (prompt.visual_tokens, int(present)))
-            for prompt, tokens, present in zip(prompts, traced.answers(limit), out.present.tolist(), strict=True)
+            Answer([*tokens, *([] if end is None else [end])], (prompt.visual_tokens, int(present)))
+            for prompt, tokens, end, present in zip(prompts, out.tokens, out.ended, out.present.tolist(), strict=True)
         ]
-
-
-class _Traced:
-    """An adapter that notes every greedy token and has end tokens of its own: which one ended an answer is asked for too."""
-
-    def __init__(self, adapter: Adapter, ends: frozenset[int]) -> None:
-        self.adapter, self.end_ids = adapter, ends
-        self.greedy: list[torch.Tensor] = []
-
-    def __getattr__(self, name: str):
-        return getattr(self.adapter, name)
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        found = self.adapter.logits(hidden)
-        self.greedy.append(found.argmax(-1))
-        return found
-
-    def answers(self, limit: int) -> list[list[int]]:
-        rows = torch.stack(self.greedy, 1)[:, :limit].tolist()
-        stops = [next((place for place, token in enumerate(row) if token in self.end_ids), len(row)) for row in rows]
-        return [row[: stop + 1] for row, stop in zip(rows, stops)]
 
 
 def _expression(method: str, parameters: dict) -> str:

@@ -212,7 +212,7 @@ def _processor(name: str):
     from transformers import AutoProcessor
 
     try:
-        return AutoProcessor.from_pretrained(name, local_files_only=True)
+        return AutoProcessor.from_pretrained(name, local_files_only=True)  # nosec B615
     except (OSError, ValueError, ImportError):
         return None
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from harness.models.weights import check_index
+
 KNOWN = {
     "llava-hf/llava-1.5-7b-hf": "openai/clip-vit-large-patch14-336",
     "llava-hf/llava-1.5-13b-hf": "openai/clip-vit-large-patch14-336",
@@ -61,7 +63,8 @@ def load(name: str, folder: Path | None, tokenizer, device: str, dtype: torch.dt
     if folder is not None and (folder / "companion").is_dir():
         from safetensors.torch import load_file
 
-        text = CLIPTextModelWithProjection.from_pretrained(folder / "companion", dtype=dtype)
+        check_index(f"{name}/companion", folder / "companion")
+        text = CLIPTextModelWithProjection.from_pretrained(folder / "companion", dtype=dtype, use_safetensors=True)  # nosec B615
         weight = load_file(folder / "companion" / "visual_projection.safetensors")["visual_projection.weight"]
         projection = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
         projection.weight = torch.nn.Parameter(weight.to(dtype))
@@ -75,8 +78,9 @@ def load(name: str, folder: Path | None, tokenizer, device: str, dtype: torch.dt
     if name not in KNOWN:
         return None
     try:
-        clip = CLIPModel.from_pretrained(KNOWN[name], dtype=dtype, local_files_only=offline)
-        words = AutoTokenizer.from_pretrained(KNOWN[name], local_files_only=offline)
+        check_index(KNOWN[name], KNOWN[name], local_files_only=offline)
+        clip = CLIPModel.from_pretrained(KNOWN[name], dtype=dtype, local_files_only=offline, use_safetensors=True)  # nosec B615
+        words = AutoTokenizer.from_pretrained(KNOWN[name], local_files_only=offline)  # nosec B615  # safetensors alone, no code
     except (OSError, ValueError):
         return None
     text = CLIPTextModelWithProjection(clip.config.text_config)

@@ -14,6 +14,7 @@ from harness.models import companion as companions
 from harness.models.adapter import Adapter
 from harness.models.quirks import quirk_of
 from harness.models.towers import TowerBlock
+from harness.models.weights import check_index
 
 __all__ = ["Adapter", "EMBEDDED", "TINY", "TowerBlock", "load"]
 
@@ -60,7 +61,7 @@ def load(
             raise RequestError(f"{option}: {points[name].value} makes model {name!r}, and takes a device and a dtype alone")
         return _made_by(points[name], device, kind)
     path = EMBEDDED.get(name, Path(name))
-    local = path.is_dir()
+    local = _is_folder(path)
     if name in EMBEDDED and not local:
         raise RequestError(f"model {name!r}: weights are not installed at {path}")
     if not local and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
@@ -80,19 +81,29 @@ def load(
     try:
         quirk = quirk_of(name, _model_type(source, common))
         _need(f"model {name!r}", *quirk.needs)
+        if local and not any(path.glob("*.safetensors")):
+            raise ValueError("it has no .safetensors file, and other weights are not loaded, since a pickle can run code")
+        check_index(name, source, **{key: value for key, value in common.items() if key != "trust_remote_code"})
         model = getattr(transformers, quirk.model).from_pretrained(source, dtype=kind, use_safetensors=True, **common, **options)
-        processor = transformers.AutoProcessor.from_pretrained(source, **common)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        if isinstance(error, RequestError):
-            raise
-        first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        processor = transformers.AutoProcessor.from_pretrained(source, **common)  # nosec B615
+        if not options:
+            model = model.to(device)
+        beside = companions.load(name, path if local else None, processor.tokenizer, device, kind, offline)
+        return Adapter(model, processor, name, beside)
+    except RequestError:
+        raise
+    except Exception as error:  # a folder or a repository may hold anything
+        first = (str(error).strip().splitlines() or [""])[0][:200] or type(error).__name__
         if offline:
             first = "the hub does not answer for it and it is not in the local cache"
         raise RequestError(f"model {name!r} cannot be loaded: {first}{_hint(name, revision, local)}") from None
-    if not options:
-        model = model.to(device)
-    beside = companions.load(name, path if local else None, processor.tokenizer, device, kind, offline)
-    return Adapter(model, processor, name, beside)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name longer than any
+        return False
 
 
 def _made_by(point: EntryPoint, device: str, kind: torch.dtype) -> Adapter:
@@ -115,7 +126,7 @@ def _model_type(source: str, common: dict) -> str:
     from transformers import PreTrainedConfig
 
     found, _ = PreTrainedConfig.get_config_dict(source, **common)
-    if "model_type" not in found:
+    if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
         raise ValueError("its config.json names no model_type")
     return found["model_type"]
 

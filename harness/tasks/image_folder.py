@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from unicodedata import category
 
 from harness.errors import RequestError
 from harness.tasks.base import ImageSample, Question, TaskInfo
@@ -37,6 +38,9 @@ class ImageFolderTask:
         if not self._images:
             endings = ", ".join(SUFFIXES)
             raise RequestError(f"task {name!r}: {folder} holds no .jsonl, no .parquet and no image ({endings})")
+        for image in self._images:
+            if any(category(character) in ("Cc", "Cs") for character in self._name(image)):
+                raise RequestError(f"task {name!r}: {str(image)!r}: its name is not text that can be shown; rename it")
         shared = folder / PROMPTS
         common = _lines(shared, folder) if shared.is_file() and prompt is None else [prompt or DEFAULT_PROMPT]
         self._prompts = {image: self._own(image) or common for image in self._images}
@@ -77,7 +81,6 @@ class ImageFolderTask:
         for image in sorted(self._images, key=rank)[: max(count, 0)]:
             name = self._name(image)
             load = Picture(image, str(image), name)
-            load()
             asked = enumerate(self._prompts[image])
             yield ImageSample(name, load, tuple(Question(f"{name}-{place}", "prompt", text, "") for place, text in asked))
 

@@ -17,6 +17,8 @@ from harness.tasks.rows import Row, kind
 
 MOST_PIXELS = 89_478_485
 """More are refused: Pillow's limit on what may be a decompression bomb (a quarter GiB in RGB)."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""What is decoded. Others are not even tried: PostScript would be run by another program."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """What counts as an image in a folder."""
 
@@ -30,8 +32,12 @@ class Picture:
     ident: str = ""  # the path as the file has it, or the digest of the bytes
 
     def checked(self) -> Picture:
-        """Itself, or `RequestError` where it is a file that is not there."""
-        if isinstance(self.source, Path) and not self.source.is_file():
+        """Itself, or `RequestError` where it is a file that is not there; pipes and devices are no files."""
+        try:
+            there = isinstance(self.source, bytes) or self.source.is_file()
+        except OSError:  # a name longer than any
+            there = False
+        if not there:
             raise RequestError(f"{self.name}: there is no such file")
         return self
 
@@ -42,7 +48,7 @@ class Picture:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the limit below is what counts
-                with Image.open(stream) as image:
+                with Image.open(stream, formats=FORMATS) as image:
                     if image.width * image.height > MOST_PIXELS:
                         raise RequestError(
                             f"{self.name}: {image.width} x {image.height} pixels are too many; at most {MOST_PIXELS:,} in all"

@@ -10,6 +10,9 @@ from typing import Any
 
 from harness.errors import RequestError
 
+LONGEST_TEXT, LONGEST_SHORT = 100_000, 10_000
+"""Characters of a question, and of an id or an answer that is one of one."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -42,7 +45,15 @@ class Row:
             raise self.error(column, f"is {kind(value)}, not a text")
         if not value.strip():
             raise self.error(column, "is blank")
-        return value
+        return self._sound(column, value)
+
+    def _sound(self, column: str, text: str, most: int = LONGEST_TEXT) -> str:
+        """A text that can be stored, shown and read by a model."""
+        if len(text) > most:
+            raise self.error(column, f"has {len(text):,} characters; at most {most:,}")
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise self.error(column, "holds half a surrogate pair, which is no text")
+        return text
 
     def short(self, column: str) -> str:
         """A text or a number as text: ids and answers."""
@@ -52,7 +63,7 @@ class Row:
         if isinstance(value, float) and not math.isfinite(value):
             raise self.error(column, "is no finite number")
         if isinstance(value, str):
-            return self.text(column)
+            return self._sound(column, self.text(column), LONGEST_SHORT)
         return f"{value:g}" if isinstance(value, float) and value == int(value) and abs(value) < 1e6 else str(value)
 
     def either(self, column: str, default: str) -> str:
@@ -73,7 +84,7 @@ class Row:
             item = item.get("answer") if isinstance(item, Mapping) else item
             if isinstance(item, bool) or not isinstance(item, (str, int, float)):
                 raise self.error(column, f"item {place} is {kind(item)}, not a text")
-            out.append(str(item))
+            out.append(self._sound(column, str(item)))
         if not any(item.strip() for item in out):
             raise self.error(column, "is an empty list" if not out else "holds only blank texts")
         return tuple(out)

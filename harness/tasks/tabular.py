@@ -192,21 +192,21 @@ class TabularTask:
         """A sample of the images without replacement, each with all of its questions.
 
         The order is that of BLAKE2 of (seed, image id): a larger sample begins with the smaller one, whatever the order
-        of the file. An image that cannot be decoded is an error here, before a run depends on it.
+        of the file. An image that cannot be decoded raises where it is wanted, and not before.
         """
         order = sorted(self._groups, key=lambda image: hashlib.blake2b(f"{seed}|{image}".encode(), digest_size=16).digest())
         for image_id in order[: max(count, 0)]:
             numbers = self._groups[image_id]
             load = self._picture(numbers[0])
-            size = load().size
+            size = None if self.benchmark.scaled is None else _size(load)
             questions = (question for number in numbers for question in self._questions(number, size))
             yield ImageSample(image_id, load, tuple(questions))
 
-    def _questions(self, number: int, size: tuple[int, int]) -> Iterator[Question]:
+    def _questions(self, number: int, size: tuple[int, int] | None) -> Iterator[Question]:
         own, (table, place) = self.benchmark, self._index.places[number]
         row = table.row(place, self._columns(table))
         for name, asked in zip(self._index.names[number], own.ask(row), strict=True):
-            target = asked.target if own.scaled is None else own.scaled(asked.target, size)
+            target = asked.target if own.scaled is None or size is None else own.scaled(asked.target, size)
             yield Question(name, asked.family, asked.text, target.text if target.answers else "")
 
     def score(self, prediction: str, answer: str) -> float:
@@ -216,6 +216,14 @@ class TabularTask:
     def aggregate(self, rows: Sequence[Answered]) -> dict[str, float]:
         """The benchmark's own figures, which are no means of scores; most have none."""
         return self.benchmark.total(rows) if self.benchmark.total is not None and rows else {}
+
+
+def _size(picture: Picture) -> tuple[int, int] | None:
+    """Width and height; None of an image that cannot be decoded, on which nothing will be measured."""
+    try:
+        return picture().size
+    except RequestError:
+        return None
 
 
 def _require(table: Table, columns: Sequence[str]) -> None:

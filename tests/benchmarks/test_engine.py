@@ -13,6 +13,7 @@ from harness.engine import Engine
 from harness.models.adapter import Adapter
 from harness.models.published import Untold, llava
 from harness.probes import Probe
+from harness.sharing import Walk
 from harness.stopwatch import Stopwatch
 from methods.registry import create
 from methods.schedule import plan
@@ -61,7 +62,7 @@ def test_engine_attention_probe_of_one_layer(engine, batch, against_floor):
     """A prefill with the last row of one layer probed, beside the same prefill without; bound: 1.05."""
     adapter = engine.adapter
     with torch.inference_mode():
-        flow = engine._enter(batch, (), "original", engine.see(batch.pixels), True, Stopwatch())[0]
+        flow = engine._enter(batch, Walk((), "original"), engine.see(batch.pixels), None, True, Stopwatch()).flow
     rotary, mask = adapter.rotary(flow.hidden, flow.layout.positions), flow.layout.mask()
 
     @torch.inference_mode()

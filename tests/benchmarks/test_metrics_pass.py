@@ -34,13 +34,13 @@ def test_metrics_pass_of_the_default_cells(adapter, against_floor):
             continue
         recorder = Recorder(attention=True)
         batch = shared.batch if cell.grid is None else shared.make_batch(cell.grid)
-        tower = shared.tower if cell.grid is None and not cell.in_tower else None
-        ran.append((cell, shared.engine.run(batch, cell.steps, cell.object.positions, tower, recorder=recorder), recorder))
+        known = shared.shared if cell.grid is None and not cell.in_tower else None
+        ran.append((cell, shared.engine.run(batch, cell.steps, cell.object.positions, known, recorder=recorder), recorder))
 
     def analysis() -> None:
         subsets.coverage_null.cache_clear()
         fresh = Work(shared.engine, task, samples, 0, True, wanted)
-        fresh.__dict__["tower"] = shared.tower
+        fresh.__dict__["shared"] = shared.shared
         analyst = fresh.analyst
         analyst.complexity()
         for cell, output, recorder in ran:

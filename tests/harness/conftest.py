@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.runs import SCHEMA_VERSION, Analysis, Findings, RunFolder, SampleRow, pack
+from harness.findings import Analysis, Findings, SampleRow
+from harness.runs import RunFolder, pack
+from harness.schema import SCHEMA_VERSION
 from metrics.figures import LAYERS
 from metrics.statistics import bootstrap_median
 

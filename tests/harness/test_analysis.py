@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from harness.analysis import Analyst
+from harness.analysis import Analyst, rungs
 from harness.config import CompareConfig
 from harness.plan import make_cells
 from harness.recorder import Recorder
 from metrics.attention import attention_figures
-from metrics.collapse import cluster_visits, random_subsets, token_clusters
+from metrics.collapse import cluster_visits, random_subsets, token_clusters, z_scores
 from metrics.coverage import coverage, row_bias
 from metrics.diversity import diversity, representation
 from metrics.figures import BIAS, FIGURES, LAYERS, SCORES
 from metrics.matched import row_matched_subsets
-from metrics.subsets import Space, figures, spread
+from metrics.subsets import Space, figures, null, spread
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def cells(work):
 def run(work, cell):
     recorder = Recorder(attention=True)
     output = work.engine.run(
-        work.batch, cell.steps, cell.object.positions, None if cell.in_tower else work.tower, recorder=recorder
+        work.batch, cell.steps, cell.object.positions, None if cell.in_tower else work.shared, recorder=recorder
     )
     return output, recorder, work.analyst.run(cell, output, recorder)
 
@@ -49,12 +49,32 @@ def test_figures_of_kept_sets_one_at_a_time(work, cells, method):
         }  # fmt: skip
         for name in (*FIGURES, *BIAS):
             assert found.numbers[name][row] == pytest.approx(float(slow[name]), abs=1e-6), name
-        null = random_subsets(576, len(places), generator_seed=work.batch.image_seeds[image : image + 1])[0]
-        chance = diversity(work.projected[image][null])["effective_rank"]
-        z = (float(slow["effective_rank"]) - float(chance.mean())) / float(chance.std())
+        z = 0.0
+        for count, weight in rungs(len(places), 576).items() if method == "sparsevlm" else [(len(places), 1.0)]:
+            subsets = random_subsets(576, count, generator_seed=work.batch.image_seeds[image : image + 1])[0]
+            chance = diversity(work.projected[image][subsets])["effective_rank"]
+            z += weight * (float(slow["effective_rank"]) - float(chance.mean())) / float(chance.std())
         assert found.numbers["z_effective_rank"][row] == pytest.approx(z, abs=1e-4)
     if method in ("random", "sts", "oracle"):
         assert set(found.numbers) & set(SCORES) == (set(SCORES) if method == "sts" else set())
+
+
+def test_between_rungs_chance_is_what_it_is_there(work):
+    """Interpolated z and percentiles of random sets have the mean and spread that chance has."""
+    space, seeds = Space.of(work.projected, (24, 24)), work.batch.image_seeds
+    for count in (70, 88, 121):
+        sets = random_subsets(576, count, generator_seed=seeds + 1).flatten(0, 1)  # [3 * 64, K]
+        images = torch.arange(3).repeat_interleave(len(sets) // 3)
+        values = figures(space, images, sets)["effective_rank"]
+        z = torch.zeros(len(sets), dtype=torch.float64)
+        for size, weight in rungs(count, 576).items():
+            chance = null(space, size, seeds)["effective_rank"]
+            z += weight * z_scores(values, chance[images])[0]
+        assert abs(float(z.mean())) < 0.35
+        assert 0.8 < float(z.std()) < 1.25
+    assert rungs(63, 576) == {63: 1.0}
+    assert rungs(96, 576) == {96: 1.0}
+    assert rungs(570, 571) == {560: pytest.approx(1 / 11), 571: pytest.approx(10 / 11)}
 
 
 def test_random_tokens_are_at_chance_and_their_rows_explain_nothing(work, cells):

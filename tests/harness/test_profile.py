@@ -6,10 +6,11 @@ import pytest
 
 from harness.cli import main
 from harness.errors import RequestError
-from harness.models import published
+from harness.models import hf, published
 from harness.models.published import internvl, llava, qwen, smolvlm
 from harness.plan import make_cells
 from harness.profile import ProfileConfig, as_text, profile, sharing_gain
+from harness.timing import Timed
 
 LANGUAGE = (64, 112, 4, 4, 2, 500)
 SMALL = {
@@ -70,6 +71,12 @@ def test_the_expected_gain_against_a_count_by_hand(adapter):
     assert gain["across_questions"] == pytest.approx(alone / together) and gain["across_cells"] == pytest.approx(1)
     one = sharing_gain(cells, stages, visual=100, text=20, questions=1)
     assert one["both"] == pytest.approx(1)
+    config = CompareConfig(methods=("fastv",), keep=("64",))
+    both = [c for c in make_cells(config, adapter.shape, False) if c.method in ("none", "fastv")]
+    k, counts = both[1].steps[0].site.layer, both[1].schedule.llm
+    before = sum(counts[:k]) / sum(counts)  # of its prefill: the unpruned model has run these layers
+    pair = sharing_gain(both, {0: stages[0], 1: {**stages[0], "prefill": 1.0}}, visual=100, text=20, questions=1)
+    assert pair["both"] == pytest.approx(2 * (4 + 1 + 0.5 + 1.5 + 0.25) / (5 + 2 * 0.75 + 2 + 1 * (1 - before)))
 
 
 @pytest.mark.parametrize(
@@ -78,6 +85,11 @@ def test_the_expected_gain_against_a_count_by_hand(adapter):
         ({"model": "llava-1.5-7bb", "random_weights": True}, "did you mean 'llava-1.5-7b'"),
         ({"layers": 99, "random_weights": True}, "1 to 4"),
         ({"layers": 2}, "only with --random-weights"),
+        ({"revision": "v1", "random_weights": True}, "--revision: is about trained weights"),
+        ({"device_map": "auto", "random_weights": True}, "--device-map: is about trained weights"),
+        ({"quantize": 4, "random_weights": True}, "--quantize: is about trained weights"),
+        ({"model": "tiny", "quantize": 3}, "choose 4 or 8 bits"),
+        ({"model": "tiny", "revision": "v1"}, "has no revisions"),
         ({"rounds": 0}, "at least 1"),
         ({"text_tokens": 1}, "at least 2"),
         ({"keep": ("17",), "random_weights": True}, "16 visual tokens"),
@@ -108,3 +120,29 @@ def test_from_the_command_line(small, capsys):
             ]
         )
     assert stop.value.code == 0 and json.loads(capsys.readouterr().out)["cells"][0]["method"] == "none"
+
+
+@pytest.mark.parametrize("command", ["profile", "capture --out never"])
+def test_how_trained_weights_are_loaded_reaches_the_loader(command, monkeypatch, capsys):
+    asked = []
+
+    def load(name, *arguments, **words):
+        asked.append((name, words))
+        raise RequestError("seen")
+
+    monkeypatch.setattr(hf, "load", load)
+    options = "--model a/b --revision v2 --device-map auto --quantize 4"
+    with pytest.raises(SystemExit) as stop:
+        main([*command.split(), *options.split()])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: seen\n"
+    assert asked == [("a/b", {"revision": "v2", "device_map": "auto", "quantize": 4})]
+
+
+def test_what_the_rounds_gave_by_cell_and_stage():
+    timed = Timed([(0, 0, 0, "vision", 1.0), (0, 0, 1, "vision", 3.0), (0, 1, 0, "vision", 5.0), (1, 0, 0, "prefill", 7.0)])
+    timed.rows += [(0, 0, 2, "vision", 2.0), (0, 0, 0, "prefill", 4.0)]
+    assert {stage: values.tolist() for stage, values in timed.seconds(0).items()} == {"vision": [1, 3, 2], "prefill": [4]}
+    assert timed.seconds(0, 1)["vision"].tolist() == [5]
+    assert timed.medians(0) == {"vision": 2, "prefill": 4}
+    assert timed.medians(2) == {}

@@ -324,7 +324,7 @@ def test_wrong_requests(capsys, make_run, tmp_path):
     for file in ("results.sqlite-wal", "results.sqlite-shm"):
         (other.folder / file).unlink(missing_ok=True)
     code, _, err = run(capsys, "regress", one.folder, other.folder)
-    assert code == 2 and "cannot be read" in err
+    assert code == 2 and "is no SQLite database" in err
 
 
 def test_against_a_run_that_git_holds(capsys, make_run, tmp_path, monkeypatch):

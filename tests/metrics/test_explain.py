@@ -224,7 +224,11 @@ class _Run:
     def cells(self):
         return [(i, f"key {i}", facts) for i, facts in enumerate(self._facts)]
 
-    def columns(self, ident):
+    def analysed(self):
+        return [question for cell in self._cells for question in cell.columns["question"]]
+
+    def columns(self, ident, questions):
+        assert set(self._cells[ident].columns["question"]) <= set(questions)
         return {name: self._cells[ident].columns[name] for name in ("question", "image", "family", "score")}
 
     def analysis(self, ident):

@@ -8,6 +8,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metrics import resampling
 from metrics import statistics as stats
 from metrics.ranks import within_rank_correlation, within_rank_sums
 
@@ -56,8 +57,30 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
 def test_chunks_do_not_change_the_draws(monkeypatch):
     values, clusters = np.random.default_rng(5).random(50), np.arange(50) % 17
     whole = stats.bootstrap_mean(values, clusters), stats.paired_difference(values, values[::-1], clusters)
-    monkeypatch.setattr(stats, "_CHUNK", 40)
+    monkeypatch.setattr(resampling, "CHUNK", 40)
+    resampling._counts.cache_clear()
     assert whole == (stats.bootstrap_mean(values, clusters), stats.paired_difference(values, values[::-1], clusters))
+
+
+def test_many_clusters_are_drawn_in_groups_and_give_the_same_interval(monkeypatch):
+    rng = np.random.default_rng(8)
+    images = np.repeat(np.arange(6000), 2)
+    values = (rng.random(6000) * 0.5)[images] + rng.random(12000) * 0.5
+    other = values + rng.normal(0.004, 0.3, 12000)
+    groups = stats.bootstrap_mean(values, images), stats.paired_difference(values, other, images)
+    monkeypatch.setattr(resampling, "GROUPS", 10_000)
+    each = stats.bootstrap_mean(values, images), stats.paired_difference(values, other, images)
+    for mine, theirs in zip(groups, each, strict=True):
+        assert mine.value == theirs.value
+        assert (mine.hi - mine.lo) == pytest.approx(theirs.hi - theirs.lo, rel=0.08)
+        assert mine.lo == pytest.approx(theirs.lo, abs=0.1 * (theirs.hi - theirs.lo))
+    assert groups[1].p == pytest.approx(each[1].p, abs=0.03)
+
+
+def test_integer_clusters_are_coded_as_others_are():
+    for codes in ([3, 3, 5, 9, 9], [4, 1, 4, 0], [], [7]):
+        array = np.array(codes, dtype=np.int64)
+        assert stats.cluster_codes(array).tolist() == stats.cluster_codes(list(codes)).tolist()
 
 
 def test_few_samples():

@@ -145,6 +145,21 @@ def synthetic_image(rng: np.random.Generator, size: int = 192) -> bytes:
     return out.getvalue()
 
 
+def traced(name: str, kept: np.ndarray, rng: np.random.Generator) -> dict:
+    """Scores that favour the kept tokens, some tokens gone by then; or groups of neighbours, each with a kept token."""
+    if name in ("fastv", "sparsevlm"):
+        scores = rng.exponential(size=kept.size) + 5 * kept.ravel()
+        scores[::17] = np.nan
+        return {"scores": scores.astype(np.float16)}
+    if name == "tome":
+        places = np.stack(np.unravel_index(np.arange(kept.size), kept.shape), 1)
+        heads = places[kept.ravel()]
+        source = np.linalg.norm(places[:, None] - heads[None], axis=2).argmin(1).astype(np.int16)
+        source[:GRID] = -1
+        return {"source": source, "merges": True}
+    return {}
+
+
 def synthetic_gallery(images: int = 6, questions: int = 3, seed: int = 1) -> list[GalleryImage]:
     rng = np.random.default_rng(seed)
     gallery = []
@@ -156,7 +171,7 @@ def synthetic_gallery(images: int = 6, questions: int = 3, seed: int = 1) -> lis
             evidence[top : top + 4, left : left + 5] = True
             answers = [GalleryAnswer("none", TOKENS, "red", 1.0, np.ones((GRID, GRID), bool), (GRID, GRID), "")]
             for keep in BUDGETS:
-                for name in ("sts", "fastv", "sparsevlm", "random", "random[like=fastv]", "downsample", "oracle"):
+                for name in ("sts", "fastv", "sparsevlm", "tome", "random", "random[like=fastv]", "downsample", "oracle"):
                     side = int(np.sqrt(keep)) if name == "downsample" else GRID
                     kept = np.ones((side, side), bool)
                     if name != "downsample":
@@ -166,7 +181,8 @@ def synthetic_gallery(images: int = 6, questions: int = 3, seed: int = 1) -> lis
                         kept = kept.reshape(GRID, GRID) | (evidence if name == "oracle" else False)
                     right = float(rng.random() < 0.6)
                     note = "the image was shrunk" if name == "downsample" else ""
-                    answers.append(GalleryAnswer(name, keep, "red" if right else "blue", right, kept, (side, side), note))
+                    more = traced(name, kept, rng)
+                    answers.append(GalleryAnswer(name, keep, "red" if right else "blue", right, kept, (side, side), note, **more))
             asked.append(GalleryQuestion(f"{i}-{q}", FAMILIES[q], f"What colour is shape {q + 1}?", "red",
                                          evidence if q else None, answers))  # fmt: skip
         gallery.append(GalleryImage(f"image-{i}", synthetic_image(rng), asked))

@@ -14,6 +14,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from reports.gallery import most_telling, payload
 from reports.page import render
 from reports.view import GalleryAnswer, GalleryImage, GalleryQuestion, RunView
 
@@ -73,7 +74,8 @@ def test_page_holds_every_part(page: str, read: Reader):
     kinds = {"tokens", "ttft", "families", "collapse", "evidence", "stages"}
     assert {f"figure-s0-{k}" for k in kinds} <= set(ids)
     assert {"cells", "gallery", "measurement", "table"} <= set(ids)
-    assert sum(tag == "figcaption" for tag, _ in read.elements) == 10
+    figures = [a for tag, a in read.elements if tag == "figure"]
+    assert len(figures) >= 10 and sum(tag == "figcaption" for tag, _ in read.elements) == len(figures)
     assert "the tower has no CLS token" in page
     assert "2 samples failed" in page and "timings taken while another process ran" in page
     local = {v[1:] for _, a in read.elements for k, v in a.items() if k in ("href", "xlink:href") and v.startswith("#")}
@@ -104,7 +106,8 @@ def test_policy_allows_this_script_only(read: Reader):
 
 def test_figure_text_is_text(page: str):
     figure = page[page.index('id="figure-s0-tokens"') : page.index('id="figure-s0-ttft"')]
-    assert ">random[like=fastv]</text>" in figure and ">accuracy, %</text>" in figure
+    texts = re.findall(r">([^<]+)</text>", figure)
+    assert any("fastv" in text for text in texts) and any("accuracy, %" in text for text in texts)
     assert "<metadata" not in page and "xmlns" not in page
 
 
@@ -116,7 +119,38 @@ def test_gallery_data_survives_the_journey(run: RunView, read: Reader):
         unpacked = np.unpackbits(np.frombuffer(base64.b64decode(found["kept"]), np.uint8))
         assert (unpacked[: answer.kept.size].reshape(found["grid"]).astype(bool) == answer.kept).all()
         assert (found["method"], found["keep"], found["prediction"]) == (answer.method, answer.keep, answer.prediction)
+        assert ("source" in found, "ranks" in found) == (answer.source is not None, answer.scores is not None)
+        if answer.source is not None:
+            assert (np.frombuffer(base64.b64decode(found["source"]), "<i2") == answer.source).all()
     assert base64.b64decode(data[2]["png"]) == run.gallery[2].png
+
+
+def test_a_gallery_too_heavy_for_a_page_is_cut(run: RunView):
+    whole = payload(run.gallery)
+    assert whole.images == len(run.gallery) and len(json.loads(whole.json)) == whole.images
+    cut = payload(run.gallery, heaviest=len(whole.json) // 2)
+    assert 0 < cut.images < whole.images and len(cut.json) <= len(whole.json) // 2
+    assert [i["id"] for i in json.loads(cut.json)] == [i.image_id for i in run.gallery[: cut.images]]
+    assert payload(run.gallery, heaviest=1).images == 1
+
+
+def test_images_that_part_the_methods_come_first():
+    answers = [("same", "q", 64, 1.0), ("same", "q", 64, 1.0), ("split", "q", 64, 1.0), ("split", "q", 64, 0.0)]
+    answers += [("third", "q", 64, s) for s in (1.0, 1.0, 0.0)] + [
+        ("none", "q", 64, None),
+        ("one", "q", 64, 1.0),
+        ("one", "q", 32, 0.0),
+    ]
+    assert most_telling(answers, 9) == ["split", "third", "same", "none", "one"], "budgets are not held against each other"
+    assert most_telling(answers, 2, frozenset({"same"})) == ["same", "split"]
+
+
+def test_scores_and_groups_that_do_not_fit_their_grid_are_refused(run: RunView):
+    for name in ("scores", "source"):
+        answer = dataclasses.replace(run.gallery[0].questions[0].answers[0], **{name: np.zeros(5)})
+        question = dataclasses.replace(run.gallery[0].questions[0], answers=[answer])
+        with pytest.raises(ValueError, match=f"{name} of none at 576 has 5 values for 576 tokens"):
+            payload([GalleryImage("i", b"", [question])])
 
 
 def test_hostile_text_is_inert(run: RunView):
@@ -168,7 +202,7 @@ def test_few_cells(run: RunView, which: slice):
 
 
 def test_two_tasks_and_two_budget_modes_stay_apart(run: RunView):
-    small = [c for c in run.cells if c["keep"] in (None, 64, 128)]
+    small = [c for c in run.cells if c["keep"] in (None, 64, 128) and c["method"] in ("none", "blind", "fastv", "random")]
     other = [{**c, "task": "pope"} for c in small] + [{**c, "budget": "final"} for c in small if c["keep"]]
     page = render(RunView(run.manifest, small + other))
     read = Reader(page)

@@ -69,6 +69,6 @@ def test_what_is_wrong_is_named(photos, tmp_path):
     (photos / "a.txt").unlink()
     (photos / "a.png").write_bytes(b"no")
     with pytest.raises(RequestError, match=r"a.png: not an image"):
-        prompts(photos)
+        _ = [sample.image for sample in create(str(photos)).samples(99, 0)]
     with pytest.raises(RequestError, match="has no parameter 'metric'"):
         create(f"{photos}[metric=exact]")

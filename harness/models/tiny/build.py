@@ -189,8 +189,9 @@ def load_into(model: LlavaForConditionalGeneration, companion: Companion, folder
     """Fill a model and its companion from a folder that `save` wrote."""
     from safetensors.torch import load_file
 
-    model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).state_dict())
-    inner = CLIPTextModelWithProjection.from_pretrained(folder / "companion", dtype=torch.float32)
+    given = {"dtype": torch.float32, "use_safetensors": True}
+    model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(folder, **given).state_dict())  # nosec B615
+    inner = CLIPTextModelWithProjection.from_pretrained(folder / "companion", **given)  # nosec B615
     companion.text.load_state_dict(inner.state_dict())
     projection = load_file(folder / "companion" / "visual_projection.safetensors")["visual_projection.weight"]
     companion.visual_projection.weight.data.copy_(projection.float())

@@ -49,8 +49,8 @@ def test_the_swapped_run_keeps_all_evidence_and_as_many_tokens(work, expression)
     method = create(expression)
     steps = method.steps(work.engine.adapter.shape, Budget(200))
     plain, forced = Recorder(), Recorder()
-    before = work.engine.run(work.batch, steps, method.positions, work.tower, recorder=plain)
-    after = work.engine.run(work.batch, swapped(steps, before.kept_before), method.positions, work.tower, recorder=forced)
+    before = work.engine.run(work.batch, steps, method.positions, work.shared, recorder=plain)
+    after = work.engine.run(work.batch, swapped(steps, before.kept_before), method.positions, work.shared, recorder=forced)
     assert before.counts == after.counts
     evidence, moved = work.batch.evidence, 0
     for ids, own in zip(forced.ids, plain.ids, strict=True):
@@ -67,8 +67,8 @@ def test_the_swapped_run_keeps_all_evidence_and_as_many_tokens(work, expression)
 def test_recorded_rows_are_those_of_eager_attention(work):
     """Every layer's row of the last instruction token, mean over heads, for single questions run by the model itself."""
     adapter, recorder = work.engine.adapter, Recorder(attention=True)
-    out = work.engine.run(work.batch, (), tower=work.tower, recorder=recorder)
-    silent = work.engine.run(work.batch, (), tower=work.tower)
+    out = work.engine.run(work.batch, (), shared=work.shared, recorder=recorder)
+    silent = work.engine.run(work.batch, (), shared=work.shared)
     assert out.tokens == silent.tokens and torch.equal(out.first_logits, silent.first_logits)
     features = adapter.project(work.tower.features)
     adapter.model.set_attn_implementation("eager")

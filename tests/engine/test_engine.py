@@ -8,6 +8,7 @@ import torch
 from harness.engine import Engine
 from harness.measure import Work
 from harness.probes import Probe
+from harness.sharing import Walk
 from harness.tasks.registry import create as create_task
 from methods.merging import bipartite
 from methods.registry import create
@@ -184,7 +185,7 @@ def test_tower_signals_equal_transformers_own(work):
 @torch.inference_mode()
 def test_rows_ahead_are_those_that_the_layer_then_computes(work):
     adapter = work.engine.adapter
-    flow = work.engine._enter(work.batch, (), "original", work.tower, True, _quiet())[0]
+    flow = work.engine._enter(work.batch, Walk((), "original"), work.tower, None, True, _quiet()).flow
     layout, hidden = flow.layout, flow.hidden
     rotary, mask = adapter.rotary(hidden, layout.positions), layout.mask()
     ahead, then = Probe(layout.text, layout.group), Probe(layout.text, layout.group, True)
@@ -251,7 +252,7 @@ def test_tokens_are_physically_removed(work, expression):
 @torch.inference_mode()
 def test_probed_rows_equal_eager_attention(work):
     adapter, batch = work.engine.adapter, work.batch
-    layout_in = work.engine._enter(batch, (), "original", work.tower, True, _quiet())[0]
+    layout_in = work.engine._enter(batch, Walk((), "original"), work.tower, None, True, _quiet()).flow
     layout, hidden = layout_in.layout, layout_in.hidden
     probe = Probe(layout.text, layout.group)
     rotary = adapter.rotary(hidden, layout.positions)

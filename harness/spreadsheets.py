@@ -1,0 +1,35 @@
+"""Rows as CSV that a spreadsheet may open: a text of a model or of a data set must not become a formula there."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TextIO
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def write_rows(names: Sequence[str], rows: Iterable[Mapping[str, Any]], file: TextIO) -> None:
+    """A header and rows; texts that a spreadsheet would run stand behind an apostrophe."""
+    writer = csv.DictWriter(file, names, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: inert(value) for name, value in row.items()})
+
+
+def inert(value: Any) -> Any:
+    """A value as a spreadsheet shows it; numbers, also as texts, stay as they are. Lines end with a line feed alone.
+
+    >>> inert("=1+1"), inert("-5"), inert(" @x"), inert(-5)
+    ("'=1+1", '-5', "' @x", -5)
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    if not value.lstrip(" \n\xa0\ufeff").startswith(_FORMULA):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text

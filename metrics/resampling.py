@@ -1,0 +1,90 @@
+"""Draws of whole clusters and their sums, made once for all figures of the same clusters; many clusters in random groups.
+
+Beyond `GROUPS` clusters a resample draws random groups of clusters in their place. The variance that groups show is that
+of the clusters they are made of (the method of random groups, Wolter 2007, section 2.4), with a relative standard error of
+sqrt(1 / (2 * GROUPS)), under 2 % of an interval's width, where 2000 draws leave some 3 % to chance. A sign flipped for a
+whole group is one of the flips that a test of clusters allows, so that the test stays exact.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+CHUNK = 2_000_000  # random numbers held at once, which bounds memory at some 16 MB
+GROUPS = 2048
+_ROWS = 256  # of the draws turned into floats at once
+
+
+def pooled(sums: np.ndarray) -> np.ndarray:
+    """Sums of each cluster [C, ...] as they are, or of more than `GROUPS` those of each random group, dealt alike every time."""
+    if len(sums) <= GROUPS:
+        return sums
+    group, columns = _deal(len(sums)), sums.reshape(len(sums), -1)
+    added = [np.bincount(group, weights=column, minlength=GROUPS) for column in columns.T]
+    return np.stack(added, 1).reshape(GROUPS, *sums.shape[1:])
+
+
+@lru_cache(maxsize=16)
+def _deal(count: int) -> np.ndarray:
+    return np.random.default_rng([count, 3]).permutation(count) % GROUPS
+
+
+@lru_cache(maxsize=16)
+def _counts(seed: int, clusters: int, resamples: int) -> np.ndarray:
+    """How often each draw of C clusters with replacement holds each of them: [resamples, C]."""
+    rng, rows = np.random.default_rng(seed), max(1, CHUNK // clusters)
+    times = np.empty((resamples, clusters), np.uint8)  # of more than 255 clusters none is ever drawn 256 times
+    for start in range(0, resamples, rows):
+        drawn = rng.integers(0, clusters, size=(min(rows, resamples - start), clusters))
+        drawn += np.arange(len(drawn))[:, None] * clusters
+        times[start : start + len(drawn)] = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+    times.flags.writeable = False
+    return times
+
+
+def resampled(sums: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    """Sums over draws of C clusters with replacement.
+
+    Args:
+        sums: float64 [C, k], of each cluster.
+        seed: of the draws, which are the same for the same number of clusters.
+        resamples: draws.
+
+    Returns:
+        float64 [resamples, k].
+    """
+    sums = np.ascontiguousarray(pooled(sums), dtype=np.float64)
+    times = _counts(seed, len(sums), resamples)
+    return np.concatenate([times[i : i + _ROWS].astype(np.float64) @ sums for i in range(0, resamples, _ROWS)])
+
+
+@lru_cache(maxsize=2)
+def _signs(seed: int, clusters: int, permutations: int) -> np.ndarray:
+    """Random signs as 0 and 1: int8 [permutations, clusters]."""
+    found = np.random.default_rng([seed, 1]).integers(0, 2, size=(permutations, clusters), dtype=np.int8)
+    found.flags.writeable = False
+    return found
+
+
+def sign_flip(totals: np.ndarray, seed: int, permutations: int) -> float:
+    """Two-sided p of the sum of cluster totals [C] under random signs: (hits + 1) / (permutations + 1)."""
+    many = len(totals) > GROUPS  # then all figures share one set of signs
+    totals = pooled(totals)
+    moving = totals if many else totals[totals != 0]  # zeros are the same under either sign
+    if not moving.any():
+        return 1.0
+    # sums of the same magnitudes in another order differ by rounding; those are ties, and ties are hits
+    reached = abs(moving.sum()) - 1e-9 * np.abs(moving).sum()
+    rng = np.random.default_rng([seed, 1])
+    rows, hits = _ROWS if many else max(1, CHUNK // len(moving)), 0
+    for start in range(0, permutations, rows):
+        size = min(rows, permutations - start)
+        drawn = (
+            _signs(seed, len(moving), permutations)[start : start + size]
+            if many
+            else rng.integers(0, 2, size=(size, len(moving)), dtype=np.int8)
+        )
+        hits += int((np.abs((drawn * 2.0 - 1.0) @ moving) >= reached).sum())
+    return (hits + 1) / (permutations + 1)

@@ -1,0 +1,144 @@
+"""Why each method loses what it loses: one row a method and budget, and sentences only where intervals or tests carry them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reports import headline, wording
+from reports.cells import SIGNIFICANT, Interval, Stratum, interval, method, number, p_value, role
+
+_FAMILIES = 3  # how many of the worst are named
+_TOLD = 0.05  # a family whose accuracy falls by less is no loss worth naming
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a row: raw for copies, as text, and its small print."""
+
+    raw: float | None
+    text: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What one cell loses to the unpruned model, where, and why as far as this run can tell."""
+
+    method: str
+    lost: Figure  # accuracy minus the unpruned model's, points
+    where: str  # the families that lose most
+    evidence: Figure  # recall, percent; the control's in the small print
+    swap: Figure  # accuracy given back with the evidence, points
+    ranking: Figure  # over random tokens on the same schedule, points
+    cost: Figure  # TTFT, ms
+    why: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The rows of one budget, the most accurate method first."""
+
+    keep: int
+    rows: tuple[Loss, ...]
+
+
+def losses(stratum: Stratum) -> list[Losses]:
+    """What every method loses at every budget, the smallest budget first, where the loss is largest.
+
+    Args:
+        stratum: cells that may be compared.
+
+    Returns:
+        Nothing where the unpruned model or all accuracies are missing.
+    """
+    if stratum.none is None or number(stratum.none, "accuracy") is None:
+        return []
+    found = []
+    for k in reversed(stratum.budgets):
+        cells = [c for c in stratum.at(k) if role(c) == "method" and number(c, "accuracy") is not None]
+        if cells:
+            found.append(Losses(k, tuple(_loss(stratum, c) for c in cells)))
+    return found
+
+
+def _loss(stratum: Stratum, cell: dict) -> Loss:
+    gap, swap = interval(cell, "difference_none"), interval(cell, "evidence.swap_gain")
+    like, recall = interval(cell, "difference_like"), interval(cell, "evidence.recall")
+    control = stratum.control(cell)
+    theirs = interval(control, "evidence.recall") if control else None
+    worst = _worst(stratum, cell)
+    return Loss(
+        method=method(cell),
+        lost=_points(gap, _p(cell, "difference_none")),
+        where=", ".join(f"{name} {wording.points(change)}" for name, change in worst),
+        evidence=Figure(
+            recall.value if recall else None,
+            wording.percent(recall.value if recall else None),
+            f"{method(control)} {wording.percent(theirs.value)}" if theirs and control else "",
+        ),
+        swap=_points(swap, ""),
+        ranking=_points(like, _p(cell, "difference_like")),
+        cost=_cost(cell),
+        why=tuple(_why(cell, gap, like, recall, theirs)),
+    )
+
+
+def _points(gap: Interval | None, tail: str) -> Figure:
+    if gap is None:
+        return Figure(None, wording.MISSING)
+    return Figure(gap.value, wording.points(gap.value), "; ".join(t for t in (wording.points_range(gap), tail) if t))
+
+
+def _p(cell: dict, path: str) -> str:
+    p, _ = p_value(cell, path)
+    return "" if p is None else wording.p_text(p)
+
+
+def _cost(cell: dict) -> Figure:
+    ttft, ratio = number(cell, "latency.ttft"), number(cell, "latency.ratio")
+    spread = interval(cell, "latency.ttft")
+    if spread is not None and headline.noisy(cell):
+        return Figure(ttft, "noisy", f"{wording.milliseconds(spread.lo)} to {wording.milliseconds(spread.hi)}")
+    return Figure(ttft, wording.milliseconds(ttft), "" if ratio is None else f"{wording.plain(ratio)} times as fast")
+
+
+def _worst(stratum: Stratum, cell: dict) -> list[tuple[str, float]]:
+    """The question families whose accuracy falls most, worst first; plain differences of two accuracies."""
+    whole, changes = (stratum.none or {}).get("families") or {}, []
+    for name, found in (cell.get("families") or {}).items():
+        mine, theirs = number({"found": found}, "found"), number({"found": whole.get(name)}, "found")
+        if mine is not None and theirs is not None and mine - theirs <= -_TOLD:
+            changes.append((name, mine - theirs))
+    return sorted(changes, key=lambda item: item[1])[:_FAMILIES]
+
+
+def _why(cell: dict, gap: Interval | None, like: Interval | None, recall: Interval | None, theirs: Interval | None) -> list[str]:
+    """What this run shows of the reasons; each sentence needs its own interval or test."""
+    p, _ = p_value(cell, "difference_none")
+    if gap is None or p is None or p >= SIGNIFICANT or gap.value >= 0:
+        return ["No loss could be shown."] if gap is not None else []
+    said = []
+    share, gain = interval(cell, "evidence.swap_share"), interval(cell, "evidence.swap_gain")
+    if gain is not None and gain.lo > 0:
+        of = f"{wording.percent(share.value, 0)} % of its loss" if share is not None and share.lo > 0 else "Part of its loss"
+        said.append(f"{of} is evidence thrown away: it returns when those tokens are put back at the same count.")
+    elif gain is not None:
+        said.append("Putting the evidence back at the same count gains nothing that could be shown.")
+    apart = 0 if recall is None or theirs is None else (recall.lo > theirs.hi) - (recall.hi < theirs.lo)
+    if apart:
+        said.append(
+            f"It {'still holds more' if apart > 0 else 'holds less'} of the evidence than random tokens on the same schedule."
+        )
+    like_p, _ = p_value(cell, "difference_like")
+    if like is not None and like_p is not None and (like_p >= SIGNIFICANT or like.value < 0):
+        said.append(f"Its ranking {'does worse than' if like_p < SIGNIFICANT else 'could not be told from'} random tokens on the "
+                    "same schedule.")  # fmt: skip
+    alike, spread = interval(cell, "collapse.z.effective_rank"), interval(cell, "collapse.z.cells")
+    bent = [text for z, text in ((alike, "are more alike"), (spread, "crowd in fewer places")) if z is not None and z.hi < 0]
+    if bent and apart <= 0:  # tokens of the evidence alone are alike too, and no fault
+        said.append(f"Its tokens {' and '.join(bent)} than random ones of the same number.")
+    lower = interval(cell, "bias.lower_half")
+    if lower is not None and (lower.lo > 0.6 or lower.hi < 0.4):
+        half, part = ("lower", lower.value) if lower.value > 0.5 else ("upper", 1 - lower.value)
+        said.append(f"{wording.percent(part, 0)} % of its tokens lie in the {half} half of the image.")
+    return said or ["This run does not show why."]

@@ -1,0 +1,227 @@
+"""Several runs on one page: accuracies beside each other, differences to the first run, and what tells the runs apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from reports import wording
+from reports.cells import WHOLE, Interval, dig, interval, number
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+_DRAWN = 40  # rows of the figure
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A cell of one run."""
+
+    skipped: str | None
+    entry: dict  # of summary.json
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of another run less that of the first, on the same questions; shares."""
+
+    value: float
+    lo: float | None
+    hi: float | None
+    p: float | None  # corrected by Holm over all differences of the page
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """One row: the cell in each run, None where a run has none, and each other run's difference to the first."""
+
+    method: str
+    keep: int | None
+    budget: str
+    apart: str  # what else tells it from another row
+    cells: tuple[Shown | None, ...]
+    differences: tuple[Difference | None, ...]
+    work: str  # how its work differs between the runs
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An entry of the manifests that is not the same everywhere; None where a run does not tell."""
+
+    name: str
+    values: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Several:
+    names: tuple[str, ...]
+    manifests: tuple[dict, ...]
+    rows: tuple[Aligned, ...]
+    settings: tuple[Setting, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a table cell says, its small print, and the plain number."""
+
+    text: str
+    detail: str = ""
+    raw: float | None = None
+    mark: str = ""  # good or bad: a difference that its test holds
+
+
+def render(several: Several) -> str:
+    """The page: it loads nothing and runs no script.
+
+    Args:
+        several: two runs or more.
+
+    Returns:
+        HTML whose Content-Security-Policy allows inline styles alone.
+    """
+    from reports.page import TEMPLATES, _environment
+
+    rows = sorted(several.rows, key=_place)
+    titles = [f"{m.get('task') or '?'} on {m.get('model') or '?'}" for m in several.manifests]
+    page = (
+        _environment()
+        .get_template("several.html.j2")
+        .render(
+            several=several,
+            title=f"{len(several.names)} runs side by side",
+            runs=list(zip(several.names, titles, several.manifests, strict=True)),
+            rows=[(row, _name(row), [_accuracy(c) for c in row.cells], [_gap(d) for d in row.differences],
+                   [_speed(c) for c in row.cells], [_flops(c) for c in row.cells]) for row in rows],
+            timed=any(_speed(c).raw is not None for row in rows for c in row.cells),
+            said=_said(several),
+            figure=_figure(several, rows),
+            style=Markup((TEMPLATES / "report.css").read_text("utf-8")),  # nosec B704  # our own file
+            policy=_POLICY,
+        )
+    )  # fmt: skip
+    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def _place(row: Aligned) -> tuple:
+    """Whole cells first, budgets falling, the more accurate in the first run that has it first."""
+    known = [number(c.entry, "accuracy") for c in row.cells if c is not None]
+    best = next((v for v in known if v is not None), -1.0)
+    return (row.method not in WHOLE, -(row.keep or 0), -best, row.method)
+
+
+def _name(row: Aligned) -> str:
+    name = row.method if row.keep is None else f"{row.method} at {row.keep}"
+    return f"{name}, {row.apart}" if row.apart else name
+
+
+def _accuracy(cell: Shown | None) -> Text:
+    if cell is None:
+        return Text(wording.MISSING, "not in this run")
+    if cell.skipped:
+        return Text("skipped", cell.skipped)
+    found = interval(cell.entry, "accuracy")
+    if found is None:
+        agreed = interval(cell.entry, "loyalty.agreement")
+        if agreed is None:
+            return Text(wording.MISSING)
+        return Text(wording.percent(agreed.value), f"agreement with none, {wording.percent_range(agreed)}", agreed.value)
+    return Text(wording.percent(found.value), wording.percent_range(found), found.value)
+
+
+def _gap(gap: Difference | None) -> Text:
+    if gap is None:
+        return Text(wording.MISSING)
+    spread = "" if gap.lo is None or gap.hi is None else wording.points_range(Interval(gap.value, gap.lo, gap.hi))
+    detail = "; ".join(part for part in (spread, wording.p_text(gap.p)) if part)
+    mark = "" if gap.p is None or gap.p >= 0.05 else "good" if gap.value > 0 else "bad"
+    return Text(wording.points(gap.value), detail, gap.value, mark)
+
+
+def _speed(cell: Shown | None) -> Text:
+    found = interval(cell.entry, "latency.ratio") if cell is not None and not cell.skipped else None
+    if found is None or cell is None:
+        return Text(wording.MISSING)
+    if dig(cell.entry, "latency.noisy"):
+        return Text("noisy")
+    return Text(wording.plain(found.value), f"{wording.plain(found.lo)} to {wording.plain(found.hi)}", found.value)
+
+
+def _flops(cell: Shown | None) -> Text:
+    total = number(cell.entry, "flops.total") if cell is not None and not cell.skipped else None
+    if total is None:
+        return Text(wording.MISSING)
+    divisor, unit = wording.flops_unit([total])
+    return Text(f"{wording.plain(total / divisor)}", unit, total)
+
+
+def _said(several: Several) -> list[str]:
+    """What the differences settle, run by run; nothing where they settle nothing."""
+    found = []
+    for number_, name in enumerate(several.names[1:]):
+        gaps = [(row, gap) for row in several.rows if (gap := row.differences[number_]) is not None]
+        if not gaps:
+            continue
+        sure = [(row, gap) for row, gap in gaps if gap.p is not None and gap.p < 0.05]
+        for sign, word in ((1, "more"), (-1, "less")):
+            told = sorted(((r, g) for r, g in sure if g.value * sign > 0), key=lambda item: -abs(item[1].value))
+            if told:
+                listed = ", ".join(f"{_name(r)} ({_gap(g).text} points [{_gap(g).detail}])" for r, g in told[:4])
+                rest = f", and {len(told) - 4} more" if len(told) > 4 else ""
+                found.append(
+                    f"{name} is {word} accurate than {several.names[0]} in {len(told)} of {len(gaps)} cells: {listed}{rest}."
+                )
+        if not sure:
+            found.append(f"No difference between {name} and {several.names[0]} could be shown in {len(gaps)} cells.")
+    return found
+
+
+def _figure(several: Several, rows: list[Aligned]) -> dict | None:
+    """A row a cell, a mark a run."""
+    from matplotlib.lines import Line2D
+
+    from reports.figures import bare_rows, canvas, legend, room, styled
+    from reports.style import COLOURS, FAINT, MARKERS
+    from reports.svg import inline, label
+
+    def drawable(row: Aligned) -> list[tuple[int, Interval]]:
+        known = [(i, interval(c.entry, "accuracy")) for i, c in enumerate(row.cells) if c is not None and not c.skipped]
+        return [(i, found) for i, found in known if found is not None]
+
+    found = [(row, marks) for row in rows if len(marks := drawable(row)) > 1]
+    if not found:
+        return None
+    left_out = ""
+    if len(found) > _DRAWN:
+        least = min((row.keep for row, _ in found if row.keep is not None), default=None)
+        found = [(row, marks) for row, marks in found if row.keep in (None, least)][:_DRAWN]
+        left_out = " Cells of other budgets stand in the table."
+    with styled():
+        names = [_name(row) for row, _ in found]
+        runs = len(several.names)
+        drawing, axes = canvas(7.8 + room(names, 16), 0.9 + max(0.26, 0.09 * runs + 0.08) * len(found))
+        for place, (_, marks) in enumerate(found):
+            if place % 2:
+                axes.axhspan(place - 0.5, place + 0.5, color="#f3f4f6", linewidth=0, zorder=0)
+            for run, at in marks:
+                y = place + (0.62 * (run / max(1, runs - 1) - 0.5) if runs > 1 else 0.0)
+                arms = [[100 * (at.value - at.lo)], [100 * (at.hi - at.value)]]
+                axes.errorbar(
+                    100 * at.value, y, xerr=arms, fmt=MARKERS[run % len(MARKERS)], markersize=5,
+                    color=COLOURS[run % len(COLOURS)], elinewidth=1.1, ecolor=FAINT, capsize=0, zorder=3,
+                )  # fmt: skip
+        axes.set_yticks(range(len(names)), [label(n) for n in names])
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_xlabel("accuracy, %")
+        bare_rows(axes)
+        keys = [
+            Line2D([], [], color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], linestyle="none", markersize=5,
+                   label=label(n, 28)) for i, n in enumerate(several.names)
+        ]  # fmt: skip
+        legend(drawing, keys, "run")
+        svg = Markup(inline(drawing, "runs", "Accuracy by run"))  # nosec B704  # our own files, or JSON and SVG made inert
+    caption = (
+        "Share of questions answered right in each run; bars are 95 % bootstrap intervals, clustered by image. Of runs on the "
+        f"same questions the paired differences in the table say more than whether bars overlap.{left_out}"
+    )
+    return {"title": "Accuracy by run", "svg": svg, "caption": caption}

@@ -1,0 +1,177 @@
+"""Where two runs of one cell first part on a question, and how near to a tie they were there."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from unittest.mock import patch
+
+import torch
+
+import harness.engine
+from harness.engine import Engine
+from harness.measure import Work
+from harness.plan import Cell
+from harness.tasks.base import ImageSample, Task
+from methods.sts import Spread
+from methods.types import Selection, Selector, Signals
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a selector chose for one row."""
+
+    indices: torch.Tensor  # int64 [K]
+    scores: torch.Tensor | None  # [N] that it ranked by
+    energies: Callable[[int], torch.Tensor] | None = None  # of all tokens before its nth choice, where it chose one by one
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A selector that tells what it chose for whom."""
+
+    select: Selector
+    needs: frozenset[str]
+    told: list[dict[int, Choice]] = field(default_factory=list, compare=False)  # one entry a call, by random stream
+
+    def __call__(self, signals: Signals, keep: int) -> Selection:
+        chosen = self.select(signals.only(self.needs), keep)
+        found = {}
+        for row, stream in enumerate(signals.seeds.tolist()):
+            scores = None if chosen.scores is None else chosen.scores[row].double()
+            energies = None
+            if isinstance(self.select, Spread):
+                distance = self.select.distance(signals)[row]
+                energies = _energies(distance, self.select.exponent, chosen.indices[row])
+            found[stream] = Choice(chosen.indices[row].clone(), scores, energies)
+        self.told.append(found)
+        return chosen
+
+
+def _energies(distance: torch.Tensor, exponent: float, order: torch.Tensor) -> Callable[[int], torch.Tensor]:
+    """Potential energy against the tokens chosen so far, straight from its definition; of the first against all."""
+    floor = distance.max().clamp_min(1e-12) * 1e-3
+    kernel = (distance.clamp_min(floor) / floor).double() ** -exponent
+    kernel.fill_diagonal_(0)
+    return lambda place: kernel.sum(-1) if place == 0 else kernel[:, order[:place]].sum(-1)
+
+
+@dataclass(frozen=True)
+class Account:
+    """How a run came to one answer."""
+
+    answer: list[int]  # token ids, its end included where it has one
+    choices: list[Choice]  # step by step
+    logits: list[torch.Tensor]  # [V] of each answer token
+
+
+def account(
+    engine: Engine, task: Task, samples: Sequence[ImageSample], cells: Sequence[Cell], key: str, question: str, sharing: bool
+) -> Account:
+    """Run a batch as `compare` does, with an eye on one cell and one question.
+
+    Args:
+        samples: of the batch that holds the question.
+        cells: of the run, in its order.
+        key: of the cell.
+        question: its ``sample_id``.
+    """
+    watch: list[Watched] = []
+
+    def watched(cell: Cell) -> Cell:
+        if cell.key != key:
+            return cell
+        watch.extend(Watched(step.select, step.needs) for step in cell.steps)
+        return replace(cell, steps=tuple(replace(s, select=w, needs=s.needs | {"seeds"}) for s, w in zip(cell.steps, watch)))
+
+    cells = tuple(watched(cell) for cell in cells)
+    wanted = frozenset().union(*(cell.needs for cell in cells))
+    work = Work(engine, task, list(samples), cells[0].seed, sharing, wanted, cells=cells)
+    asked = [(sample.image_id, q.sample_id) for sample in samples for q in sample.questions]
+    row = [name for _, name in asked].index(question)
+    decoded: list[tuple[list[torch.Tensor], frozenset[int]]] = []
+    for cell in cells:
+        decoded.clear()
+        with _listening(decoded):
+            work.run(cell)
+        if cell.key == key:
+            break
+    image_seeds, question_seeds = work._seeds(cells[0].seed)
+    image = [sample.image_id for sample in samples].index(asked[row][0])
+    streams = int(question_seeds[row]), int(image_seeds[image])
+    choices = [next(told[s] for told in one.told for s in streams if s in told) for one in watch]
+    steps, ends = decoded[row] if len(decoded) > 1 else decoded[0]
+    answer, logits = _of_row(steps, ends, 0 if len(decoded) > 1 else row)
+    return Account(answer, choices, logits)
+
+
+def _listening(decoded: list[tuple[list[torch.Tensor], frozenset[int]]]):
+    """Note the logits of all rows of every step of decoding."""
+    own = harness.engine.decode
+    signature = inspect.signature(own)
+
+    def decode(*arguments, **words):
+        given = signature.bind(*arguments, **words).arguments
+        adapter, steps = given["adapter"], [given["logits"]]
+        logits = type(adapter).logits
+
+        def noted(self, hidden):
+            steps.append(logits(self, hidden))
+            return steps[-1]
+
+        with patch.object(type(adapter), "logits", noted):
+            found = own(*arguments, **words)
+        decoded.append((steps, frozenset(given["ends"])))
+        return found
+
+    return patch.object(harness.engine, "decode", decode)
+
+
+def _of_row(steps: list[torch.Tensor], ends: frozenset[int], row: int) -> tuple[list[int], list[torch.Tensor]]:
+    """The tokens of one row, and their logits; rows leave with their end."""
+    alive, answer, logits = list(range(len(steps[0]))), [], []
+    for step in steps:
+        tokens = step.argmax(-1).tolist()
+        if row not in alive:
+            break
+        place = alive.index(row)
+        answer.append(tokens[place])
+        logits.append(step[place].double())
+        alive = [one for one, token in zip(alive, tokens, strict=True) if token not in ends]
+    return answer, logits
+
+
+def gap(one: Account, other: Account) -> float | None:
+    """The largest relative difference between the figures that decided where two accounts first part.
+
+    Returns:
+        None where they do not part. inf where they part without a figure that says why.
+    """
+    for mine, theirs in zip(one.choices, other.choices, strict=True):
+        if sorted(mine.indices.tolist()) == sorted(theirs.indices.tolist()):
+            continue
+        if mine.energies is not None:
+            order = list(zip(mine.indices.tolist(), theirs.indices.tolist(), strict=True))
+            place, (a, b) = next((place, pair) for place, pair in enumerate(order) if pair[0] != pair[1])
+            return max(_apart(choice.energies(place)[[a, b]]) for choice in (mine, theirs))
+        if mine.scores is None:
+            return torch.inf
+        a, b = (set(choice.indices.tolist()) for choice in (mine, theirs))
+        return max(_apart(choice.scores[sorted(a ^ b)]) for choice in (mine, theirs))
+    for place, (a, b) in enumerate(zip(one.answer, other.answer)):
+        if a != b:
+            return max(_apart(account.logits[place][[a, b]]) for account in (one, other))
+    return None
+
+
+def _apart(values: torch.Tensor) -> float:
+    """Span of some values, relative to the largest of them."""
+    assert values.isfinite().all()
+    return float((values.max() - values.min()) / values.abs().max().clamp_min(1e-30))
+
+
+def batches(samples: Sequence[ImageSample], size: int) -> list[Sequence[ImageSample]]:
+    edges = [*range(0, len(samples), size), len(samples)]
+    return [samples[a:b] for a, b in pairwise(edges)]

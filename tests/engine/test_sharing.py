@@ -1,0 +1,157 @@
+"""Cells that share layers give what each gives alone, with fewer layers run and no more caches held than forks are open."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+from harness.config import CompareConfig
+from harness.measure import Work
+from harness.models.shapes import PUBLIC
+from harness.plan import make_cells
+from harness.recorder import Recorder
+from harness.sharing import Junctions, Walk, taken
+from methods.registry import create
+from methods.types import SIGNAL_NAMES, Budget
+
+EXPRESSIONS = (
+    "none", "fastv", "fastv[layer=5]", "sparsevlm", "pyramiddrop", "vtw", "sts", "divprune+fastv", "divprune+dart",
+    "random[like=dart]", "random[like=sparsevlm]", "visionzip",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cells(adapter):
+    config = CompareConfig(methods=EXPRESSIONS, keep=("300",), budget="average")
+    found = make_cells(config, adapter.shape, True)
+    return [cell for cell in found if cell.skipped is None and not cell.blind and cell.grid is None]
+
+
+@pytest.fixture(scope="module")
+def layers_run(adapter):
+    """Calls of decoder layers: (layer, columns) of each."""
+    calls: list[tuple[int, int]] = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda module, args, i=i: calls.append((i, args[0].shape[1])))
+        for i, layer in enumerate(adapter.decoder.layers)
+    ]
+    yield calls
+    for hook in hooks:
+        hook.remove()
+
+
+def prompts(calls):
+    """Calls on prompts: one on a new token has a column a question."""
+    return [call for call in calls if call[1] > 12]
+
+
+def sweep(work, cells, watch=lambda shared, place: None):
+    """Every cell through one batch: outputs and recorders."""
+    made = []
+    for place, cell in enumerate(cells):
+        recorder = Recorder(attention=True)
+        made.append((work.engine.run(work.batch, cell.steps, cell.object.positions, work.shared, recorder=recorder), recorder))
+        work.shared.passed(place)
+        watch(work.shared, place)
+    return made
+
+
+def test_a_sweep_gives_what_each_cell_gives_alone(work, cells, layers_run):
+    many = Work(work.engine, work.task, work.samples, 0, True, SIGNAL_NAMES, cells=tuple(cells), analysed=True)
+    held = []
+    found = sweep(many, cells, lambda shared, place: held.append(set(shared.found)))
+    longest = max(columns for _, columns in layers_run)
+    assert Counter(layer for layer, columns in layers_run if columns == longest) == Counter(
+        range(work.engine.adapter.shape.layers)
+    )
+    for cell, (out, notes) in zip(cells, found, strict=True):
+        recorder = Recorder(attention=True)
+        alone = work.engine.run(work.batch, cell.steps, cell.object.positions, work.shared, recorder=recorder)
+        assert out.tokens == alone.tokens, cell.key
+        assert torch.equal(out.kept, alone.kept), cell.key
+        assert torch.equal(out.kept_before, alone.kept_before), cell.key
+        assert (out.kv_bytes, out.counts) == (alone.kv_bytes, alone.counts)
+        torch.testing.assert_close(out.first_logits, alone.first_logits, atol=1e-4, rtol=1e-4)
+        for own, other in zip(notes.ids, recorder.ids, strict=True):
+            assert torch.equal(own, other)
+        for own, other in zip(notes.rows, recorder.rows, strict=True):
+            torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-4)
+        assert (notes.scores is None) == (recorder.scores is None)
+    junctions = many.shared.junctions
+    assert held[-1] == set()
+    for place, keys in enumerate(held):
+        assert keys <= {key for key, last in junctions.last.items() if last > place}
+    assert max(map(len, held)) < len(cells) / 3
+
+
+def test_equal_walks_share_all_layers(work, layers_run):
+    method = create("random[like=fastv]")
+    steps = method.steps(work.engine.adapter.shape, Budget(64))
+    config = CompareConfig(methods=("random[like=fastv]",), keep=("64",))
+    cell = next(c for c in make_cells(config, work.engine.adapter.shape, True) if c.method == "random[like=fastv]")
+    twins = (replace(cell, method="a"), replace(cell, method="b"))
+    many = Work(work.engine, work.task, work.samples, 0, True, cells=twins)
+    first = many.engine.run(many.batch, steps, method.positions, many.shared)
+    once = prompts(layers_run)
+    second = many.engine.run(many.batch, steps, method.positions, many.shared)
+    assert prompts(layers_run) == once
+    assert first.tokens == second.tokens
+    assert torch.equal(first.kept, second.kept)
+
+
+def test_some_rows_go_on_from_a_stop_of_all(work):
+    """As the evidence swap does: rows of a shared cache, though others stand between them."""
+    cell = next(
+        c for c in make_cells(CompareConfig(methods=("fastv",), keep=("64",)), work.engine.adapter.shape, True)
+        if c.method == "fastv"
+    )  # fmt: skip
+    many = Work(work.engine, work.task, work.samples, 0, True, SIGNAL_NAMES, cells=(cell,), analysed=True)
+    whole = many.engine.run(many.batch, cell.steps, cell.object.positions, many.shared)
+    assert list(many.shared.found) == [taken("original", ())]
+    for rows in ([0], [3, 4, 20], [26], list(range(0, 27, 2))):
+        some = many.engine.run(many.batch, cell.steps, cell.object.positions, many.shared, rows=rows)
+        fresh = many.engine.run(many.batch, cell.steps, cell.object.positions, None, rows=rows)
+        for out in (some, fresh):
+            assert out.tokens == [whole.tokens[row] for row in rows]
+            assert torch.equal(out.kept, whole.kept[rows])
+            torch.testing.assert_close(out.first_logits, whole.first_logits[rows], atol=1e-4, rtol=1e-4)
+
+
+def test_controls_and_text_free_steps_keep_the_questions_of_an_image_together(work):
+    """`random[like=]` draws once an image, and what reads no text chooses once an image."""
+    for expression in ("random[like=fastv]", "random[like=sparsevlm]", "vtw"):
+        method = create(expression)
+        steps = method.steps(work.engine.adapter.shape, Budget(300))
+        out = work.engine.run(work.batch, steps, method.positions)
+        apart = work.engine.run(work.batch, steps, method.positions, share=False)
+        assert out.tokens == apart.tokens
+        assert torch.equal(out.kept, apart.kept), expression
+        for image in range(3):
+            kept = out.kept[work.batch.image == image]
+            assert (kept == kept[0]).all()
+
+
+def test_methods_share_one_similarity_of_a_batch(work, adapter, monkeypatch):
+    from methods import similarity
+
+    made, own = [], similarity._cosine
+    monkeypatch.setattr(similarity, "_cosine", lambda tokens, dtype: made.append(tokens) or own(tokens, dtype))
+    config = CompareConfig(methods=("divprune", "fps", "sts[stages=structure]"), keep=("64", "32"))
+    cells = [c for c in make_cells(config, adapter.shape, True) if c.method in config.methods]
+    many = Work(work.engine, work.task, work.samples, 0, True, SIGNAL_NAMES, cells=tuple(cells))
+    with similarity.shared_similarity():
+        for cell in cells:
+            many.run(cell)
+    assert len(cells) == 6
+    assert len(made) == 1 and made[0] is many.projected
+
+
+def test_junctions_are_where_two_walks_meet():
+    step = lambda layer, keep: replace(create("fastv").steps(PUBLIC["llava-1.5-7b"], Budget(64, "final"))[0], keep=keep)
+    walks = [Walk((), "original"), Walk((step(1, 9),), "original"), Walk((step(1, 7),), "original")]
+    found = Junctions(walks, 8)
+    assert Counter(map(len, (steps for _, steps in found.asks))) == {0: 1}
+    assert found.last[taken("original", ())] == 2
+    assert not Junctions(walks[:1], 8).asks
+    assert Junctions([replace(walks[1], swaps=True)], 8).asks

@@ -1,0 +1,102 @@
+"""Several runs side by side: planted differences are told, equal runs say none, and other models and tasks stand beside."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.errors import RequestError
+from harness.runs import RunFolder
+from harness.several import side_by_side
+from harness.summary import write
+from reports.several import render
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[str, Path]:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "tests/load/generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    home, made = tmp_path_factory.mktemp("several"), {}
+    for name, more in {
+        "first": {}, "equal": {}, "worse": {"shift": -0.2}, "other-model": {"model": "other"}, "other-images": {"seed": 5},
+        "fewer": {"samples": 240},
+    }.items():  # fmt: skip
+        module.generate(home / name, **{"samples": 360, "cells": 8, "analysed": 0, "seeds": 2, **more})
+        write(RunFolder(home / name))
+        made[name] = home / name
+    return made
+
+
+def beside(runs: dict[str, Path], *names: str):
+    return side_by_side([RunFolder(runs[name]) for name in names])
+
+
+def test_equal_runs_do_not_differ(runs):
+    several = beside(runs, "first", "equal")
+    assert len(several.rows) == 8 and not several.settings and not several.notes
+    assert all(row.differences[0].value == 0 and row.differences[0].p == 1 for row in several.rows)
+    page = render(several)
+    assert "No difference between equal and first could be shown in 8 cells." in page
+    assert "Nothing: configuration, versions, weights, code and device are the same." in page
+
+
+def test_a_planted_loss_is_told_with_its_interval(runs):
+    several = beside(runs, "first", "worse")
+    for row in several.rows:
+        (gap,) = row.differences
+        if row.keep is None:
+            assert gap.p > 0.05
+        else:
+            assert gap.p < 0.05 and gap.lo < gap.value < gap.hi < 0
+            scores = [cell.entry["accuracy"]["value"] for cell in row.cells]
+            assert gap.value == pytest.approx(scores[1] - scores[0])
+    page = render(several)
+    assert "worse is less accurate than first in 6 of 8 cells" in page and "more accurate" not in page
+
+
+def test_another_model_on_the_same_questions_is_paired(runs):
+    several = beside(runs, "first", "other-model")
+    assert all(row.differences[0] is not None for row in several.rows)
+    assert "other-model and first ran other weights: what differs may be the model's." in several.notes
+    told = {setting.name: setting.values for setting in several.settings}
+    assert told["model"] == ("tiny", "other") and "fingerprints.weights" in told
+
+
+def test_other_samples_are_not_compared(runs):
+    several = beside(runs, "first", "other-images", "fewer")
+    assert all(row.differences[0] is None and row.differences[1] is not None for row in several.rows)
+    assert "other-images and first share too few questions, so their accuracies are not compared." in several.notes
+    assert "fewer is compared with first on the 240 questions that both asked, of 240 and 360." in several.notes
+
+
+def test_three_runs_have_their_columns(runs):
+    page = render(beside(runs, "first", "worse", "other-model"))
+    assert page.count('<th scope="col">first</th>') == 4 and page.count('<th scope="col">worse</th>') == 5
+    assert "<script" not in page and "http" not in page.replace("http-equiv", "")
+
+
+def test_a_run_named_twice_is_refused(runs):
+    with pytest.raises(RequestError, match="named twice"):
+        beside(runs, "first", "first")
+
+
+def test_the_command_needs_no_torch(runs, tmp_path):
+    code = (
+        "import sys\n"
+        "from harness.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    out = tmp_path / "page.html"
+    asked = [sys.executable, "-c", code, "report", str(runs["first"]), str(runs["worse"]), "--out", str(out)]
+    done = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(out) and "2 runs side by side" in out.read_text()
