@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -80,36 +81,36 @@ def test_twenty_random_kills(tmp_path):
         return time.monotonic() - began
 
     whole = finish(tmp_path / "whole", 1)
-    luck, states = random.Random(20), []
-    for number in range(5):
+    luck, kills, number = random.Random(20), [], 0
+    while len(kills) < 20:
+        number += 1
         folder, workers = tmp_path / f"run{number}", 1 + number % 2
         for _ in range(4):
             process = start(folder, workers)
-            try:
-                process.wait(luck.uniform(0.1, 1.0) * whole)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            process.wait()
-            states.append(_state(folder, process.returncode))
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(luck.uniform(0.1, 0.8) * whole)
+            process.kill()
+            process.communicate()
+            if process.returncode != -signal.SIGKILL:
+                break  # it was done before
+            kills.append(_state(folder))
         finish(folder, workers)
         assert figures(folder) == figures(tmp_path / "whole")
         stored = ("samples", "analysis", "repeats", "traces", "images", "questions", "done")
         assert tables(folder, stored) == tables(tmp_path / "whole", stored)
         assert digest(folder) == digest(tmp_path / "whole")
-    print("\n".join(states))
-    assert sum("killed" in state for state in states) >= 15
-    assert len({state for state in states if "killed" in state}) >= 4, "at different moments"
+    print(f"{len(kills)} kills of {number} runs:", *kills, sep="\n")
+    assert len(set(kills)) >= 4, "at different moments"
 
 
-def _state(folder: Path, code: int) -> str:
-    """How far a run had come when it ended."""
-    ended = "killed" if code == -signal.SIGKILL else f"exit {code}"
+def _state(folder: Path) -> str:
+    """How far a run had come when it was killed."""
     if not (folder / "results.sqlite").exists():
-        return f"{ended} before there was a run"
+        return "before there was a run"
     if (folder / "summary.json").exists():
-        return f"{ended} with its summary written"
+        return "with its summary written"
     try:
         counts = [len(tables(folder, (name,))[name]) for name in ("done", "timings")]
     except sqlite3.Error:
-        return f"{ended} before there were tables"
-    return f"{ended} with {counts[0]} batches answered" + (", and timed" if counts[1] else "")
+        return "before there were tables"
+    return f"with {counts[0]} batches of cells answered" + (", and timed" if counts[1] else "")
