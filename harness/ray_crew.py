@@ -62,7 +62,9 @@ def check(address: str) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_WITHIN, check=False)  # nosec B603
     except subprocess.TimeoutExpired:
-        raise RequestError(f"{where} within {_ANSWER_WITHIN:.0f} s; `ray status` shows one that runs, local begins one") from None
+        raise RequestError(
+            f"{where} within {_ANSWER_WITHIN:.0f} s; one that asks for tokens needs RAY_AUTH_MODE=token here"
+        ) from None
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise RequestError(f"{where} ({said[:200]})")

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sqlite3
+import sys
 import tempfile
 from contextlib import closing
 from pathlib import Path
@@ -197,6 +198,8 @@ def test_what_is_not_ours_is_not_extended(finished_copy):
 
 def test_a_folder_that_may_not_be_written(half_copy):
     """As another user where this one may do everything."""
+    if os.getuid() == 0 and not all(place.stat().st_mode & 0o001 for place in (Path(sys.prefix), *Path(sys.prefix).parents)):
+        pytest.skip("this environment can be read by its owner alone")
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(shutil.copytree(half_copy(), Path(parent) / "run"))
         before = contents(folder)
