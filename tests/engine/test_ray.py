@@ -188,6 +188,7 @@ from harness.answers import Answerer
 from methods import Selection, register
 
 HERE = Path(__file__).parent
+RAYLET = int((HERE / "raylet").read_text())
 own = Answerer.answer
 
 
@@ -249,12 +250,13 @@ def nodes():
 
 @needs_ray
 @pytest.mark.slow
-@pytest.mark.parametrize("name, whom", [("worker", "os.getpid()"), ("node", "os.getppid()")])
+@pytest.mark.parametrize("name, whom", [("worker", "os.getpid()"), ("node", "RAYLET")])
 def test_what_dies_is_replaced_and_nothing_is_lost_or_twice(tmp_path, alone, nodes, monkeypatch, capfd, name, whom):
     cluster, second = nodes
     module = f"deadly_{name}"
     (tmp_path / f"{module}.py").write_text(DEADLY.format(name=module, whom=whom))
     (tmp_path / "victim").write_text(second.node_id)
+    (tmp_path / "raylet").write_text(str(second.all_processes["raylet"][0].process.pid))
     monkeypatch.chdir(tmp_path)  # where workers go as well, and look for plug-ins
     assert len(cluster.list_all_nodes()) == 2 and second.any_processes_alive()
     run = compare(**REQUEST, plugin=(module,), workers=2, ray=cluster.address, out=tmp_path / "run")
