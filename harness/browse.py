@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import RequestError, nearest
+from harness.integrity import opened_to_read
 from harness.runs import RunFolder
 from harness.tasks.target import shown
 from metrics.accuracy import ANSWERED
@@ -50,12 +51,9 @@ class OpenRun(RunFolder):
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """To the results as they are. Where no process has a log beside them, they are read without files for locks."""
+        """To the results as they are."""
         if self._connection is None:
-            path = self.folder / "results.sqlite"
-            logged = path.with_name(path.name + "-wal").exists()
-            address = f"{path.resolve().as_uri()}?mode=ro{'' if logged else '&immutable=1'}"
-            self._connection = sqlite3.connect(address, uri=True, timeout=30)
+            self._connection = opened_to_read(self.folder / "results.sqlite")
             self._connection.text_factory = lambda text: text.decode(errors="replace")
         return self._connection
 
@@ -193,12 +191,8 @@ def _facts(run: RunFolder, cell: int, name: str) -> dict:
 
 def _grid(run: RunFolder, cell: int, image: str, usual: list[int] | None) -> list[int] | None:
     """(h, w) of an image's tokens, as they are (cell 0) or as a cell shrank them; None where they are no full grid."""
-    try:
-        row = run.connection.execute(
-            "SELECT height, width FROM layouts WHERE cell = ? AND image = ?", (cell, image)
-        ).fetchone()  # fmt: skip
-    except sqlite3.OperationalError:  # of a run that was made before there were layouts
-        row = None
+    asked = "SELECT height, width FROM layouts WHERE cell = ? AND image = ?"
+    row = run.connection.execute(asked, (cell, image)).fetchone() if run.has("layouts") else None
     if row is None:
         return usual
     return None if row[0] is None else list(row)

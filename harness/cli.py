@@ -37,6 +37,10 @@ class Switch(StrEnum):
 
 Plugin = Annotated[list[str] | None, typer.Option("--plugin", help="Module that registers methods or tasks; may be given again.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Model = Annotated[str, typer.Option(help="Embedded model, local folder or hub id.", autocompletion=completion.models)]
+Task = Annotated[
+    str, typer.Option(help="Task, or a file or folder of questions; see `list tasks`.", autocompletion=completion.tasks)
+]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
 DeviceMap = Annotated[str | None, typer.Option(help="Spread over devices, as accelerate does it; such as auto.")]
 Quantize = Annotated[int | None, typer.Option(help="4 or 8 bits a weight of the LLM (bitsandbytes).")]
@@ -45,12 +49,8 @@ Quantize = Annotated[int | None, typer.Option(help="4 or 8 bits a weight of the 
 @app.command(epilog=example("compare --methods sts,fastv,random --keep 192,64 --samples 48 --out runs/first"))
 def compare(
     context: typer.Context,
-    model: Annotated[
-        str, typer.Option(help="Embedded model, local folder or hub id.", autocompletion=completion.models)
-    ] = _BASE.model,
-    task: Annotated[
-        str, typer.Option(help="Task, or a file or folder of questions; see `list tasks`.", autocompletion=completion.tasks)
-    ] = _BASE.task,
+    model: Model = _BASE.model,
+    task: Task = _BASE.task,
     methods: Annotated[
         str,
         typer.Option(help="Method expressions, comma-separated; see `list methods`.", autocompletion=completion.methods),
@@ -215,12 +215,8 @@ def select(
 @app.command(epilog=example("capture --model tiny --task shapes --samples 4 --out cases"))
 def capture(
     out: Annotated[Path, typer.Option(help="Folder.")],
-    model: Annotated[
-        str, typer.Option(help="Embedded model, local folder or hub id.", autocompletion=completion.models)
-    ] = _BASE.model,
-    task: Annotated[
-        str, typer.Option(help="Task, or a file or folder of questions; see `list tasks`.", autocompletion=completion.tasks)
-    ] = _BASE.task,
+    model: Model = _BASE.model,
+    task: Task = _BASE.task,
     samples: Annotated[int, typer.Option(max=10_000_000, help="Images; all their questions come with them.")] = 4,
     layer: Annotated[int | None, typer.Option(help="LLM layer before which text signals are taken; default 2 of 32.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the samples.")] = _BASE.seed,

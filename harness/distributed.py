@@ -85,7 +85,7 @@ def crew(
         yield from together(Processes(config, ready, min(asked, worth), threads_of(asked)), shards, advance)
         return
     answerer = Answerer(config, ready, advance)
-    with _threads(threads_of(asked) if asked > 1 else None):
+    with threads(threads_of(asked) if asked > 1 else None):
         made = one_ahead(answerer.work, shards)
         for shard, work in zip(shards, made, strict=True):
             yield shard, answerer.answer(shard, work)
@@ -97,7 +97,8 @@ def threads_of(workers: int) -> int:
 
 
 @contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def threads(count: int | None) -> Iterator[None]:
+    """Torch computes with so many threads within; None leaves them as they are."""
     import torch
 
     before = torch.get_num_threads()
@@ -257,7 +258,7 @@ def _end_with(parent: int) -> None:
 
 def loaded(config: CompareConfig) -> Prepared:
     """A request's plug-ins, model and samples, for a process that begins with nothing."""
-    from harness.comparison import prepare
+    from harness.prepare import prepare
 
     load_plugins(config.plugin)
     return prepare(config)

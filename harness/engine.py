@@ -109,14 +109,17 @@ class Engine:
         walk = Walk(fixed, positions)
         stop = None if shared is None else shared.nearest(walk)
         tower = None if blind else shared.tower if shared is not None else self.see(batch.pixels, fixed, watch)
-        if rows is not None and stop is None:
+        if rows is not None:  # what they go by is of no use to others
             batch, images = batch.rows(rows)
-            tower, shared, rows = None if blind else tower.images(images), None, None
-        if stop is not None and recorder is not None:
-            recorder.follow(stop.recorder)
-        if rows is not None:
-            batch, shared = batch.rows(rows)[0], None
-        start = self._enter(batch, walk, tower, shared, share, watch, recorder) if stop is None else stop.fork(rows)
+            shared = None
+        if stop is None:
+            if rows is not None and tower is not None:
+                tower = tower.images(images)
+            start = self._enter(batch, walk, tower, shared, share, watch, recorder)
+        else:
+            start = stop.fork(rows)
+            if recorder is not None:
+                recorder.follow(stop.recorder)
         flow = start.flow
         with watch.stage("prefill"):
             counts = self._prefill(batch, walk, start, watch, recorder, shared)

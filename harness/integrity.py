@@ -23,6 +23,7 @@ MOST_TOKENS = 2**20
 _LARGEST_JSON = 2**28  # bytes
 _DIGITS = 40  # of a whole number in JSON
 _WHOLLY = 2**25  # bytes of a database of which every page and row is checked; of a larger one where reading it fails
+_LOGS = ("-wal", "-journal")  # of a database that is being written, or whose writer died
 _MAGIC = b"SQLite format 3\0"
 _LATER = frozenset({"layouts", "traces"})  # tables that runs made before do not have
 
@@ -150,11 +151,11 @@ def connected(path: Path, schema: str, read_only: bool = False) -> sqlite3.Conne
     if head[:16] != _MAGIC:
         raise RequestError(f"{path}: is no SQLite database")
     page = int.from_bytes(head[16:18], "big")
-    logged, journal = (path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-journal"))
-    if not (journal or logged) and size < (65536 if page == 1 else page) * int.from_bytes(head[28:32], "big"):
+    logged = any(path.with_name(path.name + suffix).exists() for suffix in _LOGS)
+    if not logged and size < (65536 if page == 1 else page) * int.from_bytes(head[28:32], "big"):
         raise RequestError(f"{path}: is truncated; its copy or download was broken off")
     try:
-        connection = _opened(path, "ro" if logged or journal else "ro&immutable=1")
+        connection = opened_to_read(path)
         _check_tables(path, connection, schema)
         for place, text in connection.execute("SELECT id, facts FROM cells"):
             _check_facts(f"{path}, cell {place}", text)
@@ -166,6 +167,12 @@ def connected(path: Path, schema: str, read_only: bool = False) -> sqlite3.Conne
         return _opened(path, "rw")
     except sqlite3.Error as error:
         raise RequestError(f"{path}: {unreadable(error)}") from None
+
+
+def opened_to_read(path: Path) -> sqlite3.Connection:
+    """To a database that is not checked. Where no process has a log beside it, it is read without files for locks."""
+    logged = any(path.with_name(path.name + suffix).exists() for suffix in _LOGS)
+    return _opened(path, "ro" if logged else "ro&immutable=1")
 
 
 def _opened(path: Path, mode: str) -> sqlite3.Connection:

@@ -6,7 +6,6 @@ import hashlib
 import io
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from math import lcm
 
 import numpy as np
 import torch
@@ -137,7 +136,7 @@ class Work:
             image_seeds=image_seeds,
             question_seeds=question_seeds,
             evidence=self.evidence,
-            text_embeds=self._text_embeds(questions) if "text_embeds" in self.wanted else None,
+            text_embeds=adapter.companion.texts_embeds(q.text for q in questions) if "text_embeds" in self.wanted else None,
         )
 
     @cached_property
@@ -170,13 +169,6 @@ class Work:
         """Random streams of the images and of the questions under a seed."""
         make = lambda names: torch.tensor([stream(seed, name) for name in names], device=self.engine.adapter.device)
         return make(s.image_id for s in self.samples), make(q.sample_id for q in self._questions)
-
-    @torch.inference_mode()
-    def _text_embeds(self, questions) -> torch.Tensor:
-        """Joint-space vectors of the questions, [R, M, C]; short ones repeat theirs, which leaves their mean as it is."""
-        vectors = [self.engine.adapter.companion.text_embeds(q.text) for q in questions]
-        most = lcm(*(len(vector) for vector in vectors))
-        return torch.stack([vector.repeat(most // len(vector), 1) for vector in vectors])
 
     def run(self, cell: Cell, seeds: tuple[int, ...] = ()) -> Findings:
         """All answers of one cell, measured.
@@ -329,7 +321,7 @@ class Work:
             buffer = io.BytesIO()
             thumbnail = self.images[i].copy()
             thumbnail.thumbnail((336, 336))
-            thumbnail.save(buffer, "PNG", optimize=True)
+            thumbnail.save(buffer, "PNG")
             out.append((sample.image_id, place + i, buffer.getvalue(), thumbnail.height, thumbnail.width, complexity[i]))
         return out
 

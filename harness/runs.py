@@ -120,14 +120,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file whole or not at all; `RequestError` where that fails."""
-        partial = self.folder / f"{name}.partial"
-        try:
-            partial.write_text(text, encoding="utf-8", newline="")
-            partial.replace(self.folder / name)
-        except OSError as error:
-            with suppress(OSError):
-                partial.unlink()
-            raise RequestError(f"{self.folder / name}: cannot be written ({error.strerror or error})") from None
+        write_whole(self.folder / name, text, f"{self.folder / name}: cannot be written")
 
     def add_cells(self, cells: Iterable[tuple[str, dict]]) -> dict[str, int]:
         """Store cells and return their ids by key."""
@@ -180,10 +173,14 @@ class RunFolder:
             for table in ("samples", "analysis", "repeats", "traces", "done"):
                 connection.execute(f"DELETE FROM {table} WHERE cell = ?", (cell,))  # nosec B608
 
+    def has(self, table: str) -> bool:
+        """Whether there is such a table; runs that were made before some came up lack them."""
+        return self.connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone() is not None
+
     def layouts(self, cell: int = 0) -> dict[str, tuple[int, tuple[int, int] | None]]:
         """By image its visual tokens and their grid, where images differ: as they are, or as a cell shrank them."""
-        if not self.connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'layouts'").fetchone():
-            return {}  # of a run that was made before
+        if not self.has("layouts"):
+            return {}
         rows = self.connection.execute("SELECT image, tokens, height, width FROM layouts WHERE cell = ?", (cell,)).fetchall()
         return {image: (tokens, None if height is None else (height, width)) for image, tokens, height, width in rows}
 
@@ -279,8 +276,8 @@ class RunFolder:
 
     def traces(self, questions: Sequence[str]) -> dict[tuple[int, str], Trace]:
         """By cell and question what is known of why tokens were kept; nothing for questions that were not analysed."""
-        if not self.connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'traces'").fetchone():
-            return {}  # of a run that was made before
+        if not self.has("traces"):
+            return {}
         read = lambda blob, kind: None if blob is None else np.frombuffer(blob, kind)
         query = (
             "SELECT cell, question, scores, source FROM cells CROSS JOIN json_each(?) AS asked "
@@ -318,6 +315,18 @@ def _columns(names: list[str], rows: list[tuple]) -> dict[str, np.ndarray]:
         else np.array([np.nan if v is None else v for v in values], dtype=float)
         for name, values in columns.items()
     }
+
+
+def write_whole(path: Path, text: str, refusal: str) -> None:
+    """Write a file whole or not at all; where that fails, a `RequestError` that begins with ``refusal``."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8", newline="")
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise RequestError(f"{refusal} ({error.strerror or error})") from None
 
 
 def pack(mask: np.ndarray) -> bytes:

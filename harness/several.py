@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.errors import RequestError
 from harness.numbers import Questions, numbers
-from harness.runs import RunFolder
+from harness.runs import RunFolder, write_whole
 from metrics.statistics import PairedDifference, holm, paired_difference
 from reports.several import Aligned, Difference, Setting, Several, Shown
 
@@ -62,13 +62,12 @@ def write_several(runs: Sequence[RunFolder], out: Path) -> Path:
     from reports.several import render
 
     page = render(side_by_side(runs))
-    partial = out.with_name(out.name + ".partial")
+    refusal = f"--out {out}: cannot write there"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(out)
     except OSError as error:
-        raise RequestError(f"--out {out}: cannot write there ({error.strerror or error})") from None
+        raise RequestError(f"{refusal} ({error.strerror or error})") from None
+    write_whole(out, page, refusal)
     return out
 
 

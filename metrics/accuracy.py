@@ -48,7 +48,7 @@ def by_family(
     else:
         codes = cluster_codes(families)
         rows = {name: codes == code for code, name in enumerate(dict.fromkeys(families)) if name is not None}
-    return {name: accuracy(values[rows[name]], chosen(images, rows[name]), seed) for name in sorted(rows)}  # type: ignore[type-var]
+    return {name: accuracy(values[rows[name]], chosen(images, rows[name]), seed) for name in sorted(rows)}  # type: ignore[type-var]  # names are all texts or all numbers
 
 
 def retention(accuracy: float | None, none: float | None) -> float | None:

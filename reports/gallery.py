@@ -127,7 +127,7 @@ def _question(question: GalleryQuestion, image: GalleryImage) -> dict:
 
 def _answer(answer: GalleryAnswer, image: GalleryImage) -> dict:
     tiled = answer.kept is not None and answer.kept.ndim == 1
-    shape = (sum(a.rows * a.columns for a in image.areas),) if tiled else tuple(answer.grid)
+    shape = (sum(a.count for a in image.areas),) if tiled else tuple(answer.grid)
     who = f"gallery: {{}} of {answer.method} at {answer.keep}"
     if answer.kept is not None and tuple(answer.kept.shape) != shape:
         raise ValueError(f"{who.format('kept mask')} is {answer.kept.shape}, its grid {shape}")

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from harness.areas import Area
+
 
 @dataclass(frozen=True)
 class GalleryAnswer:
@@ -33,18 +35,6 @@ class GalleryQuestion:
     target: str
     evidence: np.ndarray | None  # bool [gh, gw] or [N] over the areas: tokens that hold the answer; None: the task knows none
     answers: list[GalleryAnswer]
-
-
-@dataclass(frozen=True)
-class Area:
-    """A part of an image and the grid of tokens that covers it row by row; edges are shares of the image's sides."""
-
-    rows: int
-    columns: int
-    top: float = 0.0
-    left: float = 0.0
-    bottom: float = 1.0
-    right: float = 1.0
 
 
 @dataclass(frozen=True)

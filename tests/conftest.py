@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from hypothesis import settings
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background, and by all that tests would start there
 settings.register_profile("same", derandomize=True)  # the same examples each time, so that a red run can be repeated
 settings.load_profile("same")
 
@@ -88,3 +91,12 @@ def work(adapter):
 
     task = create("shapes")
     return Work(Engine(adapter, 6), task, list(task.samples(3, seed=7)), seed=0, wanted=SIGNAL_NAMES)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Torch computes with one thread: what is rounded is rounded alike, and times are of one core."""
+    from harness.distributed import threads
+
+    with threads(1):
+        yield

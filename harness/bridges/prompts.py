@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import lcm
 from typing import cast, get_args
 
 import torch
@@ -173,7 +172,7 @@ class Pruner:
             image=torch.arange(len(prompts), device=device),
             image_seeds=image_seeds,
             question_seeds=question_seeds,
-            text_embeds=_joint(adapter, prompts) if "text_embeds" in needs else None,
+            text_embeds=adapter.companion.texts_embeds(p.text for p in prompts) if "text_embeds" in needs else None,
         )
         out = Engine(adapter, limit, ends=ends).run(batch, steps, self.method.positions, blind=not first.blocks)
         return [
@@ -195,11 +194,3 @@ def _expression(method: str, parameters: dict) -> str:
 def _digest(pixels: torch.Tensor) -> str:
     """A name of an image that depends on its pixels alone."""
     return hashlib.blake2b(pixels.detach().contiguous().cpu().view(torch.uint8).numpy(), digest_size=16).hexdigest()
-
-
-@torch.inference_mode()
-def _joint(adapter: Adapter, prompts: list[Prompt]) -> torch.Tensor:
-    """Joint-space vectors of what is asked, [R, M, C]; short ones repeat theirs, which leaves their mean as it is."""
-    vectors = [adapter.companion.text_embeds(prompt.text) for prompt in prompts]
-    most = lcm(*(len(vector) for vector in vectors))
-    return torch.stack([vector.repeat(most // len(vector), 1) for vector in vectors])

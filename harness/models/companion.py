@@ -6,8 +6,9 @@ projection. For hub models whose tower is a known CLIP, that CLIP is the compani
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import lcm
 from pathlib import Path
 
 import torch
@@ -47,6 +48,13 @@ class Companion:
         device = self.visual_projection.weight.device
         vectors = [self.text(input_ids=torch.tensor([[first, *part, last]], device=device)).text_embeds for part in stretches]
         return torch.cat(vectors)
+
+    @torch.inference_mode()
+    def texts_embeds(self, questions: Iterable[str]) -> torch.Tensor:
+        """Vectors of several questions, [R, M, C]; short ones repeat theirs, which leaves their mean as it is."""
+        vectors = [self.text_embeds(question) for question in questions]
+        most = lcm(*(len(vector) for vector in vectors))
+        return torch.stack([vector.repeat(most // len(vector), 1) for vector in vectors])
 
 
 def load(name: str, folder: Path | None, tokenizer, device: str, dtype: torch.dtype, offline: bool) -> Companion | None:

@@ -8,32 +8,12 @@ from functools import cached_property
 
 import torch
 
+from harness.areas import Area
+
 VISUAL = -1
 """Stands in a block's ids where a visual token is; in a prefix, where an earlier image of the prompt is."""
 NEWLINE = -2
 """Stands in a block's ids where the model's learned end of an image row is."""
-
-
-@dataclass(frozen=True)
-class Area:
-    """A part of an image, and the grid of visual tokens that covers it row by row; edges are in [0, 1]."""
-
-    rows: int
-    columns: int
-    top: float = 0.0
-    left: float = 0.0
-    bottom: float = 1.0
-    right: float = 1.0
-
-    @property
-    def count(self) -> int:
-        return self.rows * self.columns
-
-    def points(self) -> torch.Tensor:
-        """Row and column of each token's centre in the image: [rows * columns, 2]."""
-        down = self.top + (torch.arange(self.rows) + 0.5) / self.rows * (self.bottom - self.top)
-        across = self.left + (torch.arange(self.columns) + 0.5) / self.columns * (self.right - self.left)
-        return torch.stack(torch.meshgrid(down, across, indexing="ij"), -1).view(-1, 2)
 
 
 @dataclass(frozen=True)
@@ -62,6 +42,13 @@ class Block:
     def grid(self) -> tuple[int, int] | None:
         """(h, w) where the visual tokens are one full grid."""
         return (self.areas[0].rows, self.areas[0].columns) if len(self.areas) == 1 else None
+
+
+def points(area: Area) -> torch.Tensor:
+    """Row and column of each token's centre in the image: [rows * columns, 2]."""
+    down = area.top + (torch.arange(area.rows) + 0.5) / area.rows * (area.bottom - area.top)
+    across = area.left + (torch.arange(area.columns) + 0.5) / area.columns * (area.right - area.left)
+    return torch.stack(torch.meshgrid(down, across, indexing="ij"), -1).view(-1, 2)
 
 
 def grid_block(rows: int, columns: int, cut: tuple[int, ...] = ()) -> Block:
@@ -125,7 +112,7 @@ class Frame:
     @cached_property
     def points(self) -> torch.Tensor:
         """Row and column of each visual token in its image, in [0, 1]: [N, 2]."""
-        return torch.cat([area.points() for block in self.blocks for area in block.areas])
+        return torch.cat([points(area) for block in self.blocks for area in block.areas])
 
     @cached_property
     def _numbered(self) -> tuple[torch.Tensor, int]:

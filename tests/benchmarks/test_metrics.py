@@ -14,12 +14,7 @@ from metrics.subsets import FIGURES, Space, coverage_null, figures, null
 GRID, COUNT = (24, 24), 576
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def similarity(tokens: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """What the analysis of kept tokens costs beside the accuracy pass run without sharing, on the embedded model, defaults."""
 
 import pytest
-import torch
 
 from harness.config import CompareConfig
 from harness.engine import Engine
@@ -11,13 +10,7 @@ from harness.recorder import Recorder
 from harness.tasks.registry import create
 from metrics import subsets
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.benchmark(group="metrics")

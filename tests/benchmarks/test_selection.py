@@ -21,12 +21,7 @@ SHAPES = {
 HEADS, TEXT = 32, 40
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 _MADE: dict[tuple[int, int], Signals] = {}

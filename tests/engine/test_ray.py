@@ -223,11 +223,8 @@ Answerer.answer = deadly
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield tables(compare(**REQUEST, workers=1, out=tmp_path_factory.mktemp("alone") / "run"))
-    torch.set_num_threads(before)
+def alone(tmp_path_factory, one_thread):
+    return tables(compare(**REQUEST, workers=1, out=tmp_path_factory.mktemp("alone") / "run"))
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-import torch
 
 from harness.comparison import compare
+from harness.distributed import threads
 from harness.errors import RequestError
 from harness.models import hf
 
@@ -54,16 +54,8 @@ def same(folder: Path, other: Path) -> bool:
     return digest(folder) == digest(other)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(autouse=True)
-def quick(monkeypatch, adapter):
+def quick(monkeypatch, adapter, one_thread):
     """The embedded model is loaded once, and figures are not drawn: what a page shows is tested elsewhere."""
     monkeypatch.setattr(hf, "load", lambda *arguments, **words: adapter)
     monkeypatch.setattr("reports.page.render", lambda view: f"a page of {len(view.cells)} cells")
@@ -75,10 +67,8 @@ def undisturbed(tmp_path_factory, adapter) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hf, "load", lambda *arguments, **words: adapter)
         patch.setattr("reports.page.render", lambda view: f"a page of {len(view.cells)} cells")
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        compare(**REQUEST, out=(folder := tmp_path_factory.mktemp("undisturbed") / "run"))
-        torch.set_num_threads(before)
+        with threads(1):
+            compare(**REQUEST, out=(folder := tmp_path_factory.mktemp("undisturbed") / "run"))
     return folder
 
 

@@ -147,9 +147,9 @@ def test_models_of_other_packages(monkeypatch):
 
 
 def test_what_a_request_says_of_a_model_reaches_its_loading(monkeypatch, tmp_path):
-    from harness.comparison import prepare
     from harness.config import CompareConfig, read_file
     from harness.manifest import command, identity, plain
+    from harness.prepare import prepare
 
     file = tmp_path / "options.toml"
     file.write_text('revision = "v2"\ndevice-map = "auto"\nquantize = 4\n')
