@@ -180,7 +180,7 @@ def _execute(config: CompareConfig, run: RunFolder, ready: Prepared, started: fl
     return Run(run)
 
 
-def _time(config: CompareConfig, run: RunFolder, ready: Prepared, ids: dict[str, int], rounds: int = 12) -> None:
+def _time(config: CompareConfig, run: RunFolder, ready: Prepared, ids: dict[str, int], rounds: int = 8) -> None:
     """The latency pass over the cells that were not timed yet, and `none` beside them; shares nothing."""
     from harness.engine import Engine
     from harness.timing import time_cells

@@ -33,12 +33,12 @@ class CompareConfig:
     methods: tuple[str, ...] = DEFAULT_METHODS
     keep: tuple[str, ...] = DEFAULT_KEEP
     budget: str = "average"
-    samples: int = 48
+    samples: int = 24
     out: Path | None = None
     resume: bool = False
     extend: Path | None = None
     seed: int = 0
-    batch_size: int = 8
+    batch_size: int = 6
     device: str = "auto"
     dtype: str = "auto"
     revision: str | None = None  # of a hub id: branch, tag or commit
@@ -49,7 +49,7 @@ class CompareConfig:
     memory: bool = False
     workers: int | None = None  # processes; on a CPU with a small model one a core, else one
     ray: str | None = None  # address of a cluster, whose actors are then the workers
-    analyse: int = 24
+    analyse: int = 12
     seeds: int = 5
     margin: float = 0.02
     max_new_tokens: int | None = None  # as the task says

@@ -70,13 +70,20 @@ def _with_room(table: torch.Tensor, columns: int) -> torch.Tensor:
     return roomy
 
 
+def ready_mask(mask: torch.Tensor | None, hidden: torch.Tensor) -> torch.Tensor | None:
+    """A mask as SDPA takes it fastest: on a CPU it turns a bool one into what it adds to scores, in every layer anew."""
+    if mask is None or hidden.device.type != "cpu":
+        return mask
+    return torch.zeros(mask.shape, dtype=hidden.dtype).masked_fill_(~mask, -torch.inf)
+
+
 @dataclass
 class Phase:
     """Consecutive decoder layers that see one layout. Masks and rotary angles are kept for every kind of layer."""
 
     first: int  # layer
     layout: Layout
-    masks: dict[str, torch.Tensor | None]  # of the prefill
+    masks: dict[str, torch.Tensor | None]  # of the prefill, as `ready_mask` leaves them
     rotary: dict[str, tuple[torch.Tensor, torch.Tensor]]
     store: Store
 
@@ -84,7 +91,7 @@ class Phase:
     def starting(cls, adapter, first: int, layout: Layout, hidden: torch.Tensor) -> Phase:
         """From layer ``first`` on, sequences have this layout."""
         kinds = {adapter.kind(layer).name: adapter.kind(layer) for layer in range(first, adapter.shape.layers)}
-        masks = {name: layout.mask(kind.window, kind.together) for name, kind in kinds.items()}
+        masks = {name: ready_mask(layout.mask(kind.window, kind.together), hidden) for name, kind in kinds.items()}
         rotary = {name: adapter.rotary(hidden, layout.positions, name) for name in kinds}
         return cls(first, layout, masks, rotary, Store(first))
 
@@ -129,7 +136,7 @@ class Phase:
         self.segments = torch.cat([self.segments, self.appended], 1)
         self.slots = torch.cat([self.slots, self.slot], 1)
         kinds = [adapter.kind(layer) for layer in range(self.first, last_layer)]
-        masks = {kind.name: self._mask(kind.window) for kind in dict.fromkeys(kinds)}
+        masks = {kind.name: ready_mask(self._mask(kind.window), states) for kind in dict.fromkeys(kinds)}
         rotary = {kind.name: adapter.rotary(states, self.next, kind.name) for kind in dict.fromkeys(kinds)}
         for layer, kind in enumerate(kinds, self.first):
             states = adapter.layer(layer, states, masks[kind.name], self.next, rotary[kind.name], self.store)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from metrics.diversity import unit
+from metrics.signed_rank import signed_rank_p
 from metrics.statistics import bootstrap_mean, cluster_codes
 
 SUBSETS = 64
@@ -103,14 +104,12 @@ def summarise_z(
     Returns:
         ``value``, ``lo``, ``hi``: mean z with a 95 % interval clustered by image. ``share_below_chance``: share of the
         samples less diverse than the median random subset, ties counting half; its null is 0.5. ``p``: one two-sided
-        Wilcoxon signed-rank test of the images' mean percentiles against 0.5 (Wilcoxon 1945), images being the
+        Wilcoxon signed-rank test of the images' mean percentiles against 0.5 (`signed_rank_p`), images being the
         independent unit; 1.0 where all are at 0.5. None where there is nothing to say.
 
     Raises:
         ValueError: where the lengths differ.
     """
-    from scipy.stats import wilcoxon
-
     z, percentile = (np.asarray(torch.as_tensor(x).cpu(), dtype=np.float64) for x in (z, percentile))
     codes = cluster_codes(images)
     if not z.shape == percentile.shape == codes.shape:
@@ -125,7 +124,7 @@ def summarise_z(
         means = np.bincount(dense, weights=off) / np.bincount(dense)
         # means that mirror each other must tie, as their sums leave 1e-17 of rounding between them
         means = np.round(means, 12)
-        p = float(wilcoxon(means).pvalue) if np.any(means) else 1.0
+        p = signed_rank_p(means)
     return {**bootstrap_mean(z, images, seed=seed).as_dict(), "share_below_chance": share, "p": p}
 
 
