@@ -46,7 +46,7 @@ DeviceMap = Annotated[str | None, typer.Option(help="Spread over devices, as acc
 Quantize = Annotated[int | None, typer.Option(help="4 or 8 bits a weight of the LLM (bitsandbytes).")]
 
 
-@app.command(epilog=example("compare --methods sts,fastv,random --keep 192,64 --samples 48 --out runs/first"))
+@app.command(epilog=example("compare --methods sts,fastv,random --keep 192,64 --samples 24 --out runs/first"))
 def compare(
     context: typer.Context,
     model: Model = _BASE.model,
@@ -72,6 +72,7 @@ def compare(
     device_map: DeviceMap = None,
     quantize: Quantize = None,
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Leave the latency pass out.")] = False,
+    rounds: Annotated[int, typer.Option(help="Timed rounds of the latency pass.")] = _BASE.rounds,
     sharing: Annotated[Switch, typer.Option(help="Compute once what the questions of an image share.")] = Switch.on,
     memory: Annotated[
         bool, typer.Option("--memory", help="Peak resident memory too, one process a cell (on a GPU always).")
@@ -109,7 +110,7 @@ def compare(
         model=model, task=task, methods=tuple(split(methods)), keep=tuple(k.strip() for k in keep.split(",") if k.strip()),
         budget=budget, samples=samples, out=out, resume=resume, extend=extend, seed=seed, batch_size=batch_size, device=device,
         dtype=dtype, revision=revision, device_map=device_map, quantize=quantize,
-        latency=not no_latency, sharing=sharing is Switch.on, memory=memory, workers=workers, ray=ray,
+        latency=not no_latency, rounds=rounds, sharing=sharing is Switch.on, memory=memory, workers=workers, ray=ray,
         analyse=analyse, seeds=seeds, margin=margin, max_new_tokens=max_new_tokens, prompt=prompt,
         plugin=tuple(plugin or ()),
     )  # fmt: skip

@@ -180,7 +180,7 @@ def _execute(config: CompareConfig, run: RunFolder, ready: Prepared, started: fl
     return Run(run)
 
 
-def _time(config: CompareConfig, run: RunFolder, ready: Prepared, ids: dict[str, int], rounds: int = 8) -> None:
+def _time(config: CompareConfig, run: RunFolder, ready: Prepared, ids: dict[str, int]) -> None:
     """The latency pass over the cells that were not timed yet, and `none` beside them; shares nothing."""
     from harness.engine import Engine
     from harness.timing import time_cells
@@ -195,11 +195,11 @@ def _time(config: CompareConfig, run: RunFolder, ready: Prepared, ids: dict[str,
     if place is None:
         _note(run, ["no times: there is no image on which no cell failed"])
         return
-    with progress("latency", rounds + 1) as advance:
+    with progress("latency", config.rounds + 1) as advance:
         engine = Engine(ready.adapter, ready.answer_tokens(config))
         sample = ready.samples[place]
         timed = time_cells(
-            engine, ready.task, sample, cells, config.seed, rounds, template=config.prompt, advance=lambda: advance(1)
+            engine, ready.task, sample, cells, config.seed, config.rounds, template=config.prompt, advance=lambda: advance(1)
         )
     facts: dict[int, dict] = {}
     for number, measured in timed.kv_bytes.items():

@@ -19,7 +19,7 @@ LARGEST_SEED = 2**63 - 1
 _RANGES = {
     "samples": (1, 10_000_000, " images"), "batch_size": (1, 65_536, " images"), "max_new_tokens": (1, 65_536, " tokens"),
     "analyse": (0, 10_000_000, " images"), "seeds": (1, 1_000, " seeds"), "seed": (0, LARGEST_SEED, ""),
-    "workers": (1, 1_024, " processes"),
+    "workers": (1, 1_024, " processes"), "rounds": (2, 10_000, " rounds"),
 }  # fmt: skip
 """Options that count: the least, the most and of what. More would not end, or not fit any memory."""
 
@@ -51,6 +51,7 @@ class CompareConfig:
     ray: str | None = None  # address of a cluster, whose actors are then the workers
     analyse: int = 12
     seeds: int = 5
+    rounds: int = 6  # of the latency pass
     margin: float = 0.02
     max_new_tokens: int | None = None  # as the task says
     prompt: str = "{question}"

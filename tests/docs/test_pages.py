@@ -159,7 +159,7 @@ def test_the_readmes_table_is_that_of_the_results():
 @pytest.mark.slow
 def test_the_command_gives_the_table(tmp_path):
     """All accuracies within three of 432 answers, which is what rounding may change, and all costs to the digit."""
-    command = "compare --methods all --keep 64 --no-latency --analyse 0"
+    command = "compare --methods all --keep 64 --samples 48 --no-latency --analyse 0"
     assert f"python -m harness {command}\n" in README and f"python -m harness {command}\n" in page("results.md")
     done = subprocess.run(
         [sys.executable, "-m", "harness", *command.split(), "--out", str(tmp_path / "run")],
