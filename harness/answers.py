@@ -46,6 +46,7 @@ class Stored:
     images: list[tuple] = field(default_factory=list)
     questions: list[tuple] = field(default_factory=list)
     layouts: list[Layout] = field(default_factory=list)
+    areas: list[tuple] = field(default_factory=list)
     findings: dict[str, list[Findings]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)  # reasons
     size: int = 0  # images that fitted into memory at a time
@@ -130,6 +131,7 @@ class Answerer:
         stored.images += work.image_rows(place)
         stored.questions += work.questions()
         stored.layouts += work.layouts()
+        stored.areas += work.areas()
 
     def _apart(self, shard: Shard, samples: list[ImageSample], cells: list[Cell], analysed: bool) -> Stored:
         """What a shard gives image by image; samples that fail are among it, with the reason."""
@@ -140,6 +142,7 @@ class Answerer:
             stored.images += image.image_rows(place)
             stored.questions += image.questions()
             stored.layouts += image.layouts()
+            stored.areas += image.areas()
         return stored
 
     def _alone(self, sample: ImageSample, analysed: bool) -> Alone:
@@ -201,7 +204,7 @@ def answer(config: CompareConfig, run: RunFolder, ready: Prepared, ids: dict[str
             for shard, found in answered:
                 refused = {cell.key for cell in ready.cells if cell.skipped is not None}
                 findings = {ids[key]: joined(parts) for key, parts in found.findings.items() if key not in refused}
-                run.add_batch(shard.place, found.images, found.questions, findings, found.layouts)
+                run.add_batch(shard.place, found.images, found.questions, findings, found.layouts, found.areas)
                 _refuse(found.refused, run, ready, ids)
                 size = min(size, found.size)
     if shards:

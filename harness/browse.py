@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,8 @@ def question(run: RunFolder, ident: str) -> dict[str, Any]:
         if answer is not None:
             answers = dict(zip(_ANSWER, answer, strict=True))
             answers |= _mask(run, cell, known[cell], found["image"], answers["kept"], whole)
-            trace, count = traces.get((cell, ident)), answers["grid"] and answers["grid"][0] * answers["grid"][1]
+            trace = traces.get((cell, ident))
+            count = prod(answers["grid"]) if answers["grid"] else sum(rows * columns for rows, columns, *_ in answers["areas"])
             scores, source = (trace.scores, trace.source) if trace else (None, None)
             answers["ranks"] = ranks(scores) if scores is not None and len(scores) == count else None
             answers["source"] = base64.b64encode(source).decode() if source is not None and len(source) == count else None
@@ -199,9 +201,11 @@ def _grid(run: RunFolder, cell: int, image: str, usual: list[int] | None) -> lis
 
 
 def _mask(run: RunFolder, cell: int, facts: dict, image: str, kept: bytes | None, whole: list[int] | None) -> dict[str, Any]:
-    """The tokens that a cell kept of an image, and their grid."""
+    """The tokens that a cell kept of an image, and their grid, or the areas that they cover where they are no full grid."""
     grid = _grid(run, cell, image, facts["grid"]) if facts.get("grid") else whole
-    return {"kept": _bits(kept, grid), "grid": grid}
+    areas = () if grid is not None or facts.get("grid") else run.areas(image)
+    shape = [1, sum(area.count for area in areas)] if areas else grid
+    return {"kept": _bits(kept, shape), "grid": grid, "areas": [astuple(area) for area in areas]}
 
 
 def _bits(mask: bytes | None, grid: list[int] | None) -> str | None:

@@ -60,6 +60,9 @@ def compare(
     samples: Annotated[int, typer.Option(help="Images; all their questions come with them.")] = _BASE.samples,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/<time>.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="With --resume: answer the batches in which samples failed again.")
+    ] = False,
     extend: Annotated[
         Path | None, typer.Option(help="Add --methods, at --keep or the run's budgets, to this finished run.")
     ] = None,
@@ -108,8 +111,8 @@ def compare(
 
     asked = CompareConfig(
         model=model, task=task, methods=tuple(split(methods)), keep=tuple(k.strip() for k in keep.split(",") if k.strip()),
-        budget=budget, samples=samples, out=out, resume=resume, extend=extend, seed=seed, batch_size=batch_size, device=device,
-        dtype=dtype, revision=revision, device_map=device_map, quantize=quantize,
+        budget=budget, samples=samples, out=out, resume=resume, retry_failed=retry_failed, extend=extend, seed=seed,
+        batch_size=batch_size, device=device, dtype=dtype, revision=revision, device_map=device_map, quantize=quantize,
         latency=not no_latency, rounds=rounds, sharing=sharing is Switch.on, memory=memory, workers=workers, ray=ray,
         analyse=analyse, seeds=seeds, margin=margin, max_new_tokens=max_new_tokens, prompt=prompt,
         plugin=tuple(plugin or ()),

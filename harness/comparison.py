@@ -92,16 +92,19 @@ def _run(config: CompareConfig):
     restored(str(folder / "manifest.json"), manifest["config"])
     if identity(manifest["config"]) != identity(plain(config)):
         raise RequestError(f"--out {folder}: its run had another configuration; repeat that one, or name another folder")
-    if run.finished and (folder / "report.html").exists():
+    if run.finished and (folder / "report.html").exists() and not config.retry_failed:
         return Run(run)
     with locked(folder, "--out"), _resumable(run, again):
-        if run.finished:
+        if run.finished and not config.retry_failed:
             _report(run)
             return Run(run)
         run.check()
         ready = prepare(config, task=task)
         _same(run, ready, "--out")
         digest, code = code_digest(config.plugin), manifest["fingerprints"].get("code")
+        if config.retry_failed:
+            run.complete()
+            run.forget_failed(config.batch_size)
         _note(run, [f"the run was resumed with code of another version ({digest})"] if code not in (None, digest) else [])
         return _execute(config, run, ready, started)
 

@@ -15,6 +15,8 @@ DEFAULT_METHODS = ("none", "random", "sts", "fastv", "sparsevlm", "tome")
 DEFAULT_KEEP = ("192", "64")
 
 
+HOW = frozenset({"out", "resume", "retry_failed", "extend"})
+"""Fields that say where a run is and how to go on with it, and nothing of what it is."""
 LARGEST_SEED = 2**63 - 1
 _RANGES = {
     "samples": (1, 10_000_000, " images"), "batch_size": (1, 65_536, " images"), "max_new_tokens": (1, 65_536, " tokens"),
@@ -36,6 +38,7 @@ class CompareConfig:
     samples: int = 24
     out: Path | None = None
     resume: bool = False
+    retry_failed: bool = False  # with `resume`: batches with samples that failed are answered again
     extend: Path | None = None
     seed: int = 0
     batch_size: int = 6
@@ -59,6 +62,8 @@ class CompareConfig:
 
     def checked(self) -> CompareConfig:
         """Itself, or `RequestError` for the first thing that cannot be."""
+        if self.retry_failed and not self.resume:
+            raise RequestError("--retry-failed: goes with --resume and the --out of a run, whose failed samples it answers again")
         if self.extend is not None and (self.out is not None or self.resume):
             raise RequestError("--extend: adds to the run it names; leave --out and --resume away, and repeat it to go on")
         for name, (least, most, what) in _RANGES.items():
@@ -128,10 +133,10 @@ def restored(where: str, stored: Mapping[str, Any]) -> CompareConfig:
     Raises:
         RequestError: that begins with ``where``, for an unknown name or a value of another type.
     """
-    known = {f.name: f.default for f in fields(CompareConfig) if f.name not in ("out", "resume", "extend")}
+    known = {f.name: f.default for f in fields(CompareConfig) if f.name not in HOW}
     found = {}
     for name, value in stored.items():
-        if name not in known and name not in ("out", "resume", "extend"):
+        if name not in known and name not in HOW:
             raise RequestError(f"{where}: unknown option {name!r} in its config; was it made by another version?")
         if name in known and (value is not None or known[name] is not None):
             found[name] = _of_type(where, name, value, known[name])

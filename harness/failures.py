@@ -145,6 +145,10 @@ class Alone:
         """`Work.layouts`; none where that fails."""
         return self._or(self.work.layouts, list)
 
+    def areas(self) -> list[tuple]:
+        """`Work.areas`; none where that fails."""
+        return self._or(self.work.areas, list)
+
     def _or(self, make: Callable[[], list], otherwise: Callable[[], list]) -> list:
         try:
             return make()

@@ -25,7 +25,7 @@ _DIGITS = 40  # of a whole number in JSON
 _WHOLLY = 2**25  # bytes of a database of which every page and row is checked; of a larger one where reading it fails
 _LOGS = ("-wal", "-journal")  # of a database that is being written, or whose writer died
 _MAGIC = b"SQLite format 3\0"
-_LATER = frozenset({"layouts", "traces"})  # tables that runs made before do not have
+_LATER = frozenset({"layouts", "areas", "traces"})  # tables that runs made before do not have
 
 Check = Callable[[Any], bool]
 _text: Check = lambda value: isinstance(value, str)
@@ -255,6 +255,7 @@ _ALSO = {
     "cells": "0",
     "images": "length(png) > 100000000 OR abs(complexity) > 1e300",
     "layouts": f"tokens NOT BETWEEN 0 AND {MOST_TOKENS} OR height * width > {MOST_TOKENS} OR height < 0 OR width < 0",
+    "areas": f"rows < 1 OR columns < 1 OR rows * columns > {MOST_TOKENS} OR min(top, left, 1 - bottom, 1 - right) < 0",
     "questions": "0",
     "samples": "prediction IS NULL OR abs(score) > 1e300",
     "analysis": f"layers IS NULL OR length(layers) % {4 * len(LAYERS)} <> 0",

@@ -6,12 +6,13 @@ import hashlib
 import json
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.config import CompareConfig
+from harness.config import HOW, CompareConfig
 
 if TYPE_CHECKING:
     from harness.models.hf import Adapter
@@ -25,11 +26,8 @@ MOST_REASONS = 20
 
 def manifest_of(config: CompareConfig, adapter: Adapter, task: Task) -> dict:
     """The content of ``manifest.json`` when a run begins."""
-    from importlib.metadata import version
-
     import torch
 
-    packages = ("torch", "transformers", "numpy", "scikit-learn", "scipy")
     device = torch.cuda.get_device_name() if adapter.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -42,12 +40,23 @@ def manifest_of(config: CompareConfig, adapter: Adapter, task: Task) -> dict:
         "device": device,
         "dtype": str(adapter.dtype).removeprefix("torch."),
         "grid": list(adapter.shape.grid),
-        "versions": {"prunescope": _own_version(), "python": sys.version.split()[0], **{p: version(p) for p in packages}},
+        "versions": {"prunescope": _own_version(), "python": sys.version.split()[0], **_versions()},
         "fingerprints": {"weights": adapter.digest, "code": code_digest(config.plugin), "data": getattr(task, "digest", None)},
         "budgets": list(config.keep),
         "task_info": {k: v for k, v in asdict(task.info).items() if k != "families"},
         "notes": [],
     }
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that figures depend on, as far as they are installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for package in ("torch", "transformers", "numpy", "scikit-learn", "scipy", "pillow", "torchvision"):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def code_digest(plugins: tuple[str, ...] = ()) -> str:
@@ -92,7 +101,7 @@ def command(config: CompareConfig) -> str:
     base = CompareConfig()
     words = ["python -m harness compare"]
     for name, value in plain(config).items():
-        if value == plain(base)[name] or name in ("out", "resume", "extend", "ray"):
+        if value == plain(base)[name] or name in HOW | {"ray"}:
             continue
         flag = f"--{name.replace('_', '-')}"
         if name in ("latency", "sharing", "memory"):
@@ -109,4 +118,4 @@ def plain(config: CompareConfig) -> dict:
 
 def identity(config: dict) -> dict:
     """What must agree for a run to be resumed; what was left open may be an option that an older run did not have."""
-    return {name: v for name, v in config.items() if name not in ("out", "resume", "extend", "workers", "ray") and v is not None}
+    return {name: v for name, v in config.items() if name not in HOW | {"workers", "ray"} and v is not None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -336,6 +336,15 @@ class Work:
     def layouts(self) -> list[Layout]:
         """The tokens of every image as it is; none where all images of the model are alike."""
         return [] if self.engine.adapter.cutter.fixed else self._layouts(self.batch)
+
+    def areas(self) -> list[tuple]:
+        """Rows of the table ``areas``: of every image whose tokens are no one full grid, what they cover."""
+        return [
+            (sample.image_id, number, *astuple(area))
+            for sample, blocks in zip(self.samples, self.views.blocks, strict=True)
+            if len(blocks) == 1 and len(blocks[0].areas) > 1
+            for number, area in enumerate(blocks[0].areas)
+        ]
 
     def _layouts(self, batch: Batch) -> list[Layout]:
         found = []

@@ -47,7 +47,7 @@ class Probe:
             self.key_states = key
         if self.received:
             wide = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-            weights = ((query @ wide.transpose(2, 3)).float() * scaling).softmax(-1)
+            weights = (query.float() @ wide.float().transpose(2, 3) * scaling).softmax(-1)
             self.mean_received = weights.mean(2)
         if self.query_rows is None:
             return
@@ -57,7 +57,10 @@ class Probe:
         self.attention = scores.softmax(-1)
 
     def _scores(self, query, key, mask, scaling: float, causal: bool) -> torch.Tensor:
-        """Scaled and masked scores of the asked rows, [R, H, T, keys]; a sequence's keys are read once for all its rows."""
+        """Scaled and masked scores of the asked rows, [R, H, T, keys]; a sequence's keys are read once for all its rows.
+
+        In float32 as in SDPA's own kernels: in bfloat16 a score near 8 would be off by up to 0.03, its probability by 3 %.
+        """
         rows, group = self.query_rows, self.group
         batch, heads, length, width = query.shape
         count = torch.bincount(group, minlength=batch)
@@ -70,7 +73,7 @@ class Probe:
         asked = asked.flatten(1)  # [G, slots * T]
         queries = query.gather(2, asked[:, None, :, None].expand(-1, heads, -1, width))
         shared = queries.reshape(batch, key.shape[1], -1, width)  # heads of one key head stand together
-        scores = ((shared @ key.transpose(2, 3)).float() * scaling).view(batch, heads, asked.shape[1], -1)
+        scores = (shared.float() @ key.float().transpose(2, 3) * scaling).view(batch, heads, asked.shape[1], -1)
         if mask is not None:
             seen = mask.expand(batch, -1, length, -1)
             seen = seen.gather(2, asked[:, None, :, None].expand(-1, seen.shape[1], -1, seen.shape[3]))

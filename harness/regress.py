@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.config import HOW
 from harness.errors import RequestError
 from harness.pairing import Matched, Pair
 from harness.rules import EACH, bad
@@ -206,7 +207,7 @@ def _facts(pair: Pair) -> tuple[tuple[str, str], ...]:
     return tuple((name, str(value)) for name, value in named)
 
 
-_ASIDE = frozenset({"out", "resume", "extend", "methods", "keep", "plugin", "samples", "seed", "analyse", "memory", "latency"})
+_ASIDE = frozenset({*HOW, "methods", "keep", "plugin", "samples", "seed", "analyse", "memory", "latency"})
 """Settings whose change is told elsewhere, or makes no cell another."""
 
 

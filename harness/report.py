@@ -42,6 +42,8 @@ def gallery(run: RunFolder, images: int) -> list[GalleryImage]:
         (png,) = database.execute("SELECT png FROM images WHERE id = ?", (image,)).fetchone()
         questions = []
         grid = known[0][image][1] if image in known[0] else usual  # None where the tokens are no full grid
+        areas = run.areas(image)
+        tokens = (sum(area.count for area in areas),) if areas else None
         for ident, family, text, target, evidence in (row[1:] for row in listed if row[0] == image):
             found = "SELECT cell, prediction, score, kept FROM samples WHERE question = ? AND cell = ? AND failed IS NULL"
             answers = []
@@ -49,23 +51,23 @@ def gallery(run: RunFolder, images: int) -> list[GalleryImage]:
                 row = database.execute(found, (ident, cell)).fetchone()
                 if row is None:
                     continue
-                shape = grid
+                shape = grid if areas == () else tokens
                 if facts["grid"]:
                     shape = known[cell][image][1] if image in known[cell] else tuple(facts["grid"])
                 note = _note(facts, shape)
                 if shape is None:
                     answers.append(GalleryAnswer(facts["method"], facts["keep"] or 0, row[1], row[2], None, (1, 1), note))
                     continue
+                place = (1, 1) if len(shape) == 1 else shape  # areas belong to the image
                 kept = unpack(row[3], shape) if row[3] is not None else np.ones(shape, bool)
                 merges = not facts["prunes"] and not facts["grid"] and facts["method"] != "none"
                 trace = traces.get((cell, ident))
                 scores, source = (trace.scores, trace.source) if trace else (None, None)
-                answers.append(
-                    GalleryAnswer(facts["method"], facts["keep"] or 0, row[1], row[2], kept, shape, note, scores, source, merges)
-                )
+                said = facts["method"], facts["keep"] or 0, row[1], row[2]
+                answers.append(GalleryAnswer(*said, kept, place, note, scores, source, merges))
             mask = unpack(evidence, grid) if evidence is not None and grid is not None else None
             questions.append(GalleryQuestion(ident, family, text, shown(target), mask, answers))
-        out.append(GalleryImage(image, png, questions))
+        out.append(GalleryImage(image, png, questions, areas))
     return out
 
 

@@ -10,10 +10,12 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import chain
+from math import prod
 from pathlib import Path
 
 import numpy as np
 
+from harness.areas import Area
 from harness.errors import RequestError
 from harness.findings import Findings, Layout, Trace
 from harness.integrity import check_file, connected, read_json, unwritable
@@ -142,11 +144,13 @@ class RunFolder:
         questions: Sequence[tuple],
         findings: Mapping[int, Findings],
         layouts: Sequence[Layout] = (),
+        areas: Sequence[tuple] = (),
     ) -> None:
         """One batch of images with the answers of some cells, in one transaction; ``place`` is that of its first image.
 
         Args:
             layouts: of the images as they are, where they differ.
+            areas: of images whose tokens are no one full grid: image, number of the area, and what an `Area` holds.
         """
         with self._storing(), self.connection as connection:
             insert = lambda table, width, rows, word="REPLACE": connection.executemany(
@@ -156,6 +160,8 @@ class RunFolder:
             insert("questions", 7, questions, "IGNORE")
             if layouts:
                 insert("layouts", 5, [(0, *layout) for layout in layouts])
+            if areas:
+                insert("areas", 8, areas)
             for cell, found in findings.items():
                 if found.layouts:
                     insert("layouts", 5, [(cell, *layout) for layout in found.layouts])
@@ -173,6 +179,29 @@ class RunFolder:
             for table in ("samples", "analysis", "repeats", "traces", "done"):
                 connection.execute(f"DELETE FROM {table} WHERE cell = ?", (cell,))  # nosec B608
 
+    def forget_failed(self, batch_size: int) -> int:
+        """Take away the batches in which samples failed, whole, as if they had not been answered; gives how many there were.
+
+        The run is unfinished then. What other cells found in such a batch was compared with answers that may be missing.
+        """
+        asked = "SELECT DISTINCT images.place FROM samples JOIN questions ON questions.id = question JOIN images ON images.id = image"
+        places = [place for (place,) in self.connection.execute(f"{asked} WHERE failed IS NOT NULL")]  # nosec B608
+        starts = sorted({place // batch_size * batch_size for place in places})
+        if not starts:
+            return 0
+        for name in ("summary.json", "report.html"):
+            (self.folder / name).unlink(missing_ok=True)
+        with self._storing(), self.connection as connection:
+            for start in starts:
+                images = f"SELECT id FROM images WHERE place BETWEEN {start} AND {start + batch_size - 1}"  # nosec B608
+                for table in ("samples", "analysis", "repeats", "traces"):
+                    of = f"question IN (SELECT id FROM questions WHERE image IN ({images}))"
+                    connection.execute(f"DELETE FROM {table} WHERE {of}")  # nosec B608
+                for table, column in (("layouts", "image"), ("areas", "image"), ("questions", "image"), ("images", "id")):
+                    connection.execute(f"DELETE FROM {table} WHERE {column} IN ({images})")  # nosec B608
+                connection.execute("DELETE FROM done WHERE place = ?", (start,))
+        return len(starts)
+
     def has(self, table: str) -> bool:
         """Whether there is such a table; runs that were made before some came up lack them."""
         return self.connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone() is not None
@@ -183,6 +212,13 @@ class RunFolder:
             return {}
         rows = self.connection.execute("SELECT image, tokens, height, width FROM layouts WHERE cell = ?", (cell,)).fetchall()
         return {image: (tokens, None if height is None else (height, width)) for image, tokens, height, width in rows}
+
+    def areas(self, image: str) -> tuple[Area, ...]:
+        """What an image's tokens cover, in their order, where they are no one full grid; else, or in an older run, nothing."""
+        if not self.has("areas"):
+            return ()
+        asked = "SELECT rows, columns, top, left, bottom, right FROM areas WHERE image = ? ORDER BY number"
+        return tuple(Area(*row) for row in self.connection.execute(asked, (image,)))
 
     def done(self) -> set[tuple[int, int]]:
         """(cell, place of the batch's first image) of the answers that are stored; a batch is stored whole or not at all."""
@@ -334,6 +370,6 @@ def pack(mask: np.ndarray) -> bytes:
     return np.packbits(mask.ravel()).tobytes()
 
 
-def unpack(bits: bytes, shape: tuple[int, int]) -> np.ndarray:
-    """The mask of `pack`, bool [h, w]."""
-    return np.unpackbits(np.frombuffer(bits, np.uint8), count=shape[0] * shape[1]).astype(bool).reshape(shape)
+def unpack(bits: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """The mask of `pack`, bool of this shape."""
+    return np.unpackbits(np.frombuffer(bits, np.uint8), count=prod(shape)).astype(bool).reshape(shape)

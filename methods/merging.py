@@ -62,6 +62,9 @@ def join(tokens: torch.Tensor, sizes: torch.Tensor, target: torch.Tensor) -> tup
 def density_peaks(tokens: torch.Tensor, clusters: int) -> torch.Tensor:
     """Cluster means by density peaks with k-nearest density (Du et al. 2016), k = ``clusters``.
 
+    A token is its own nearest, so that with k = 2 two tokens that are nearest to each other are equally dense: of such the
+    lower index counts as the denser (the authors of SparseVLM add noise). Distances are symmetric to the last bit for that.
+
     Args:
         tokens: [B, M, D].
         clusters: how many, at most M.
@@ -72,15 +75,18 @@ def density_peaks(tokens: torch.Tensor, clusters: int) -> torch.Tensor:
     kind = tokens.dtype
     if kind in (torch.bfloat16, torch.float16):
         tokens = tokens.float()
-    centred = tokens - tokens.mean(1, keepdim=True)  # what all share would drown the distances in rounding
-    products = (centred @ centred.transpose(1, 2)).double()  # densities near 1 differ in digits that float32 has not
+    wide = tokens.double()  # densities near 1 differ in digits that float32 has not, and its products would decide by rounding
+    centred = wide - wide.mean(1, keepdim=True)
+    products = centred @ centred.transpose(1, 2)
     squares = products.diagonal(dim1=1, dim2=2)
     distance = products.mul(-2).add_(squares[:, :, None]).add_(squares[:, None, :]).clamp_min_(0)
     distance.diagonal(dim1=1, dim2=2).zero_()
-    distance = distance.sqrt_() / tokens.shape[-1] ** 0.5
+    distance = distance.add(distance.mT).mul_(0.5).sqrt_() / tokens.shape[-1] ** 0.5
     nearest = distance.topk(min(clusters, distance.shape[-1]), dim=-1, largest=False).values
     density = (-nearest.square().mean(-1)).exp()
-    denser = density[:, None, :] > density[:, :, None]
+    index = torch.arange(density.shape[1], device=density.device)
+    one, other = density[:, :, None], density[:, None, :]
+    denser = (other > one) | ((other == one) & (index < index[:, None]))
     farthest = distance.amax((1, 2), keepdim=True)
     separation = torch.where(denser, distance, farthest).amin(-1)
     centres = top(separation * density, clusters)

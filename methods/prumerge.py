@@ -64,7 +64,7 @@ class Select:
         kept = top(attention, min(keep - 1, count)).sort(-1).values
         alike = cosine(take(signals.vision_keys_full, kept), signals.vision_keys_full)
         alike.scatter_(2, kept[..., None], -torch.inf)
-        near = alike.topk(min(_NEIGHBOURS, count - 1), dim=-1).indices if kept.shape[1] else alike.long()
+        near = top(alike, min(_NEIGHBOURS, count - 1)) if kept.shape[1] else alike.long()
         chosen = torch.zeros_like(alike, dtype=torch.bool).scatter_(2, near, True)
         weight = chosen.to(wide) * attention[:, None, :]
         own = kept[..., None] == torch.arange(count, device=kept.device)

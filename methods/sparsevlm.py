@@ -162,7 +162,7 @@ class Select:
             return Selection(kept, carry=chosen, scores=scores)
         hidden = signals.hidden_states
         tokens = take(hidden, kept)
-        recycled = order[:, keep : keep + candidates(dropped)]
+        recycled = order[:, keep : keep + candidates(dropped)].sort(-1).values
         means = density_peaks(take(hidden, recycled), clusters(recycled.shape[1]))
         nowhere = torch.full(means.shape[:2], -1, device=kept.device)
         return Selection(torch.cat([kept, nowhere], 1), torch.cat([tokens, means], 1), carry=chosen, scores=scores)

@@ -35,17 +35,19 @@ const el = (tag, className, text) => {
     : answer.score <= 0 ? ["wrong", "✗ wrong"] : ["part", `◐ partly right (${answer.score.toFixed(2)})`];
   const card = (question, answer, cell, head, look) => {
     const made = el("article", "card");
-    const frame = made.appendChild(el("div", "frame"));
-    const picture = frame.appendChild(el("img"));
-    picture.loading = "lazy";
-    picture.src = `image?${new URLSearchParams({ id: question.image })}`;
-    picture.alt = `image ${question.image}`;
-    picture.addEventListener("error", () => { picture.remove(); frame.classList.add("bare"); });
-    const layer = answer.grid && gridArea(answer.grid);
-    if (layer && look === "scores" && answer.ranks) frame.append(...heated(layer, bytesOf(answer.ranks)));
-    else if (layer && answer.source) frame.append(merged(layer, sourcesOf(answer.source), "dark"));
-    else if (layer && answer.kept !== null) frame.append(covered(layer, maskOf(answer.kept), "dark"));
-    if (question.evidence !== null) frame.append(outlined(gridArea(question.whole), maskOf(question.evidence), "evidence"));
+    const layers = answer.grid ? [gridArea(answer.grid)] : layersOf(areasOf(answer.areas));
+    for (const layer of layers.length ? layers : [null]) { // an image cut into tiles shows them, and its overview beside them
+      const frame = made.appendChild(el("div", "frame"));
+      const picture = frame.appendChild(el("img"));
+      picture.loading = "lazy";
+      picture.src = `image?${new URLSearchParams({ id: question.image })}`;
+      picture.alt = `image ${question.image}`;
+      picture.addEventListener("error", () => { picture.remove(); frame.classList.add("bare"); });
+      if (layer && look === "scores" && answer.ranks) frame.append(...heated(layer, bytesOf(answer.ranks)));
+      else if (layer && answer.source) frame.append(merged(layer, sourcesOf(answer.source), "dark"));
+      else if (layer && answer.kept !== null) frame.append(covered(layer, maskOf(answer.kept), "dark"));
+      if (question.evidence !== null) frame.append(outlined(gridArea(question.whole), maskOf(question.evidence), "evidence"));
+    }
     const text = made.appendChild(el("div", "text"));
     text.append(head);
     const [className, word] = verdict(answer);

@@ -15,8 +15,11 @@ from harness.engine import Engine
 from harness.measure import Work
 from harness.plan import Cell
 from harness.tasks.base import ImageSample, Task
+from methods.sparsevlm import Select
 from methods.sts import Spread
-from methods.types import Selection, Selector, Signals
+from methods.types import Selection, Selector, Signals, Step
+from tests.determinism import sparse
+from tests.determinism.decision import Decision, apart, first
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Choice:
     indices: torch.Tensor  # int64 [K]
     scores: torch.Tensor | None  # [N] that it ranked by
     energies: Callable[[int], torch.Tensor] | None = None  # of all tokens before its nth choice, where it chose one by one
+    before: tuple[Decision, ...] = ()  # taken on the way to the scores, in turn
+    behind: tuple[Decision, ...] = ()  # taken once the tokens were chosen
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class Watched:
             if isinstance(self.select, Spread):
                 distance = self.select.distance(signals)[row]
                 energies = _energies(distance, self.select.exponent, chosen.indices[row])
-            found[stream] = Choice(chosen.indices[row].clone(), scores, energies)
+            before, behind = sparse.decisions(signals, chosen, keep, row) if isinstance(self.select, Select) else ((), ())
+            found[stream] = Choice(chosen.indices[row].clone(), scores, energies, before, behind)
         self.told.append(found)
         return chosen
 
@@ -56,6 +62,10 @@ def _energies(distance: torch.Tensor, exponent: float, order: torch.Tensor) -> C
     kernel = (distance.clamp_min(floor) / floor).double() ** -exponent
     kernel.fill_diagonal_(0)
     return lambda place: kernel.sum(-1) if place == 0 else kernel[:, order[:place]].sum(-1)
+
+
+Decoded = tuple[list[torch.Tensor], frozenset[int]]
+"""Of one call of the decoder, the logits [R, V] of every step, and the tokens that end an answer."""
 
 
 @dataclass(frozen=True)
@@ -79,35 +89,36 @@ def account(
         question: its ``sample_id``.
     """
     watch: list[Watched] = []
-
-    def watched(cell: Cell) -> Cell:
-        if cell.key != key:
-            return cell
-        watch.extend(Watched(step.select, step.needs) for step in cell.steps)
-        return replace(cell, steps=tuple(replace(s, select=w, needs=s.needs | {"seeds"}) for s, w in zip(cell.steps, watch)))
-
-    cells = tuple(watched(cell) for cell in cells)
+    cells = tuple(cell if cell.key != key else replace(cell, steps=watched(cell.steps, watch)) for cell in cells)
     wanted = frozenset().union(*(cell.needs for cell in cells))
     work = Work(engine, task, list(samples), cells[0].seed, sharing, wanted, cells=cells)
-    asked = [(sample.image_id, q.sample_id) for sample in samples for q in sample.questions]
-    row = [name for _, name in asked].index(question)
-    decoded: list[tuple[list[torch.Tensor], frozenset[int]]] = []
+    row = [q.sample_id for sample in samples for q in sample.questions].index(question)
+    decoded: list[Decoded] = []
     for cell in cells:
         decoded.clear()
-        with _listening(decoded):
+        with listening(decoded):
             work.run(cell)
         if cell.key == key:
             break
-    image_seeds, question_seeds = work._seeds(cells[0].seed)
-    image = [sample.image_id for sample in samples].index(asked[row][0])
-    streams = int(question_seeds[row]), int(image_seeds[image])
-    choices = [next(told[s] for told in one.told for s in streams if s in told) for one in watch]
+    return told(work, watch, decoded, row)
+
+
+def watched(steps: Sequence[Step], watch: list[Watched]) -> tuple[Step, ...]:
+    """Steps whose selectors tell what they chose; ``watch`` is given those selectors."""
+    watch.extend(Watched(step.select, step.needs) for step in steps)
+    return tuple(replace(step, select=one, needs=step.needs | {"seeds"}) for step, one in zip(steps, watch, strict=True))
+
+
+def told(work: Work, watch: Sequence[Watched], decoded: Sequence[Decoded], row: int) -> Account:
+    """How a question was answered, by its place in the batch; it was decoded alone or with all others."""
+    streams = int(work.batch.question_seeds[row]), int(work.batch.image_seeds[work.batch.image[row]])
+    choices = [next(heard[s] for heard in one.told for s in streams if s in heard) for one in watch]
     steps, ends = decoded[row] if len(decoded) > 1 else decoded[0]
     answer, logits = _of_row(steps, ends, 0 if len(decoded) > 1 else row)
     return Account(answer, choices, logits)
 
 
-def _listening(decoded: list[tuple[list[torch.Tensor], frozenset[int]]]):
+def listening(decoded: list[Decoded]):
     """Note the logits of all rows of every step of decoding."""
     own = harness.engine.decode
     signature = inspect.signature(own)
@@ -150,26 +161,24 @@ def gap(one: Account, other: Account) -> float | None:
         None where they do not part. inf where they part without a figure that says why.
     """
     for mine, theirs in zip(one.choices, other.choices, strict=True):
+        if (found := first(mine.before, theirs.before)) is not None:
+            return found
         if sorted(mine.indices.tolist()) == sorted(theirs.indices.tolist()):
+            if (found := first(mine.behind, theirs.behind)) is not None:
+                return found
             continue
         if mine.energies is not None:
             order = list(zip(mine.indices.tolist(), theirs.indices.tolist(), strict=True))
             place, (a, b) = next((place, pair) for place, pair in enumerate(order) if pair[0] != pair[1])
-            return max(_apart(choice.energies(place)[[a, b]]) for choice in (mine, theirs))
+            return max(apart(choice.energies(place)[[a, b]]) for choice in (mine, theirs))
         if mine.scores is None:
             return torch.inf
         a, b = (set(choice.indices.tolist()) for choice in (mine, theirs))
-        return max(_apart(choice.scores[sorted(a ^ b)]) for choice in (mine, theirs))
+        return max(apart(choice.scores[sorted(a ^ b)]) for choice in (mine, theirs))
     for place, (a, b) in enumerate(zip(one.answer, other.answer)):
         if a != b:
-            return max(_apart(account.logits[place][[a, b]]) for account in (one, other))
+            return max(apart(account.logits[place][[a, b]]) for account in (one, other))
     return None
-
-
-def _apart(values: torch.Tensor) -> float:
-    """Span of some values, relative to the largest of them."""
-    assert values.isfinite().all()
-    return float((values.max() - values.min()) / values.abs().max().clamp_min(1e-30))
 
 
 def batches(samples: Sequence[ImageSample], size: int) -> list[Sequence[ImageSample]]:

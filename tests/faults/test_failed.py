@@ -12,6 +12,7 @@ import torch
 
 from harness.cli import main
 from harness.comparison import compare
+from harness.errors import RequestError
 from harness.measure import stream
 from harness.tasks import registry
 from harness.tasks.shapes.task import ShapesTask
@@ -20,7 +21,7 @@ from methods.registry import _ENTRIES, register
 from methods.similarity import mean_rows, top
 from methods.types import Method, Selection, Signals, Step, decoder
 from reports.page import render
-from tests.faults.conftest import REQUEST
+from tests.faults.conftest import REQUEST, same
 
 BAD: dict[str, tuple[set[int], Exception]] = {}
 """By method the random streams of questions on which it raises, and what."""
@@ -202,6 +203,29 @@ def test_a_question_that_cannot_be_scored_fails_in_every_cell(tmp_path, monkeypa
     assert all(why.startswith("ZeroDivisionError at test_failed.py") and why.endswith("no such scale") for *_, why in failed)
     assert all(c["n"] == len(first.questions) - len(hit) for c in run.summary["cells"])
     assert run.failures == len(failed)
+
+
+def test_what_failed_is_answered_again_where_that_is_asked(tmp_path, undisturbed, monkeypatch):
+    """A finished run stays as it is until then; and once the cause is gone, nothing tells of it."""
+    folder, score, calls = tmp_path / "run", ShapesTask.score, []
+
+    def scarce(self, prediction, answer):
+        calls.append(answer)
+        if answer == first.answer:
+            raise RuntimeError("no luck")
+        return score(self, prediction, answer)
+
+    first = next(iter(ShapesTask().samples(1, 0))).questions[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(ShapesTask, "score", scarce)
+        assert compare(**REQUEST, out=folder).failures > 0
+        again = len(calls)
+        assert compare(**REQUEST, out=folder, resume=True).failures > 0 and len(calls) == again
+        assert compare(**REQUEST, out=folder, resume=True, retry_failed=True).failures > 0 and len(calls) > again
+    assert compare(**REQUEST, out=folder, resume=True, retry_failed=True).failures == 0
+    assert same(folder, undisturbed)
+    with pytest.raises(RequestError, match="--retry-failed: goes with --resume"):
+        compare(**REQUEST, out=folder, retry_failed=True)
 
 
 def test_an_error_of_the_device_ends_the_run(tmp_path, monkeypatch):

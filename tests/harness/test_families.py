@@ -124,6 +124,32 @@ def test_a_whole_comparison(family, run):
         assert kl == pytest.approx(other[key][3], abs=1e-3)
 
 
+@pytest.mark.parametrize("family", ["llava-next", "internvl", "smolvlm"])
+def test_the_gallery_knows_where_the_tokens_of_tiles_lie(family, run):
+    """Overview and tiles: each kept token is drawn over the part of the image that it is of."""
+    found = run(family, methods=["random", "fastv"], keep=["9"])
+    images = report.gallery(found.store, 5)
+    tiled = [image for image in images if image.areas]
+    adapter, sizes = _tiny().make(family).adapter, dict(zip((f"i{i}" for i in range(5)), SIZES))
+    assert tiled
+    for image in images:
+        height, width = sizes[image.image_id]
+        block = adapter.block_of((width, height))
+        assert image.areas == (block.areas if len(block.areas) > 1 else ())
+        for question in image.questions:
+            for answer in question.answers:
+                if image.areas and answer.method != "downsample":
+                    assert answer.kept.shape == (block.count,) and answer.note == ""
+                    assert answer.kept.sum() == (block.count if answer.method == "none" else present(found, answer, question))
+
+
+def present(found, answer, question) -> int:
+    """Visual tokens of an answer in the last layer, as stored."""
+    cell = next(ident for ident, _, facts in found.store.cells() if facts["method"] == answer.method)
+    query = "SELECT kept_count FROM samples WHERE question = ? AND cell = ?"
+    return found.store.connection.execute(query, (question.sample_id, cell)).fetchone()[0]
+
+
 def test_flops_are_means_over_what_was_asked(run):
     from methods.schedule import schedule
     from metrics.flops import flops
