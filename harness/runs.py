@@ -184,7 +184,10 @@ class RunFolder:
 
         The run is unfinished then. What other cells found in such a batch was compared with answers that may be missing.
         """
-        asked = "SELECT DISTINCT images.place FROM samples JOIN questions ON questions.id = question JOIN images ON images.id = image"
+        asked = (
+            "SELECT DISTINCT images.place FROM samples JOIN questions ON questions.id = samples.question "
+            "JOIN images ON images.id = questions.image"
+        )
         places = [place for (place,) in self.connection.execute(f"{asked} WHERE failed IS NOT NULL")]  # nosec B608
         starts = sorted({place // batch_size * batch_size for place in places})
         if not starts:
