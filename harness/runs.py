@@ -198,7 +198,7 @@ class RunFolder:
             for start in starts:
                 images = f"SELECT id FROM images WHERE place BETWEEN {start} AND {start + batch_size - 1}"  # nosec B608
                 for table in ("samples", "analysis", "repeats", "traces"):
-                    of = f"question IN (SELECT id FROM questions WHERE image IN ({images}))"
+                    of = f"question IN (SELECT id FROM questions WHERE image IN ({images}))"  # nosec B608
                     connection.execute(f"DELETE FROM {table} WHERE {of}")  # nosec B608
                 for table, column in (("layouts", "image"), ("areas", "image"), ("questions", "image"), ("images", "id")):
                     connection.execute(f"DELETE FROM {table} WHERE {column} IN ({images})")  # nosec B608
