@@ -44,7 +44,7 @@ def examined(*runs: RunFolder) -> Iterator[None]:
     except (sqlite3.Error, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, MemoryError) as error:
         for run in runs:
             path = run.folder / "results.sqlite"
-            if (found := fault(run.connection)) is not None:
+            if path.exists() and (found := fault(run.connection)) is not None:
                 raise RequestError(f"{path}: {found}") from None
         if isinstance(error, sqlite3.OperationalError):
             raise RequestError(f"{' and '.join(str(run.folder) for run in runs)}: {unreadable(error)}") from None

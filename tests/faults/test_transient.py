@@ -66,7 +66,13 @@ def _once(call, stage: str, kind: str, now: list[str], failed: list[str]):
     return failing
 
 
-@pytest.mark.parametrize("name", ["harness.summary.write", "harness.report.write_report", "harness.runs.RunFolder.add_batch"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "harness.summary.write", "harness.report.write_report", "harness.runs.RunFolder.add_batch",
+        "harness.runs.RunFolder.write_json",
+    ],
+)  # fmt: skip
 def test_an_error_outside_of_samples_ends_the_run_and_it_resumes(tmp_path, undisturbed, monkeypatch, name):
     """Not a sample's failure but ours: it is raised, and what is stored stays."""
     with monkeypatch.context() as patch:
