@@ -134,7 +134,7 @@ def test_batches_and_sharing_change_nothing_but_ties(runs, base, options):
 @pytest.mark.xfail(
     strict=True,
     raises=AssertionError,
-    reason="of 90 differences between batches of 1 and 3, four are 0.010 to 0.024 apart and five 0.2 to 0.51, for a reason not found",
+    reason="of 90 differences between batches of 1 and 3, four are 0.010 to 0.024 apart; why five are 0.2 to 0.51, is not known",
 )
 def test_nor_do_they_in_half_precision(runs):
     """Where rounding is coarse, differences are many, and each of them is a tie."""
