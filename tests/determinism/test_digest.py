@@ -134,8 +134,8 @@ def test_batches_and_sharing_change_nothing_but_ties(runs, base, options):
 @pytest.mark.xfail(
     strict=True,
     raises=AssertionError,
-    reason="of 90 differences between batches of 1 and 3, four are 0.010 to 0.024 apart, and five of SparseVLM 0.2 to 0.51: which "
-    "of two recycled tokens is denser, where their distance is no longer than what bfloat16 rounds off them",
+    reason="of 90 differences of batches of 1 and 3, four are 0.010 to 0.024 apart, and five of SparseVLM 0.2 to 0.51: which of "
+    "two recycled tokens is denser, where their distance is no longer than what bfloat16 rounds off them",
 )
 def test_nor_do_they_in_half_precision(runs):
     """Where rounding is coarse, differences are many, and each of them is a tie."""
