@@ -103,7 +103,6 @@ def _run(config: CompareConfig):
         _same(run, ready, "--out")
         digest, code = code_digest(config.plugin), manifest["fingerprints"].get("code")
         if config.retry_failed:
-            run.complete()
             run.forget_failed(config.batch_size)
         _note(run, [f"the run was resumed with code of another version ({digest})"] if code not in (None, digest) else [])
         return _execute(config, run, ready, started)

@@ -43,7 +43,7 @@ def gallery(run: RunFolder, images: int) -> list[GalleryImage]:
         questions = []
         grid = known[0][image][1] if image in known[0] else usual  # None where the tokens are no full grid
         areas = run.areas(image)
-        tokens = (sum(area.count for area in areas),) if areas else None
+        whole = (sum(area.count for area in areas),) if areas else grid
         for ident, family, text, target, evidence in (row[1:] for row in listed if row[0] == image):
             found = "SELECT cell, prediction, score, kept FROM samples WHERE question = ? AND cell = ? AND failed IS NULL"
             answers = []
@@ -51,7 +51,7 @@ def gallery(run: RunFolder, images: int) -> list[GalleryImage]:
                 row = database.execute(found, (ident, cell)).fetchone()
                 if row is None:
                     continue
-                shape = grid if areas == () else tokens
+                shape = whole
                 if facts["grid"]:
                     shape = known[cell][image][1] if image in known[cell] else tuple(facts["grid"])
                 note = _note(facts, shape)

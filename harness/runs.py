@@ -24,6 +24,9 @@ from harness.tasks.base import Answered
 from harness.tasks.rows import kind
 from metrics.figures import LAYERS
 
+_OF_QUESTIONS = ("samples", "analysis", "repeats", "traces")
+"""Tables of what cells found on a question."""
+
 
 class RunFolder:
     """Reads and writes one run; ``read_only`` leaves every file of it as it is."""
@@ -176,14 +179,15 @@ class RunFolder:
         """Take a cell's answers away and give the reason why it has none."""
         with self._storing(), self.connection as connection:
             _add_facts(connection, cell, {"skipped": reason, "tokens": None, "flops": None, "schedule": None})
-            for table in ("samples", "analysis", "repeats", "traces", "done"):
+            for table in (*_OF_QUESTIONS, "done"):
                 connection.execute(f"DELETE FROM {table} WHERE cell = ?", (cell,))  # nosec B608
 
-    def forget_failed(self, batch_size: int) -> int:
-        """Take away the batches in which samples failed, whole, as if they had not been answered; gives how many there were.
+    def forget_failed(self, batch_size: int) -> None:
+        """Take away the batches in which samples failed, whole, as if they had not been answered.
 
         The run is unfinished then. What other cells found in such a batch was compared with answers that may be missing.
         """
+        self.complete()
         asked = (
             "SELECT DISTINCT images.place FROM samples JOIN questions ON questions.id = samples.question "
             "JOIN images ON images.id = questions.image"
@@ -191,19 +195,18 @@ class RunFolder:
         places = [place for (place,) in self.connection.execute(f"{asked} WHERE failed IS NOT NULL")]  # nosec B608
         starts = sorted({place // batch_size * batch_size for place in places})
         if not starts:
-            return 0
+            return
         for name in ("summary.json", "report.html"):
             (self.folder / name).unlink(missing_ok=True)
         with self._storing(), self.connection as connection:
             for start in starts:
                 images = f"SELECT id FROM images WHERE place BETWEEN {start} AND {start + batch_size - 1}"  # nosec B608
-                for table in ("samples", "analysis", "repeats", "traces"):
+                for table in _OF_QUESTIONS:
                     of = f"question IN (SELECT id FROM questions WHERE image IN ({images}))"  # nosec B608
                     connection.execute(f"DELETE FROM {table} WHERE {of}")  # nosec B608
                 for table, column in (("layouts", "image"), ("areas", "image"), ("questions", "image"), ("images", "id")):
                     connection.execute(f"DELETE FROM {table} WHERE {column} IN ({images})")  # nosec B608
                 connection.execute("DELETE FROM done WHERE place = ?", (start,))
-        return len(starts)
 
     def has(self, table: str) -> bool:
         """Whether there is such a table; runs that were made before some came up lack them."""

@@ -23,7 +23,8 @@ REQUEST = {
     "methods": ("random", "fastv"), "keep": ("64",), "samples": 4, "batch_size": 1, "latency": False, "analyse": 2, "seeds": 2,
     "max_new_tokens": 3, "workers": 1,
 }  # fmt: skip
-WHOLE = ("cells", "samples", "analysis", "repeats", "traces", "images", "questions", "done")
+STORED = ("samples", "analysis", "repeats", "traces", "images", "questions", "done")
+WHOLE = ("cells", *STORED)
 
 
 def tables(folder: Path, names: tuple[str, ...] = WHOLE) -> dict[str, list[tuple]]:
@@ -72,6 +73,17 @@ def undisturbed(tmp_path_factory, adapter) -> Path:
     return folder
 
 
+def changed(connect: Callable[..., sqlite3.Connection], how: Callable[[sqlite3.Connection], object]):
+    """``sqlite3.connect``, with something done to every connection that it makes."""
+
+    def connected(*arguments, **words):
+        made = connect(*arguments, **words)
+        how(made)
+        return made
+
+    return connected
+
+
 class Clock:
     """Calls back at every statement of SQL, file that is written, cell that is run and row on its way to its table."""
 
@@ -83,14 +95,7 @@ class Clock:
         from harness.findings import SampleRow
         from harness.measure import Work
 
-        connect = sqlite3.connect
-
-        def connected(*arguments, **words):
-            made = connect(*arguments, **words)
-            made.set_trace_callback(lambda text: self.tick(_kind(text)))
-            return made
-
-        sqlite3.connect = connected
+        sqlite3.connect = changed(sqlite3.connect, lambda made: made.set_trace_callback(lambda text: self.tick(_kind(text))))
         for owner, name in ((Path, "write_text"), (Path, "replace"), (Path, "unlink"), (Work, "run"), (SampleRow, "values")):
             setattr(owner, name, self._ticking(getattr(owner, name), name))
 
@@ -131,9 +136,11 @@ def compare_until(folder: Path, at: Callable[[str], bool], **options) -> int:
     """Go on with the run in a process of its own, which is killed with -9 at the first tick of which ``at`` says so."""
 
     def run() -> None:
+        main = os.getpid()  # its workers count for themselves; three that die at one batch would end the run
+
         def tick(kind: str) -> None:
-            if at(kind):
-                os.kill(os.getpid(), signal.SIGKILL)
+            if os.getpid() == main and at(kind):
+                os.kill(main, signal.SIGKILL)
 
         Clock(tick).install()
         compare(**{**REQUEST, **options}, out=folder, resume=True)

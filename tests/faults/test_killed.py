@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness.comparison import compare
-from tests.faults.conftest import REQUEST, Clock, compare_until, digest, figures, forked, same, tables
+from tests.faults.conftest import REQUEST, STORED, Clock, compare_until, digest, figures, forked, same, tables
 
 WORDS = "compare --methods random,fastv --keep 64 --samples 6 --batch-size 1 --analyse 2 --seeds 2 --max-new-tokens 3"
 
@@ -96,8 +96,7 @@ def test_twenty_random_kills(tmp_path):
             kills.append(_state(folder))
         finish(folder, workers)
         assert figures(folder) == figures(tmp_path / "whole")
-        stored = ("samples", "analysis", "repeats", "traces", "images", "questions", "done")
-        assert tables(folder, stored) == tables(tmp_path / "whole", stored)
+        assert tables(folder, STORED) == tables(tmp_path / "whole", STORED)
         assert digest(folder) == digest(tmp_path / "whole")
     print(f"{len(kills)} kills of {number} runs:", *kills, sep="\n")
     assert len(set(kills)) >= 4, "at different moments"

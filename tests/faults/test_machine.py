@@ -19,10 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from harness.comparison import compare
-from tests.faults.conftest import REQUEST, Clock, compare_until, forked, same, tables
+from tests.faults.conftest import REQUEST, STORED, Clock, changed, compare_until, forked, same, tables
 from tests.faults.test_transient import STAGES
 
-STORED = ("samples", "analysis", "repeats", "traces", "images", "questions", "done")
 OURS = (
     "harness.runs.RunFolder.add_batch", "harness.runs.RunFolder.write_json",
     "harness.summary.write", "harness.report.write_report",
@@ -97,14 +96,7 @@ class Faults(RuleBasedStateMachine):
 
         def run() -> None:
             Clock(watch).install()
-            connect = sqlite3.connect
-
-            def connected(*arguments, **words):
-                made = connect(*arguments, **words)
-                change(made)
-                return made
-
-            sqlite3.connect = connected
+            sqlite3.connect = changed(sqlite3.connect, change)
             compare(**REQUEST, out=self.folder, resume=True)
 
         return forked(run)

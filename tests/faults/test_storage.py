@@ -17,7 +17,7 @@ import pytest
 from harness.comparison import compare
 from harness.errors import RequestError
 from harness.runs import RunFolder
-from tests.faults.conftest import REQUEST, forked, same, tables
+from tests.faults.conftest import REQUEST, changed, forked, same, tables
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -30,12 +30,7 @@ def connecting(monkeypatch):
     connect = sqlite3.connect
 
     def change(how) -> None:
-        def connected(*arguments, **words):
-            made = connect(*arguments, **words)
-            how(made)
-            return made
-
-        monkeypatch.setattr(sqlite3, "connect", connected)
+        monkeypatch.setattr(sqlite3, "connect", changed(connect, how))
 
     yield change
     monkeypatch.setattr(sqlite3, "connect", connect)

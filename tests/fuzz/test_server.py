@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import socket
 import threading
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from harness.serve import _ROUTES, Server
+from tests.fuzz.inputs import snapshot
 
 FILTERS = ("cell", "wrong", "rival", "lost", "family", "text", "page", "size", "id", "what")
 text = st.text(st.characters(codec="utf-8"), max_size=30)
@@ -45,10 +45,6 @@ def ask(server: Server, line: str, host: str = "localhost", rest: bytes = b"") -
     return (int(start.split()[1]) if start.startswith(b"HTTP/1.") else 0), body
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 ALWAYS = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -58,19 +54,19 @@ ALWAYS = settings(max_examples=150, deadline=None, suppress_health_check=list(He
 @example(route="image", query="id=%ED%A0%80")
 @example(route="samples", query="cell=" + "9" * 11)
 def test_whoever_has_the_token_gets_an_answer(server, finished_run, route, query):
-    before = contents(finished_run)
+    before = snapshot(finished_run)
     status, body = ask(server, f"GET /{server.token}/{route}?{query} HTTP/1.1".replace("\n", "").replace("\r", ""))
     assert status in (0, 200, 400, 404, 414, 505), body[:200]
     assert status != 200 or route.split("?")[0].split("#")[0] in _ROUTES
     assert b"Traceback" not in body and not server.faults
-    assert contents(finished_run) == before
+    assert snapshot(finished_run) == before
 
 
 @ALWAYS
 @given(method=methods, token=values, route=routes, host=st.one_of(st.just("localhost"), values), rest=st.binary(max_size=80))
 def test_nobody_else_gets_a_page(server, finished_run, method, token, route, host, rest):
-    before = contents(finished_run)
+    before = snapshot(finished_run)
     status, body = ask(server, f"{method} /{token}/{route} HTTP/1.1", host, rest)
     assert status in (0, 400, 403, 404, 405, 408, 414, 431, 501, 505), (status, body[:200])
     assert server.token.encode() not in body and not server.faults
-    assert contents(finished_run) == before
+    assert snapshot(finished_run) == before

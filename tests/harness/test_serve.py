@@ -261,23 +261,6 @@ def test_wrong_questions_get_one_line(client, path, status, message):
     assert headers["Content-Type"].startswith("text/plain")
 
 
-def test_of_tiles_each_token_has_its_place(client, stored):
-    areas = [[2, 3, 0.0, 0.0, 1.0, 1.0], [2, 2, 0.0, 0.0, 1.0, 0.5], [2, 2, 0.0, 0.5, 1.0, 1.0]]
-    kept = np.arange(14) % 3 == 0
-    tome = cell_of(client, "tome", 24)
-    with stored.connection as connection:
-        connection.execute("INSERT INTO layouts VALUES (0, 'i1', 14, NULL, NULL)")
-        connection.executemany(
-            "INSERT INTO areas VALUES ('i1', ?, ?, ?, ?, ?, ?, ?)", [(i, *area) for i, area in enumerate(areas)]
-        )
-        connection.execute("UPDATE samples SET kept = ? WHERE question = 'i1-0' AND cell = ?", (pack(kept), tome))
-    stored.close()
-    found = next(a for a in client.json("question?id=i1-0")["answers"] if a["cell"] == tome)
-    assert found["areas"] == areas and found["grid"] is None
-    assert unpack(base64.b64decode(found["kept"]), (14,)).tolist() == kept.tolist()
-    assert next(a for a in client.json("question?id=i2-0")["answers"] if a["cell"] == tome)["areas"] == []
-
-
 def test_hostile_text_is_data(client):
     status, headers, body = client.ask("question?id=i3-2")
     assert status == 200 and headers["Content-Type"].startswith("application/json")
