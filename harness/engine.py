@@ -220,9 +220,7 @@ class Engine:
         layout = build(places, lengths, adapter.device)
         tokens = torch.zeros(layout.segments.shape, dtype=torch.int64)
         tokens.scatter_(1, layout.prefix.cpu(), frame.text.expand(len(grouped), -1))
-        for place, group in enumerate(grouped):
-            joined = [token for question in group for token in question]
-            tokens[place, tokens.shape[1] - len(joined) :] = torch.tensor(joined)
+        tokens[layout.segments.cpu() > 0] = torch.tensor([token for group in grouped for question in group for token in question])
         hidden = adapter.embed(tokens.to(adapter.device))
         if features is not None:
             hidden = hidden.scatter(1, layout.visual[..., None].expand(-1, -1, hidden.shape[-1]), features.to(hidden.dtype))

@@ -1,8 +1,11 @@
 """Where tokens stand in a batch of sequences: columns, segments, positions, and who may look at whom.
 
-A sequence is ``[padding] [frame] [segment 1] [segment 2] ...``; the frame is the text before the image and the visual
+A sequence is ``[frame] [segment 1] [segment 2] ... [padding]``; the frame is the text before the image and the visual
 tokens, with the text that stands among them. The questions of one image are segments of one sequence; a block mask lets
 each see the frame and itself alone, so what they share is computed once.
+
+Padding stands behind, and makes widths that need it a multiple of `LANES`: attention adds up a row's columns in lanes and
+blocks counted from the first, so what a token comes to is rounded alike whatever stands beside its sequence.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from functools import cached_property
 import torch
 
 from harness.models.frames import Frame
+
+LANES = 8
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,7 @@ class Layout:
         if self.plain and not narrow and not (together and self.visual.shape[1]):
             return None
         keys, queries = self.segments[:, None, :], self.segments[:, :, None]
-        allowed = ((keys == 0) | (keys == queries)) & (keys >= 0)
+        allowed = ((keys == 0) | (keys == queries)) & (keys >= 0) & (queries >= 0)
         causal = torch.ones(length, length, dtype=torch.bool, device=keys.device).tril()
         if together:
             causal = causal | ((self.image[:, None, :] == self.image[:, :, None]) & (self.image >= 0)[:, None, :])
@@ -183,19 +188,18 @@ def build(places: Places, questions: list[list[int]], device: torch.device) -> L
     sequences, rows = len(questions), [length for lengths in questions for length in lengths]
     shared_text, shared_visual = places.columns()
     shared = shared_text.shape[1] + shared_visual.shape[1]
-    total = shared + max(sum(lengths) for lengths in questions)
+    widths = [shared + sum(lengths) for lengths in questions]
+    total = widths[0] if len(questions) == len(rows) and len(set(widths)) == 1 else -(-max(widths) // LANES) * LANES
     segments = torch.full((sequences, total), -1, dtype=torch.int64)
     positions = torch.zeros(*places.visual.shape[:-2], sequences, total, dtype=torch.int64)
     slots = torch.zeros(sequences, total, dtype=torch.int64)
     image = torch.full((sequences, total), -1, dtype=torch.int64)
     text = torch.zeros(len(rows), max(rows), dtype=torch.int64)
-    starts, group, number, row, after = [], [], [], 0, places.after.tolist()
+    segments[:, :shared] = 0
+    slots[:, :shared] = torch.arange(shared)
+    group, number, row, after = [], [], 0, places.after.tolist()
     for sequence, lengths in enumerate(questions):
-        column = total - shared - sum(lengths)
-        starts.append(column)
-        segments[sequence, column : column + shared] = 0
-        slots[sequence, column : column + shared] = torch.arange(shared)
-        column += shared
+        column = shared
         for segment, length in enumerate(lengths, 1):
             columns = torch.arange(column, column + length)
             segments[sequence, columns] = segment
@@ -205,13 +209,11 @@ def build(places: Places, questions: list[list[int]], device: torch.device) -> L
             group.append(sequence)
             number.append(segment)
             column, row = column + length, row + 1
-    first = torch.tensor(starts)[:, None]
-    prefix, visual = first + shared_text, first + shared_visual
-    for columns, values in ((prefix, places.text), (visual, places.visual)):
+    for columns, values in ((shared_text, places.text), (shared_visual, places.visual)):
         positions.scatter_(-1, columns.expand(values.shape), values)
-    image.scatter_(1, visual, places.image)
+    image.scatter_(1, shared_visual, places.image)
     to = lambda tensor: tensor.to(device)
     return Layout(
-        to(segments), to(positions), to(slots), to(image), to(visual), to(prefix), to(text), to(torch.tensor(rows)),
+        to(segments), to(positions), to(slots), to(image), to(shared_visual), to(shared_text), to(text), to(torch.tensor(rows)),
         to(torch.tensor(group)), to(torch.tensor(number)), places,
     )  # fmt: skip

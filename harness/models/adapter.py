@@ -201,7 +201,8 @@ class Adapter:
             side = int(features.shape[1] ** 0.5)
             folded = self.inner.pixel_shuffle(features.unflatten(1, (side, side)), self.config.downsample_ratio)
             features = folded.flatten(1, 2)
-        return projector(features)
+        # of what is no table of its own, a layer adds its bias to a product that is rounded already: half precision shows it
+        return projector(features.contiguous())
 
     def projected(self, tower) -> torch.Tensor:
         """All visual tokens of a `Tower` in the space of the LLM: [B, N, D]."""

@@ -23,6 +23,7 @@ REQUEST = {
     "analyse": 0, "seeds": 1, "workers": 1, "max_new_tokens": 4,
 }  # fmt: skip
 TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}
+FEW_DIFFER = {"float32": 0.01, "bfloat16": 0.1}
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -123,26 +124,21 @@ FEW = {"samples": 3}  # one by one, nine questions of an image take nine times a
 OTHERS = [({}, {"batch_size": 1}), ({}, {"batch_size": 8}), (FEW, {"sharing": False})]
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("base", "options"), OTHERS, ids=lambda value: str(value))
-def test_batches_and_sharing_change_nothing_but_ties(runs, base, options):
+def test_batches_and_sharing_change_nothing_but_ties(runs, dtype, base, options):
+    base = base | {"dtype": dtype}
     gaps = explained(runs, base, options)
-    assert all(apart <= TOLERANCE["float32"] for apart in gaps), gaps
-    assert len(gaps) <= 0.01 * len(found(runs(**base)))
+    print(f"{len(gaps)} of {len(found(runs(**base)))} differ, the widest gap {max(gaps, default=0):.2g}")
+    assert all(apart <= TOLERANCE[dtype] for apart in gaps), gaps
+    assert len(gaps) <= FEW_DIFFER[dtype] * len(found(runs(**base)))
 
 
-@pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="of 90 differences of batches of 1 and 3, four are 0.010 to 0.024 apart, and five of SparseVLM 0.2 to 0.51: which of "
-    "two recycled tokens is denser, where their distance is no longer than what bfloat16 rounds off them",
-)
-def test_nor_do_they_in_half_precision(runs):
-    """Where rounding is coarse, differences are many, and each of them is a tie."""
-    gaps = [gap for base, options in OTHERS for gap in explained(runs, base | {"dtype": "bfloat16"}, options)]
-    print(f"{len(gaps)} differences, the widest {max(gaps):.2g}")
-    assert len(gaps) > 20, "there is something to explain"
-    assert all(apart <= TOLERANCE["bfloat16"] for apart in gaps), max(gaps)
+@torch.inference_mode()
+def test_what_is_cut_out_of_a_table_is_projected_like_a_copy_of_it():
+    adapter = hf.load("tiny", torch.device("cpu"), "bfloat16")
+    states = torch.randn(3, 577, adapter.shape.vision_width, generator=torch.Generator().manual_seed(1)).bfloat16()
+    assert torch.equal(adapter.project(states[:, 1:]), adapter.project(states[:, 1:].contiguous()))
 
 
 def test_a_difference_that_is_no_tie_is_noticed():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.layout import Places, build
+from harness.layout import LANES, Places, build
 from harness.models.frames import NEWLINE, VISUAL, Area, Block, Frame, grid_block
 
 ROWS = Block((5, VISUAL, VISUAL, NEWLINE, VISUAL, VISUAL, NEWLINE, 6), (Area(2, 2),))
@@ -109,3 +109,26 @@ def test_causality_alone_needs_no_mask():
     assert layout.mask(window=11) is None
     assert layout.mask(window=10) is not None
     assert layout.mask(together=True) is not None
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_where_a_sequence_stands_does_not_depend_on_the_others(name):
+    """Alone or beside longer ones, its columns are the same; wider than it is, the width is whole lanes."""
+    frame = FRAMES[name]
+    indices = torch.arange(frame.count).expand(3, -1)
+    own = [[4, 2], [3], [1, 6, 2]]
+    batch = build(Places.of(frame, indices), own, torch.device("cpu"))
+    width = batch.segments.shape[1]
+    assert width % LANES == 0 and width - LANES < len(frame.ids) + 9 <= width
+    row = 0
+    for sequence, questions in enumerate(own):
+        alone = build(Places.of(frame, indices[:1]), [questions], torch.device("cpu"))
+        inside = int((alone.segments[0] >= 0).sum())
+        for table in ("segments", "slots", "image", "positions"):
+            mine, beside = (getattr(one, table)[..., place, :inside] for one, place in ((alone, 0), (batch, sequence)))
+            assert torch.equal(mine, beside), table
+        assert (batch.segments[sequence, inside:] == -1).all()
+        for number in range(len(questions)):
+            assert alone.text[number].unique().tolist() == batch.text[row].unique().tolist()
+            row += 1
+    assert build(Places.of(frame, indices), [[3], [3], [3]], torch.device("cpu")).plain
