@@ -238,7 +238,7 @@ def _serve(connection: Connection, other_end: Connection | None, config: Compare
     if other_end is not None:
         other_end.close()
     torch.set_num_threads(threads)
-    _keep_memory()
+    keep_memory()
     try:
         answerer = attempt(lambda: Answerer(config, ready or loaded(config)))
         connection.send(answerer if isinstance(answerer, Exception) else READY)
@@ -251,7 +251,7 @@ def _serve(connection: Connection, other_end: Connection | None, config: Compare
         os._exit(0)
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Let glibc keep what is freed: activations of the next cell then need no fresh pages. Elsewhere it does nothing."""
     trim_threshold, mmap_max = -1, -4  # of malloc.h
     with contextlib.suppress(OSError, AttributeError):

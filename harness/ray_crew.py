@@ -21,7 +21,7 @@ import torch
 
 from harness.answers import Answerer, Shard, Stored
 from harness.config import CompareConfig
-from harness.distributed import READY, attempt, cores, loaded, small
+from harness.distributed import READY, attempt, cores, keep_memory, loaded, small
 from harness.errors import RequestError
 from harness.manifest import code_digest
 
@@ -213,6 +213,7 @@ class Remote:
     def __init__(self, config: CompareConfig, wanted: dict[str, str], threads: int, folder: str) -> None:
         self.config, self.wanted = config, wanted
         torch.set_num_threads(threads)
+        keep_memory()
         with contextlib.suppress(OSError):  # where there is no such folder, relative paths fail by name
             os.chdir(folder)
 
