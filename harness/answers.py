@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -74,9 +75,17 @@ class Answerer:
 
     def work(self, shard: Shard) -> Work:
         """The first images of a shard, as many as fit, decoded and made ready for the tower."""
-        return self._work(self.samples(shard)[: self.size], shard.place < self.config.analyse)
+        samples = self.samples(shard)
+        return self._work(samples[: self._edges(shard.place, len(samples))[1]], shard.place)
 
-    def _work(self, samples: list[ImageSample], analysed: bool) -> Work:
+    def _edges(self, place: int, count: int) -> list[int]:
+        """Where images, the first of which stands at ``place``, are cut: as many as fit, and analysed ones by themselves."""
+        bound = self.config.analyse - place
+        return sorted({*range(0, count, self.size), count, *([bound] if 0 < bound < count else [])})
+
+    def _work(self, samples: list[ImageSample], place: int) -> Work:
+        """Images, the first of which stands at ``place``, decoded and made ready for the tower."""
+        analysed = place < self.config.analyse
         made = Work(
             self.engine, self.ready.task, samples, self.config.seed, self.config.sharing, self.wanted, self.config.prompt,
             tuple(self.ready.active), analysed,
@@ -100,10 +109,10 @@ class Answerer:
         while True:
             stored = Stored(size=self.size)
             try:
-                for start in range(0, len(samples), self.size):
-                    some = samples[start : start + self.size]
-                    work = ready if not start and len(some) == len(ready.samples) else self._work(some, ready.analysed)
-                    self._measure(work, shard.place + start, cells, stored)
+                for start, end in pairwise(self._edges(shard.place, len(samples))):
+                    some, place = samples[start:end], shard.place + start
+                    work = ready if not start and len(some) == len(ready.samples) else self._work(some, place)
+                    self._measure(work, place, cells, stored)
                 break
             except BudgetError:
                 raise
@@ -116,7 +125,7 @@ class Answerer:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             if not scarce or min(self.size, len(samples)) == 1:
-                stored = self._apart(shard, samples, cells, ready.analysed)
+                stored = self._apart(shard, samples, cells)
                 break
             self.size = min(self.size, len(samples)) // 2
         self.refused |= stored.refused.keys()
@@ -133,11 +142,11 @@ class Answerer:
         stored.layouts += work.layouts()
         stored.areas += work.areas()
 
-    def _apart(self, shard: Shard, samples: list[ImageSample], cells: list[Cell], analysed: bool) -> Stored:
+    def _apart(self, shard: Shard, samples: list[ImageSample], cells: list[Cell]) -> Stored:
         """What a shard gives image by image; samples that fail are among it, with the reason."""
         stored = Stored(size=self.size)
         for place, sample in enumerate(samples, shard.place):
-            image = self._alone(sample, analysed)
+            image = self._alone(sample, place)
             self._each(cells, partial(self._run_alone, image), 1, stored)
             stored.images += image.image_rows(place)
             stored.questions += image.questions()
@@ -145,9 +154,9 @@ class Answerer:
             stored.areas += image.areas()
         return stored
 
-    def _alone(self, sample: ImageSample, analysed: bool) -> Alone:
-        one = lambda place: self._work([replace(sample, questions=(sample.questions[place],))], analysed)
-        return Alone(self._work([sample], analysed), self.none, one)
+    def _alone(self, sample: ImageSample, place: int) -> Alone:
+        one = lambda number: self._work([replace(sample, questions=(sample.questions[number],))], place)
+        return Alone(self._work([sample], place), self.none, one)
 
     def _run_alone(self, image: Alone, cell: Cell) -> list[Findings]:
         return list(image.run(cell, self._seeds(cell)))

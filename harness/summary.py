@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from harness.explain import explained
+from harness.expressions import bare
 from harness.numbers import NAMES, Questions, numbers
 from harness.runs import RunFolder
 from harness.schema import SCHEMA_VERSION
@@ -102,11 +103,16 @@ def _read(run: RunFolder, questions: Questions, seed: int) -> tuple[Stored, dict
     return [(ident, facts, stored[ident]) for ident, _, facts in cells], own
 
 
+def _competes(cell: dict) -> bool:
+    """Whether a cell is in the race: no reference, and no random tokens, which are what the others are held against."""
+    return not cell["reference"] and bare(cell["method"]) != "random"
+
+
 def _winners(stored: Stored) -> dict[int, str]:
     """The most accurate method at each budget, references and controls left out; the first of equals."""
     best: dict[int, tuple[float, str]] = {}
     for _, facts, scores in stored:
-        if facts["reference"] or facts["keep"] is None or not scores.scored:
+        if not _competes(facts) or facts["keep"] is None or not scores.scored:
             continue
         level = float(np.nanmean(scores.score))
         if facts["keep"] not in best or level > best[facts["keep"]][0]:
@@ -126,7 +132,7 @@ def _answers(own: Scores, by_name: dict, winners: dict, facts: dict, seed: int, 
     none, blind, small = (by_name.get(key) for key in (("none", None), ("blind", None), ("downsample", keep)))
     rivals = {"none": none if facts["method"] != "none" else None, "like": by_name.get((facts["like"], keep))}
     winner = winners.get(keep)
-    if winner is not None and winner != facts["method"] and not facts["reference"]:
+    if winner is not None and winner != facts["method"] and _competes(facts):
         rivals["winner"] = by_name[winner, keep]
     for name, rival in rivals.items():
         if rival is not None:
@@ -141,9 +147,13 @@ def _answers(own: Scores, by_name: dict, winners: dict, facts: dict, seed: int, 
         out["retention_adjusted"] = acc.retention_adjusted(*_levels(scores, none.score, blind.score))
     gap = out["difference_none"]
     if gap is not None and gap.se is not None:
+        both = np.isfinite(scores) & np.isfinite(none.score)
+        size = len(np.unique(images[both])), int(both.sum())
         out["non_inferior"] = {
-            "margin": margin, "holds": acc.non_inferior(gap, margin), "smallest_detectable": acc.smallest_detectable(gap.se),
-        }  # fmt: skip
+            "margin": margin,
+            "holds": acc.non_inferior(gap, margin, *size),
+            "smallest_detectable": acc.smallest_detectable(gap.se, *size),
+        }
     if small is not None and facts["method"] not in ("none", "downsample"):
         out["difficulty"] = acc.difficulty(scores, none.score, small.score, images)
     return out
@@ -258,9 +268,9 @@ def _pareto(cells: list[dict], stored: Stored, timings: dict, seed: int) -> None
 
 
 def _adjust(cells: list[dict]) -> None:
-    """Holm over methods x budgets x tasks, separately for each of the questions asked."""
+    """Holm over competing methods x budgets x tasks, separately for each of the questions asked."""
     for name in TESTS:
-        chosen = [c for c in cells if c[name] is not None and not c["reference"]]
+        chosen = [c for c in cells if c[name] is not None and _competes(c)]
         adjusted = holm([c[name].p for c in chosen])
         for cell in cells:
             if cell[name] is not None:

@@ -11,6 +11,9 @@ from metrics.statistics import Figure, PairedDifference, bootstrap_mean, chosen,
 ANSWERED = 0.5
 """A graded score counts as an answer from here on; right and wrong are 1 and 0."""
 
+FEWEST = 6
+"""Images that must differ, all one way, before a two-sided test that flips signs gets below 0.05: 2 / 2^6."""
+
 
 def accuracy(scores: Sequence[float] | np.ndarray, images: Iterable[Hashable], seed: int = 0) -> Figure:
     """Mean score with a 95 % interval clustered by image.
@@ -151,30 +154,53 @@ def difficulty(
     return {"hard": figure(hard), "easy": figure(easy), "n_hard": int(hard.sum())}
 
 
-def smallest_detectable(se_of_difference: float, power: float = 0.8, alpha: float = 0.05) -> float:
+def smallest_detectable(
+    se_of_difference: float, images: int, questions: int, power: float = 0.8, alpha: float = 0.05
+) -> float | None:
     """The smallest true difference that a two-sided test finds with this power: (z_{1-alpha/2} + z_power) se.
+
+    It is no smaller than `FEWEST` answers, each of another image: with fewer images that differ, the signs of their
+    differences can be flipped in so few ways that no p is below 0.05, so a small se of few images promises nothing.
 
     Args:
         se_of_difference: standard error of the paired difference (`PairedDifference.se`).
+        images: that are compared.
+        questions: about them.
         power: chance of finding it.
         alpha: level of the test.
 
     Returns:
-        A difference in the unit of the standard error.
+        A difference in the unit of the standard error; None of fewer than `FEWEST` images, where nothing is detectable.
 
     Source: Bland 2015, An Introduction to Medical Statistics, section 18.3.
     """
     from scipy.stats import norm
 
-    return float((norm.ppf(1 - alpha / 2) + norm.ppf(power)) * se_of_difference)
+    if images < FEWEST:
+        return None
+    return max(float((norm.ppf(1 - alpha / 2) + norm.ppf(power)) * se_of_difference), FEWEST / questions)
 
 
-def non_inferior(difference: PairedDifference, margin: float) -> bool:
-    """Whether the whole interval of (method - reference) lies above -margin; without an interval nothing is claimed.
+def unseen_loss(images: int, questions: int) -> float:
+    """The loss that images like these may have without any of them showing it: (1 - 0.025^(1/images)) images / questions.
+
+    Where none of n images loses, the share of images that do may still be 1 - 0.025^(1/n), at 97.5 %, and each of those loses
+    one answer or more. The bootstrap knows nothing of images it has not seen, and of three that lose nothing says 0 [0, 0].
+
+    Source: Clopper & Pearson 1934; for 95 % the "rule of three", Hanley & Lippman-Hand 1983.
+    """
+    return (1 - 0.025 ** (1 / images)) * images / questions
+
+
+def non_inferior(difference: PairedDifference, margin: float, images: int, questions: int) -> bool:
+    """Whether the whole interval of (method - reference) lies above -margin, and so does what these images cannot show.
 
     Args:
-        difference: of the method to its reference; its 95 % interval makes this a one-sided test at 2.5 %.
+        difference: of the method to its reference; its 95 % interval makes this a one-sided test at 2.5 %. Without an
+            interval nothing is claimed.
         margin: the loss one is ready to call none, > 0, in the unit of the scores.
+        images: that are compared; too few support no claim, see `unseen_loss`.
+        questions: about them.
 
     Raises:
         ValueError: a margin that is not positive.
@@ -183,4 +209,4 @@ def non_inferior(difference: PairedDifference, margin: float) -> bool:
     """
     if margin <= 0:
         raise ValueError(f"margin is {margin}; non-inferiority needs one above 0, such as 0.01")
-    return difference.lo is not None and difference.lo > -margin
+    return difference.lo is not None and difference.lo > -margin and unseen_loss(images, questions) < margin

@@ -6,17 +6,20 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from harness.expressions import bare
+
 WHOLE = ("none", "blind")  # cells without a budget
 SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its 95 % interval; a missing bound is the value itself."""
+    """A figure with its 95 % interval; where there is none, both bounds are the value itself."""
 
     value: float
     lo: float
     hi: float
+    known: bool = True  # whether there is an interval: of one image there is none
 
 
 def dig(cell: dict, path: str) -> Any:
@@ -49,7 +52,8 @@ def interval(cell: dict, path: str) -> Interval | None:
     if value is None:
         return None
     lo, hi = number(cell, f"{path}.lo"), number(cell, f"{path}.hi")
-    return Interval(value, value if lo is None else lo, value if hi is None else hi)
+    known = lo is not None and hi is not None
+    return Interval(value, lo, hi) if known else Interval(value, value, value, known=False)
 
 
 def p_value(cell: dict, path: str) -> tuple[float | None, bool]:
@@ -87,14 +91,13 @@ def imitated(name: str) -> str | None:
 def role(cell: dict) -> str:
     """``whole`` (none, blind), ``control`` (random), ``bound`` (oracle), ``reference`` (downsample) or ``method``."""
     name = method(cell)
-    base = name.split("[", 1)[0]
+    base = bare(name)
     if name in WHOLE:
         return "whole"
-    if "+" not in name:
-        if base == "random":
-            return "control"
-        if base == "oracle":
-            return "bound"
+    if base == "random":
+        return "control"
+    if base == "oracle":
+        return "bound"
     return "reference" if cell.get("reference") or base == "downsample" else "method"
 
 
@@ -154,12 +157,16 @@ class Stratum:
 
 
 def in_order(cells: list[dict]) -> list[dict]:
-    """Cells without a budget first, then budgets falling, and the more accurate first within one."""
+    """Cells without a budget first, then budgets falling, and the more accurate first within one.
+
+    Where no answers are known, the one that agrees more often with the unpruned model.
+    """
 
     def key(cell: dict):
         k = keep(cell)
         accuracy = number(cell, "accuracy")
-        return (k is not None, -(k or 0), math.inf if accuracy is None else -accuracy, method(cell))
+        rank = number(cell, "loyalty.agreement") if accuracy is None else accuracy
+        return (k is not None, -(k or 0), math.inf if rank is None else -rank, method(cell))
 
     return sorted(cells, key=key)
 

@@ -191,7 +191,7 @@ def _references(axes, stratum: Stratum, path: str, divisor: float, shown: dict) 
             continue
         axes.axhspan(100 * at.lo, 100 * at.hi, color=INK, alpha=0.07, linewidth=0, zorder=0)
         axes.axhline(100 * at.value, color=INK, linestyle=line, linewidth=1.0, zorder=1)
-        axes.annotate(text, (side, 100 * at.hi), xycoords=("axes fraction", "data"), xytext=(4 - 8 * side, 2), va="bottom",
+        axes.annotate(text, (side, 100 * at.value), xycoords=("axes fraction", "data"), xytext=(4 - 8 * side, 2), va="bottom",
                       textcoords="offset points", fontsize=SIZE, color=INK, ha=("left", "right")[side])  # fmt: skip
     whole = stratum.none
     if whole is not None and none is not None and number(whole, path) is not None:
@@ -229,7 +229,8 @@ def stages(stratum: Stratum, look: dict[str, Look]):
         start = 0.0
         for stage, colour, hatch in STAGES:
             width = number(cell, f"latency.{stage}") or 0.0
-            left.barh(row, width, left=start, height=0.68, color=colour, hatch=hatch, edgecolor="white", linewidth=0.6)
+            left.barh(row, width, left=start, height=0.68, color=colour, hatch=hatch, edgecolor="white", linewidth=0.6,
+                      alpha=0.35 if dig(cell, "latency.noisy") else 1)  # fmt: skip
             start += width
         _speed_up(right, row, stratum.none, cell)
     left.set_yticks(range(len(rows)), [label(name_of(c)) for c in rows])
@@ -248,27 +249,27 @@ def stages(stratum: Stratum, look: dict[str, Look]):
         f"Where the time goes at {k} tokens",
         "Left: median time of each stage; decode is one token. Right: how much faster prefill should be by its "
         "FLOPs (hollow) and "
-        "how much faster it was (filled); the number is measured over promised. Selection is timed as a stage "
+        "how much faster it was (filled), the median over the rounds of the pairs with none; the number is measured over "
+        "promised. What was too noisy has no filled mark, and its bar is pale. Selection is timed as a stage "
         "of its own, so a slow ranking is seen even where prefill is fast.",
     )
 
 
 def _speed_up(axes, row: int, none: dict | None, cell: dict) -> None:
-    """Dumbbell: promised and measured prefill speed-up of one cell, joined by a line."""
-    ratios = []
-    for path in ("flops.llm_prefill", "latency.prefill"):
-        before, after = (number(none, path) if none else None), number(cell, path)
-        ratios.append(before / after if before and after else None)
-    promised, took = ratios
+    """Dumbbell: promised and measured prefill speed-up of one cell, joined by a line; noisy ones are not drawn as measured."""
     if cell is none:
         return
+    before, after = (number(none, "flops.llm_prefill") if none else None), number(cell, "flops.llm_prefill")
+    promised = before / after if before and after else None
+    gain = None if dig(cell, "latency.noisy") else number(cell, "latency.realised_gain")
+    took = promised * gain if promised and gain else None
     if promised and took:
         axes.plot([promised, took], [row, row], color=FAINT, linewidth=1.2, zorder=1.5)
     for ratio, face in ((promised, "white"), (took, "#0173b2")):
         if ratio:
             axes.plot(ratio, row, "o", markersize=6, markerfacecolor=face, markeredgecolor="#0173b2", zorder=3)
     if promised and took:
-        axes.annotate(f"{took / promised:.2f}", (max(promised, took), row), xytext=(8, 0), textcoords="offset points",
+        axes.annotate(f"{gain:.2f}", (max(promised, took), row), xytext=(8, 0), textcoords="offset points",
                       va="center", fontsize=8.5, color=INK)  # fmt: skip
 
 

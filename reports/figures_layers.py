@@ -54,9 +54,10 @@ def layers(stratum: Stratum, look: dict[str, Look]):
         drawing,
         "Layer by layer: where the model looks, and what is left to see",
         "Black: the unpruned model's last instruction token, mean over heads; what a ranking by attention at that layer would "
-        "see. Entropy is that of its attention over the image, divided by the log of the number of tokens. The top tenth would "
-        f"hold 10 % of the evidence by chance.{said} Coloured: the share of the evidence still present in each layer under each "
-        "method. Bands: 95 % intervals over the analysed images.",
+        "see. Entropy is that of its attention over the image, divided by the log of the number of tokens. "
+        + (f"The top tenth would hold 10 % of the evidence by chance.{said} " if found else "")
+        + ("Coloured: the share of the evidence still present in each layer under each method. " if kept else "")
+        + "Bands: 95 % intervals over the analysed images.",
     )
 
 

@@ -110,7 +110,7 @@ def _winner(stratum: Stratum) -> list[Finding]:
     """
     found = []
     for k in stratum.budgets:
-        racing = [c for c in stratum.at(k) if role(c) != "whole" and not c.get("reference") and number(c, "accuracy") is not None]
+        racing = [c for c in stratum.at(k) if role(c) == "method" and number(c, "accuracy") is not None]
         if len(racing) < 2:
             continue
         first, second = racing[:2]

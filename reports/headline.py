@@ -31,6 +31,7 @@ class Headline:
     accuracy_range: str
     of: int  # how many methods were in the race
     sentences: tuple[Sentence, ...]
+    figure: str = "accuracy"  # that stands there
     cost: str = ""  # of the best method: time to first token, or compute where nothing was timed
 
 
@@ -78,7 +79,7 @@ def _by_loyalty(stratum: Stratum, k: int, loyal: list[dict]) -> Headline:
             )
         )
     percent, spread = wording.percent(found.value), wording.percent_range(found)
-    return Headline(k, method(best), percent, spread, len(ranked), tuple(said), cost(stratum, best))
+    return Headline(k, method(best), percent, spread, len(ranked), tuple(said), "agreement", cost(stratum, best))
 
 
 def noisy(cell: dict) -> bool:
@@ -130,11 +131,15 @@ def _against_none(best: dict) -> Sentence | None:
     if p is None:
         return Sentence("open", f"Against the unpruned model: {numbers}.")
     if p >= SIGNIFICANT:
+        if not gap.known:
+            return Sentence("open", f"Nothing can be said against the unpruned model: {numbers}. One image has no interval.")
         alone = ", though the interval of this test alone leaves out 0" if gap.hi < 0 or gap.lo > 0 else ""
         said = f"No difference from the unpruned model could be shown: {numbers}{alone}."
         if gap.lo < 0:
             said += f" That is not proof of none: a loss of up to {wording.percent(-gap.lo)} points fits these data"
             said += f", so it is not shown to be non-inferior at {within}." if within else "."
+        elif within:
+            said += f" So few images do not show it to be non-inferior at {within}: others like these may lose more."
         return Sentence("open", said)
     margin_text = f" Non-inferiority at a margin of {within} is not shown." if within else ""
     return Sentence("bad", f"Less accurate than the unpruned model: {numbers}.{margin_text}")
@@ -161,7 +166,8 @@ def _against_random(stratum: Stratum, best: dict) -> Sentence | None:
     return Sentence(
         ("good" if side == "above" else "bad") if apart else "open",
         f"{method(control)} reaches {wording.percent(chance.value)} % [{wording.percent_range(chance)}]: the method is "
-        f"{side} it, and the intervals {'do not overlap' if apart else 'overlap'} (no paired test in this run).",
+        f"{side} it, and the intervals {'do not overlap' if apart else 'overlap'} (random tokens "
+        "are no control of a method that merges, so this is no test).",
     )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from reports import wording
-from reports.cells import interval, keep, measured, number, p_value
+from reports.cells import dig, interval, keep, measured, number, p_value
 from reports.cells import method as name_of
 from reports.table import skipped
 
 
 def table(cells: list[dict]) -> str:
     """A compact Markdown table: one row a measured cell, then the skipped cells with their reasons.
+
+    p values are Holm-adjusted over the competing cells; those of references and controls are not, and marked ``raw``.
 
     Args:
         cells: the entries of summary.json; any field may be null.
@@ -38,7 +40,6 @@ def table(cells: list[dict]) -> str:
 def _row(cell: dict, divisor: float) -> list[str]:
     accuracy, total = interval(cell, "accuracy"), number(cell, "flops.total")
     tokens = [number(cell, "tokens.average"), number(cell, "tokens.final")]
-    ttft, ratio = number(cell, "latency.ttft"), number(cell, "latency.ratio")
     return [
         _code(name_of(cell)),
         wording.count(keep(cell)),
@@ -51,16 +52,25 @@ def _row(cell: dict, divisor: float) -> list[str]:
         wording.percent(number(cell, "evidence.recall")),
         wording.MISSING if tokens == [None, None] else " / ".join(map(wording.count, tokens)),
         wording.plain(None if total is None else total / divisor),
-        wording.milliseconds(ttft) + (f" ({wording.plain(ratio)}×)" if ratio is not None else ""),
+        _time(cell),
     ]  # fmt: skip
+
+
+def _time(cell: dict) -> str:
+    ttft, ratio = interval(cell, "latency.ttft"), number(cell, "latency.ratio")
+    if ttft is None:
+        return wording.MISSING
+    if dig(cell, "latency.noisy"):
+        return f"noisy, {wording.milliseconds(ttft.lo)} to {wording.milliseconds(ttft.hi)}"
+    return wording.milliseconds(ttft.value) + (f" ({wording.plain(ratio)}×)" if ratio is not None else "")
 
 
 def _difference(cell: dict, path: str) -> str:
     gap = number(cell, path)
     if gap is None:
         return wording.MISSING
-    p, _ = p_value(cell, path)
-    return wording.points(gap) + (f" ({wording.p_text(p).replace('<', '&lt;')})" if p is not None else "")
+    p, corrected = p_value(cell, path)
+    return wording.points(gap) + (f" ({'' if corrected else 'raw '}{wording.p_text(p)})" if p is not None else "")
 
 
 def _line(texts: list[str]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from metrics.accuracy import FEWEST
 from reports import gallery, headline, table, wording
 from reports.cells import Stratum, dig, interval, keep, method, number, role, strata
 from reports.figures import figures
@@ -115,7 +116,7 @@ def _facts(run: RunView) -> list[tuple[str, str]]:
     found = [
         ("Model", m.get("model")),
         ("Task", m.get("task")),
-        ("Images", _whole(m, "samples")),
+        ("Images", wording.count(images) if (images := _images(run)) is not None else _whole(m, "samples")),
         ("Questions", _whole(m, "questions")),
         ("Analysed", f"{analysed:,.0f} images" if (analysed := number(run.checks, "analysed_images")) is not None else None),
         ("Budgets", ", ".join(map(str, m.get("budgets") or []))),
@@ -127,6 +128,11 @@ def _facts(run: RunView) -> list[tuple[str, str]]:
         ("Took", wording.duration(m.get("duration_s")) if m.get("duration_s") is not None else None),
     ]
     return [(name, str(value)) for name, value in found if value not in (None, "")]
+
+
+def _images(run: RunView) -> float | None:
+    """Images that were answered; a task may have fewer than were asked for."""
+    return max((n for c in run.cells if (n := number(c, "n_images")) is not None), default=None)
 
 
 def _moment(text: object) -> str | None:
@@ -180,6 +186,10 @@ def _alerts(run: RunView) -> list[str]:
     noisy = sorted({f"{method(c)} at {keep(c)}" if keep(c) else method(c) for c in run.cells if dig(c, "latency.noisy")})
     gone = table.skipped(run.cells)
     found = _same_machine(run)
+    images = _images(run)
+    if images is not None and images < FEWEST:
+        found.append(f"{'One image is' if images == 1 else f'{images:.0f} images are'} too few for any difference of accuracy to "
+                     f"be significant, and for any claim of none; take {FEWEST} at the least.")  # fmt: skip
     if failures:
         listed = run.manifest.get("failed") or []
         why = [f"{part['reason']} ({wording.count(part['samples'])})" for part in listed[:_REASONS]]

@@ -151,6 +151,13 @@ def _seeds(cell: dict) -> str:
     return f"{_share_range('accuracy')(cell)}; {number(cell, 'seeds.seeds')} seeds {low} to {high}"
 
 
+def _leave(cell: dict) -> str:
+    """Before which decoder layers tokens leave; nothing where none do."""
+    present = dig(cell, "schedule") or []
+    layers = [str(layer) for layer in range(1, len(present)) if present[layer] < present[layer - 1]]
+    return f"before layer{'s' if len(layers) > 1 else ''} {wording.listed(layers)}" if layers else ""
+
+
 def columns(unit: tuple[float, str]) -> tuple[Column, ...]:
     """The columns, given the divisor and name of the FLOPs unit."""
     divisor, name = unit
@@ -172,10 +179,11 @@ def columns(unit: tuple[float, str]) -> tuple[Column, ...]:
         Column("Accuracy", "To none", "points", "difference_none",
                "accuracy minus the unpruned model's on the same questions; interval and sign-flip permutation "
                "test over "
-               "images, p Holm-corrected over all cells",
+               "images, p Holm-corrected over all competing cells; of references and random tokens uncorrected",
                wording.points, _test("difference_none")),
         Column("Accuracy", "To random", "points", "difference_like",
-               "accuracy minus that of random tokens on the same schedule: what the ranking is worth; tested likewise",
+               "accuracy minus that of random tokens on the same schedule and numbered alike (the row random[...] or random): "
+               "what the ranking is worth; tested likewise",
                wording.points, _test("difference_like")),
         Column("Accuracy", "To best", "points", "difference_winner",
                "accuracy minus that of the most accurate method at this budget; tested likewise. The best was chosen from these "
@@ -196,7 +204,8 @@ def columns(unit: tuple[float, str]) -> tuple[Column, ...]:
         Column("Tokens", "Average", "", "tokens.average",
                "visual tokens present, mean over the LLM's layers", wording.count),
         Column("Tokens", "Final", "", "tokens.final",
-               "visual tokens present in the LLM's last layer", wording.count),
+               "visual tokens present in the LLM's last layer; the small print says before which of its layers tokens leave, "
+               "counted from 0 and scaled to this model's depth", wording.count, _leave),
         Column("Cost", "Compute", name, "flops.total",
                "counted from the schedule, 2 per multiply-add: tower, projector, selection and prefill", scaled),
         Column("Cost", "TTFT", "ms", "latency.ttft",
@@ -204,7 +213,7 @@ def columns(unit: tuple[float, str]) -> tuple[Column, ...]:
                "interleaved rounds",
                wording.milliseconds, _ttft_detail, _noisy),
         Column("Cost", "Speed-up", "×", "latency.ratio",
-               "TTFT of the unpruned model over this cell's, paired by round",
+               "TTFT of the unpruned model over this cell's: the median of the ratios of single rounds, not the ratio of medians",
                wording.plain, _range("latency.ratio", wording.plain)),
         Column("Cost", "Front", "", "pareto.latency.share",
                "whether the cell is on the Pareto front of accuracy against TTFT (latency) and against compute (flops), and how "
@@ -218,7 +227,7 @@ def columns(unit: tuple[float, str]) -> tuple[Column, ...]:
                "peak resident memory that running the cell adds to the loaded model, one process a cell (--memory); on a GPU the "
                "small print has the allocator's peak", lambda v: wording.plain(None if v is None else v / 1e6, 0), _peak_detail),
         Column("Cost", "Realised", "", "latency.realised_gain",
-               "measured prefill speed-up over the one the FLOPs promise; 1 is all of it", wording.plain),
+               "measured prefill speed-up over the one the FLOPs promise; 1 is all of it", wording.plain, doubt=_noisy),
         Column("Kept tokens", "Effective rank", "", "diversity.effective_rank",
                "exponential of the entropy of the kept tokens' spectrum (Roy & Vetterli 2007), in the projected space, "
                "L2-normalised, uncentred",
@@ -242,6 +251,9 @@ def table(cells: list[dict], groups: list[Stratum]) -> Table:
     shown = measured(cells)
     found = columns(wording.flops_unit([v for c in shown if (v := number(c, "flops.total")) is not None]))
     found = tuple(c for c in found if c.path not in _OPTIONAL or any(number(cell, c.path) is not None for cell in shown))
+    scored = any(number(cell, "accuracy") is not None for cell in shown)
+    if not scored and shown:
+        found = tuple(c for c in found if c.group != "Accuracy")
     bars = _bars(groups)
     rows = tuple(
         Row(
@@ -257,10 +269,8 @@ def table(cells: list[dict], groups: list[Stratum]) -> Table:
         )
         for cell in shown
     )
-    scored = any(number(cell, "accuracy") is not None for cell in shown)
-    return Table(
-        found, rows, several=len({(r.model, r.task) for r in rows}) > 1, first=_FIRST if scored else _FIRST | {"Loyalty"}
-    )
+    first = _FIRST if scored else _FIRST - {"Accuracy"} | {"Loyalty"}
+    return Table(found, rows, several=len({(r.model, r.task) for r in rows}) > 1, first=first)
 
 
 def _entry(cell: dict, column: Column) -> Entry:

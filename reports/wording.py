@@ -8,6 +8,7 @@ from reports.cells import Interval
 
 MISSING = "–"
 MINUS = "\u2212"
+NO_INTERVAL = "no interval"
 
 
 def signed(text: str) -> str:
@@ -50,11 +51,15 @@ def points_plain(size: float) -> str:
 
 
 def percent_range(interval: Interval) -> str:
-    return f"{percent(interval.lo)} to {percent(interval.hi)}"
+    """
+    >>> percent_range(Interval(0.5, 0.4, 0.6)), percent_range(Interval(0.5, 0.5, 0.5, known=False))
+    ('40.0 to 60.0', 'no interval')
+    """
+    return f"{percent(interval.lo)} to {percent(interval.hi)}" if interval.known else NO_INTERVAL
 
 
 def points_range(interval: Interval) -> str:
-    return f"{points(interval.lo)} to {points(interval.hi)}"
+    return f"{points(interval.lo)} to {points(interval.hi)}" if interval.known else NO_INTERVAL
 
 
 def p_text(p: float | None) -> str:

@@ -133,7 +133,9 @@ if (byId("gallery-data")) {
       return;
     }
     const { question } = now;
-    told.append(el("b", "", question.text), ` (${question.family}; the answer is `, el("b", "", question.target), ")");
+    told.append(el("b", "", question.text), ` (${question.family}`);
+    if (question.target) told.append("; the answer is ", el("b", "", question.target));
+    told.append(")");
     const names = every.checked ? methods.filter((m) => answerOf(question, m)) : unlike(chosen.map((s) => s.value).filter(Boolean));
     cards.classList.toggle("few", !every.checked);
     cards.append(...names.map(card));

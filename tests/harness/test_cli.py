@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 
@@ -120,6 +121,23 @@ def test_random_is_drawn_under_several_seeds(tmp_path):
     cell = next(c for c in run.summary["cells"] if c["method"] == "random")
     assert cell["seeds"]["seeds"] == 3 and cell["seeds"]["lowest"] <= cell["seeds"]["mean"] <= cell["seeds"]["highest"]
     assert cell["diversity"] is None and cell["evidence"]["swap_gain"] is None and run.summary["checks"]["analysed_images"] == 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_as_many_images_are_analysed_as_asked_for_whatever_the_batch(batch_size, tmp_path):
+    from harness import compare
+
+    run = compare(
+        methods=["divprune"], keep=[64], samples=3, latency=False, analyse=1, seeds=1, batch_size=batch_size, out=tmp_path / "r",
+        max_new_tokens=2,
+    )  # fmt: skip
+    stored = sqlite3.connect(tmp_path / "r" / "results.sqlite")
+    (images,) = stored.execute(
+        "SELECT group_concat(DISTINCT images.place) FROM analysis JOIN questions ON questions.id = analysis.question "
+        "JOIN images ON images.id = questions.image"
+    ).fetchone()
+    stored.close()
+    assert images == "0" and run.summary["checks"]["analysed_images"] == 1
 
 
 def test_peak_memory_by_one_process_a_cell(tmp_path):

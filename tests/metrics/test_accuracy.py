@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import binom, norm
 
 from metrics import accuracy as acc
 from metrics import evidence
@@ -49,21 +49,44 @@ def test_hard_and_easy():
 
 
 def test_smallest_detectable_is_found_with_its_power():
-    se = 0.02
-    least = acc.smallest_detectable(se)
+    se, many = 0.02, (500, 5000)
+    least = acc.smallest_detectable(se, *many)
     found = np.random.default_rng(1).normal(least, se, 40000)
     assert np.mean(np.abs(found) / se > norm.ppf(0.975)) == pytest.approx(0.8, abs=0.01)
-    assert acc.smallest_detectable(se, power=0.9) > least
+    assert acc.smallest_detectable(se, *many, power=0.9) > least
+
+
+def test_few_images_detect_nothing_small():
+    """Six that all lose are the fewest whose signs, flipped in all ways, leave a p below 0.05."""
+    assert [2 / 2**n < 0.05 for n in (acc.FEWEST - 1, acc.FEWEST)] == [False, True]
+    assert acc.smallest_detectable(0.0, 24, 216) == 6 / 216
+    assert acc.smallest_detectable(0.0, 5, 45) is None
 
 
 @pytest.mark.parametrize("lo, expected", [(-0.009, True), (-0.011, False), (0.1, True), (None, False)])
 def test_non_inferior(lo, expected):
-    assert acc.non_inferior(PairedDifference(0.0, lo, 0.02, 0.5), margin=0.01) is expected
+    assert acc.non_inferior(PairedDifference(0.0, lo, 0.02, 0.5), 0.01, 500, 5000) is expected
+
+
+@pytest.mark.parametrize(
+    "images, questions, expected", [(3, 6, False), (4, 36, False), (24, 216, True), (183, 183, True), (182, 182, False)]
+)
+def test_equal_answers_of_few_images_prove_nothing(images, questions, expected):
+    """At 2 points; of one question each, images lose unseen in less than 2 % only where there are 183 or more."""
+    same = PairedDifference(0.0, 0.0, 0.0, 1.0, 0.0)
+    assert acc.non_inferior(same, 0.02, images, questions) is expected
+
+
+def test_what_no_image_shows_is_bounded_exactly():
+    for images in (3, 24, 200):
+        share = acc.unseen_loss(images, images)
+        assert binom.pmf(0, images, share) == pytest.approx(0.025)
+        assert acc.unseen_loss(images, 9 * images) == pytest.approx(share / 9)
 
 
 def test_a_margin_is_positive():
     with pytest.raises(ValueError, match="margin is 0"):
-        acc.non_inferior(PairedDifference(0.0, 0.0, 0.0, 1.0), margin=0)
+        acc.non_inferior(PairedDifference(0.0, 0.0, 0.0, 1.0), 0, 500, 5000)
 
 
 def test_recall_against_sets():

@@ -101,7 +101,7 @@ def test_ties_and_missing_controls_are_said():
     text = said(cell("a", 0.60), cell("b", 0.59), cell("c", 0.5))
     assert "First place is not settled: within its interval lies b (59.0 %)." in text
     assert "No random control at this budget" in text
-    assert "the intervals overlap (no paired test in this run)" in said(cell("a", 0.6), cell("random", 0.59))
+    assert "the intervals overlap (random tokens are no control of a method that merges" in said(cell("a", 0.6), cell("random", 0.59))
 
 
 def test_markdown_has_every_cell_and_reason(run):
