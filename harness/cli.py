@@ -294,7 +294,7 @@ def profile(
 @app.command(epilog=example("flops --shape llava-1.5-7b --method fastv --keep 64 --text-tokens 35"))
 def flops(
     shape: Annotated[str, typer.Option(help="Public model; see `list models`.", autocompletion=completion.shapes)],
-    method: Annotated[str, typer.Option(help="Method expression.", autocompletion=completion.method)] = "none",
+    method: Annotated[str | None, typer.Option(help="Method expression; none.", autocompletion=completion.method)] = None,
     keep: Annotated[str | None, typer.Option(help="Visual tokens to keep: a count or a fraction.")] = None,
     budget: Annotated[str, typer.Option(help="How they are counted: average, final or flops.")] = _BASE.budget,
     text_tokens: Annotated[float, typer.Option(help="LLM tokens that are not visual; may be fractional.")] = 64.0,
@@ -310,7 +310,9 @@ def flops(
     load_plugins(plugin or ())
     from harness.counting import count
 
-    counted = count(shape, method, keep, budget, text_tokens, convention)
+    if method is None and keep is not None:
+        raise RequestError(f"--keep {keep}: says how many tokens a method keeps; name it with --method, such as --method random")
+    counted = count(shape, method or "none", keep, budget, text_tokens, convention)
     if as_json:
         print(json.dumps(counted))
         return

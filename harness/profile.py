@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,6 +95,9 @@ def profile(config: ProfileConfig) -> dict:
         if cell.method != "blind" and not (cell.skipped and cell.reference)
     ]  # fmt: skip
     active = [cell for cell in cells if cell.skipped is None]
+    for cell in cells:
+        if cell.skipped is not None:  # told before minutes are spent on the others
+            print(f"{cell.method} at {cell.keep}: skipped, {cell.skipped}", file=sys.stderr)
     batches = [_batch(config, adapter, image, cell) for cell in active]
     engine = Engine(adapter, config.answer_tokens)
     with progress("profile", config.rounds + 1) as advance:

@@ -128,7 +128,8 @@ def _accuracy(pair: Pair, family: Family, limits: Thresholds) -> Iterator[Verdic
             yield Verdict("accuracy", cell.label, "not judged", "no answers compare")
             continue
         low, high = losses.interval(column)
-        told = f"{-100 * loss:+.1f} points [{-100 * high:+.1f} to {-100 * low:+.1f}] {family.on}"
+        value, least, most = (0.0 - 100 * part for part in (loss, high, low))  # of 0 no -0
+        told = f"{value:+.1f} points [{least:+.1f} to {most:+.1f}] {family.on}"
         if loss <= rule.tolerance + 1e-12:
             yield make("passed", told)
         elif family.few:

@@ -121,6 +121,8 @@ def test_random_is_drawn_under_several_seeds(tmp_path):
     cell = next(c for c in run.summary["cells"] if c["method"] == "random")
     assert cell["seeds"]["seeds"] == 3 and cell["seeds"]["lowest"] <= cell["seeds"]["mean"] <= cell["seeds"]["highest"]
     assert cell["diversity"] is None and cell["evidence"]["swap_gain"] is None and run.summary["checks"]["analysed_images"] == 0
+    assert run.summary["winners"] == {} and cell["difference_none"]["p_holm"] is None  # a control, in no race
+    assert cell["non_inferior"]["smallest_detectable"] is None and not cell["non_inferior"]["holds"]  # of two images
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])

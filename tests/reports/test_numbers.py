@@ -101,7 +101,8 @@ def test_ties_and_missing_controls_are_said():
     text = said(cell("a", 0.60), cell("b", 0.59), cell("c", 0.5))
     assert "First place is not settled: within its interval lies b (59.0 %)." in text
     assert "No random control at this budget" in text
-    assert "the intervals overlap (random tokens are no control of a method that merges" in said(cell("a", 0.6), cell("random", 0.59))
+    overlap = said(cell("a", 0.6), cell("random", 0.59))
+    assert "the intervals overlap (random tokens are no control of a method that merges" in overlap
 
 
 def test_markdown_has_every_cell_and_reason(run):
@@ -111,6 +112,49 @@ def test_markdown_has_every_cell_and_reason(run):
     for shown, line in zip(measured(run.cells), lines[2:], strict=False):
         assert line.startswith(f"| `{method(shown)}` | {keep(shown) or '–'} | {100 * shown['accuracy']['value']:.1f} [")
     assert lines[-1] == "- `visionzip` at 64: the tower has no CLS token; use visionzip\\[score=received]"
+
+
+def test_markdown_marks_what_is_uncorrected_noisy_or_without_interval():
+    latency = {"ttft": {"value": 5.0, "lo": 4.0, "hi": 8.0}, "ratio": {"value": 2.0, "lo": 1, "hi": 3}}
+    rows = [
+        cell("fastv", 0.5, difference_none=gap(-0.1, 0.0002, 0.0006), latency={**latency, "noisy": True}),
+        cell("random", 0.5, difference_none=gap(-0.1, 0.0002), latency={**latency, "noisy": False}),
+        {**cell("none", 0.5, None), "accuracy": {"value": 0.5, "lo": None, "hi": None}},
+    ]
+    none, method, control = markdown.table(rows).splitlines()[2:]
+    assert "| −10.0 (p < 0.001) |" in method and "| noisy, 4.00 to 8.00 |" in method
+    assert "| −10.0 (raw p < 0.001) |" in control and "| 5.00 (2.00×) |" in control
+    assert "| 50.0 [no interval] |" in none
+
+
+def test_one_image_supports_no_sentence_about_loss():
+    alone = {"value": -0.5, "lo": None, "hi": None, "p": 1.0, "p_holm": 1.0}
+    text = said(cell("a", 0.4, difference_none=alone))
+    assert "Nothing can be said against the unpruned model: −50.0 points [no interval]" in text
+    assert "fits these data" not in text
+
+
+def test_few_images_that_answer_alike_are_no_proof():
+    holds = {"margin": 0.02, "holds": False, "smallest_detectable": None}
+    same = {"value": 0.0, "lo": 0.0, "hi": 0.0, "p": 1.0, "p_holm": 1.0}
+    text = said(cell("a", 0.4, difference_none=same, non_inferior=holds))
+    assert "So few images do not show it to be non-inferior at 2 points" in text
+
+
+def test_without_answers_cells_are_ranked_by_agreement():
+    agree = lambda name, share: {"method": name, "keep": 64, "accuracy": None, "loyalty": {"agreement": {"value": share}}}
+    made = table([agree("a", 0.5), agree("b", 0.9)], [])
+    assert [row.method for row in made.rows] == ["b", "a"]
+    assert "Accuracy" not in {c.group for c in made.columns} and "Loyalty" in made.first
+
+
+def test_the_table_says_before_which_layers_tokens_leave():
+    def final(schedule: list | None) -> str:
+        made = table([cell("a", 0.5, schedule=schedule)], [])
+        return made.rows[0].entries[[c.path for c in made.columns].index("tokens.final")].detail
+
+    assert final([576, 300, 300, 110]) == "before layers 1 and 3"
+    assert final([576, 17, 17, 17]) == "before layer 1" and final([64] * 4) == "" and final(None) == ""
 
 
 def test_markdown_escapes():

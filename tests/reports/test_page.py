@@ -201,6 +201,14 @@ def test_few_cells(run: RunView, which: slice):
     assert not any(a.get("id") == "gallery-data" for _, a in read.elements)
 
 
+def test_few_images_are_said_to_be_few_and_are_counted(run: RunView):
+    few = [{**c, "n": 6, "n_images": 3} for c in run.cells]
+    page = render(RunView({**run.manifest, "samples": 24}, few))
+    assert "3 images are too few for any difference of accuracy to be significant" in page
+    assert "<dt>Images</dt><dd>3</dd>" in re.sub(r"\s+", "", page)
+    assert "too few" not in render(RunView(run.manifest, run.cells))
+
+
 def test_two_tasks_and_two_budget_modes_stay_apart(run: RunView):
     small = [c for c in run.cells if c["keep"] in (None, 64, 128) and c["method"] in ("none", "blind", "fastv", "random")]
     other = [{**c, "task": "pope"} for c in small] + [{**c, "budget": "final"} for c in small if c["keep"]]
