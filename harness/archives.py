@@ -13,6 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from harness.errors import RequestError
+from harness.files import regular
 
 LARGEST = 2**30
 """Bytes that all arrays of a file may have, unpacked."""
@@ -33,7 +34,7 @@ def read_arrays(path: Path, leave: str = "") -> dict[str, np.ndarray]:
             bytes or pickled objects.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(regular(path)) as archive:
             members = [one for one in archive.infolist() if not (leave and one.filename.startswith(leave))]
             if sum(one.file_size for one in members) > LARGEST:
                 raise RequestError(f"{path}: its arrays have more than {LARGEST // 2**20} MiB unpacked")

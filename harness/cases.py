@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 from harness.archives import file_name, read_arrays
 from harness.errors import RequestError, nearest
+from harness.files import whole
 from harness.progress import track
 from methods.registry import MethodError, canonical, create
 from methods.types import OPTIONAL_SIGNALS, SIGNAL_NAMES, Budget, BudgetError, ModelShape, Selection, Signals, Step
@@ -66,6 +68,10 @@ def select(method: str, paths: list[Path], keep: int, out: Path, seed: int = 0) 
         twice = next(name for name in names if names.count(name) > 1)
         raise RequestError(f"{twice}: two cases have this name; results are written under the cases' own names")
     folder = out.parent if single else out
+    for path in paths:
+        with suppress(OSError):
+            if (out if single else folder / path.name).samefile(path):
+                raise RequestError(f"--out {out}: would overwrite the case {path}; name another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -170,11 +176,13 @@ def _write(chosen: Selection, path: Path) -> Path:
         value = getattr(chosen, key)
         if value is not None:
             arrays[key] = value[0].float().numpy() if value.dtype == torch.bfloat16 else value[0].numpy()
-    partial = path.with_name(f".{path.name}.partial")
+    return _saved(path, arrays)
+
+
+def _saved(path: Path, arrays: dict[str, np.ndarray]) -> Path:
     try:
-        with partial.open("wb") as file:
+        with whole(path) as file:
             np.savez_compressed(file, **arrays)
-        partial.replace(path)
     except OSError as error:
         raise RequestError(f"{path}: cannot be written ({error.strerror or error})") from None
     return path
@@ -233,8 +241,7 @@ def capture(
             }
             path = out / f"{file_name(question.sample_id)}.npz"
             grid = work.batch.pixels.blocks[0][0].grid  # of an image in tiles, there is none
-            np.savez_compressed(path, **arrays, **({} if grid is None else {"grid": np.array(grid)}))
-            written.append(path)
+            written.append(_saved(path, arrays | ({} if grid is None else {"grid": np.array(grid)})))
     return written
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import sys
@@ -16,7 +18,7 @@ import typer
 from harness import cli_lists, cli_results, completion, interrupts
 from harness.cli_results import example
 from harness.config import DEFAULT_KEEP, DEFAULT_METHODS, LARGEST_SEED, CompareConfig, load_plugins, read_file
-from harness.errors import RequestError, nearest, readable, unexpected
+from harness.errors import RequestError, nearest, readable, shown, unexpected
 
 app = typer.Typer(
     name="harness",
@@ -192,7 +194,7 @@ def explain(
 
     with reading(run) as (stored,):
         found = run_explain(stored)
-    print(json.dumps(found) if as_json else as_text(found))
+    print(json.dumps(found) if as_json else shown(as_text(found)))
 
 
 @app.command(epilog=example("select fastv cases/*.npz --keep 64 --out kept"))
@@ -314,7 +316,7 @@ def flops(
         raise RequestError(f"--keep {keep}: says how many tokens a method keeps; name it with --method, such as --method random")
     counted = count(shape, method or "none", keep, budget, text_tokens, convention)
     if as_json:
-        print(json.dumps(counted))
+        print(json.dumps(counted, allow_nan=False))
         return
     for name, value in counted.items():
         print(f"{name:<18} {value if isinstance(value, (str, list)) else f'{value:,.6g}'}")
@@ -337,19 +339,28 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     name = "prunescope" if completes or Path(sys.argv[0]).stem == "prunescope" else "python -m harness"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    interrupts.heed_termination()
+    interrupts.heed()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # of a terminal that knows few characters
+            stream.reconfigure(errors="replace")
     usage = typer.BadParameter.__mro__[2]  # typer's ClickException, wherever its click lives
     try:
         code = app(args=arguments, standalone_mode=False, prog_name=name)
-    except RequestError as error:
-        _fail(str(error))
-    except usage as error:
-        _fail(error.format_message())
+        sys.stdout.flush()
+        interrupts.check()
     except (interrupts.Interrupted, KeyboardInterrupt, typer.Abort) as error:
         interrupts.leave(str(error))
     except BrokenPipeError:
         sys.exit(0)
     except Exception as error:
+        if interrupts.asked():  # and was made into this on its way
+            interrupts.leave()
+        if isinstance(error, RequestError):
+            _fail(str(error))
+        if isinstance(error, usage):
+            _fail(error.format_message())
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO) and error.filename is None:
+            _fail(f"the output cannot be written ({error.strerror})")
         if os.environ.get("PRUNESCOPE_DEBUG"):
             traceback.print_exc()
         print(f"{unexpected(error)}\nwhat is stored stays; PRUNESCOPE_DEBUG=1 shows the traceback", file=sys.stderr)

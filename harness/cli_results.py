@@ -11,6 +11,11 @@ import typer
 
 from harness import completion
 from harness.errors import RequestError
+from harness.files import whole
+
+OWN = ("manifest.json", "results.sqlite", "summary.json", "summary.csv")
+"""Files of a run, in whose place no command writes something else."""
+_MOST_ROWS = 10**9
 
 
 def example(line: str) -> str:
@@ -101,8 +106,8 @@ def samples(
     """
     if jsonl and csv:
         raise RequestError("--jsonl and --csv: choose one")
-    if limit < 1:
-        raise RequestError(f"--limit {limit}: must be at least 1")
+    if not 1 <= limit <= _MOST_ROWS:
+        raise RequestError(f"--limit {limit}: must be 1 to {_MOST_ROWS:,}")
     from harness import samples as stored
     from harness.stored import reading
 
@@ -131,8 +136,15 @@ def open_(
 
 
 def _write(option: str, path: Path, text: str) -> None:
+    """Write a file whole; into a device or a pipe, such as ``/dev/stdout``, as it is."""
+    if path.name in OWN and (path.parent / "manifest.json").exists():
+        raise RequestError(f"{option} {path}: is a file of the run itself; choose another name")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        if path.is_char_device() or path.is_fifo():
+            path.write_text(text, encoding="utf-8")
+            return
+        with whole(path) as file:
+            file.write(text.encode("utf-8"))
     except OSError as error:
         raise RequestError(f"{option} {path}: cannot write there ({error.strerror or error})") from None

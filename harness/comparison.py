@@ -146,7 +146,7 @@ def _extended(config: CompareConfig, run: RunFolder, started: float):
     note = {"methods": list(config.methods), "keep": list(keep), "code": digest}
     if note not in manifest.setdefault("extensions", []):
         manifest["extensions"].append(note)
-        if digest != manifest["fingerprints"]["code"]:
+        if digest != manifest["fingerprints"].get("code"):
             manifest["notes"].append(f"cells of {', '.join(config.methods)} were added by code of another version ({digest})")
         run.write_json("manifest.json", manifest)
     return _execute(added, run, ready, started)
@@ -155,7 +155,7 @@ def _extended(config: CompareConfig, run: RunFolder, started: float):
 def _same(run: RunFolder, ready: Prepared, option: str) -> None:
     """`RequestError` where the weights or the data are no longer those of the run."""
     known = run.manifest()["fingerprints"]
-    if known["weights"] != ready.adapter.digest:
+    if known.get("weights") != ready.adapter.digest:
         raise RequestError(f"{option} {run.folder}: its run had other weights of {ready.adapter.name!r}; name another folder")
     if known.get("data") != getattr(ready.task, "digest", None):
         raise RequestError(f"{option} {run.folder}: its run had other data of {ready.task.info.name!r}; name another folder")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import RequestError, nearest
+from harness.files import regular
 
 DEFAULT_METHODS = ("none", "random", "sts", "fastv", "sparsevlm", "tome")
 DEFAULT_KEEP = ("192", "64")
@@ -116,7 +117,11 @@ def read_toml(where: str, path: Path) -> dict[str, Any]:
     import tomllib
 
     try:
+        if regular(path).stat().st_size > _LARGEST_TOML:
+            raise RequestError(f"{where}: larger than {_LARGEST_TOML // 2**20} MiB")
         return tomllib.loads(path.read_text("utf-8"))
+    except RequestError:
+        raise
     except tomllib.TOMLDecodeError as error:
         raise RequestError(f"{where}: is no TOML ({error})") from None
     except RecursionError:
@@ -143,6 +148,7 @@ def restored(where: str, stored: Mapping[str, Any]) -> CompareConfig:
     return CompareConfig(**found)
 
 
+_LARGEST_TOML = 2**20  # bytes
 _OPTIONAL = {"workers": int, "ray": str, "max_new_tokens": int, "revision": str, "device_map": str, "quantize": int}
 """Options that may be left open, and what they hold where they are not."""
 
@@ -216,6 +222,7 @@ def writable_folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
-    except OSError as error:
-        raise RequestError(f"--out {path}: cannot write there ({error.strerror or error}); choose another folder") from None
+    except (OSError, ValueError) as error:  # of a name that no file can have
+        said = getattr(error, "strerror", None) or error
+        raise RequestError(f"--out {str(path)!r}: cannot write there ({said}); choose another folder") from None
     return path

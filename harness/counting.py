@@ -13,6 +13,7 @@ from methods.types import Budget, BudgetError, BudgetMode
 from metrics.flops import CONVENTIONS
 from metrics.flops import flops as count_flops
 
+_MOST_TEXT = 10**9
 _MODES = ("average", "final", "flops")
 
 
@@ -35,8 +36,8 @@ def count(name: str, method: str, keep: str | None, mode: str, text_tokens: floa
         raise RequestError(f"--budget {mode!r}: {nearest(mode, _MODES)}")
     if convention not in CONVENTIONS:
         raise RequestError(f"--convention {convention!r}: {nearest(convention, CONVENTIONS)}")
-    if not 0 <= text_tokens < float("inf"):
-        raise RequestError(f"--text-tokens {text_tokens:g}: counts tokens, so 0 or more")
+    if not 0 <= text_tokens <= _MOST_TEXT:
+        raise RequestError(f"--text-tokens {text_tokens:g}: counts tokens, so 0 or more, and {_MOST_TEXT:,} at the most")
     try:
         made = create(method)
     except MethodError as error:

@@ -32,7 +32,12 @@ def readable(message: str) -> str:
     'a\ufffd[31m\\nb'
     """
     lines = [line.strip() for line in message.splitlines() if line.strip()][:_LINES]
-    return "\n".join("".join(c if c.isprintable() else "\ufffd" for c in _shortened(line)) for line in lines)
+    return shown("\n".join(map(_shortened, lines)))
+
+
+def shown(text: str) -> str:
+    """Text as a terminal may show it: what would steer it is replaced, lines stay."""
+    return "\n".join("".join(c if c.isprintable() else "\ufffd" for c in line) for line in text.split("\n"))
 
 
 def _shortened(line: str) -> str:

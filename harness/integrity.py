@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from harness.errors import RequestError
+from harness.files import regular
 from harness.tasks.rows import kind
 from metrics.figures import LAYERS
 
@@ -47,7 +48,8 @@ _parts: Callable[..., Check] = lambda **parts: (
 _figure = _open(_parts(value=_open(_number), lo=_open(_number), hi=_open(_number)))
 
 _MANIFEST = {
-    "model": _text, "task": _text, "config": _parts(seed=_count), "fingerprints": _table, "grid": _grid, "notes": _texts,
+    "model": _text, "task": _text, "config": _parts(seed=_count), "grid": _grid, "notes": _texts,
+    "fingerprints": _parts(code=_open(_text), weights=_open(_text), data=_open(_text)),
 }  # fmt: skip
 _MANIFEST_MAY = {
     "command": _text, "created": _text, "device": _text, "dtype": _text, "samples": _count, "seed": _count, "questions": _count,
@@ -80,7 +82,7 @@ def read_json(path: Path) -> Any:
             numbers of more than 40 digits, hundreds of levels.
     """
     try:
-        if path.stat().st_size > _LARGEST_JSON:
+        if regular(path).stat().st_size > _LARGEST_JSON:
             raise RequestError(f"{path}: larger than {_LARGEST_JSON // 2**20} MiB")
         return json.loads(path.read_bytes(), parse_constant=_refused, parse_float=_finite, parse_int=_whole)
     except OSError as error:
@@ -141,7 +143,7 @@ def connected(path: Path, schema: str, read_only: bool = False) -> sqlite3.Conne
         RequestError: where it is missing, truncated, of another program, or damaged.
     """
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             head = file.read(100)
         size = path.stat().st_size
     except FileNotFoundError:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from harness import interrupts
 from harness.config import CompareConfig
 from harness.errors import RequestError
 
@@ -60,12 +61,14 @@ def prepare(config: CompareConfig, samples: int | None = None, task: Task | None
     from harness.plan import asked_for, make_cells
     from harness.tasks import registry
 
+    interrupts.check()
     asked_for(config.methods)
     task = task if task is not None else registry.create(config.task)
     adapter = hf.load(
         config.model, pick_device(config.device), config.dtype,
         revision=config.revision, device_map=config.device_map, quantize=config.quantize,
     )  # fmt: skip
+    interrupts.check()
     drawn = task.samples(config.samples, config.seed)
     found = list(islice(drawn, config.samples) if samples is None else islice(filter(_readable, drawn), samples))
     fixed = adapter.cutter.fixed
@@ -141,6 +144,9 @@ def _text_tokens(adapter: Adapter, samples: list[ImageSample], template: str, bl
     return sum(lengths) / len(lengths)
 
 
+_DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu")
+
+
 def pick_device(text: str) -> str:
     import torch
 
@@ -150,6 +156,8 @@ def pick_device(text: str) -> str:
         device = torch.device(text)
     except RuntimeError:
         raise RequestError(f"--device {text!r}: no such device; use auto, cpu or cuda") from None
+    if device.type not in _DEVICES:
+        raise RequestError(f"--device {text!r}: no model can run there; use auto, cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RequestError(f"--device {text}: no CUDA device is usable here; use cpu")
     return text

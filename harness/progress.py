@@ -6,12 +6,15 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from harness import interrupts
+
 
 @contextmanager
 def progress(name: str, total: int):
     """A progress bar on a terminal, silence elsewhere; gives a function that advances it."""
+    interrupts.check()
     if not sys.stderr.isatty():
-        yield lambda steps=1: None
+        yield lambda steps=1: interrupts.check()
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,7 +22,12 @@ def progress(name: str, total: int):
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=total)
-        yield lambda steps=1: bar.advance(task, steps)
+
+        def advance(steps: int = 1) -> None:
+            interrupts.check()
+            bar.advance(task, steps)
+
+        yield advance
 
 
 def track(name: str, items: Iterable, done: int, total: int) -> Iterator:

@@ -51,8 +51,8 @@ def check(address: str) -> None:
         return
     where = f"--ray {address}: no Ray cluster answers there"
     if address != "auto":
-        place = urlsplit(address if "//" in address else f"//{address}")
         try:
+            place = urlsplit(address if "//" in address else f"//{address}")
             socket.create_connection((place.hostname, place.port), timeout=_ANSWER_WITHIN / 2).close()
         except (OSError, ValueError) as error:
             raise RequestError(

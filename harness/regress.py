@@ -201,8 +201,8 @@ def _facts(pair: Pair) -> tuple[tuple[str, str], ...]:
         ("Questions", differing(*(questions for _, _, questions in both))),
         ("Samples", samples),
         ("Cells", f"{len(pair.matched)} measured in both"),
-        ("Code", differing(*(m["fingerprints"]["code"] for m, _, _ in both))),
-        ("Weights", differing(*(str(m["fingerprints"]["weights"])[:16] for m, _, _ in both))),
+        ("Code", differing(*(m["fingerprints"].get("code") for m, _, _ in both))),
+        ("Weights", differing(*(str(m["fingerprints"].get("weights"))[:16] for m, _, _ in both))),
         ("Device", differing(*(m.get("device") for m, _, _ in both))),
     ]
     return tuple((name, str(value)) for name, value in named)
@@ -215,7 +215,7 @@ _ASIDE = frozenset({*HOW, "methods", "keep", "plugin", "samples", "seed", "analy
 def _notes(pair: Pair, answers: Family, limits: Thresholds) -> tuple[str, ...]:
     """What a reader must know before trusting the verdicts."""
     base, cand, found = pair.baseline.manifest, pair.candidate.manifest, []
-    if base["fingerprints"]["weights"] != cand["fingerprints"]["weights"]:
+    if base["fingerprints"].get("weights") != cand["fingerprints"].get("weights"):
         found.append("The runs had different weights: what differs may be the model's, not the code's.")
     settings = [base["config"], cand["config"]]
     changed = sorted(name for name in {*settings[0], *settings[1]} - _ASIDE if settings[0].get(name) != settings[1].get(name))

@@ -17,6 +17,7 @@ import numpy as np
 
 from harness.areas import Area
 from harness.errors import RequestError
+from harness.files import whole
 from harness.findings import Findings, Layout, Trace
 from harness.integrity import check_file, connected, read_json, unwritable
 from harness.schema import NUMBERS, SAMPLE_COLUMNS, SCHEMA, SCHEMA_VERSION
@@ -361,13 +362,10 @@ def _columns(names: list[str], rows: list[tuple]) -> dict[str, np.ndarray]:
 
 def write_whole(path: Path, text: str, refusal: str) -> None:
     """Write a file whole or not at all; where that fails, a `RequestError` that begins with ``refusal``."""
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8", newline="")
-        partial.replace(path)
+        with whole(path) as file:
+            file.write(text.encode("utf-8"))
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise RequestError(f"{refusal} ({error.strerror or error})") from None
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
+from harness import interrupts
 from harness.browse import OpenRun, Wanted, overview, picture, question, samples_page
 from harness.errors import RequestError, nearest
 from harness.stored import reading
@@ -99,7 +100,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # a body stays unread
         if not self._of_this_machine():
             return self.send_error(HTTPStatus.FORBIDDEN, "this server answers to 127.0.0.1 and localhost alone")
-        asked = urlsplit(self.path)
+        try:
+            asked = urlsplit(self.path)
+        except ValueError:
+            return self.send_error(HTTPStatus.BAD_REQUEST, "this is no address")
         _, token, *rest = [*asked.path.split("/", 2), ""]
         if not self.path.startswith("/") or not secrets.compare_digest(token.encode(), self.server.token.encode()):
             return self.send_error(HTTPStatus.FORBIDDEN, "the address is not the one that was printed")
@@ -249,4 +253,4 @@ def serve(folder: Path, port: int = 0) -> None:
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            return
+            interrupts.expected()

@@ -61,6 +61,8 @@ def write_several(runs: Sequence[RunFolder], out: Path) -> Path:
     """
     from reports.several import render
 
+    if any(out.resolve().parent == run.folder.resolve() for run in runs) and out.suffix != ".html":
+        raise RequestError(f"--out {out}: lies among the files of a run; name a page that ends in .html")
     page = render(side_by_side(runs))
     refusal = f"--out {out}: cannot write there"
     try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # control characters, but for tab and line feed
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -18,14 +20,15 @@ def write_rows(names: Sequence[str], rows: Iterable[Mapping[str, Any]], file: Te
 
 
 def inert(value: Any) -> Any:
-    """A value as a spreadsheet shows it; numbers, also as texts, stay as they are. Lines end with a line feed alone.
+    """A value as a spreadsheet shows it; numbers, also as texts, stay as they are. Lines end with a line feed alone; what would
+    steer a terminal is replaced.
 
     >>> inert("=1+1"), inert("-5"), inert(" @x"), inert(-5)
     ("'=1+1", '-5', "' @x", -5)
     """
     if not isinstance(value, str):
         return value
-    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    text = _STEERING.sub("\ufffd", value.replace("\r\n", "\n").replace("\r", "\n"))
     if not value.lstrip(" \n\xa0\ufeff").startswith(_FORMULA):
         return text
     try:

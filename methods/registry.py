@@ -264,6 +264,8 @@ def parse(expression: str) -> tuple[str, dict[str, str]]:
         key, sign, value = part.partition("=")
         if not sign or not key.strip() or not value.strip():
             raise MethodError(f"cannot read {part[:60]!r} in method {expression[:60]!r}; write param=value")
+        if key.strip() in arguments:
+            raise MethodError(f"method {expression[:60]!r} gives {key.strip()[:60]} twice")
         arguments[key.strip()] = value.strip()
     return match[1], arguments
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.errors import shown
 from reports import wording
 from reports.cells import dig, interval, keep, measured, number, p_value
 from reports.cells import method as name_of
@@ -77,9 +78,14 @@ def _line(texts: list[str]) -> str:
     return "| " + " | ".join(texts) + " |"
 
 
+def _flat(text: object) -> str:
+    """Text on one line, without what would steer the terminal that shows it."""
+    return shown(" ".join(str(text).split()))
+
+
 def _plain(text: object) -> str:
     """Text that can neither leave its table cell nor open a tag or a link."""
-    flat = " ".join(str(text).split())
+    flat = _flat(text)
     for mark, harmless in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("[", "\\["), ("`", "'")):
         flat = flat.replace(mark, harmless)
     return flat
@@ -87,5 +93,5 @@ def _plain(text: object) -> str:
 
 def _code(text: object) -> str:
     """A name as code; a bar in it would end the table cell, a backtick the code."""
-    flat = " ".join(str(text if text is not None else wording.MISSING).split())
+    flat = _flat(text if text is not None else wording.MISSING)
     return f"`{flat.replace('`', chr(39)).replace('|', chr(92) + '|')}`"

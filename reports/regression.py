@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
+from harness.errors import shown
 from harness.verdicts import RULES, Comparison, Verdict
 from reports import wording
 
@@ -186,7 +187,7 @@ def _rest(count: int) -> str:
 
 def _plain(text: object) -> str:
     """Text that can neither leave its table cell nor format, link, call or open anything."""
-    flat = " ".join(str(text).replace("\\", "\\\\").split())
+    flat = shown(" ".join(str(text).replace("\\", "\\\\").split()))
     for mark, harmless in _MARKS.items():
         flat = flat.replace(mark, harmless)
     return flat
@@ -194,7 +195,7 @@ def _plain(text: object) -> str:
 
 def _code(text: object) -> str:
     """A name as code; a bar in it would end the table cell, a backtick the code."""
-    flat = " ".join(str(text).replace("\\", "/").split()) or wording.MISSING  # a backslash would free the bar after it
+    flat = shown(" ".join(str(text).replace("\\", "/").split())) or wording.MISSING  # a backslash would free the bar after it
     return f"`{flat.replace('`', chr(39)).replace('|', chr(92) + '|')}`"
 
 

@@ -120,6 +120,8 @@ def parse(expression: str) -> tuple[str, dict[str, str]]:
         key, sign, value = part.partition("=")
         if not sign or not key.strip() or not value.strip():
             raise RequestError(f"cannot read {part[:60]!r} in task {text[:60]!r}; write param=value")
+        if key.strip() in options:
+            raise RequestError(f"task {text[:60]!r} gives {key.strip()[:60]} twice")
         options[key.strip()] = value.strip()
     return name.strip(), options
 

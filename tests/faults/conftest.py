@@ -92,11 +92,12 @@ class Clock:
 
     def install(self) -> None:
         """Into this process, for good."""
+        from harness import files
         from harness.findings import SampleRow
         from harness.measure import Work
 
         sqlite3.connect = changed(sqlite3.connect, lambda made: made.set_trace_callback(lambda text: self.tick(_kind(text))))
-        for owner, name in ((Path, "write_text"), (Path, "replace"), (Path, "unlink"), (Work, "run"), (SampleRow, "values")):
+        for owner, name in ((files, "opened"), (Path, "replace"), (Path, "unlink"), (Work, "run"), (SampleRow, "values")):
             setattr(owner, name, self._ticking(getattr(owner, name), name))
 
     def _ticking(self, call: Callable, name: str) -> Callable:

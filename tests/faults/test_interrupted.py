@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -45,7 +48,7 @@ def command(words: list[str], log: Path, until: str = "", number: int = 0, nth: 
 MOMENTS = {
     "between answers": (signal.SIGTERM, "run fastv", 2),
     "while answers are stored": (signal.SIGINT, "values", 100),
-    "when the summary is written": (signal.SIGTERM, "write_text summary.json.partial", 1),
+    "when the summary is written": (signal.SIGTERM, "opened summary.json.partial", 1),
 }
 
 
@@ -86,6 +89,20 @@ def test_before_there_is_anything(tmp_path, monkeypatch):
     code, said = command(["compare", *shlex.split(WORDS), "--out", str(tmp_path / "run")], tmp_path / "log")
     assert code == 130 and said.strip() == "interrupted; repeat the command"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("seconds", [0.5, 0.9, 1.3, 1.7, 2.1, 2.5])
+def test_while_libraries_are_imported(number, seconds, tmp_path):
+    """Wherever a process is by then: none goes on, none dies of it, and none makes another error of it."""
+    command = [sys.executable, "-m", "harness", "compare", *shlex.split(WORDS), "--out", str(tmp_path / "run")]
+    heeding = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # also where this one ignores it
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heeding) as process:
+        time.sleep(seconds)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, (process.returncode, said)
+    assert said.startswith("interrupted; ") and len(said.splitlines()) == 1
 
 
 def test_between_the_stages(tmp_path, monkeypatch, undisturbed):

@@ -39,7 +39,7 @@ def test_a_run_killed_at_every_kind_of_step_ends_as_one_that_was_not(tmp_path, u
     """One run, killed again and again: at the first statement of every kind, before every file, in every cell."""
     kinds = list(dict.fromkeys(ticks))
     assert any(kind.startswith("INSERT OR REPLACE INTO samples") for kind in kinds)
-    assert {"COMMIT", "replace summary.json.partial", "write_text report.html.partial", "run fastv"} <= set(kinds)
+    assert {"COMMIT", "replace summary.json.partial", "opened report.html.partial", "run fastv"} <= set(kinds)
     killed = [kind for kind in kinds if compare_until(tmp_path / "run", lambda tick, kind=kind: tick == kind) == -signal.SIGKILL]
     assert len(killed) > 0.7 * len(kinds)
     assert compare_until(tmp_path / "run", lambda tick: False) == 0

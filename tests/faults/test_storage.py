@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import files
 from harness.comparison import compare
 from harness.errors import RequestError
 from harness.runs import RunFolder
@@ -61,16 +63,18 @@ def test_a_disk_that_is_full_when_a_file_is_written(tmp_path, undisturbed, finis
     folder = finished_copy()
     for made in ("summary.json", "summary.csv", "report.html"):
         (folder / made).unlink()
-    before, write = contents(folder), Path.write_text
+    before, opened = contents(folder), files.opened
 
-    def full(self, text, *arguments, **words):
-        if self.name != f"{name}.partial":
-            return write(self, text, *arguments, **words)
-        write(self, text[: len(text) // 2])
-        raise OSError(errno.ENOSPC, "No space left on device")
+    class Full(io.FileIO):
+        def write(self, data):
+            super().write(data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def full(path):
+        return Full(path, "x") if path.name == f"{name}.partial" else opened(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full)
+        patch.setattr(files, "opened", full)
         with pytest.raises(RequestError, match=f"{name}: cannot be written \\(No space left on device\\)") as caught:
             compare(**REQUEST, out=folder, resume=True)
     assert len(str(caught.value).splitlines()) == 1

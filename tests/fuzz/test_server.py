@@ -70,3 +70,9 @@ def test_nobody_else_gets_a_page(server, finished_run, method, token, route, hos
     assert status in (0, 400, 403, 404, 405, 408, 414, 431, 501, 505), (status, body[:200])
     assert server.token.encode() not in body and not server.faults
     assert snapshot(finished_run) == before
+
+
+@pytest.mark.parametrize("target", ["http://[::1/run", "//[::1/run", "http://localhost:99999999999/run", "//]/"])
+def test_an_address_that_is_none_gets_an_answer_too(server, target):
+    status, _ = ask(server, f"GET {target} HTTP/1.1")
+    assert status in (400, 403) and not server.faults

@@ -1,0 +1,46 @@
+"""Files that are read only where reading ends, and written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+
+def regular(path: Path) -> Path:
+    """The path; `OSError` where nothing is there, or a pipe, a device or a socket, reading which may never end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "is no regular file")
+    return path
+
+
+def opened(path: Path) -> IO[bytes]:
+    """A new file to write; `FileExistsError` where anything has the name, a link too."""
+    return path.open("xb")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes its name once it is complete; what has the name until then stays as it is.
+
+    Nothing is written through a link, which in a folder from elsewhere may lead anywhere.
+
+    Raises:
+        OSError: where it cannot be written, or something that is no regular file has the name.
+    """
+    with suppress(FileNotFoundError):
+        regular(path)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.unlink(missing_ok=True)  # of a process that was killed
+    try:
+        with opened(partial) as file:
+            yield file
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
