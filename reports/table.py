@@ -93,7 +93,7 @@ def _test(path: str) -> Callable[[dict], str]:
         if gap is None:
             return ""
         p, holm = p_value(cell, path)
-        return f"{wording.points_range(gap)}; {wording.p_text(p)}{'' if holm or p is None else ' (uncorrected)'}"
+        return f"{wording.points_range(gap)}; {'' if holm or p is None else 'raw '}{wording.p_text(p)}"
 
     return detail
 
@@ -179,7 +179,7 @@ def columns(unit: tuple[float, str]) -> tuple[Column, ...]:
         Column("Accuracy", "To none", "points", "difference_none",
                "accuracy minus the unpruned model's on the same questions; interval and sign-flip permutation "
                "test over "
-               "images, p Holm-corrected over all competing cells; of references and random tokens uncorrected",
+               "images, p Holm-corrected over all competing cells; of references and random tokens uncorrected, raw",
                wording.points, _test("difference_none")),
         Column("Accuracy", "To random", "points", "difference_like",
                "accuracy minus that of random tokens on the same schedule and numbered alike (the row random[...] or random): "
