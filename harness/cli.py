@@ -314,7 +314,7 @@ def flops(
 
     if method is None and keep is not None:
         raise RequestError(f"--keep {keep}: says how many tokens a method keeps; name it with --method, such as --method random")
-    counted = count(shape, method or "none", keep, budget, text_tokens, convention)
+    counted = count(shape, "none" if method is None else method, keep, budget, text_tokens, convention)
     if as_json:
         print(json.dumps(counted, allow_nan=False))
         return

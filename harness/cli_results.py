@@ -107,7 +107,7 @@ def samples(
     if jsonl and csv:
         raise RequestError("--jsonl and --csv: choose one")
     if not 1 <= limit <= _MOST_ROWS:
-        raise RequestError(f"--limit {limit}: must be 1 to {_MOST_ROWS:,}")
+        raise RequestError(f"--limit {limit}: must be at least 1 and at most {_MOST_ROWS:,}")
     from harness import samples as stored
     from harness.stored import reading
 
