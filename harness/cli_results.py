@@ -11,7 +11,7 @@ import typer
 
 from harness import completion
 from harness.errors import RequestError
-from harness.files import whole
+from harness.files import write_whole
 
 OWN = ("manifest.json", "results.sqlite", "summary.json", "summary.csv")
 """Files of a run, in whose place no command writes something else."""
@@ -139,12 +139,12 @@ def _write(option: str, path: Path, text: str) -> None:
     """Write a file whole; into a device or a pipe, such as ``/dev/stdout``, as it is."""
     if path.name in OWN and (path.parent / "manifest.json").exists():
         raise RequestError(f"{option} {path}: is a file of the run itself; choose another name")
+    refusal = f"{option} {path}: cannot write there"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_char_device() or path.is_fifo():
             path.write_text(text, encoding="utf-8")
             return
-        with whole(path) as file:
-            file.write(text.encode("utf-8"))
     except OSError as error:
-        raise RequestError(f"{option} {path}: cannot write there ({error.strerror or error})") from None
+        raise RequestError(f"{refusal} ({error.strerror or error})") from None
+    write_whole(path, text, refusal)

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from harness.errors import RequestError
+
 
 def regular(path: Path) -> Path:
     """The path; `OSError` where nothing is there, or a pipe, a device or a socket, reading which may never end."""
@@ -44,3 +46,12 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
         with suppress(OSError):
             partial.unlink()
         raise
+
+
+def write_whole(path: Path, text: str, refusal: str) -> None:
+    """Write a file whole or not at all; where that fails, a `RequestError` that begins with ``refusal``."""
+    try:
+        with whole(path) as file:
+            file.write(text.encode("utf-8"))
+    except OSError as error:
+        raise RequestError(f"{refusal} ({error.strerror or error})") from None

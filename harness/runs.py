@@ -17,7 +17,7 @@ import numpy as np
 
 from harness.areas import Area
 from harness.errors import RequestError
-from harness.files import whole
+from harness.files import write_whole
 from harness.findings import Findings, Layout, Trace
 from harness.integrity import check_file, connected, read_json, unwritable
 from harness.schema import NUMBERS, SAMPLE_COLUMNS, SCHEMA, SCHEMA_VERSION
@@ -358,15 +358,6 @@ def _columns(names: list[str], rows: list[tuple]) -> dict[str, np.ndarray]:
         else np.array([np.nan if v is None else v for v in values], dtype=float)
         for name, values in columns.items()
     }
-
-
-def write_whole(path: Path, text: str, refusal: str) -> None:
-    """Write a file whole or not at all; where that fails, a `RequestError` that begins with ``refusal``."""
-    try:
-        with whole(path) as file:
-            file.write(text.encode("utf-8"))
-    except OSError as error:
-        raise RequestError(f"{refusal} ({error.strerror or error})") from None
 
 
 def pack(mask: np.ndarray) -> bytes:

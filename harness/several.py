@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness.errors import RequestError
+from harness.files import write_whole
 from harness.numbers import Questions, numbers
-from harness.runs import RunFolder, write_whole
+from harness.runs import RunFolder
 from metrics.statistics import PairedDifference, holm, paired_difference
 from reports.several import Aligned, Difference, Setting, Several, Shown
 

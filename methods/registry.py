@@ -259,15 +259,20 @@ def parse(expression: str) -> tuple[str, dict[str, str]]:
     match = re.fullmatch(r"\s*([a-z][a-z0-9_]*)\s*(?:\[(.*)\])?\s*", expression)
     if match is None:
         raise MethodError(f"cannot read method {expression[:60]!r}; write name, name[param=value,...] or a+b")
-    arguments = {}
-    for part in split(match[2] or ""):
-        key, sign, value = part.partition("=")
-        if not sign or not key.strip() or not value.strip():
-            raise MethodError(f"cannot read {part[:60]!r} in method {expression[:60]!r}; write param=value")
-        if key.strip() in arguments:
-            raise MethodError(f"method {expression[:60]!r} gives {key.strip()[:60]} twice")
-        arguments[key.strip()] = value.strip()
-    return match[1], arguments
+    return match[1], parameters(match[2] or "", f"method {expression[:60]!r}")
+
+
+def parameters(inside: str, whose: str) -> dict[str, str]:
+    """The texts of ``a=1,b=c[d=2]`` by name; `MethodError` that says ``whose`` they are."""
+    found: dict[str, str] = {}
+    for part in split(inside):
+        key, sign, value = (text.strip() for text in part.partition("="))
+        if not sign or not key or not value:
+            raise MethodError(f"cannot read {part[:60]!r} in {whose}; write param=value")
+        if key in found:
+            raise MethodError(f"{whose} gives {key[:60]} twice")
+        found[key] = value
+    return found
 
 
 def is_reference(expression: str) -> bool:

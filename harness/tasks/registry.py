@@ -106,7 +106,7 @@ def parse(expression: str) -> tuple[str, dict[str, str]]:
         raise RequestError(f"--task: name a task or a file; {nearest('', names())}")
     if not text.endswith("]") or _there(text):
         return text, {}
-    from methods.registry import split
+    from methods.registry import MethodError, parameters
 
     depth, start = 0, len(text)
     while start > 0 and (start == len(text) or depth):
@@ -115,15 +115,10 @@ def parse(expression: str) -> tuple[str, dict[str, str]]:
     name, inside = text[:start], text[start + 1 : -1]
     if depth or not name.strip():
         raise RequestError(f"cannot read task {text[:60]!r}; write name or name[param=value,...]")
-    options = {}
-    for part in split(inside):
-        key, sign, value = part.partition("=")
-        if not sign or not key.strip() or not value.strip():
-            raise RequestError(f"cannot read {part[:60]!r} in task {text[:60]!r}; write param=value")
-        if key.strip() in options:
-            raise RequestError(f"task {text[:60]!r} gives {key.strip()[:60]} twice")
-        options[key.strip()] = value.strip()
-    return name.strip(), options
+    try:
+        return name.strip(), parameters(inside, f"task {text[:60]!r}")
+    except MethodError as error:
+        raise RequestError(str(error)) from None
 
 
 def _there(text: str) -> bool:
