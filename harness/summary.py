@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from harness.explain import explained
 from harness.expressions import bare
@@ -124,7 +125,7 @@ def _answers(own: Scores, by_name: dict, winners: dict, facts: dict, seed: int, 
     """Accuracy and everything that compares answers."""
     scores, images, keep = own.score, own.image, facts["keep"]
     seen = images[own.answered]
-    out: dict[str, Any] = {"n": len(seen), "n_images": len(np.unique(seen)), **dict.fromkeys(_ANSWERS)}
+    out: dict[str, Any] = {"n": len(seen), "n_images": _distinct(seen), **dict.fromkeys(_ANSWERS)}
     if not own.scored:  # a task without answers ranks by loyalty alone
         return out
     out["accuracy"] = acc.accuracy(scores, images, seed=seed)
@@ -148,7 +149,7 @@ def _answers(own: Scores, by_name: dict, winners: dict, facts: dict, seed: int, 
     gap = out["difference_none"]
     if gap is not None and gap.se is not None:
         both = np.isfinite(scores) & np.isfinite(none.score)
-        size = len(np.unique(images[both])), int(both.sum())
+        size = _distinct(images[both]), int(both.sum())
         out["non_inferior"] = {
             "margin": margin,
             "holds": acc.non_inferior(gap, margin, *size),
@@ -157,6 +158,11 @@ def _answers(own: Scores, by_name: dict, winners: dict, facts: dict, seed: int, 
     if small is not None and facts["method"] not in ("none", "downsample"):
         out["difficulty"] = acc.difficulty(scores, none.score, small.score, images)
     return out
+
+
+def _distinct(images: np.ndarray) -> int:
+    """How many images there are, in numbers that do not fall."""
+    return int(np.count_nonzero(np.diff(images))) + min(1, len(images))
 
 
 def _common(*scores: np.ndarray) -> np.ndarray:
@@ -296,7 +302,8 @@ def plain(value: Any) -> Any:
 
 def write(run: RunFolder) -> dict:
     """Write ``summary.json`` and ``summary.csv``; returns the summary."""
-    summary = plain(summarise(run))
+    with threadpool_limits(1, user_api="blas"):  # more threads would only wait at products this small
+        summary = plain(summarise(run))
     rows = [flat(cell) for cell in summary["cells"]]
     names = list(dict.fromkeys(name for row in rows for name in row))
     file = io.StringIO(newline="")

@@ -116,8 +116,8 @@ def map_overlap(kept: torch.Tensor | np.ndarray, images: Sequence[Hashable] | No
         return torch.zeros(0, dtype=torch.float64)
     count = int(codes.max()) + 1
     sums = torch.zeros(count, kept.shape[1], dtype=torch.float64, device=kept.device).index_add_(0, codes, kept.double())
-    others = sums.sum(0) - sums[codes]
-    rank = others.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    others = sums.sum(0) - sums  # the same for all samples of an image
+    rank = others.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)[codes]
     size = kept.sum(-1)
     shared = (kept & (rank < size[:, None])).sum(-1).double() / size.clamp(min=1)
     return torch.where((size > 0) & (count > 1), shared, torch.nan)

@@ -74,7 +74,7 @@ def front_share(
         raise ValueError(
             f"scores {scores.shape}, {len(codes)} images, costs {costs.shape}; give [C, n], [n] and [C] or [C, rounds]"
         )
-    measured = np.unique(codes[~np.isnan(scores).all(0)]) if scores.size else codes[:0]
+    measured = np.flatnonzero(np.bincount(codes[~np.isnan(scores).all(0)])) if scores.size else codes[:0]
     totals, sizes = (_by_image(columns, codes)[measured] for columns in (np.nan_to_num(scores), ~np.isnan(scores)))
     means = _means(totals.sum(0), sizes.sum(0))
     totals, sizes = pooled(totals), pooled(sizes)
