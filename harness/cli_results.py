@@ -11,10 +11,8 @@ import typer
 
 from harness import completion
 from harness.errors import RequestError
-from harness.files import write_whole
+from harness.files import write_named
 
-OWN = ("manifest.json", "results.sqlite", "summary.json", "summary.csv")
-"""Files of a run, in whose place no command writes something else."""
 _MOST_ROWS = 10**9
 
 
@@ -81,7 +79,7 @@ def regress(
         ("--markdown", markdown, regression.markdown), ("--junit", junit, regression.junit), ("--html", html, regression.html)
     ):  # fmt: skip
         if path is not None:
-            _write(option, path, write(found))
+            write_named(option, path, write(found))
     print(json.dumps(found.as_dict(), allow_nan=False) if as_json else regression.markdown(found), end="\n" if as_json else "")
     raise typer.Exit(found.exit_code)
 
@@ -133,18 +131,3 @@ def open_(
     from harness.serve import serve
 
     serve(run, port)
-
-
-def _write(option: str, path: Path, text: str) -> None:
-    """Write a file whole; into a device or a pipe, such as ``/dev/stdout``, as it is."""
-    if path.name in OWN and (path.parent / "manifest.json").exists():
-        raise RequestError(f"{option} {path}: is a file of the run itself; choose another name")
-    refusal = f"{option} {path}: cannot write there"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_char_device() or path.is_fifo():
-            path.write_text(text, encoding="utf-8")
-            return
-    except OSError as error:
-        raise RequestError(f"{refusal} ({error.strerror or error})") from None
-    write_whole(path, text, refusal)

@@ -11,6 +11,18 @@ from typing import IO
 
 from harness.errors import RequestError
 
+OWN = (
+    "manifest.json",
+    "results.sqlite",
+    "results.sqlite-wal",
+    "results.sqlite-shm",
+    "run.lock",
+    "summary.json",
+    "summary.csv",
+    "report.html",
+)
+"""Files of a run, in whose place no command writes something else."""
+
 
 def regular(path: Path) -> Path:
     """The path; `OSError` where nothing is there, or a pipe, a device or a socket, reading which may never end."""
@@ -55,3 +67,22 @@ def write_whole(path: Path, text: str, refusal: str) -> None:
             file.write(text.encode("utf-8"))
     except OSError as error:
         raise RequestError(f"{refusal} ({error.strerror or error})") from None
+
+
+def write_named(option: str, path: Path, text: str) -> None:
+    """Write the file that an option names, its folder with it; into a device or a pipe, such as ``/dev/stdout``, as it is.
+
+    Raises:
+        RequestError: where it would take the place of a run's own file, or cannot be written.
+    """
+    if path.name in OWN and (path.parent / "manifest.json").exists():
+        raise RequestError(f"{option} {path}: is a file of the run itself; choose another name")
+    refusal = f"{option} {path}: cannot write there"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_char_device() or path.is_fifo():
+            path.write_text(text, encoding="utf-8")
+            return
+    except OSError as error:
+        raise RequestError(f"{refusal} ({error.strerror or error})") from None
+    write_whole(path, text, refusal)

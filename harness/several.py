@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness.errors import RequestError
-from harness.files import write_whole
+from harness.files import write_named
 from harness.numbers import Questions, numbers
 from harness.runs import RunFolder
 from metrics.statistics import PairedDifference, holm, paired_difference
@@ -62,15 +62,7 @@ def write_several(runs: Sequence[RunFolder], out: Path) -> Path:
     """
     from reports.several import render
 
-    if any(out.resolve().parent == run.folder.resolve() for run in runs) and out.suffix != ".html":
-        raise RequestError(f"--out {out}: lies among the files of a run; name a page that ends in .html")
-    page = render(side_by_side(runs))
-    refusal = f"--out {out}: cannot write there"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"{refusal} ({error.strerror or error})") from None
-    write_whole(out, page, refusal)
+    write_named("--out", out, render(side_by_side(runs)))
     return out
 
 

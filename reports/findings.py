@@ -134,12 +134,12 @@ def _non_inferior(stratum: Stratum) -> list[Finding]:
     rows, margins = [], set()
     for cell in _methods(stratum):
         gap, margin = interval(cell, "difference_none"), number(cell, "non_inferior.margin")
-        detectable = number(cell, "non_inferior.smallest_detectable")
-        if gap is None or margin is None or detectable is None or gap.hi == gap.lo:
+        if gap is None or margin is None or gap.hi == gap.lo:
             continue
         margins.add(margin)
         beyond = gap.value + margin
-        p = 1.0 if beyond <= 0 or not dig(cell, "non_inferior.holds") else _normal_p(beyond, max(_se(gap), detectable / 2.8016))
+        se = max(_se(gap), number(cell, "difference_none.se") or 0.0)
+        p = 1.0 if beyond <= 0 or not dig(cell, "non_inferior.holds") else _normal_p(beyond, se)
         rows.append((cell, gap, p))
     if len(margins) != 1:
         return []

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from harness.errors import shown
 from reports import wording
 from reports.cells import dig, interval, keep, measured, number, p_value
 from reports.cells import method as name_of
+from reports.marks import code, plain
 from reports.table import skipped
 
 
@@ -30,9 +30,9 @@ def table(cells: list[dict]) -> str:
     lines = [_line((["Model", "Task"] if several else []) + head)]
     lines.append("|---|---|" * several + "---|" * len(head) if several else "|" + "---|" * len(head))
     for cell in shown:
-        where = [_code(cell.get("model")), _code(cell.get("task"))] if several else []
+        where = [code(cell.get("model")), code(cell.get("task"))] if several else []
         lines.append(_line(where + _row(cell, unit[0])))
-    reasons = [f"- {_code(name_of(c))} at {c.get('keep') or 'any budget'}: {_plain(c['skipped'])}" for c in skipped(cells)]
+    reasons = [f"- {code(name_of(c))} at {c.get('keep') or 'any budget'}: {plain(c['skipped'])}" for c in skipped(cells)]
     if reasons:
         lines += ["", "Skipped:", *reasons]
     return "\n".join(lines) + "\n"
@@ -42,7 +42,7 @@ def _row(cell: dict, divisor: float) -> list[str]:
     accuracy, total = interval(cell, "accuracy"), number(cell, "flops.total")
     tokens = [number(cell, "tokens.average"), number(cell, "tokens.final")]
     return [
-        _code(name_of(cell)),
+        code(name_of(cell)),
         wording.count(keep(cell)),
         wording.MISSING if accuracy is None
         else f"{wording.percent(accuracy.value)} [{wording.percent_range(accuracy)}]",
@@ -76,22 +76,3 @@ def _difference(cell: dict, path: str) -> str:
 
 def _line(texts: list[str]) -> str:
     return "| " + " | ".join(texts) + " |"
-
-
-def _flat(text: object) -> str:
-    """Text on one line, without what would steer the terminal that shows it."""
-    return shown(" ".join(str(text).split()))
-
-
-def _plain(text: object) -> str:
-    """Text that can neither leave its table cell nor open a tag or a link."""
-    flat = _flat(text)
-    for mark, harmless in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("[", "\\["), ("`", "'")):
-        flat = flat.replace(mark, harmless)
-    return flat
-
-
-def _code(text: object) -> str:
-    """A name as code; a bar in it would end the table cell, a backtick the code."""
-    flat = _flat(text if text is not None else wording.MISSING)
-    return f"`{flat.replace('`', chr(39)).replace('|', chr(92) + '|')}`"

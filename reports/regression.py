@@ -8,16 +8,13 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from harness.errors import shown
 from harness.verdicts import RULES, Comparison, Verdict
 from reports import wording
+from reports.marks import code, plain
 
 _ROWS, _CHANGED = 20, 10  # of what failed and of what changed, in a pull request; the page shows all
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _NOT_XML = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_MARKS = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "[": "\\[", "]": "\\]", "`": "'", "*": "\\*", "_": "\\_",
-          "@": "@\u2060", "#": "#\u2060", "://": ":\u2060//", "www.": "www\u2060."}  # fmt: skip
-"""What a name could do to a comment, and what it may do: nobody is called, nothing linked, no cell left."""
 
 
 def markdown(found: Comparison) -> str:
@@ -29,28 +26,28 @@ def markdown(found: Comparison) -> str:
     Returns:
         Markdown that ends in a newline; names stand in it as text alone.
     """
-    lines = [f"**{headline(found)}** {counted(found)}", "", f"{_code(found.baseline)} → {_code(found.candidate)}"]
+    lines = [f"**{headline(found)}** {counted(found)}", "", f"{code(found.baseline)} → {code(found.candidate)}"]
     lines += (
-        ["", *(f"> {_plain(note)}" + ("  " if note != found.notes[-1] else "") for note in found.notes)] if found.notes else []
+        ["", *(f"> {plain(note)}" + ("  " if note != found.notes[-1] else "") for note in found.notes)] if found.notes else []
     )
     if found.failed:
         lines += ["", "| Rule | Cell | What |", "|---|---|---|"]
-        lines += _limited([f"| {v.rule} | {_code(v.cell)} | {_plain(v.text)} |" for v in found.failed], "| … | | {} more |")
+        lines += _limited([f"| {v.rule} | {code(v.cell)} | {plain(v.text)} |" for v in found.failed], "| … | | {} more |")
     moved = changed(found)
     if moved:
         lines += ["", "Changed within the thresholds:", "", "| Cell | Figure | Baseline | Candidate |", "|---|---|---:|---:|"]
         lines += _limited(
-            [f"| {_code(v.cell)} | {v.figure} | {value(v.baseline, v)} | {value(v.candidate, v)} |" for v in moved],
+            [f"| {code(v.cell)} | {v.figure} | {value(v.baseline, v)} | {value(v.candidate, v)} |" for v in moved],
             "| … | {} more | | |",
             _CHANGED,
         )
     new = [v for v in found.verdicts if v.rule == "new"]
     if new:
-        lines += ["", "New: " + ", ".join(_code(v.cell) for v in new[:_ROWS]) + _rest(len(new))]
+        lines += ["", "New: " + ", ".join(code(v.cell) for v in new[:_ROWS]) + _rest(len(new))]
     waived = [v for v in found.verdicts if v.status == "noted" and v.rule not in ("new", "agreement")]
     if waived:
         lines += ["", "Found by rules that judge nothing here:", ""]
-        lines += _limited([f"- {v.rule}, {_code(v.cell)}: {_plain(v.text)}" for v in waived], "- {} more")
+        lines += _limited([f"- {v.rule}, {code(v.cell)}: {plain(v.text)}" for v in waived], "- {} more")
     if found.of("not judged"):
         lines += ["", "Not judged: " + "; ".join(unjudged(found)) + "."]
     return "\n".join(lines) + "\n"
@@ -150,7 +147,7 @@ def unjudged(found: Comparison) -> list[str]:
     for rule in dict.fromkeys(v.rule for v in found.of("not judged")):
         mine = [v for v in found.of("not judged") if v.rule == rule]
         reason, many = Counter(v.text for v in mine).most_common(1)[0]
-        said.append(f"{rule} of {len(mine)} ({_plain(reason)}{', and other reasons' if many < len(mine) else ''})")
+        said.append(f"{rule} of {len(mine)} ({plain(reason)}{', and other reasons' if many < len(mine) else ''})")
     return said
 
 
@@ -183,20 +180,6 @@ def _limited(rows: list[str], rest: str, most: int = _ROWS) -> list[str]:
 
 def _rest(count: int) -> str:
     return f" and {count - _ROWS} more" if count > _ROWS else ""
-
-
-def _plain(text: object) -> str:
-    """Text that can neither leave its table cell nor format, link, call or open anything."""
-    flat = shown(" ".join(str(text).replace("\\", "\\\\").split()))
-    for mark, harmless in _MARKS.items():
-        flat = flat.replace(mark, harmless)
-    return flat
-
-
-def _code(text: object) -> str:
-    """A name as code; a bar in it would end the table cell, a backtick the code."""
-    flat = shown(" ".join(str(text).replace("\\", "/").split())) or wording.MISSING  # a backslash would free the bar after it
-    return f"`{flat.replace('`', chr(39)).replace('|', chr(92) + '|')}`"
 
 
 def _xml(text: str) -> str:

@@ -126,7 +126,8 @@ def test_results_never_take_the_place_of_what_they_are_made_from(tmp_path, make_
     folder = make_run().folder
     kept = {name: (folder / name).read_bytes() for name in ("summary.json", "results.sqlite")}
     assert "of the run itself" in refused(capsys, "regress", folder, folder, "--junit", folder / "summary.json")
-    assert "files of a run" in refused(capsys, "report", folder, make_run().folder, "--out", folder / "results.sqlite")
+    for name in ("results.sqlite", "report.html"):
+        assert "of the run itself" in refused(capsys, "report", folder, make_run().folder, "--out", folder / name)
     assert kept == {name: (folder / name).read_bytes() for name in kept}
 
 
