@@ -70,5 +70,11 @@ const copyOn = (button, text) => button.addEventListener("click", async () => {
     button.hidden = false;
     copyOn(button, () => byId(button.dataset.copyText).textContent);
   }
+  for (const box of document.querySelectorAll("div.scroll")) {
+    const mark = () => box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+    box.addEventListener("scroll", mark, { passive: true });
+    const sizes = new ResizeObserver(mark);
+    for (const part of [box, ...box.children]) sizes.observe(part);
+  }
   addEventListener("beforeprint", () => { for (const part of document.querySelectorAll("details")) part.open = true; });
 }

@@ -289,6 +289,24 @@ def test_no_fault_that_shuts_readers_out(visit, file, width, scheme):
     assert grave == []
 
 
+@pytest.mark.parametrize("width", [1280, 1920])
+def test_a_table_that_goes_on_says_so(visit, file, width):
+    shown = visit(file, width)
+    box = shown.locator("#cells div.scroll")
+    place = box.bounding_box()
+    assert place["x"] >= 0 and place["x"] + place["width"] <= width and place["width"] > 0.9 * width
+    assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    fades = "getComputedStyle(document.querySelector('#cells div.scroll')).maskImage"
+    assert "gradient" in shown.evaluate(fades)
+    box.evaluate("box => box.scrollTo({left: box.scrollWidth, behavior: 'instant'})")
+    shown.wait_for_function(f"{fades} === 'none'")
+    box.evaluate("box => box.scrollTo({left: 0, behavior: 'instant'})")
+    shown.wait_for_function(f"{fades} !== 'none'")
+    shown.locator('[data-columns="Cost"]').uncheck()
+    shown.locator('[data-columns="Accuracy"]').uncheck()
+    shown.wait_for_function(f"{fades} === 'none'")  # what is left of it fits
+
+
 def test_without_a_script_the_results_stand(visit, file):
     shown = visit(file, java_script_enabled=False)
     assert shown.locator("#table tbody tr").first.is_visible() and shown.locator(".headline").first.is_visible()
