@@ -11,7 +11,7 @@ import typer
 
 from harness import completion
 from harness.errors import RequestError
-from harness.files import write_named
+from harness.files import named, write_named
 
 _MOST_ROWS = 10**9
 
@@ -57,6 +57,9 @@ def regress(
     from harness.thresholds import read_thresholds
 
     limits = read_thresholds(thresholds)
+    written = {name: path for name, path in (("markdown", markdown), ("junit", junit), ("html", html)) if path is not None}
+    for name, path in written.items():
+        named(f"--{name}", path)
     with opened(runs[0]) as baseline, opened(runs[1]) as candidate:
         files = [path.suffix == ".json" and not path.is_dir() for path in (baseline, candidate)]
         if files[0] != files[1]:
@@ -75,11 +78,9 @@ def regress(
     from reports import regression
 
     found = replace(found, baseline=runs[0], candidate=runs[1])
-    for option, path, write in (
-        ("--markdown", markdown, regression.markdown), ("--junit", junit, regression.junit), ("--html", html, regression.html)
-    ):  # fmt: skip
-        if path is not None:
-            write_named(option, path, write(found))
+    for option, write in (("markdown", regression.markdown), ("junit", regression.junit), ("html", regression.html)):
+        if option in written:
+            write_named(f"--{option}", written[option], write(found))
     print(json.dumps(found.as_dict(), allow_nan=False) if as_json else regression.markdown(found), end="\n" if as_json else "")
     raise typer.Exit(found.exit_code)
 

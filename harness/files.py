@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,16 +13,10 @@ from typing import IO
 
 from harness.errors import RequestError
 
-OWN = (
-    "manifest.json",
-    "results.sqlite",
-    "results.sqlite-wal",
-    "results.sqlite-shm",
-    "run.lock",
-    "summary.json",
-    "summary.csv",
-    "report.html",
-)
+OWN = frozenset(
+    {"manifest.json", "results.sqlite", "results.sqlite-wal", "results.sqlite-shm", "results.sqlite-journal", "run.lock",
+     "summary.json", "summary.csv", "report.html"}
+)  # fmt: skip
 """Files of a run, in whose place no command writes something else."""
 
 
@@ -69,19 +65,42 @@ def write_whole(path: Path, text: str, refusal: str) -> None:
         raise RequestError(f"{refusal} ({error.strerror or error})") from None
 
 
+def named(option: str, path: Path) -> Path:
+    """Where the file that an option names will lie, asked before anything is computed for it.
+
+    Raises:
+        RequestError: where it would take the place of a run's own file.
+    """
+    try:
+        place = path.parent.resolve() / path.name
+        mine = place.name.removesuffix(".partial") in OWN and (place.parent / "manifest.json").is_file()
+        if mine and any((place.parent / name).exists() for name in ("results.sqlite", "summary.json")):
+            raise RequestError(f"{option} {path}: is a file of the run itself; choose another name")
+    except OSError as error:
+        raise RequestError(f"{option} {path}: cannot write there ({error.strerror or error})") from None
+    return place
+
+
 def write_named(option: str, path: Path, text: str) -> None:
-    """Write the file that an option names, its folder with it; into a device or a pipe, such as ``/dev/stdout``, as it is.
+    """Write the file that an option names, its folder with it; into a terminal, a device or a pipe, such as ``/dev/stdout``,
+    as it is.
 
     Raises:
         RequestError: where it would take the place of a run's own file, or cannot be written.
     """
-    if path.name in OWN and (path.parent / "manifest.json").exists():
-        raise RequestError(f"{option} {path}: is a file of the run itself; choose another name")
     refusal = f"{option} {path}: cannot write there"
     try:
+        for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+            with suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(number)):  # whatever it leads to
+                    stream.write(text)
+                    return
+        path = named(option, path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_char_device() or path.is_fifo():
-            path.write_text(text, encoding="utf-8")
+            with open(os.open(path, os.O_WRONLY | os.O_NONBLOCK), "w", encoding="utf-8") as file:  # of no reader, an error
+                os.set_blocking(file.fileno(), True)
+                file.write(text)
             return
     except OSError as error:
         raise RequestError(f"{refusal} ({error.strerror or error})") from None

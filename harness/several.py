@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness.errors import RequestError
-from harness.files import write_named
+from harness.files import named, write_named
 from harness.numbers import Questions, numbers
 from harness.runs import RunFolder
 from metrics.statistics import PairedDifference, holm, paired_difference
@@ -62,6 +62,7 @@ def write_several(runs: Sequence[RunFolder], out: Path) -> Path:
     """
     from reports.several import render
 
+    named("--out", out)
     write_named("--out", out, render(side_by_side(runs)))
     return out
 

@@ -150,9 +150,11 @@ def _answers(own: Scores, by_name: dict, winners: dict, facts: dict, seed: int, 
     if gap is not None and gap.se is not None:
         both = np.isfinite(scores) & np.isfinite(none.score)
         size = _distinct(images[both]), int(both.sum())
+        p = acc.non_inferior_p(gap, scores, none.score, images, margin)
         out["non_inferior"] = {
             "margin": margin,
-            "holds": acc.non_inferior(gap, margin, *size),
+            "holds": acc.non_inferior(gap, p, margin),
+            "p": p,
             "smallest_detectable": acc.smallest_detectable(gap.se, *size),
         }
     if small is not None and facts["method"] not in ("none", "downsample"):

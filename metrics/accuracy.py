@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
-from metrics.statistics import Figure, PairedDifference, bootstrap_mean, chosen, cluster_codes
+from metrics.statistics import Figure, PairedDifference, _aligned, bootstrap_mean, chosen, cluster_codes
 
 ANSWERED = 0.5
 """A graded score counts as an answer from here on; right and wrong are 1 and 0."""
@@ -181,32 +181,59 @@ def smallest_detectable(
     return max(float((norm.ppf(1 - alpha / 2) + norm.ppf(power)) * se_of_difference), FEWEST / questions)
 
 
-def unseen_loss(images: int, questions: int) -> float:
-    """The loss that images like these may have without any of them showing it: (1 - 0.025^(1/images)) images / questions.
+def non_inferior_p(
+    difference: PairedDifference,
+    scores: Sequence[float] | np.ndarray,
+    reference: Sequence[float] | np.ndarray,
+    images: Iterable[Hashable],
+    margin: float,
+) -> float:
+    """One-sided p of a loss of the margin or more: how often images like these would show no larger a loss than was seen.
 
-    Where none of n images loses, the share of images that do may still be 1 - 0.025^(1/n), at 97.5 %, and each of those loses
-    one answer or more. The bootstrap knows nothing of images it has not seen, and of three that lose nothing says 0 [0, 0].
+    The spread is that of a world in which the margin is lost, not the one seen: the bootstrap of images that lose nothing is
+    0 [0, 0], and would take three of them for proof. The answers that would have been lost and were not add their share:
+    z = (difference + margin) / sqrt(se^2 + c (difference + margin) / questions), where c is the number of answers by which
+    an image that changes does so, sum t^2 / sum |t| of the images' totals t, at least 1. Of one question an image, that is
+    the score test of paired proportions.
 
-    Source: Clopper & Pearson 1934; for 95 % the "rule of three", Hanley & Lippman-Hand 1983.
-    """
-    return (1 - 0.025 ** (1 / images)) * images / questions
-
-
-def non_inferior(difference: PairedDifference, margin: float, images: int, questions: int) -> bool:
-    """Whether the whole interval of (method - reference) lies above -margin, and so does what these images cannot show.
+    How many answers go at once on images that were not seen to lose is not known; where it is more than c, p is too small.
 
     Args:
-        difference: of the method to its reference; its 95 % interval makes this a one-sided test at 2.5 %. Without an
-            interval nothing is claimed.
+        difference: of the method to its reference, from the same samples.
+        scores: [n] of the method; a row with nan on either side is left out.
+        reference: [n].
+        images: [n].
         margin: the loss one is ready to call none, > 0, in the unit of the scores.
-        images: that are compared; too few support no claim, see `unseen_loss`.
-        questions: about them.
+
+    Returns:
+        p; 1.0 of fewer than `FEWEST` images, of which nothing is claimed.
 
     Raises:
-        ValueError: a margin that is not positive.
+        ValueError: where the lengths differ, or of a margin that is not positive.
+
+    Source: Tango 1998, Statistics in Medicine 17; clusters as in `paired_difference`.
+    """
+    from scipy.special import ndtr
+
+    if margin <= 0:
+        raise ValueError(f"margin is {margin}; non-inferiority needs one above 0, such as 0.01")
+    codes, (mine, theirs) = _aligned(images, scores, reference)
+    totals = np.abs(np.bincount(codes, weights=mine - theirs)) if len(codes) else np.zeros(0)
+    if len(totals) < FEWEST or difference.value is None or difference.se is None or difference.value <= -margin:
+        return 1.0
+    beyond = difference.value + margin
+    together = max(1.0, float((totals**2).sum() / totals.sum())) if totals.any() else 1.0
+    return float(ndtr(-beyond / (difference.se**2 + together * beyond / len(mine)) ** 0.5))
+
+
+def non_inferior(difference: PairedDifference, p: float, margin: float) -> bool:
+    """Whether the whole interval of (method - reference) lies above -margin, and `non_inferior_p` is at most 0.025.
+
+    Args:
+        difference: its 95 % interval makes this a one-sided test at 2.5 %. Without an interval nothing is claimed.
+        p: of `non_inferior_p`.
+        margin: the same.
 
     Source: Piaggio et al. 2012, CONSORT extension for non-inferiority trials.
     """
-    if margin <= 0:
-        raise ValueError(f"margin is {margin}; non-inferiority needs one above 0, such as 0.01")
-    return difference.lo is not None and difference.lo > -margin and unseen_loss(images, questions) < margin
+    return difference.lo is not None and difference.lo > -margin and p <= 0.025

@@ -134,13 +134,11 @@ def _non_inferior(stratum: Stratum) -> list[Finding]:
     rows, margins = [], set()
     for cell in _methods(stratum):
         gap, margin = interval(cell, "difference_none"), number(cell, "non_inferior.margin")
-        if gap is None or margin is None or gap.hi == gap.lo:
+        p = number(cell, "non_inferior.p")
+        if gap is None or margin is None or p is None:
             continue
         margins.add(margin)
-        beyond = gap.value + margin
-        se = max(_se(gap), number(cell, "difference_none.se") or 0.0)
-        p = 1.0 if beyond <= 0 or not dig(cell, "non_inferior.holds") else _normal_p(beyond, se)
-        rows.append((cell, gap, p))
+        rows.append((cell, gap, min(1.0, 2 * p) if dig(cell, "non_inferior.holds") else 1.0))
     if len(margins) != 1:
         return []
     start = f"No more than {wording.points_plain(margins.pop())} points below the unpruned model"

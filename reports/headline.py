@@ -135,10 +135,11 @@ def _against_none(best: dict) -> Sentence | None:
             return Sentence("open", f"Nothing can be said against the unpruned model: {numbers}. One image has no interval.")
         alone = ", though the interval of this test alone leaves out 0" if gap.hi < 0 or gap.lo > 0 else ""
         said = f"No difference from the unpruned model could be shown: {numbers}{alone}."
+        narrow = margin is not None and gap.lo > -margin
         if gap.lo < 0:
             said += f" That is not proof of none: a loss of up to {wording.percent(-gap.lo)} points fits these data"
-            said += f", so it is not shown to be non-inferior at {within}." if within else "."
-        elif within:
+            said += f", so it is not shown to be non-inferior at {within}." if within and not narrow else "."
+        if narrow:
             said += f" So few images do not show it to be non-inferior at {within}: others like these may lose more."
         return Sentence("open", said)
     margin_text = f" Non-inferiority at a margin of {within} is not shown." if within else ""

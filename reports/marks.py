@@ -5,17 +5,26 @@ from __future__ import annotations
 from harness.errors import shown
 from reports import wording
 
-_MARKS = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "[": "\\[", "]": "\\]", "`": "'", "*": "\\*", "_": "\\_",
-          "@": "@\u2060", "#": "#\u2060", "://": ":\u2060//", "www.": "www\u2060."}  # fmt: skip
-"""What a text could do to a comment, and what it may do: nobody is called, nothing linked, no cell left."""
+_CELL = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "[": "\\[", "]": "\\]", "`": "'"}
+_CALLS = {"*": "\\*", "_": "\\_", "~": "\\~", "$": "\\$", "@": "@\u2060", "#": "#\u2060",
+          "://": ":\u2060//", "www.": "www\u2060."}  # fmt: skip
 
 
 def plain(text: object) -> str:
-    """Text that can neither leave its table cell nor format, link, call or open anything, nor steer a terminal."""
+    """Text that can neither leave its table cell nor open a tag or a link, nor steer a terminal."""
     flat = shown(" ".join(str(text).replace("\\", "\\\\").split()))
-    for mark, harmless in _MARKS.items():
-        flat = flat.replace(mark, harmless)
-    return flat
+    return _marked(flat, _CELL)
+
+
+def inert(text: object) -> str:
+    """`plain` text for a comment that others see: it does not format either, and nobody is called and nothing linked."""
+    return _marked(plain(text), _CALLS)
+
+
+def _marked(text: str, marks: dict[str, str]) -> str:
+    for mark, harmless in marks.items():
+        text = text.replace(mark, harmless)
+    return text
 
 
 def code(text: object) -> str:

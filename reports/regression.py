@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from harness.verdicts import RULES, Comparison, Verdict
 from reports import wording
-from reports.marks import code, plain
+from reports.marks import code, inert
 
 _ROWS, _CHANGED = 20, 10  # of what failed and of what changed, in a pull request; the page shows all
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -28,11 +28,11 @@ def markdown(found: Comparison) -> str:
     """
     lines = [f"**{headline(found)}** {counted(found)}", "", f"{code(found.baseline)} → {code(found.candidate)}"]
     lines += (
-        ["", *(f"> {plain(note)}" + ("  " if note != found.notes[-1] else "") for note in found.notes)] if found.notes else []
+        ["", *(f"> {inert(note)}" + ("  " if note != found.notes[-1] else "") for note in found.notes)] if found.notes else []
     )
     if found.failed:
         lines += ["", "| Rule | Cell | What |", "|---|---|---|"]
-        lines += _limited([f"| {v.rule} | {code(v.cell)} | {plain(v.text)} |" for v in found.failed], "| … | | {} more |")
+        lines += _limited([f"| {v.rule} | {code(v.cell)} | {inert(v.text)} |" for v in found.failed], "| … | | {} more |")
     moved = changed(found)
     if moved:
         lines += ["", "Changed within the thresholds:", "", "| Cell | Figure | Baseline | Candidate |", "|---|---|---:|---:|"]
@@ -47,7 +47,7 @@ def markdown(found: Comparison) -> str:
     waived = [v for v in found.verdicts if v.status == "noted" and v.rule not in ("new", "agreement")]
     if waived:
         lines += ["", "Found by rules that judge nothing here:", ""]
-        lines += _limited([f"- {v.rule}, {code(v.cell)}: {plain(v.text)}" for v in waived], "- {} more")
+        lines += _limited([f"- {v.rule}, {code(v.cell)}: {inert(v.text)}" for v in waived], "- {} more")
     if found.of("not judged"):
         lines += ["", "Not judged: " + "; ".join(unjudged(found)) + "."]
     return "\n".join(lines) + "\n"
@@ -147,7 +147,7 @@ def unjudged(found: Comparison) -> list[str]:
     for rule in dict.fromkeys(v.rule for v in found.of("not judged")):
         mine = [v for v in found.of("not judged") if v.rule == rule]
         reason, many = Counter(v.text for v in mine).most_common(1)[0]
-        said.append(f"{rule} of {len(mine)} ({plain(reason)}{', and other reasons' if many < len(mine) else ''})")
+        said.append(f"{rule} of {len(mine)} ({inert(reason)}{', and other reasons' if many < len(mine) else ''})")
     return said
 
 

@@ -71,7 +71,10 @@ const copyOn = (button, text) => button.addEventListener("click", async () => {
     copyOn(button, () => byId(button.dataset.copyText).textContent);
   }
   for (const box of document.querySelectorAll("div.scroll")) {
-    const mark = () => box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+    const mark = () => {
+      box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+      box.style.setProperty("--bar", `${box.offsetWidth - box.clientWidth}px`); // its own scroll bar does not fade
+    };
     box.addEventListener("scroll", mark, { passive: true });
     const sizes = new ResizeObserver(mark);
     for (const part of [box, ...box.children]) sizes.observe(part);

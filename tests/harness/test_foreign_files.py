@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 from harness.cases import select
 from harness.cli import main
 from harness.errors import RequestError
-from harness.files import whole
+from harness.files import named, whole
 from harness.lock import locked
 
 
@@ -168,3 +170,43 @@ def test_no_text_of_a_run_steers_the_terminal(tmp_path, make_run, capsys):
 def test_wrong_words_are_refused(words, told, make_run, capsys):
     words = [make_run().folder if word == "RUN" else word for word in words]
     assert told in refused(capsys, *words)
+
+
+def test_a_run_is_known_by_every_way_that_leads_to_it(tmp_path, make_run, capsys):
+    folder, other = make_run().folder, make_run().folder
+    (tmp_path / "link").symlink_to(folder)
+    kept = {name: (folder / name).read_bytes() for name in ("manifest.json", "results.sqlite", "summary.json")}
+    ways = [folder, tmp_path / "link", tmp_path / "missing" / ".." / "link", folder / ".." / folder.name, folder / "new" / ".."]
+    for way in ways:
+        for name in ("results.sqlite", "results.sqlite-journal", "manifest.json", "summary.json.partial"):
+            assert "of the run itself" in refused(capsys, "report", folder, other, "--out", way / name)
+    before = tmp_path / "told.md"
+    refused(capsys, "regress", folder, other, "--markdown", before, "--html", ways[2] / "report.html")
+    assert not before.exists(), "nothing is written where something is refused"
+    assert "File name too long" in refused(capsys, "report", folder, other, "--out", tmp_path / ("a" * 300) / "page.html")
+    assert kept == {name: (folder / name).read_bytes() for name in kept}
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "manifest.json").write_text("{}")  # of a web page
+    assert named("--html", site / "report.html") == site / "report.html"
+
+
+def test_a_pipe_without_a_reader_is_not_waited_at(tmp_path, make_run, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    folder, other = make_run().folder, make_run().folder
+    assert "cannot write there" in refused(capsys, "report", folder, other, "--out", tmp_path / "pipe")
+
+
+def test_standard_output_is_written_to_wherever_it_goes(tmp_path):
+    """A link such as /dev/stdout leads to a file where the output goes to one: the link stays."""
+    link, out = tmp_path / "stdout", tmp_path / "out"
+    link.symlink_to("/proc/self/fd/1")
+    code = (
+        "from pathlib import Path\n"
+        "from harness.files import write_named\n"
+        f"write_named('--markdown', Path({str(link)!r}), 'told\\n')\n"
+        "print('then')"
+    )
+    with out.open("w") as file:
+        subprocess.run([sys.executable, "-c", code], stdout=file, check=True, cwd=Path(__file__).parents[2])
+    assert link.is_symlink() and out.read_text() == "told\nthen\n"

@@ -296,15 +296,20 @@ def test_a_table_that_goes_on_says_so(visit, file, width):
     place = box.bounding_box()
     assert place["x"] >= 0 and place["x"] + place["width"] <= width and place["width"] > 0.9 * width
     assert shown.evaluate("document.documentElement.scrollWidth") <= width
-    fades = "getComputedStyle(document.querySelector('#cells div.scroll')).maskImage"
-    assert "gradient" in shown.evaluate(fades)
+    fade = sync_api.expect(box)  # asks again until it is so
+    fade.not_to_have_css("mask-image", "none")
     box.evaluate("box => box.scrollTo({left: box.scrollWidth, behavior: 'instant'})")
-    shown.wait_for_function(f"{fades} === 'none'")
+    fade.to_have_css("mask-image", "none")
     box.evaluate("box => box.scrollTo({left: 0, behavior: 'instant'})")
-    shown.wait_for_function(f"{fades} !== 'none'")
+    fade.not_to_have_css("mask-image", "none")
+    shown.keyboard.press("Tab")
+    box.focus()
+    fade.to_have_css("mask-image", "none")  # the ring of the focus is seen whole
+    box.blur()
+    fade.not_to_have_css("mask-image", "none")
     shown.locator('[data-columns="Cost"]').uncheck()
     shown.locator('[data-columns="Accuracy"]').uncheck()
-    shown.wait_for_function(f"{fades} === 'none'")  # what is left of it fits
+    fade.to_have_css("mask-image", "none")  # what is left of it fits
 
 
 def test_without_a_script_the_results_stand(visit, file):

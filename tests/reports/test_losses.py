@@ -94,6 +94,8 @@ def test_non_inferiority_is_said_at_its_margin():
     assert verdict == "good" and "its loss is real but small: −1.2 points" in text
     verdict, text = against_none(difference_none=span(-0.03, 0.04, p=0.3), non_inferior=fails)
     assert verdict == "open" and "not shown to be non-inferior at 2 points" in text
+    verdict, text = against_none(difference_none=span(-0.003, 0.01, p=0.3), non_inferior=fails)
+    assert verdict == "open" and "up to 1.3 points fits these data. So few images do not show it to be non-inferior" in text
     verdict, text = against_none(non_inferior=fails)
     assert verdict == "bad" and text.endswith("Non-inferiority at a margin of 2 points is not shown.")
     verdict, text = against_none(difference_none=span(-0.03, 0.02, p=0.02, p_holm=0.2))
