@@ -8,7 +8,7 @@ def __getattr__(name: str):
     if name in ("compare", "Run", "CompareConfig"):
         from importlib import import_module
 
-        value = getattr(import_module("harness.config" if name == "CompareConfig" else "harness.comparison"), name)
+        value = getattr(import_module("harness.run.config" if name == "CompareConfig" else "harness.run.comparison"), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'harness' has no attribute {name!r}")

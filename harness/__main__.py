@@ -18,7 +18,7 @@ def run() -> NoReturn:
     interrupts.heed()
     try:
         try:
-            from harness.cli import main
+            from harness.cli.app import main
 
             interrupts.check()
             main()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, NoReturn
 
 from harness.errors import RequestError
 
@@ -18,6 +20,11 @@ OWN = frozenset(
      "summary.json", "summary.csv", "report.html"}
 )  # fmt: skip
 """Files of a run, in whose place no command writes something else."""
+
+
+_LARGEST_JSON = 2**28  # bytes
+_LARGEST_TOML = 2**20  # bytes
+_DIGITS = 40  # of a whole number in JSON
 
 
 def regular(path: Path) -> Path:
@@ -105,3 +112,68 @@ def write_named(option: str, path: Path, text: str) -> None:
     except OSError as error:
         raise RequestError(f"{refusal} ({error.strerror or error})") from None
     write_whole(path, text, refusal)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        RequestError: where it cannot be read, is not JSON, or holds what no file of ours does: NaN, infinity, whole
+            numbers of more than 40 digits, hundreds of levels.
+    """
+    try:
+        if regular(path).stat().st_size > _LARGEST_JSON:
+            raise RequestError(f"{path}: larger than {_LARGEST_JSON // 2**20} MiB")
+        return parse_json(path.read_bytes())
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except RecursionError:
+        raise RequestError(f"{path}: is not JSON that can be read (nested too deeply)") from None
+    except json.JSONDecodeError as error:
+        raise RequestError(f"{path}, line {error.lineno}: is not JSON ({error.msg})") from None
+    except RequestError:
+        raise
+    except ValueError as error:
+        raise RequestError(f"{path}: is not JSON that can be read ({str(error)[:80]})") from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what a JSON text holds.
+
+    Raises:
+        ValueError: where it is not JSON, or holds what no file of ours does: NaN, infinity, whole numbers of more than 40 digits.
+        RecursionError: where it has hundreds of levels.
+    """
+    return json.loads(text, parse_constant=_refused, parse_float=_finite, parse_int=_whole)
+
+
+def _refused(text: str) -> NoReturn:
+    raise ValueError(f"{text[:20]} is no number")
+
+
+def _finite(text: str) -> float:
+    return value if math.isfinite(value := float(text)) else _refused(text)
+
+
+def _whole(text: str) -> int:
+    return int(text) if len(text) <= _DIGITS else _refused(text)
+
+
+def read_toml(where: str, path: Path) -> dict[str, Any]:
+    """The content of a TOML file, or `RequestError` that begins with ``where``."""
+    import tomllib
+
+    try:
+        if regular(path).stat().st_size > _LARGEST_TOML:
+            raise RequestError(f"{where}: larger than {_LARGEST_TOML // 2**20} MiB")
+        return tomllib.loads(path.read_text("utf-8"))
+    except RequestError:
+        raise
+    except tomllib.TOMLDecodeError as error:
+        raise RequestError(f"{where}: is no TOML ({error})") from None
+    except RecursionError:
+        raise RequestError(f"{where}: is nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{where}: cannot be read (byte {error.start + 1} is not UTF-8 text)") from None
+    except (OSError, ValueError) as error:  # of a number of too many digits, of a name that no file can have
+        raise RequestError(f"{where}: cannot be read ({getattr(error, 'strerror', None) or error})") from None

@@ -45,7 +45,7 @@ class DART(Method):
         layer, tokens = at_depth(self.layer, 32, shape.layers), shape.visual_tokens
         if layer >= shape.layers:
             raise BudgetError(f"layer={layer} is past the last of {shape.layers} layers")
-        pivots, select = self.image_pivots + self.text_pivots, Select(self.image_pivots, self.text_pivots)
+        pivots, select = self.image_pivots + self.text_pivots, DARTSelector(self.image_pivots, self.text_pivots)
         norms = 2.0 * tokens * shape.kv_heads * shape.head_dim
         flops = norms + cost.similarity(tokens, shape.width, pivots) + pivots * cost.ranking(tokens)
         counts = lambda scale: ((layer, max(1, round(scale * tokens))),)
@@ -54,7 +54,7 @@ class DART(Method):
 
 
 @dataclass(frozen=True)
-class Select:
+class DARTSelector:
     """Indices [B, keep]: image pivots by falling norm, then what each pivot adds, least similar first."""
 
     image_pivots: int

@@ -40,11 +40,11 @@ class FarthestPoint(Method):
         needs = frozenset({"positions" if on_grid else "features"})
         width = 2 if on_grid else shape.width
         flops = lambda keep: cost.pairs(tokens, width) + tokens**2 + cost.greedy(tokens, keep)
-        return at_projector(budget, shape, Select(on_grid), needs, flops)
+        return at_projector(budget, shape, FarthestPointSelector(on_grid), needs, flops)
 
 
 @dataclass(frozen=True)
-class Select:
+class FarthestPointSelector:
     """Indices [B, keep] in the order of selection."""
 
     on_grid: bool

@@ -44,11 +44,11 @@ class HoloV(Method):
         tokens, crops = shape.visual_tokens, min(self.crops, shape.visual_tokens)
         inside = crops * cost.pairs(tokens / crops, shape.vision_width)
         flops = inside + 6.0 * tokens**2 / crops + cost.cls_row(shape, tokens) + cost.ranking(tokens)
-        return at_projector(budget, shape, Select(self.crops, self.variety), _NEEDS, lambda keep: flops)
+        return at_projector(budget, shape, HoloVSelector(self.crops, self.variety), _NEEDS, lambda keep: flops)
 
 
 @dataclass(frozen=True)
-class Select:
+class HoloVSelector:
     """Indices [B, keep] in position order, from ``vision_features`` [B, N, Dv] and ``cls_attention`` [B, H, N]."""
 
     crops: int

@@ -37,11 +37,11 @@ class OTPrune(Method):
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
         tokens = shape.visual_tokens
         fixed = cost.pairs(tokens, shape.width) + cost.pairs(tokens, tokens)
-        return at_projector(budget, shape, Select(self.gamma), _NEEDS, lambda keep: fixed + cost.cholesky(tokens, keep))
+        return at_projector(budget, shape, OTPruneSelector(self.gamma), _NEEDS, lambda keep: fixed + cost.cholesky(tokens, keep))
 
 
 @dataclass(frozen=True)
-class Select:
+class OTPruneSelector:
     """Indices [B, keep] in the order of selection, from ``features`` [B, N, D]."""
 
     gamma: float

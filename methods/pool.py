@@ -30,11 +30,11 @@ class Pool(Method):
         if count == shape.visual_tokens:
             return ()
         flops = 1.0 * shape.visual_tokens * shape.vision_width
-        return (Step(PROJECTOR, Select(small), count, count, _NEEDS, flops, merges=True, space="tower"),)
+        return (Step(PROJECTOR, PoolSelector(small), count, count, _NEEDS, flops, merges=True, space="tower"),)
 
 
 @dataclass(frozen=True)
-class Select:
+class PoolSelector:
     """Means of ``vision_features`` [B, N, Dv] over the cells of a smaller grid, as adaptive average pooling cuts them."""
 
     small: tuple[int, int]

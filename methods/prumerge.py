@@ -44,13 +44,13 @@ class PruMerge(Method):
         flops = lambda keep: fixed + cost.similarity(tokens, width, keep) + 2.0 * keep * tokens * width
         if self.adaptive:
             typical = max(1, round(0.055 * tokens))  # the paper's mean over its benchmarks
-            select = Select(True)
+            select = PruMergeSelector(True)
             return (Step(PROJECTOR, select, typical, typical, _NEEDS, flops(typical), merges=True, space="tower", adaptive=True),)
-        return at_projector(budget, shape, Select(False), _NEEDS, flops, merges=True, space="tower")
+        return at_projector(budget, shape, PruMergeSelector(False), _NEEDS, flops, merges=True, space="tower")
 
 
 @dataclass(frozen=True)
-class Select:
+class PruMergeSelector:
     """Kept tokens in position order, then the sum of the dropped."""
 
     adaptive: bool

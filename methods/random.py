@@ -38,7 +38,7 @@ class Random(Method):
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
         if not self.like:
-            return at_projector(budget, shape, Select(0), frozenset({"seeds"}))
+            return at_projector(budget, shape, RandomSelector(0), frozenset({"seeds"}))
         steps = create(self.like).steps(shape, budget)
         if any(step.site.stage == 0 for step in steps):
             raise BudgetError(f"{self.like} acts inside the tower; random[like=] follows projector and decoder sites")
@@ -47,7 +47,7 @@ class Random(Method):
         return tuple(
             replace(
                 step,
-                select=Select(i),
+                select=RandomSelector(i),
                 keep=step.after,
                 needs=frozenset({"seeds"}),
                 flops=0.0,
@@ -60,7 +60,7 @@ class Random(Method):
 
 
 @dataclass(frozen=True)
-class Select:
+class RandomSelector:
     """Top of a hash of (row seed, step, token index): the same for any batch, device or dtype."""
 
     step: int

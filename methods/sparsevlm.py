@@ -89,7 +89,7 @@ class SparseVLM(Method):
                 needs = (_ONE if self.version == "1" else _TWO) | (_RATED if i == 0 else frozenset())
                 if self.recycles:
                     needs |= {"hidden_states"}
-                select = Select(self.version, self.recycles)
+                select = SparseVLMSelector(self.version, self.recycles)
                 steps.append(Step(decoder(layer), select, keep, self.present(present, keep), needs, flops))
                 present = steps[-1].after
             return tuple(steps)
@@ -144,7 +144,7 @@ def unroped(signals: Signals) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Select:
+class SparseVLMSelector:
     """One step: kept tokens in position order, then the recycled means where the version has them."""
 
     version: str

@@ -51,7 +51,9 @@ class VisionZip(Method):
             means = contextual(keep, by_cls)
             return probe + cost.ranking(tokens) + cost.similarity(tokens, head, means) + 2.0 * means * tokens * shape.vision_width
 
-        return at_projector(budget, shape, Select(by_cls), _CLS if by_cls else _RECEIVED, flops, merges=True, space="tower")
+        return at_projector(
+            budget, shape, VisionZipSelector(by_cls), _CLS if by_cls else _RECEIVED, flops, merges=True, space="tower"
+        )
 
 
 def contextual(keep: int, by_cls: bool) -> int:
@@ -60,7 +62,7 @@ def contextual(keep: int, by_cls: bool) -> int:
 
 
 @dataclass(frozen=True)
-class Select:
+class VisionZipSelector:
     """CLS first, dominant tokens in position order, then contextual ones."""
 
     by_cls: bool

@@ -53,11 +53,11 @@ class VisPruner(Method):
         fixed = cost.cls_row(shape, tokens) + cost.pairs(tokens, shape.vision_width) + tokens**2
         rounds = lambda keep: (tokens - keep) / _PER_ROUND
         flops = lambda keep: fixed + rounds(keep) * (tokens / 2) * (_NEIGHBOURS + 8)
-        return at_projector(budget, shape, Select(self.important), _NEEDS, flops)
+        return at_projector(budget, shape, VisPrunerSelector(self.important), _NEEDS, flops)
 
 
 @dataclass(frozen=True)
-class Select:
+class VisPrunerSelector:
     """Indices [B, keep]: the important by falling attention, then the diverse."""
 
     important: float

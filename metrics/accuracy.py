@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
-from metrics.statistics import Figure, PairedDifference, _aligned, bootstrap_mean, chosen, cluster_codes
+from metrics.statistics import Estimate, PairedDifference, _aligned, bootstrap_mean, chosen, cluster_codes
 
 ANSWERED = 0.5
 """A graded score counts as an answer from here on; right and wrong are 1 and 0."""
@@ -15,7 +15,7 @@ FEWEST = 6
 """Images that must differ, all one way, before a two-sided test that flips signs gets below 0.05: 2 / 2^6."""
 
 
-def accuracy(scores: Sequence[float] | np.ndarray, images: Iterable[Hashable], seed: int = 0) -> Figure:
+def accuracy(scores: Sequence[float] | np.ndarray, images: Iterable[Hashable], seed: int = 0) -> Estimate:
     """Mean score with a 95 % interval clustered by image.
 
     Args:
@@ -31,7 +31,7 @@ def accuracy(scores: Sequence[float] | np.ndarray, images: Iterable[Hashable], s
 
 def by_family(
     scores: Sequence[float] | np.ndarray, families: Sequence[Hashable], images: Sequence[Hashable], seed: int = 0
-) -> dict[Hashable, Figure]:
+) -> dict[Hashable, Estimate]:
     """`accuracy` of each question family, in the order of their names.
 
     Args:
@@ -81,7 +81,7 @@ def _ratio(accuracy: float | None, none: float | None, origin: float) -> float |
 
 def loyalty_agreement(
     predictions: Sequence[str], none_predictions: Sequence[str], images: Iterable[Hashable], seed: int = 0
-) -> Figure:
+) -> Estimate:
     """Share of answers equal to the unpruned model's, right or wrong; outer blanks do not count.
 
     Args:
@@ -104,7 +104,7 @@ def loyalty_agreement(
     return bootstrap_mean(equal, images, seed=seed)
 
 
-def loyalty_kl(kl: Sequence[float] | np.ndarray, images: Iterable[Hashable], seed: int = 0) -> Figure:
+def loyalty_kl(kl: Sequence[float] | np.ndarray, images: Iterable[Hashable], seed: int = 0) -> Estimate:
     """Mean KL(none || pruned) of the first answer token, in nats.
 
     Args:
@@ -121,7 +121,7 @@ def difficulty(
     downsample_scores: Sequence[float] | np.ndarray,
     images: Sequence[Hashable],
     seed: int = 0,
-) -> dict[str, Figure | int | None]:
+) -> dict[str, Estimate | int | None]:
     """Accuracy on hard and on easy samples.
 
     Hard: `none` answers and `downsample` at the same budget does not. Easy: both answer. Samples that
@@ -148,7 +148,7 @@ def difficulty(
     answered = none >= ANSWERED
     hard, easy = answered & (small < ANSWERED), answered & (small >= ANSWERED)
 
-    def figure(rows: np.ndarray) -> Figure | None:
+    def figure(rows: np.ndarray) -> Estimate | None:
         return accuracy(mine[rows], chosen(images, rows), seed) if rows.any() else None
 
     return {"hard": figure(hard), "easy": figure(easy), "n_hard": int(hard.sum())}

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from metrics.statistics import Figure, bootstrap_mean, bootstrap_ratio, chosen
+from metrics.statistics import Estimate, bootstrap_mean, bootstrap_ratio, chosen
 
 KEPT = 0.5
 """Evidence counts as kept from this recall on."""
@@ -35,7 +35,7 @@ def recall(kept: np.ndarray, evidence: np.ndarray) -> np.ndarray:
 
 def summarise(
     recall: np.ndarray, scores: np.ndarray, images: Sequence[Hashable], seed: int = 0
-) -> dict[str, Figure | int | None]:
+) -> dict[str, Estimate | int | None]:
     """Recall, and accuracy where the evidence was kept and where it was lost: an association, not a cause.
 
     Args:
@@ -55,7 +55,7 @@ def summarise(
     if not shares.shape == scores.shape == (len(images),):
         raise ValueError(f"recall {shares.shape}, scores {scores.shape}, {len(images)} images differ")
 
-    def where(rows: np.ndarray) -> Figure | None:
+    def where(rows: np.ndarray) -> Estimate | None:
         return bootstrap_mean(scores[rows], chosen(images, rows), seed=seed) if rows.any() else None
 
     return {
@@ -68,7 +68,7 @@ def summarise(
 
 def swap(
     swapped: np.ndarray, scores: np.ndarray, none_scores: np.ndarray, images: Sequence[Hashable], seed: int = 0
-) -> dict[str, Figure | None]:
+) -> dict[str, Estimate | None]:
     """Evidence swap: accuracy gained by forcing the evidence into the kept set, at the same K. A cause.
 
     Args:

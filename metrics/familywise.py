@@ -21,7 +21,7 @@ _POWER = 0.8416  # the normal quantile of a power of 80 %
 
 
 @dataclass(frozen=True)
-class Losses:
+class ColumnLosses:
     """What each column lost from the baseline to the candidate; above 0 is a loss. All are float64 [M]."""
 
     value: np.ndarray  # difference of means, baseline - candidate; nan where nothing was measured
@@ -39,7 +39,7 @@ class Losses:
         return (self.critical + _POWER) * self.se
 
 
-def paired(totals: np.ndarray, sizes: np.ndarray, level: float, seed: int = 0, draws: int = DRAWS) -> Losses:
+def paired(totals: np.ndarray, sizes: np.ndarray, level: float, seed: int = 0, draws: int = DRAWS) -> ColumnLosses:
     """Losses on the same questions: signs of whole images are flipped.
 
     With t the summed loss of image i in column m, T = sum_i t / sqrt(sum_i t^2), which has mean 0 and variance 1 under
@@ -48,7 +48,7 @@ def paired(totals: np.ndarray, sizes: np.ndarray, level: float, seed: int = 0, d
     Args:
         totals: [I, M] sum over an image's questions of baseline - candidate; 0 where nothing was measured.
         sizes: [I, M] how many questions that sums.
-        level: at which `Losses.critical` is given.
+        level: at which `ColumnLosses.critical` is given.
         seed: of the signs.
         draws: of signs.
 
@@ -62,7 +62,7 @@ def paired(totals: np.ndarray, sizes: np.ndarray, level: float, seed: int = 0, d
     def signs(rng: np.random.Generator, rows: int) -> np.ndarray:
         return rng.integers(0, 2, size=(rows, len(totals)), dtype=np.int8) * 2.0 - 1.0
 
-    return Losses(value, se, *_max_t(totals, scale, totals.sum(0), signs, level, seed, draws))
+    return ColumnLosses(value, se, *_max_t(totals, scale, totals.sum(0), signs, level, seed, draws))
 
 
 def unpaired(
@@ -71,7 +71,7 @@ def unpaired(
     level: float,
     seed: int = 0,
     draws: int = DRAWS,
-) -> Losses:
+) -> ColumnLosses:
     """Losses between runs on different images of one population: images change sides at random.
 
     With e = total - (mean of all) size of each image, T = sum of e over the baseline's images, in standard deviations of
@@ -80,7 +80,7 @@ def unpaired(
     Args:
         baseline: totals and sizes, [Ib, M] each: sum over an image's questions, and how many that sums.
         candidate: the same, [Ic, M].
-        level: at which `Losses.critical` is given.
+        level: at which `ColumnLosses.critical` is given.
         seed: of the splits.
         draws: of splits.
 
@@ -105,7 +105,7 @@ def unpaired(
         return side
 
     tested = _max_t(centred, scale, centred[:own].sum(0), splits, level, seed, draws)
-    return Losses(mean_b - mean_c, np.hypot(se_b, se_c), *tested)
+    return ColumnLosses(mean_b - mean_c, np.hypot(se_b, se_c), *tested)
 
 
 def least_p(images: int, others: int | None = None) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from metrics.statistics import Figure, bootstrap_median
+from metrics.statistics import Estimate, bootstrap_median
 
 STAGES = ("vision", "projector", "selection", "prefill", "decode", "total", "ttft")
 FIRST_TOKEN = ("vision", "projector", "selection", "prefill")
@@ -77,7 +77,7 @@ def summarise(
     gain = _paired_ratio(mine.get("prefill"), reference.get("prefill"), seed)
     if gain and flops_ratio_promised is not None and flops_ratio_promised > 0:
         parts = (gain.value, gain.lo, gain.hi)
-        result["realised_gain"] = Figure(*(None if p is None else p / flops_ratio_promised for p in parts)).as_dict()
+        result["realised_gain"] = Estimate(*(None if p is None else p / flops_ratio_promised for p in parts)).as_dict()
     return result
 
 
@@ -112,7 +112,7 @@ def _with_ttft(times: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return table
 
 
-def _paired_ratio(mine: np.ndarray | None, none: np.ndarray | None, seed: int) -> Figure | None:
+def _paired_ratio(mine: np.ndarray | None, none: np.ndarray | None, seed: int) -> Estimate | None:
     if mine is None or none is None:
         return None
     if mine.shape != none.shape:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metrics.resampling import resampled, sign_flip
-from metrics.statistics import Figure, _percentiles, cluster_codes
+from metrics.statistics import Estimate, _percentiles, cluster_codes
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class RankSums:
         product, x, y = self.sums.sum(0)
         return None if self.n < 3 or x == 0 or y == 0 else float(product / (x * y) ** 0.5)
 
-    def correlation(self, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Figure:
+    def correlation(self, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Estimate:
         """rho with its interval from resampling clusters."""
         if self.value is None or len(self.sums) < 2:
-            return Figure(self.value)
+            return Estimate(self.value)
         product, x, y = resampled(self.sums, seed, resamples).T
         varies = (x > 0) & (y > 0)
         draws = product[varies] / np.sqrt(x[varies] * y[varies])
-        return Figure(self.value, *_percentiles(draws, level)) if len(draws) > 1 else Figure(self.value)
+        return Estimate(self.value, *_percentiles(draws, level)) if len(draws) > 1 else Estimate(self.value)
 
     def p(self, seed: int = 0, permutations: int = 4000) -> float | None:
         """Two-sided p of no relation: the signs of the clusters' sums of uv are flipped, as in `paired_difference`."""
@@ -70,7 +70,7 @@ def within_rank_correlation(
     resamples: int = 2000,
     level: float = 0.95,
     spanning: bool = False,
-) -> Figure:
+) -> Estimate:
     """Rank correlation within groups, pooled over them, with an interval from resampling clusters.
 
     u and v are the mid-ranks of x and y within a group of m rows, less their mean and over m, so that a large group

@@ -11,7 +11,7 @@ from metrics.resampling import CHUNK, resampled, sign_flip
 
 
 @dataclass(frozen=True)
-class Figure:
+class Estimate:
     """A number with its interval; what could not be computed is None."""
 
     value: float | None
@@ -96,7 +96,7 @@ def bootstrap_mean(
     seed: int = 0,
     resamples: int = 2000,
     level: float = 0.95,
-) -> Figure:
+) -> Estimate:
     """Mean with a percentile interval from resampling clusters.
 
     A resample draws C clusters with replacement; its mean is the ratio of the sums of scores and of
@@ -119,17 +119,17 @@ def bootstrap_mean(
     """
     codes, (values,) = _aligned(clusters, scores)
     if not len(values):
-        return Figure(None)
+        return Estimate(None)
     mean = float(values.mean())
     totals, sizes = np.bincount(codes, weights=values), np.bincount(codes)
     if len(totals) < 2:
-        return Figure(mean)
-    return Figure(mean, *_percentiles(_resampled_ratios(totals, sizes, seed, resamples), level))
+        return Estimate(mean)
+    return Estimate(mean, *_percentiles(_resampled_ratios(totals, sizes, seed, resamples), level))
 
 
 def bootstrap_means(
     table: np.ndarray, clusters: Iterable[Hashable], seed: int = 0, resamples: int = 2000, level: float = 0.95
-) -> list[Figure]:
+) -> list[Estimate]:
     """`bootstrap_mean` of many columns at once, under the same draws of clusters.
 
     Args:
@@ -149,7 +149,7 @@ def bootstrap_means(
     if table.ndim != 2 or len(table) != len(codes):
         raise ValueError(f"{len(codes)} clusters but a table of {table.shape}; give one cluster a row")
     if not table.size:
-        return [Figure(None)] * table.shape[1]
+        return [Estimate(None)] * table.shape[1]
     known = ~np.isnan(table)
     count = int(codes.max()) + 1
     totals, sizes = np.zeros((count, table.shape[1])), np.zeros((count, table.shape[1]))
@@ -161,11 +161,11 @@ def bootstrap_means(
     for column in range(table.shape[1]):
         size = sizes[:, column]
         if not size.any():
-            found.append(Figure(None))
+            found.append(Estimate(None))
             continue
         mean = float(totals[:, column].sum() / size.sum())
         kept = draws[~np.isnan(draws[:, column]), column]
-        found.append(Figure(mean, *_percentiles(kept, level)) if (size > 0).sum() > 1 else Figure(mean))
+        found.append(Estimate(mean, *_percentiles(kept, level)) if (size > 0).sum() > 1 else Estimate(mean))
     return found
 
 
@@ -176,7 +176,7 @@ def bootstrap_ratio(
     seed: int = 0,
     resamples: int = 2000,
     level: float = 0.95,
-) -> Figure:
+) -> Estimate:
     """Sum of one column over the sum of another, with a percentile interval from resampling clusters.
 
     Args:
@@ -195,15 +195,15 @@ def bootstrap_ratio(
     """
     codes, (upper, lower) = _aligned(clusters, above, below)
     if not len(codes) or lower.sum() == 0:
-        return Figure(None)
+        return Estimate(None)
     totals, sizes = np.bincount(codes, weights=upper), np.bincount(codes, weights=lower)
     value = float(totals.sum() / sizes.sum())
     if len(totals) < 2:
-        return Figure(value)
+        return Estimate(value)
     with np.errstate(divide="ignore", invalid="ignore"):
         draws = _resampled_ratios(totals, sizes, seed, resamples)
     draws = draws[np.isfinite(draws)]
-    return Figure(value, *_percentiles(draws, level)) if len(draws) else Figure(value)
+    return Estimate(value, *_percentiles(draws, level)) if len(draws) else Estimate(value)
 
 
 def paired_difference(
@@ -295,7 +295,7 @@ def mcnemar_exact(a: Sequence[bool] | np.ndarray, b: Sequence[bool] | np.ndarray
     return float(binomtest(only_left, only_left + only_right, 0.5).pvalue)
 
 
-def bootstrap_median(values: Sequence[float] | np.ndarray, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Figure:
+def bootstrap_median(values: Sequence[float] | np.ndarray, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Estimate:
     """Median with a percentile bootstrap interval.
 
     Args:
@@ -312,17 +312,17 @@ def bootstrap_median(values: Sequence[float] | np.ndarray, seed: int = 0, resamp
     array = np.asarray(values, dtype=np.float64)
     array = array[~np.isnan(array)]
     if not len(array):
-        return Figure(None)
+        return Estimate(None)
     median = float(np.median(array))
     if len(array) < 2:
-        return Figure(median)
+        return Estimate(median)
     rng = np.random.default_rng(seed)
     rows = max(1, CHUNK // len(array))
     draws = [
         np.median(array[rng.integers(0, len(array), size=(min(rows, resamples - start), len(array)))], axis=1)
         for start in range(0, resamples, rows)
     ]
-    return Figure(median, *_percentiles(np.concatenate(draws), level))
+    return Estimate(median, *_percentiles(np.concatenate(draws), level))
 
 
 def rank_correlation(
@@ -332,7 +332,7 @@ def rank_correlation(
     seed: int = 0,
     resamples: int = 500,
     level: float = 0.95,
-) -> Figure:
+) -> Estimate:
     """Spearman's rank correlation with an interval from resampling clusters.
 
     Args:
@@ -355,8 +355,8 @@ def rank_correlation(
     rho = _spearman(left, right)
     count = int(codes.max()) + 1 if len(codes) else 0
     if rho is None or count < 2:
-        return Figure(rho)
-    return Figure(rho, *_resampled_statistic(lambda rows: _spearman(left[rows], right[rows]), codes, seed, resamples, level))
+        return Estimate(rho)
+    return Estimate(rho, *_resampled_statistic(lambda rows: _spearman(left[rows], right[rows]), codes, seed, resamples, level))
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float | None:

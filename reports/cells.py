@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from harness.expressions import bare
+from methods.expressions import bare
 
 WHOLE = ("none", "blind")  # cells without a budget
 SIGNIFICANT = 0.05

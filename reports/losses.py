@@ -12,7 +12,7 @@ _TOLD = 0.05  # a family whose accuracy falls by less is no loss worth naming
 
 
 @dataclass(frozen=True)
-class Figure:
+class LossFigure:
     """A figure of a row: raw for copies, as text, and its small print."""
 
     raw: float | None
@@ -25,24 +25,24 @@ class Loss:
     """What one cell loses to the unpruned model, where, and why as far as this run can tell."""
 
     method: str
-    lost: Figure  # accuracy minus the unpruned model's, points
+    lost: LossFigure  # accuracy minus the unpruned model's, points
     where: str  # the families that lose most
-    evidence: Figure  # recall, percent; the control's in the small print
-    swap: Figure  # accuracy given back with the evidence, points
-    ranking: Figure  # over random tokens on the same schedule, points
-    cost: Figure  # TTFT, ms
+    evidence: LossFigure  # recall, percent; the control's in the small print
+    swap: LossFigure  # accuracy given back with the evidence, points
+    ranking: LossFigure  # over random tokens on the same schedule, points
+    cost: LossFigure  # TTFT, ms
     why: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Losses:
+class LossTable:
     """The rows of one budget, the most accurate method first."""
 
     keep: int
     rows: tuple[Loss, ...]
 
 
-def losses(stratum: Stratum) -> list[Losses]:
+def losses(stratum: Stratum) -> list[LossTable]:
     """What every method loses at every budget, the smallest budget first, where the loss is largest.
 
     Args:
@@ -57,7 +57,7 @@ def losses(stratum: Stratum) -> list[Losses]:
     for k in reversed(stratum.budgets):
         cells = [c for c in stratum.at(k) if role(c) == "method" and number(c, "accuracy") is not None]
         if cells:
-            found.append(Losses(k, tuple(_loss(stratum, c) for c in cells)))
+            found.append(LossTable(k, tuple(_loss(stratum, c) for c in cells)))
     return found
 
 
@@ -71,7 +71,7 @@ def _loss(stratum: Stratum, cell: dict) -> Loss:
         method=method(cell),
         lost=_points(gap, _p(cell, "difference_none")),
         where=", ".join(f"{name} {wording.points(change)}" for name, change in worst),
-        evidence=Figure(
+        evidence=LossFigure(
             recall.value if recall else None,
             wording.percent(recall.value if recall else None),
             f"{method(control)} {wording.percent(theirs.value)}" if theirs and control else "",
@@ -83,10 +83,10 @@ def _loss(stratum: Stratum, cell: dict) -> Loss:
     )
 
 
-def _points(gap: Interval | None, tail: str) -> Figure:
+def _points(gap: Interval | None, tail: str) -> LossFigure:
     if gap is None:
-        return Figure(None, wording.MISSING)
-    return Figure(gap.value, wording.points(gap.value), "; ".join(t for t in (wording.points_range(gap), tail) if t))
+        return LossFigure(None, wording.MISSING)
+    return LossFigure(gap.value, wording.points(gap.value), "; ".join(t for t in (wording.points_range(gap), tail) if t))
 
 
 def _p(cell: dict, path: str) -> str:
@@ -94,12 +94,12 @@ def _p(cell: dict, path: str) -> str:
     return "" if p is None else wording.p_text(p)
 
 
-def _cost(cell: dict) -> Figure:
+def _cost(cell: dict) -> LossFigure:
     ttft, ratio = number(cell, "latency.ttft"), number(cell, "latency.ratio")
     spread = interval(cell, "latency.ttft")
     if spread is not None and headline.noisy(cell):
-        return Figure(ttft, "noisy", f"{wording.milliseconds(spread.lo)} to {wording.milliseconds(spread.hi)}")
-    return Figure(ttft, wording.milliseconds(ttft), "" if ratio is None else f"{wording.plain(ratio)} times as fast")
+        return LossFigure(ttft, "noisy", f"{wording.milliseconds(spread.lo)} to {wording.milliseconds(spread.hi)}")
+    return LossFigure(ttft, wording.milliseconds(ttft), "" if ratio is None else f"{wording.plain(ratio)} times as fast")
 
 
 def _worst(stratum: Stratum, cell: dict) -> list[tuple[str, float]]:

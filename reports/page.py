@@ -13,8 +13,8 @@ from markupsafe import Markup
 from metrics.accuracy import FEWEST
 from reports import gallery, headline, table, wording
 from reports.cells import Stratum, dig, interval, keep, method, number, role, strata
-from reports.figures import figures
-from reports.figures_tokens import below_chance
+from reports.figures.catalogue import figures
+from reports.figures.tokens import below_chance
 from reports.findings import findings
 from reports.losses import losses
 from reports.view import RunView

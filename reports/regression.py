@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from harness.verdicts import RULES, Comparison, Verdict
+from harness.store.verdicts import RULES, Comparison, Verdict
 from reports import wording
 from reports.marks import code, inert
 

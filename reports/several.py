@@ -180,7 +180,7 @@ def _figure(several: Several, rows: list[Aligned]) -> dict | None:
     """A row a cell, a mark a run."""
     from matplotlib.lines import Line2D
 
-    from reports.figures import bare_rows, canvas, legend, room, styled
+    from reports.figures.drawing import bare_rows, canvas, legend, room, styled
     from reports.style import COLOURS, FAINT, MARKERS
     from reports.svg import inline, label
 

@@ -24,7 +24,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableEntry:
     """One figure of one row: raw, as text, and the small print below it."""
 
     raw: float | None
@@ -45,7 +45,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     model: str
     task: str
     method: str
@@ -53,14 +53,14 @@ class Row:
     keep: int | None
     budget: str
     bar: Bar | None
-    entries: tuple[Entry, ...]
+    entries: tuple[TableEntry, ...]
     note: str = ""
 
 
 @dataclass(frozen=True)
-class Table:
+class CellTable:
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     several: bool  # more than one model or task: then both are columns too
     first: frozenset[str] = frozenset()  # column groups that a reader sees before choosing others
 
@@ -241,7 +241,7 @@ def columns(unit: tuple[float, str]) -> tuple[Column, ...]:
     )  # fmt: skip
 
 
-def table(cells: list[dict], groups: list[Stratum]) -> Table:
+def table(cells: list[dict], groups: list[Stratum]) -> CellTable:
     """The table of the measured cells.
 
     Args:
@@ -256,7 +256,7 @@ def table(cells: list[dict], groups: list[Stratum]) -> Table:
         found = tuple(c for c in found if c.group != "Accuracy")
     bars = _bars(groups)
     rows = tuple(
-        Row(
+        TableRow(
             model=str(cell.get("model") or wording.MISSING),
             task=str(cell.get("task") or wording.MISSING),
             method=method(cell),
@@ -270,13 +270,13 @@ def table(cells: list[dict], groups: list[Stratum]) -> Table:
         for cell in shown
     )
     first = _FIRST if scored else _FIRST - {"Accuracy"} | {"Loyalty"}
-    return Table(found, rows, several=len({(r.model, r.task) for r in rows}) > 1, first=first)
+    return CellTable(found, rows, several=len({(r.model, r.task) for r in rows}) > 1, first=first)
 
 
-def _entry(cell: dict, column: Column) -> Entry:
+def _entry(cell: dict, column: Column) -> TableEntry:
     raw = number(cell, column.path)
     lo, hi = (number(cell, f"{column.path}.{end}") for end in ("lo", "hi"))
-    return Entry(raw, column.doubt(cell) or column.text(raw), column.detail(cell), lo, hi)
+    return TableEntry(raw, column.doubt(cell) or column.text(raw), column.detail(cell), lo, hi)
 
 
 def skipped(cells: list[dict]) -> list[dict]:

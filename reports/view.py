@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from harness.areas import Area
+from harness.store.areas import Area
 
 
 @dataclass(frozen=True)

@@ -84,19 +84,19 @@ def adapter():
 @pytest.fixture(scope="session")
 def work(adapter):
     """Three images of the bundled task with all their questions, in one batch."""
-    from harness.engine import Engine
-    from harness.measure import Work
+    from harness.engine.engine import Engine
+    from harness.run.batch_run import BatchRun
     from harness.tasks.registry import create
     from methods.types import SIGNAL_NAMES
 
     task = create("shapes")
-    return Work(Engine(adapter, 6), task, list(task.samples(3, seed=7)), seed=0, wanted=SIGNAL_NAMES)
+    return BatchRun(Engine(adapter, 6), task, list(task.samples(3, seed=7)), seed=0, wanted=SIGNAL_NAMES)
 
 
 @pytest.fixture(scope="module")
 def one_thread():
     """Torch computes with one thread: what is rounded is rounded alike, and times are of one core."""
-    from harness.distributed import threads
+    from harness.run.executors.local import threads
 
     with threads(1):
         yield

@@ -23,7 +23,7 @@ def reference() -> str:
     try:
         import typer
 
-        from harness.cli import app
+        from harness.cli.app import app
     finally:
         sys.path.remove(str(ROOT))
     group = typer.main.get_command(app)

@@ -8,18 +8,18 @@ from typing import Any
 
 import torch
 
-from harness.bridges.prompts import Prompt
+from harness.bridges.prompts import SplitPrompt
 from harness.errors import RequestError
 from harness.models.adapter import Adapter
-from harness.models.cutting import AnyResolution, Packed, Rows, Single, Tiles, side, tiled
-from harness.models.frames import VISUAL, Area, Block, grid_block
+from harness.models.prompt import VISUAL, Area, ImageSpan, grid_block
+from harness.models.tiling import AnyResolutionTiler, InternVLTiler, PackedTiler, RowTiler, SingleTiler, side, tiled
 
 IMAGE_INPUTS = ("pixel_values", "image_sizes", "image_grid_thw", "pixel_attention_mask", "batch_num_images")
 """What processors give for images."""
-Picture = tuple[torch.Tensor, Block]
+Picture = tuple[torch.Tensor, ImageSpan]
 
 
-def read(adapter: Adapter, rows: list[list[int]], images: Mapping[str, Any], texts: list[str] | None = None) -> list[Prompt]:
+def read(adapter: Adapter, rows: list[list[int]], images: Mapping[str, Any], texts: list[str] | None = None) -> list[SplitPrompt]:
     """Prompts of the rows of a batch.
 
     Args:
@@ -31,19 +31,19 @@ def read(adapter: Adapter, rows: list[list[int]], images: Mapping[str, Any], tex
     Raises:
         RequestError: where ids and images do not belong together.
     """
-    place, cutter = adapter.config.image_token_id, adapter.cutter
+    place, tiler = adapter.config.image_token_id, adapter.tiler
     if images.get("pixel_values") is None:
         raise RequestError("input_ids hold the places of images, but pixel_values are missing")
-    if isinstance(cutter, Tiles):
+    if isinstance(tiler, InternVLTiler):
         supply = _tiles(adapter, rows, images)
-    elif isinstance(cutter, Rows):
+    elif isinstance(tiler, RowTiler):
         supply = _rows(adapter, rows, images)
-    elif isinstance(cutter, AnyResolution):
-        supply = _any_resolution(cutter, images)
-    elif isinstance(cutter, Packed):
-        supply = _packed(cutter, images)
+    elif isinstance(tiler, AnyResolutionTiler):
+        supply = _any_resolution(tiler, images)
+    elif isinstance(tiler, PackedTiler):
+        supply = _packed(tiler, images)
     else:
-        supply = _single(cutter, images)
+        supply = _single(tiler, images)
     prompts = [_prompt(row, place, supply) for row in rows]
     if next(supply, None) is not None:
         raise RequestError("pixel_values hold more images than input_ids have places for")
@@ -51,10 +51,10 @@ def read(adapter: Adapter, rows: list[list[int]], images: Mapping[str, Any], tex
         texts = [adapter.decode(list(prompt.question)) for prompt in prompts]
     if texts is None:
         return prompts
-    return [Prompt(p.prefix, p.question, p.blocks, p.pixels, text) for p, text in zip(prompts, texts, strict=True)]
+    return [SplitPrompt(p.prefix, p.question, p.blocks, p.pixels, text) for p, text in zip(prompts, texts, strict=True)]
 
 
-def _prompt(row: list[int], place: int, supply: Iterator[Picture]) -> Prompt:
+def _prompt(row: list[int], place: int, supply: Iterator[Picture]) -> SplitPrompt:
     """The prompt of one row; takes its images from those of all rows."""
     prefix: list[int] = []
     start = 0
@@ -75,29 +75,29 @@ def _prompt(row: list[int], place: int, supply: Iterator[Picture]) -> Prompt:
         start = at + len(ids)
         found.append(picture)
     pixels = torch.cat([tensor for tensor, _ in found]) if found else None
-    return Prompt(tuple(prefix), tuple(row[start:]), tuple(block for _, block in found), pixels)
+    return SplitPrompt(tuple(prefix), tuple(row[start:]), tuple(block for _, block in found), pixels)
 
 
-def _single(cutter: Single, images: Mapping[str, Any]) -> Iterator[Picture]:
+def _single(tiler: SingleTiler, images: Mapping[str, Any]) -> Iterator[Picture]:
     pixels = images["pixel_values"]
-    block = cutter.block(*pixels.shape[-2:])
+    block = tiler.block(*pixels.shape[-2:])
     for image in pixels.reshape(-1, *pixels.shape[-3:]).split(1):
         yield image, block
 
 
-def _any_resolution(cutter: AnyResolution, images: Mapping[str, Any]) -> Iterator[Picture]:
+def _any_resolution(tiler: AnyResolutionTiler, images: Mapping[str, Any]) -> Iterator[Picture]:
     """Tiles of an image; of several images in a prompt, OneVision takes the first tile of each alone."""
     pixels, sizes = images["pixel_values"], torch.as_tensor(images["image_sizes"]).tolist()
     counts = images.get("batch_num_images")
     counts = [1] * len(sizes) if counts is None else torch.as_tensor(counts).tolist()
-    alone = [count == 1 for count in counts for _ in range(count)] if cutter._onevision else [True] * len(sizes)
+    alone = [count == 1 for count in counts for _ in range(count)] if tiler._onevision else [True] * len(sizes)
     for tiles, size, whole in zip(pixels, sizes, alone, strict=True):
-        block = cutter._block(tuple(size) if whole else None)
+        block = tiler._block(tuple(size) if whole else None)
         yield tiles[: block.tiles], block
 
 
-def _packed(cutter: Packed, images: Mapping[str, Any]) -> Iterator[Picture]:
-    start, fold = 0, int(cutter.merge**0.5)
+def _packed(tiler: PackedTiler, images: Mapping[str, Any]) -> Iterator[Picture]:
+    start, fold = 0, int(tiler.merge**0.5)
     for cut in torch.as_tensor(images["image_grid_thw"]).tolist():
         count = cut[0] * cut[1] * cut[2]
         yield images["pixel_values"][start : start + count], grid_block(cut[1] // fold, cut[2] // fold, tuple(cut))
@@ -126,7 +126,7 @@ def _tiles(adapter: Adapter, rows: list[list[int]], images: Mapping[str, Any]) -
             pixels = images["pixel_values"][start : start + count]
             areas = [Area(one, one)] if count == 1 else [*tiled(*_canvas(pixels), one), Area(one, one)]
             ids = (VISUAL if token == place else token for token in row[first - 1 : last + 2])
-            yield pixels, Block(tuple(ids), tuple(areas), count)
+            yield pixels, ImageSpan(tuple(ids), tuple(areas), count)
             start += count
 
 
@@ -162,5 +162,5 @@ def _rows(adapter: Adapter, rows: list[list[int]], images: Mapping[str, Any]) ->
             ids = (VISUAL if token == place else token for token in row[first : last + 2])
             if mask is not None and not bool(mask[number, used : used + tile].all()):
                 raise RequestError("pixel_attention_mask hides a part of an image, which the engine does not support")
-            yield images["pixel_values"][number, used : used + tile], Block(tuple(ids), tuple(areas), tile)
+            yield images["pixel_values"][number, used : used + tile], ImageSpan(tuple(ids), tuple(areas), tile)
             used, tile, first, down, across = used + tile, 0, None, 0, 0

@@ -17,7 +17,7 @@ from PIL import Image
 
 from harness.bridges import manifest
 from harness.bridges.options import beyond_greedy
-from harness.bridges.prompts import Prompt, Pruner
+from harness.bridges.prompts import PromptPruner, SplitPrompt
 from harness.errors import RequestError
 from harness.models import hf
 
@@ -58,7 +58,7 @@ class Prunescope(lmms):
         if not str(batch_size).isdigit() or int(batch_size) < 1:
             raise RequestError(f"batch_size={batch_size}: give a number of prompts; the engine does not search for one")
         method = method.strip("'\"")  # which keep lmms-eval from splitting an expression at its commas
-        self.pruner = Pruner(method, keep, budget, seed, method_parameters)
+        self.pruner = PromptPruner(method, keep, budget, seed, method_parameters)
         self.adapter = hf.load(str(pretrained), _device(device), str(dtype), device_map=device_map)
         self.pruner.check(self.adapter)
         self.batch_size, self.device = int(batch_size), self.adapter.device
@@ -93,7 +93,7 @@ class Prunescope(lmms):
         if chunk:
             yield chunk[0].args[1], chunk
 
-    def _prompt(self, request) -> Prompt:
+    def _prompt(self, request) -> SplitPrompt:
         """A request as the model's chat template has it: the images, then the text."""
         text, _, visuals_of, number, task, split = request.args
         text = text.replace(getattr(self.adapter.processor, "image_token", None) or "<image>", " ")
@@ -110,9 +110,9 @@ class Prunescope(lmms):
             views = None if grid == (0, 0) else views if grid is None else self.adapter.views([images], grid)
         if views is None:
             before, after = self.adapter.prompt(text, False)
-            return Prompt((), (*before, *after), text=text)
+            return SplitPrompt((), (*before, *after), text=text)
         before, after = self.adapter.prompt(text, len(images))
-        return Prompt(tuple(before), tuple(after), views.blocks[0], views.tensors[0], text)
+        return SplitPrompt(tuple(before), tuple(after), views.blocks[0], views.tensors[0], text)
 
     def loglikelihood(self, requests):
         raise NotImplementedError(

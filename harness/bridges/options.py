@@ -30,7 +30,7 @@ _WITHOUT_EFFECT = frozenset(
 
 
 @dataclass(frozen=True)
-class Greedy:
+class GreedyOptions:
     """Greedy decoding as ``generate`` was asked for it."""
 
     limit: int  # new tokens at most
@@ -38,7 +38,7 @@ class Greedy:
     pad: int
 
 
-def greedy(model, length: int, generation_config, options: Mapping[str, Any]) -> Greedy:
+def greedy(model, length: int, generation_config, options: Mapping[str, Any]) -> GreedyOptions:
     """What a call asks for, by the rules of ``generate``: options, then ``generation_config``, then the model's own.
 
     Args:
@@ -72,7 +72,7 @@ def greedy(model, length: int, generation_config, options: Mapping[str, Any]) ->
         limit = merged.max_length - length if given else merged.max_length or 20
     if limit < 1:
         raise RequestError(f"generate: {limit} new tokens asked for behind the {length} of input_ids; give max_new_tokens=")
-    return Greedy(limit, ends, pad)
+    return GreedyOptions(limit, ends, pad)
 
 
 def beyond_greedy(config) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from typing import cast, get_args
 
 import torch
 
-from harness.batch import Batch
-from harness.engine import Engine
+from harness.engine.batch import Batch
+from harness.engine.engine import Engine
 from harness.errors import RequestError, nearest
-from harness.measure import stream
 from harness.models.adapter import Adapter
-from harness.models.frames import Block, Views
+from harness.models.prompt import ImageSpan, PixelBatch
+from harness.run.batch_run import stream
 from methods.registry import MethodError, canonical, create, entry, parse, split
 from methods.schedule import plan
 from methods.types import SIGNAL_NAMES, Budget, BudgetError, BudgetMode, ModelShape, Step
@@ -24,12 +24,12 @@ JOINT = frozenset({"image_embeds", "text_embeds"})
 
 
 @dataclass(frozen=True)
-class Prompt:
+class SplitPrompt:
     """One prompt, taken apart at its last image."""
 
     prefix: tuple[int, ...]  # token ids before it; VISUAL where an earlier image stands
     question: tuple[int, ...]  # token ids behind it
-    blocks: tuple[Block, ...] = ()  # of its images; none without an image
+    blocks: tuple[ImageSpan, ...] = ()  # of its images; none without an image
     pixels: torch.Tensor | None = None  # of its images, tiles [tiles, 3, H, W] or patches [patches, C]
     text: str = ""  # what is asked, for signals of the joint space
 
@@ -43,14 +43,14 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Answer:
+class PromptAnswer:
     """What the engine said to a prompt."""
 
     tokens: list[int]  # the end token included, where there is one
     visual_tokens: tuple[int, int]  # in the prompt, and present in the last layer
 
 
-class Pruner:
+class PromptPruner:
     """One method at one budget.
 
     Args:
@@ -103,7 +103,7 @@ class Pruner:
         try:
             steps = self.steps(adapter.shape)
         except BudgetError as error:
-            if adapter.cutter.whole:
+            if adapter.tiler.whole:
                 raise RequestError(f"method {self.expression!r}, keep={self.keep}: {error}") from None
             return  # images of another size may do
         needs = frozenset().union(*(step.needs for step in steps))
@@ -116,7 +116,7 @@ class Pruner:
         if reason is not None:
             raise RequestError(f"method {self.expression!r} cannot run: {reason}")
 
-    def answers(self, adapter: Adapter, prompts: Sequence[Prompt], limit: int, ends: frozenset[int]) -> list[Answer]:
+    def answers(self, adapter: Adapter, prompts: Sequence[SplitPrompt], limit: int, ends: frozenset[int]) -> list[PromptAnswer]:
         """Greedy answers, in the order of the prompts.
 
         Prompts with the same text before their images and the same number of visual tokens run together. What an answer is
@@ -138,15 +138,15 @@ class Pruner:
                 raise RequestError(
                     f"prompt {place}, of {prompt.visual_tokens} visual tokens: {self.expression}, keep={self.keep}: {error}"
                 ) from None
-        found: dict[int, Answer] = {}
+        found: dict[int, PromptAnswer] = {}
         for places in groups.values():
             found.update(zip(places, self._group(adapter, [prompts[place] for place in places], limit, ends), strict=True))
         return [found[place] for place in range(len(prompts))]
 
-    def _steps(self, adapter: Adapter, prompt: Prompt) -> tuple[Step, ...]:
+    def _steps(self, adapter: Adapter, prompt: SplitPrompt) -> tuple[Step, ...]:
         return self.steps(adapter.shape_for(prompt.blocks), prompt.text_tokens) if prompt.blocks else ()
 
-    def _alike(self, adapter: Adapter, prompt: Prompt, place: int) -> object:
+    def _alike(self, adapter: Adapter, prompt: SplitPrompt, place: int) -> object:
         """What prompts that can run together have in common."""
         steps = self._steps(adapter, prompt)
         if any(step.adaptive for step in steps):
@@ -154,7 +154,7 @@ class Pruner:
         words = self.mode == "flops" or any(step.site.stage == 1 and "text_features" in step.needs for step in steps)
         return prompt.prefix, prompt.blocks, len(prompt.question) if words else None
 
-    def _group(self, adapter: Adapter, prompts: list[Prompt], limit: int, ends: frozenset[int]) -> list[Answer]:
+    def _group(self, adapter: Adapter, prompts: list[SplitPrompt], limit: int, ends: frozenset[int]) -> list[PromptAnswer]:
         first, device = prompts[0], adapter.device
         steps = self._steps(adapter, first)
         needs = frozenset().union(*(step.needs for step in steps))
@@ -166,7 +166,7 @@ class Pruner:
             question_seeds = torch.tensor(asked, device=device)
         pixels = [torch.empty(0) if p.pixels is None else p.pixels.to(device, adapter.dtype) for p in prompts]
         batch = Batch(
-            pixels=Views(pixels, [prompt.blocks for prompt in prompts]),
+            pixels=PixelBatch(pixels, [prompt.blocks for prompt in prompts]),
             prefix=list(first.prefix),
             questions=[list(prompt.question) for prompt in prompts],
             image=torch.arange(len(prompts), device=device),
@@ -176,7 +176,7 @@ class Pruner:
         )
         out = Engine(adapter, limit, ends=ends).run(batch, steps, self.method.positions, blind=not first.blocks)
         return [
-            Answer([*tokens, *([] if end is None else [end])], (prompt.visual_tokens, int(present)))
+            PromptAnswer([*tokens, *([] if end is None else [end])], (prompt.visual_tokens, int(present)))
             for prompt, tokens, end, present in zip(prompts, out.tokens, out.ended, out.present.tolist(), strict=True)
         ]
 

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from harness.bridges.inputs import IMAGE_INPUTS, read
-from harness.bridges.options import Greedy, greedy
-from harness.bridges.prompts import Pruner
+from harness.bridges.options import GreedyOptions, greedy
+from harness.bridges.prompts import PromptPruner
 from harness.errors import RequestError
 from harness.models import companion as companions
 from harness.models.adapter import Adapter
-from harness.models.quirks import quirk_of
+from harness.models.families import spec_of
 
 _DERIVED = ("token_type_ids", "mm_token_type_ids")
 """Inputs that follow from ``input_ids``."""
@@ -37,7 +37,7 @@ def prune(
     """Wrap a loaded vision-language model, so that its ``generate`` runs with fewer visual tokens.
 
     Args:
-        model: of a supported family (`harness.models.quirks`), as ``from_pretrained`` gives it. It is not copied; its
+        model: of a supported family (`harness.models.families`), as ``from_pretrained`` gives it. It is not copied; its
             attention is set to SDPA.
         method: name or expression, as in ``python -m harness list methods``.
         keep: visual tokens of a prompt, all its images together, as a count or as a share below 1. A prompt of fewer
@@ -61,7 +61,7 @@ def prune(
         PrunedModel(LlavaForConditionalGeneration, method='fastv', keep=192, budget='average')
     """
     plain = model.plain if isinstance(model, PrunedModel) else model
-    return PrunedModel(plain, Pruner(method, keep, budget, seed, method_parameters), processor)
+    return PrunedModel(plain, PromptPruner(method, keep, budget, seed, method_parameters), processor)
 
 
 class PrunedModel:
@@ -71,12 +71,12 @@ class PrunedModel:
     there in the last layer.
     """
 
-    def __init__(self, plain, pruner: Pruner, processor=None) -> None:
+    def __init__(self, plain, pruner: PromptPruner, processor=None) -> None:
         name = str(getattr(plain, "name_or_path", "")) or type(plain).__name__
         kind = getattr(getattr(plain, "config", None), "model_type", type(plain).__name__)
-        quirk = quirk_of(name, kind)
-        if quirk.model not in (kind.__name__ for kind in type(plain).__mro__):
-            raise RequestError(f"prune: a {type(plain).__name__} has no generate for images; load it as {quirk.model}")
+        spec = spec_of(name, kind)
+        if spec.model not in (kind.__name__ for kind in type(plain).__mro__):
+            raise RequestError(f"prune: a {type(plain).__name__} has no generate for images; load it as {spec.model}")
         self.plain, self.pruner = plain, pruner
         self.visual_tokens: list[tuple[int, int]] = []
         self._adapter: Adapter | None = None
@@ -158,7 +158,7 @@ class PrunedModel:
         padded = [answers[place] + [asked.pad] * (width - len(answers[place])) for place in range(len(rows))]
         return torch.cat([ids, torch.tensor(padded, dtype=ids.dtype, device=ids.device)], 1)
 
-    def _plain_answers(self, ids, mask: torch.Tensor, asked: Greedy, generation_config, options: dict) -> list[list[int]]:
+    def _plain_answers(self, ids, mask: torch.Tensor, asked: GreedyOptions, generation_config, options: dict) -> list[list[int]]:
         """Answers of the model within to prompts without an image, their end token included."""
         options = {name: value for name, value in options.items() if name != "max_length"} | {"max_new_tokens": asked.limit}
         out = self.plain.generate(input_ids=ids, attention_mask=mask.long(), generation_config=generation_config, **options)
@@ -194,7 +194,7 @@ class PrunedModel:
         return f"PrunedModel({inner}, method={pruner.expression!r}, keep={pruner.keep}, budget={pruner.mode!r})"
 
 
-def _mask(ids: torch.Tensor, mask: torch.Tensor | None, asked: Greedy) -> torch.Tensor:
+def _mask(ids: torch.Tensor, mask: torch.Tensor | None, asked: GreedyOptions) -> torch.Tensor:
     """Which columns are no padding, bool [B, L]: by the rules of ``generate`` where it is not given."""
     if mask is None:
         padded = (ids == asked.pad) if asked.pad not in asked.ends else torch.zeros_like(ids, dtype=torch.bool)

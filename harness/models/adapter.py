@@ -11,14 +11,14 @@ from functools import cached_property
 import torch
 from PIL import Image
 
-from harness.decoding import Kind
 from harness.errors import RequestError
+from harness.models.attention_kind import AttentionKind
 from harness.models.companion import Companion
-from harness.models.frames import NEWLINE, VISUAL, Block, Frame, Views
-from harness.models.quirks import Quirk, quirk_of
-from harness.models.reading import blocks_read, read_shape
-from harness.models.towers import ClosedTower, OpenTower, TowerBlock
-from harness.probes import Probe, install
+from harness.models.configuration import blocks_read, read_shape
+from harness.models.families import FamilySpec, spec_of
+from harness.models.probes import AttentionProbe, install
+from harness.models.prompt import NEWLINE, VISUAL, ImageSpan, PixelBatch, PromptPrefix
+from harness.models.towers import BlockwiseTower, TowerBlock, WholeTower
 from methods.types import SIGNAL_NAMES, ModelShape, Step
 
 _CLS = frozenset({"cls_attention", "cls_feature", "cls_key"})
@@ -38,10 +38,10 @@ class Adapter:
         install(model)
         self.model, self.processor, self.name, self.companion = model.eval(), processor, name, companion
         self.config = model.config
-        self.quirk: Quirk = quirk_of(name, self.config.model_type)
+        self.spec: FamilySpec = spec_of(name, self.config.model_type)
         _check(name, self.config)
         self.inner = model.model
-        self.tower = getattr(self.inner, self.quirk.tower)
+        self.tower = getattr(self.inner, self.spec.tower)
         self.decoder = self.inner.get_decoder() if hasattr(self.inner, "get_decoder") else self.inner.language_model
         self.tokenizer = processor.tokenizer
         self.device, self.dtype = next(model.parameters()).device, next(model.parameters()).dtype
@@ -50,8 +50,8 @@ class Adapter:
         self._cache_word = "cache" if "cache" in inspect.signature(inner).parameters else "past_key_values"
         ends = model.generation_config.eos_token_id
         self.end_ids = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
-        self.cutter = self.quirk.cutter(self.config, processor, self.shape.merge)
-        self._known: dict[tuple[int, int], Block] = {}  # by size of an image
+        self.tiler = self.spec.tiler(self.config, processor, self.shape.merge)
+        self._known: dict[tuple[int, int], ImageSpan] = {}  # by size of an image
 
     @cached_property
     def shape(self) -> ModelShape:
@@ -62,20 +62,20 @@ class Adapter:
         joint = {"joint_width": self.companion.width, "joint_text": self.companion.text_shape}
         return replace(bare, joint_blocks=self.config.vision_config.num_hidden_layers - bare.vision_layers, **joint)
 
-    def shape_for(self, blocks: tuple[Block, ...]) -> ModelShape:
+    def shape_for(self, blocks: tuple[ImageSpan, ...]) -> ModelShape:
         """The shape for a prompt of these images."""
         count, tiles = sum(block.count for block in blocks), sum(block.tiles for block in blocks)
         if (count, tiles) == (self.shape.visual_tokens, self.shape.tiles) and blocks[0].grid == self.shape.grid:
             return self.shape
         grid = blocks[0].grid if len(blocks) == 1 else None
         own = self.shape.visual_tokens * self.shape.merge  # tower tokens of a tile
-        trimmed = self.cutter.trims and count * self.shape.merge != own * tiles
+        trimmed = self.tiler.trims and count * self.shape.merge != own * tiles
         seen = own if trimmed else 0
         return replace(self.shape, visual_tokens=count, tiles=tiles, grid=grid or (1, count), tile_tokens=seen)
 
-    def block_of(self, size: tuple[int, int]) -> Block:
+    def image_span(self, size: tuple[int, int]) -> ImageSpan:
         """What an image of so many pixels, (width, height), puts into the prompt; only its size matters."""
-        key = (0, 0) if self.cutter.fixed else size
+        key = (0, 0) if self.tiler.fixed else size
         if key not in self._known:
             self._known[key] = self.views([[Image.new("RGB", size)]]).blocks[0][0]
         return self._known[key]
@@ -95,9 +95,9 @@ class Adapter:
     def cannot(self, steps: tuple[Step, ...], grid: tuple[int, int] | None = None) -> str | None:
         """Why steps, or shrinking images to a grid, cannot be run on this model; None where they can."""
         kind = self.config.model_type
-        if grid is not None and grid != (0, 0) and not self.cutter.resizes:
+        if grid is not None and grid != (0, 0) and not self.tiler.resizes:
             return f"{kind} takes images at its own resolution alone; none can be shrunk to a grid"
-        if any(step.site.stage == 0 for step in steps) and not self.cutter.whole:
+        if any(step.site.stage == 0 for step in steps) and not self.tiler.whole:
             return f"the projector of {kind} needs the tower's full grid, so no token can leave inside the tower"
         if any(step.space == "tower" for step in steps) and self.shape.merge > 1:
             return f"the projector of {kind} makes one token of {self.shape.merge}, so the tower's cannot be merged before it"
@@ -136,9 +136,9 @@ class Adapter:
         content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
         messages = [{"role": "user", "content": content}]
         text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        if self.quirk.margin:
+        if self.spec.margin:
             word = self.processor.image_token
-            text = text.replace(word, f"{self.quirk.margin}{word}{self.quirk.margin}")
+            text = text.replace(word, f"{self.spec.margin}{word}{self.spec.margin}")
         starts = self.tokenizer.bos_token is not None and text.lstrip().startswith(self.tokenizer.bos_token)
         return self.tokenizer(text, add_special_tokens=not starts).input_ids
 
@@ -153,50 +153,50 @@ class Adapter:
         with_image, without = self.prompt("x")[0], self._ids("x", 0)
         return next((i for i, (a, b) in enumerate(zip(with_image, without)) if a != b), min(len(with_image), len(without)))
 
-    def pixels(self, images: list[Image.Image], grid: tuple[int, int] | None = None) -> Views:
+    def pixels(self, images: list[Image.Image], grid: tuple[int, int] | None = None) -> PixelBatch:
         """Images of as many prompts, made ready for the tower; ``grid`` shrinks each to that many tokens."""
         return self.views([[image] for image in images], grid)
 
-    def views(self, prompts: list[list[Image.Image]], grid: tuple[int, int] | None = None) -> Views:
+    def views(self, prompts: list[list[Image.Image]], grid: tuple[int, int] | None = None) -> PixelBatch:
         """The images of every prompt, made ready for the tower."""
-        made = self.cutter.views(prompts, grid)
-        return Views([tensor.to(self.device, self.dtype) for tensor in made.tensors], made.blocks)
+        made = self.tiler.views(prompts, grid)
+        return PixelBatch([tensor.to(self.device, self.dtype) for tensor in made.tensors], made.blocks)
 
-    def frame(self, prefix: list[int], blocks: tuple[Block, ...]) -> Frame:
+    def prompt_prefix(self, prefix: list[int], blocks: tuple[ImageSpan, ...]) -> PromptPrefix:
         """What stands before the questions of a prompt."""
-        return Frame.of(prefix, blocks, self.quirk.axes)
+        return PromptPrefix.of(prefix, blocks, self.spec.axes)
 
     # tower and projector
 
     @cached_property
-    def open_tower(self) -> OpenTower | None:
+    def blockwise_tower(self) -> BlockwiseTower | None:
         """The tower whose blocks the engine runs; None where it runs as a whole."""
-        if not self.quirk.open:
+        if not self.spec.open:
             return None
-        normed = self.quirk.normed or (self.config.model_type == "internvl" and self.config.vision_feature_layer == -1)
-        return OpenTower(self.tower, self.config.vision_config, blocks_read(self.config), normed)
+        normed = self.spec.normed or (self.config.model_type == "internvl" and self.config.vision_feature_layer == -1)
+        return BlockwiseTower(self.tower, self.config.vision_config, blocks_read(self.config), normed)
 
     @cached_property
-    def closed_tower(self) -> ClosedTower:
-        return ClosedTower(self.tower, self.config.vision_config)
+    def whole_tower(self) -> WholeTower:
+        return WholeTower(self.tower, self.config.vision_config)
 
     @property
     def blocks(self) -> list[TowerBlock]:
-        return self.open_tower.blocks
+        return self.blockwise_tower.blocks
 
     def enter_tower(self, pixels: torch.Tensor) -> torch.Tensor:
         """Patch and position embeddings, CLS first where there is one: [tiles, cls + n, Dv]."""
-        return self.open_tower.enter(pixels)
+        return self.blockwise_tower.enter(pixels)
 
     def joint_embeds(self, hidden: torch.Tensor) -> torch.Tensor:
         """Tower states at the read layer, CLS included, [B, 1 + N, Dv] to the joint space [B, N, C]."""
-        for block in self.open_tower.unread:
+        for block in self.blockwise_tower.unread:
             hidden = block.transform(block.attend(hidden, None, None))
         return self.companion.visual_projection(self.tower.post_layernorm(hidden[:, int(self.shape.has_cls) :]))
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Tower tokens [B, n, Dv] to tokens of the LLM [B, n, D], or to fewer where the projector merges them."""
-        projector: torch.nn.Module = self.inner.get_submodule(self.quirk.projector)
+        projector: torch.nn.Module = self.inner.get_submodule(self.spec.projector)
         if self.config.model_type == "internvl":
             side = int(features.shape[1] ** 0.5)
             folded = self.inner.pixel_shuffle(features.unflatten(1, (side, side)), self.config.downsample_ratio)
@@ -210,21 +210,21 @@ class Adapter:
             return tower.projected
         if tower.states is None:
             return self.project(tower.features)
-        return self.cutter.arrange(self.project(tower.states), tower.blocks)
+        return self.tiler.arrange(self.project(tower.states), tower.blocks)
 
     # decoder
 
     @cached_property
-    def _kinds(self) -> list[Kind]:
+    def _kinds(self) -> list[AttentionKind]:
         text = self.config.get_text_config()
         window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
         names = getattr(text, "layer_types", None)
         if names is None:
             names = ["full_attention" if window is None else "sliding_attention"] * text.num_hidden_layers
         slide = lambda name: window if name == "sliding_attention" else None
-        return [Kind(name, slide(name), self.quirk.together) for name in names]
+        return [AttentionKind(name, slide(name), self.spec.together) for name in names]
 
-    def kind(self, layer: int) -> Kind:
+    def kind(self, layer: int) -> AttentionKind:
         """How a decoder layer attends."""
         return self._kinds[layer]
 
@@ -237,13 +237,13 @@ class Adapter:
 
     def rotary(self, hidden: torch.Tensor, positions: torch.Tensor, kind: str = "full_attention"):
         """Cosines and sines for positions [G, L], or [3, G, L] where they have three axes."""
-        if self.quirk.axes > 1 and positions.dim() == 2:
-            positions = positions.expand(self.quirk.axes, -1, -1)
+        if self.spec.axes > 1 and positions.dim() == 2:
+            positions = positions.expand(self.spec.axes, -1, -1)
         if hasattr(self.decoder.rotary_emb, "layer_types"):  # angles differ between kinds of layers
             return self.decoder.rotary_emb(hidden, positions, kind)
         return self.decoder.rotary_emb(hidden, position_ids=positions)
 
-    def layer(self, index: int, hidden, mask, positions, rotary, store, probe: Probe | None = None) -> torch.Tensor:
+    def layer(self, index: int, hidden, mask, positions, rotary, store, probe: AttentionProbe | None = None) -> torch.Tensor:
         """Run decoder layer ``index``; its keys and values go through ``store.update``."""
         words = {self._cache_word: store} if store is not None else {}
         if probe is not None:
@@ -252,7 +252,7 @@ class Adapter:
         out = self.decoder.layers[index](hidden, attention_mask=mask, position_ids=plain, position_embeddings=rotary, **words)
         return out[0] if isinstance(out, tuple) else out
 
-    def rows_ahead(self, index: int, hidden: torch.Tensor, mask, rotary, probe: Probe) -> None:
+    def rows_ahead(self, index: int, hidden: torch.Tensor, mask, rotary, probe: AttentionProbe) -> None:
         """Let ``probe`` record the attention rows that layer ``index`` would compute on its input, without running it."""
         layer = self.decoder.layers[index]
         attention, count = layer.self_attn, hidden.shape[1]
@@ -279,7 +279,7 @@ class Adapter:
 
     def rope_response(self, queries: torch.Tensor, keys: torch.Tensor, kind: str = "full_attention") -> torch.Tensor:
         """Mean cosine of the rotary angles between positions: [R, T] and [R, N] (or [3, R, ...]) to [R, T, N]."""
-        if not hasattr(self.decoder.rotary_emb, "inv_freq") or self.quirk.axes > 1:
+        if not hasattr(self.decoder.rotary_emb, "inv_freq") or self.spec.axes > 1:
             like = torch.zeros(1, device=self.device)
             own, others = self.rotary(like, queries, kind), self.rotary(like, keys, kind)
             total = sum(a.float() @ b.float().transpose(1, 2) for a, b in zip(own, others, strict=True))

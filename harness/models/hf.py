@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,21 +12,12 @@ import torch
 from harness.errors import RequestError
 from harness.models import companion as companions
 from harness.models.adapter import Adapter
-from harness.models.quirks import quirk_of
+from harness.models.catalogue import EMBEDDED, TINY, plugged
+from harness.models.families import spec_of
 from harness.models.towers import TowerBlock
 from harness.models.weights import check_index
 
 __all__ = ["Adapter", "EMBEDDED", "TINY", "TowerBlock", "load"]
-
-TINY = Path(__file__).parent / "tiny" / "weights"
-EMBEDDED = {"tiny": TINY}
-GROUP = "prunescope.models"
-"""Entry points of other packages: a name, and a function (device: str, dtype: torch.dtype) that gives an `Adapter`."""
-
-
-def plugged() -> dict[str, EntryPoint]:
-    """Models of other packages, by name."""
-    return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def load(
@@ -79,12 +70,12 @@ def load(
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     try:
-        quirk = quirk_of(name, _model_type(source, common))
-        _need(f"model {name!r}", *quirk.needs)
+        spec = spec_of(name, _model_type(source, common))
+        _need(f"model {name!r}", *spec.needs)
         if local and not any(path.glob("*.safetensors")):
             raise ValueError("it has no .safetensors file, and other weights are not loaded, since a pickle can run code")
         check_index(name, source, **{key: value for key, value in common.items() if key != "trust_remote_code"})
-        model = getattr(transformers, quirk.model).from_pretrained(source, dtype=kind, use_safetensors=True, **common, **options)
+        model = getattr(transformers, spec.model).from_pretrained(source, dtype=kind, use_safetensors=True, **common, **options)
         processor = transformers.AutoProcessor.from_pretrained(source, **common)  # nosec B615
         if not options:
             model = model.to(device)

@@ -129,10 +129,10 @@ def random_model(name: str, device: str, dtype: torch.dtype, layers: int | None 
     torch.manual_seed(seed)
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
-    return Adapter(model, Untold(config), name)
+    return Adapter(model, ImageOnlyProcessor(config), name)
 
 
-class Untold:
+class ImageOnlyProcessor:
     """A processor without a tokenizer: images as the family's own image processor makes them, one tile each, with two marks."""
 
     image_token = None

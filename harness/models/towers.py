@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from harness.models.cutting import side
-from harness.models.frames import Views
-from harness.probes import Probe, probing
+from harness.models.probes import AttentionProbe, probing
+from harness.models.prompt import PixelBatch
+from harness.models.tiling import side
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class TowerBlock:
 
     module: torch.nn.Module
 
-    def attend(self, hidden: torch.Tensor, bias: torch.Tensor | None, probe: Probe | None) -> torch.Tensor:
+    def attend(self, hidden: torch.Tensor, bias: torch.Tensor | None, probe: AttentionProbe | None) -> torch.Tensor:
         module = self.module
         with probing(self.attention, probe):
             out, _ = self.attention(self.first_norm(hidden), attention_mask=bias)
@@ -44,7 +44,7 @@ class TowerBlock:
         return self.module.layer_norm2 if hasattr(self.module, "layer_norm2") else self.module.layernorm_after
 
 
-class OpenTower:
+class BlockwiseTower:
     """CLIP, SigLIP, InternVL's and Idefics3's ViT.
 
     Args:
@@ -81,7 +81,7 @@ class OpenTower:
 
 
 @dataclass
-class ChunkProbe(Probe):
+class ChunkProbe(AttentionProbe):
     """Of an attention layer that is called once for every window or image: keys and received attention of all in turn."""
 
     chunks: list[tuple[torch.Tensor | None, torch.Tensor | None]] = field(default_factory=list, init=False)
@@ -98,7 +98,7 @@ class ChunkProbe(Probe):
 
 
 @dataclass(frozen=True)
-class Seen:
+class WholeTowerOutput:
     """What a closed tower gave for B prompts: tables [B * patches, ...] in the order of the patches."""
 
     states: torch.Tensor  # [B * patches, Dv] behind the last block
@@ -108,7 +108,7 @@ class Seen:
     received: torch.Tensor | None  # [B * patches, H]
 
 
-class ClosedTower:
+class WholeTower:
     """Qwen's towers: patches of all images in one row, attention by image or by window, the merger inside.
 
     Args:
@@ -119,7 +119,7 @@ class ClosedTower:
     def __init__(self, module: torch.nn.Module, config) -> None:
         self.module, self.config = module, config
 
-    def see(self, views: Views, pixels: torch.Tensor, watch, keys: bool, received: bool) -> Seen:
+    def see(self, views: PixelBatch, pixels: torch.Tensor, watch, keys: bool, received: bool) -> WholeTowerOutput:
         """Run the tower; the mergers' time is booked as the projector's."""
         grid = torch.tensor([block.cut for blocks in views.blocks for block in blocks], device=pixels.device)
         probe = ChunkProbe(keys=keys, received=received) if keys or received else None
@@ -137,7 +137,7 @@ class ClosedTower:
         if order is not None:
             states, own, mean = (None if table is None else table[order] for table in (states, own, mean))
         deep = tuple(getattr(out, "deepstack_features", None) or ())
-        return Seen(states, out.pooler_output, deep, own, mean)
+        return WholeTowerOutput(states, out.pooler_output, deep, own, mean)
 
     def _order(self, grid: torch.Tensor) -> torch.Tensor | None:
         """Where each patch stands in a tower that takes them window by window."""

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from harness.errors import RequestError
-from harness.integrity import read_json
+from harness.files import read_json
 
 _INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")

@@ -8,13 +8,13 @@ from statistics import median
 import pytest
 import torch
 
-from harness.batch import Batch
-from harness.engine import Engine
+from harness.engine.batch import Batch
+from harness.engine.engine import Engine
+from harness.engine.sharing import CellPath
+from harness.engine.stopwatch import Stopwatch
 from harness.models.adapter import Adapter
-from harness.models.published import Untold, llava
-from harness.probes import Probe
-from harness.sharing import Walk
-from harness.stopwatch import Stopwatch
+from harness.models.probes import AttentionProbe
+from harness.models.published import ImageOnlyProcessor, llava
 from methods.registry import create
 from methods.schedule import plan
 from methods.types import Budget
@@ -33,7 +33,7 @@ def engine():
 
     config = llava((128, 256, 3, 4, 336, 14), (1024, 2752, 8, 16, 16, 2000))
     torch.manual_seed(0)
-    return Engine(Adapter(LlavaForConditionalGeneration(config), Untold(config), "random"), 1)
+    return Engine(Adapter(LlavaForConditionalGeneration(config), ImageOnlyProcessor(config), "random"), 1)
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +57,14 @@ def test_engine_attention_probe_of_one_layer(engine, batch, against_floor):
     """A prefill with the last row of one layer probed, beside the same prefill without; bound: 1.05."""
     adapter = engine.adapter
     with torch.inference_mode():
-        flow = engine._enter(batch, Walk((), "original"), engine.see(batch.pixels), None, True, Stopwatch()).flow
+        flow = engine._enter(batch, CellPath((), "original"), engine.encode_images(batch.pixels), None, True, Stopwatch()).flow
     rotary, mask = adapter.rotary(flow.hidden, flow.layout.positions), flow.layout.mask()
 
     @torch.inference_mode()
     def layers(probed: bool) -> None:
         hidden = flow.hidden
         for index in range(adapter.shape.layers):
-            probe = Probe(flow.layout.last[:, None], flow.layout.group) if probed and index == 1 else None
+            probe = AttentionProbe(flow.layout.last[:, None], flow.layout.group) if probed and index == 1 else None
             hidden = adapter.layer(index, hidden, mask, flow.layout.positions, rotary, None, probe)
 
     against_floor(lambda: layers(True), lambda: layers(False), 1.05, rounds=15)

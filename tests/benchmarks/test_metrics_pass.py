@@ -2,11 +2,11 @@
 
 import pytest
 
-from harness.config import CompareConfig
-from harness.engine import Engine
-from harness.measure import Work
-from harness.plan import make_cells
-from harness.recorder import Recorder
+from harness.engine.engine import Engine
+from harness.engine.recorder import Recorder
+from harness.run.batch_run import BatchRun
+from harness.run.config import CompareConfig
+from harness.run.plan import make_cells
 from harness.tasks.registry import create
 from metrics import subsets
 
@@ -20,7 +20,7 @@ def test_metrics_pass_of_the_default_cells(adapter, against_floor):
     wanted = frozenset().union(*(cell.needs for cell in cells))
     task = create("shapes")
     samples = list(task.samples(2, seed=7))
-    shared = Work(Engine(adapter, 8), task, samples, 0, True, wanted)
+    shared = BatchRun(Engine(adapter, 8), task, samples, 0, True, wanted)
     ran = []
     for cell in cells:
         if cell.blind:
@@ -32,7 +32,7 @@ def test_metrics_pass_of_the_default_cells(adapter, against_floor):
 
     def analysis() -> None:
         subsets.coverage_null.cache_clear()
-        fresh = Work(shared.engine, task, samples, 0, True, wanted)
+        fresh = BatchRun(shared.engine, task, samples, 0, True, wanted)
         fresh.__dict__["shared"] = shared.shared
         analyst = fresh.analyst
         analyst.complexity()
@@ -40,7 +40,7 @@ def test_metrics_pass_of_the_default_cells(adapter, against_floor):
             analyst.run(cell, output, recorder)
 
     def accuracy_pass() -> None:
-        alone = Work(shared.engine, task, samples, 0, False, wanted)
+        alone = BatchRun(shared.engine, task, samples, 0, False, wanted)
         for cell in cells:
             alone.run(cell)
 

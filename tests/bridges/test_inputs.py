@@ -11,7 +11,7 @@ import torch
 
 from harness.bridges.inputs import IMAGE_INPUTS, _canvas, read
 from harness.bridges.pruned import prune
-from harness.engine import Engine
+from harness.engine.engine import Engine
 
 LIMIT = 4
 

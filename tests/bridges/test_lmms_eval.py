@@ -17,7 +17,7 @@ pytest.importorskip("lmms_eval")
 
 from harness.bridges import lmms_eval as bridge
 from harness.bridges import manifest
-from harness.engine import Engine
+from harness.engine.engine import Engine
 from methods.registry import create
 from methods.schedule import plan
 from methods.types import Budget
@@ -94,7 +94,7 @@ def offline(monkeypatch, tmp_path):
 
 def ours(adapter, task: LocalTask, method: str, keep: int, budget: str) -> list[str]:
     """What the engine answers to the same questions, in one batch."""
-    from harness.engine import Batch
+    from harness.engine.engine import Batch
 
     prompts = [adapter.prompt(question) for question in task.questions]
     count = torch.arange(len(prompts))

@@ -11,11 +11,11 @@ from transformers import GenerationConfig, LogitsProcessorList
 import prunescope
 from harness.bridges import prompts
 from harness.bridges.pruned import PrunedModel, prune
-from harness.config import CompareConfig
-from harness.engine import Engine
-from harness.measure import Work
+from harness.engine.engine import Engine
 from harness.models.hf import TINY
-from harness.plan import make_cells
+from harness.run.batch_run import BatchRun
+from harness.run.config import CompareConfig
+from harness.run.plan import make_cells
 from harness.tasks.registry import create
 from methods.types import BudgetError
 
@@ -86,7 +86,7 @@ def test_tokens_are_those_of_the_harness(script, samples, method, adapter, monke
     task, sample = create("shapes"), samples[0]
     config = CompareConfig(model="tiny", methods=(method,), keep=("24",), budget="final", seed=5)
     cell = next(c for c in make_cells(config, adapter.shape, True, adapter.gives) if c.method == method)
-    work = Work(Engine(adapter, 4), task, [sample], seed=5, wanted=cell.needs)
+    work = BatchRun(Engine(adapter, 4), task, [sample], seed=5, wanted=cell.needs)
     expected = work._answer(cell, work.batch, cell.steps)
 
     monkeypatch.setattr(prompts, "_digest", lambda pixels: sample.image_id)  # the harness names images, scripts have pixels

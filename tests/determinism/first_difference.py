@@ -10,12 +10,12 @@ from unittest.mock import patch
 
 import torch
 
-import harness.engine
-from harness.engine import Engine
-from harness.measure import Work
-from harness.plan import Cell
+import harness.engine.engine
+from harness.engine.engine import Engine
+from harness.run.batch_run import BatchRun
+from harness.run.plan import Cell
 from harness.tasks.base import ImageSample, Task
-from methods.sparsevlm import Select
+from methods.sparsevlm import SparseVLMSelector
 from methods.sts import Spread
 from methods.types import Selection, Selector, Signals, Step
 from tests.determinism import sparse
@@ -50,7 +50,9 @@ class Watched:
             if isinstance(self.select, Spread):
                 distance = self.select.distance(signals)[row]
                 energies = _energies(distance, self.select.exponent, chosen.indices[row])
-            before, behind = sparse.decisions(signals, chosen, keep, row) if isinstance(self.select, Select) else ((), ())
+            before, behind = (
+                sparse.decisions(signals, chosen, keep, row) if isinstance(self.select, SparseVLMSelector) else ((), ())
+            )
             found[stream] = Choice(chosen.indices[row].clone(), scores, energies, before, behind)
         self.told.append(found)
         return chosen
@@ -91,7 +93,7 @@ def account(
     watch: list[Watched] = []
     cells = tuple(cell if cell.key != key else replace(cell, steps=watched(cell.steps, watch)) for cell in cells)
     wanted = frozenset().union(*(cell.needs for cell in cells))
-    work = Work(engine, task, list(samples), cells[0].seed, sharing, wanted, cells=cells)
+    work = BatchRun(engine, task, list(samples), cells[0].seed, sharing, wanted, cells=cells)
     row = [q.sample_id for sample in samples for q in sample.questions].index(question)
     decoded: list[Decoded] = []
     for cell in cells:
@@ -109,7 +111,7 @@ def watched(steps: Sequence[Step], watch: list[Watched]) -> tuple[Step, ...]:
     return tuple(replace(step, select=one, needs=step.needs | {"seeds"}) for step, one in zip(steps, watch, strict=True))
 
 
-def told(work: Work, watch: Sequence[Watched], decoded: Sequence[Decoded], row: int) -> Account:
+def told(work: BatchRun, watch: Sequence[Watched], decoded: Sequence[Decoded], row: int) -> Account:
     """How a question was answered, by its place in the batch; it was decoded alone or with all others."""
     streams = int(work.batch.question_seeds[row]), int(work.batch.image_seeds[work.batch.image[row]])
     choices = [next(heard[s] for heard in one.told for s in streams if s in heard) for one in watch]
@@ -120,7 +122,7 @@ def told(work: Work, watch: Sequence[Watched], decoded: Sequence[Decoded], row: 
 
 def listening(decoded: list[Decoded]):
     """Note the logits of all rows of every step of decoding."""
-    own = harness.engine.decode
+    own = harness.engine.engine.decode
     signature = inspect.signature(own)
 
     def decode(*arguments, **words):
@@ -137,7 +139,7 @@ def listening(decoded: list[Decoded]):
         decoded.append((steps, frozenset(given["ends"])))
         return found
 
-    return patch.object(harness.engine, "decode", decode)
+    return patch.object(harness.engine.engine, "decode", decode)
 
 
 def _of_row(steps: list[torch.Tensor], ends: frozenset[int], row: int) -> tuple[list[int], list[torch.Tensor]]:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.comparison import compare
-from harness.config import CompareConfig
-from harness.engine import Engine
+from harness.engine.engine import Engine
 from harness.models import hf
-from harness.prepare import prepare
+from harness.run.comparison import compare
+from harness.run.config import CompareConfig
+from harness.run.prepare import prepare
 from tests.determinism.first_difference import Account, Choice, account, batches, gap
 
 REQUEST = {
@@ -76,8 +76,8 @@ def test_one_digest_for_any_number_of_processes_and_order_of_cells(runs, options
 def test_the_digest_is_of_answers_and_kept_tokens(runs, tmp_path):
     import shutil
 
-    from harness.manifest import digest_of
-    from harness.runs import RunFolder
+    from harness.run.manifest import digest_of
+    from harness.store.runs import RunFolder
 
     known = set()
     for change in (

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from harness import completion
-from harness.cli import app, main
+from harness.cli import completion
+from harness.cli.app import app, main
 
 ROOT = Path(__file__).parents[2]
 GROUP = typer.main.get_command(app)
@@ -93,7 +93,7 @@ def test_runs_are_found_and_other_folders_lead_on(tmp_path, monkeypatch):
 def test_a_shell_is_offered_names(typed, offered):
     """As bash asks: by the variable of typer's own script, under the installed name. Neither torch nor numpy is loaded."""
     script = (
-        "import sys\nsys.argv[0] = 'prunescope'\nfrom harness.cli import main\ntry:\n    main()\nfinally:\n"
+        "import sys\nsys.argv[0] = 'prunescope'\nfrom harness.cli.app import main\ntry:\n    main()\nfinally:\n"
         "    print([n for n in ('torch', 'numpy') if n in sys.modules], file=sys.stderr)\n"
     )
     words = f"prunescope {typed}"
@@ -119,7 +119,7 @@ def test_lists_are_json_with_one_set_of_keys(capsys, kind):
 
 
 def test_doctor_says_what_is_usable_and_how_to_mend_the_rest(monkeypatch):
-    from harness import doctor as module
+    from harness.cli import doctor as module
 
     found = module.doctor()
     assert found["model tiny"] == "usable" and found["family llava"] == "usable" and found["device"]

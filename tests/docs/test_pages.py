@@ -84,8 +84,8 @@ def test_every_name_in_the_page_of_figures_is_one():
 
 
 def test_constants_in_the_pages_are_those_of_the_code():
-    from harness.analysis import _MATCHED_SUBSETS
-    from harness.config import CompareConfig
+    from harness.run.analysis import _MATCHED_SUBSETS
+    from harness.run.config import CompareConfig
     from metrics.collapse import SUBSETS
     from metrics.evidence import KEPT
     from metrics.latency import NOISY
@@ -120,13 +120,13 @@ def test_families_and_cutters_are_those_there_are():
     from dataclasses import fields
 
     from harness.models import cutting
-    from harness.models.quirks import Quirk
+    from harness.models.families import FamilySpec
 
     text = page("families.md")
-    for cutter in re.findall(r"\(`(\w+)`\)", text):
-        assert issubclass(getattr(cutting, cutter), cutting.Cutter)
+    for tiler in re.findall(r"\(`(\w+)`\)", text):
+        assert issubclass(getattr(cutting, tiler), cutting.Cutter)
     asked = re.findall(r"^\| `(\w+)` \|", text.split("| field | ask |")[1].split("\n\n")[0], re.M)
-    assert set(asked) <= {field.name for field in fields(Quirk)}
+    assert set(asked) <= {field.name for field in fields(FamilySpec)}
     for file in re.findall(r"^\| `(\w+\.py)` \|", text, re.M):
         assert (ROOT / "harness" / "models" / file).exists(), file
 

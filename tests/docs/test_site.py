@@ -39,7 +39,7 @@ def test_every_page_is_in_the_navigation():
 @pytest.mark.slow
 def test_the_site(tmp_path):
     pytest.importorskip("material", reason="mkdocs-material is not installed; `tox -e docs` has it")
-    from harness.cli import app
+    from harness.cli.app import app
 
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

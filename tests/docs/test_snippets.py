@@ -16,7 +16,7 @@ import pytest
 import typer
 import yaml
 
-from harness.cli import app, main
+from harness.cli.app import app, main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -98,9 +98,9 @@ def test_blocks_are_what_they_say(name):
         else:
             compile(block.text, name, "exec")
             if "def test_" in block.text:
-                from harness.pytest_plugin import Prunescope
+                from harness.bridges.pytest_plugin import PrunescopeFixture
 
-                assert all(hasattr(Prunescope, method) for method in re.findall(r"prunescope\.(\w+)\(", block.text))
+                assert all(hasattr(PrunescopeFixture, method) for method in re.findall(r"prunescope\.(\w+)\(", block.text))
 
 
 def quick_commands() -> list[str]:

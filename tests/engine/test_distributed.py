@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import distributed
-from harness.answers import Answerer
-from harness.comparison import compare
 from harness.errors import RequestError
+from harness.run.comparison import compare
+from harness.run.executors import processes as distributed
+from harness.run.shard_runner import ShardRunner
 
 REQUEST = {
     "methods": ("random", "fastv"), "keep": ("64",), "samples": 4, "batch_size": 1, "latency": False, "analyse": 2, "seeds": 2,
@@ -48,7 +48,7 @@ def once(path) -> bool:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_what_a_killed_process_was_at_is_given_to_another(tmp_path, alone, monkeypatch, when):
-    own = Answerer.answer
+    own = ShardRunner.answer
 
     def deadly(self, shard, ready=None):
         found = own(self, shard, ready) if when == "after" else None
@@ -56,13 +56,13 @@ def test_what_a_killed_process_was_at_is_given_to_another(tmp_path, alone, monke
             os.kill(os.getpid(), signal.SIGKILL)
         return found or own(self, shard, ready)
 
-    monkeypatch.setattr(Answerer, "answer", deadly)
+    monkeypatch.setattr(ShardRunner, "answer", deadly)
     assert tables(compare(**REQUEST, workers=2, out=tmp_path / "run")) == alone
     assert (tmp_path / "killed").exists()
 
 
 def test_images_that_kill_every_process_are_named_and_the_rest_is_stored(tmp_path, alone, monkeypatch):
-    own = Answerer.answer
+    own = ShardRunner.answer
 
     def deadly(self, shard, ready=None):
         if shard.place == 3:
@@ -70,7 +70,7 @@ def test_images_that_kill_every_process_are_named_and_the_rest_is_stored(tmp_pat
         return own(self, shard, ready)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Answerer, "answer", deadly)
+        patch.setattr(ShardRunner, "answer", deadly)
         with pytest.raises(RequestError, match="3 workers died on the batch of images that begins at 3"):
             compare(**REQUEST, workers=2, out=tmp_path / "run")
     assert tables(compare(**REQUEST, workers=2, out=tmp_path / "run", resume=True)) == alone
@@ -80,7 +80,7 @@ def test_an_error_in_a_process_is_raised_here_with_its_place(tmp_path, monkeypat
     def wrong(self, shard, ready=None):
         raise ZeroDivisionError("here")
 
-    monkeypatch.setattr(Answerer, "answer", wrong)
+    monkeypatch.setattr(ShardRunner, "answer", wrong)
     with pytest.raises(ZeroDivisionError, match="here") as caught:
         compare(**REQUEST, workers=2, out=tmp_path / "run")
     assert "in a worker" in caught.value.__notes__[0]
@@ -94,8 +94,8 @@ def test_processes_that_load_for_themselves(tmp_path, alone, monkeypatch):
 
 
 def test_workers_are_no_part_of_what_a_run_is():
-    from harness.config import CompareConfig
-    from harness.manifest import identity
+    from harness.run.config import CompareConfig
+    from harness.run.manifest import identity
 
     assert identity(asdict(CompareConfig(workers=3))) == identity(asdict(CompareConfig(workers=1)))
 
@@ -114,15 +114,15 @@ def runs(pid) -> bool:
 
 BUSY = """
 import sys, time
-from harness import distributed
-from harness.answers import Answerer
-from harness.comparison import compare
+from harness.run.executors import processes as distributed
+from harness.run.shard_runner import ShardRunner
+from harness.run.comparison import compare
 
 def busy(self, shard, ready=None):
     print("at", shard.place, flush=True)
     time.sleep(60)
 
-Answerer.answer = busy
+ShardRunner.answer = busy
 if {spawn}:
     distributed.multiprocessing.get_all_start_methods = lambda: ["spawn"]
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from harness.engine import Engine
-from harness.measure import Work
-from harness.probes import Probe
-from harness.sharing import Walk
+from harness.engine.engine import Engine
+from harness.engine.sharing import CellPath
+from harness.models.probes import AttentionProbe
+from harness.run.batch_run import BatchRun
 from harness.tasks.registry import create as create_task
 from methods.merging import bipartite
 from methods.registry import create
@@ -53,7 +53,7 @@ def test_none_equals_generate(work):
 @pytest.mark.slow
 def test_none_equals_generate_on_200_samples(adapter):
     task = create_task("shapes")
-    many = Work(Engine(adapter, 6), task, list(task.samples(23, seed=11)), seed=0)
+    many = BatchRun(Engine(adapter, 6), task, list(task.samples(23, seed=11)), seed=0)
     out = many.engine.run(many.batch)
     assert [generated(many, row) for row in range(200)] == out.tokens[:200]
 
@@ -136,7 +136,7 @@ def test_merging_in_the_tower_equals_a_slow_version(work):
             sizes = torch.tensor([[1.0] + [float(sum(sizes[0, 1 + t] for t in g)) for g in merged]])
             sources = [sorted(s for t in g for s in sources[t]) for g in merged]
         hidden = block.transform(hidden)
-    tower = work.engine.see(work.batch.pixels, steps)
+    tower = work.engine.encode_images(work.batch.pixels, steps)
     assert torch.allclose(tower.features[0], hidden[0, 1:], atol=1e-4)
     assert tower.lowest[0].tolist() == [min(s) for s in sources]
     for token, members in enumerate(sources):
@@ -188,10 +188,10 @@ def test_tower_signals_equal_transformers_own(work):
 @torch.inference_mode()
 def test_rows_ahead_are_those_that_the_layer_then_computes(work):
     adapter = work.engine.adapter
-    flow = work.engine._enter(work.batch, Walk((), "original"), work.tower, None, True, _quiet()).flow
+    flow = work.engine._enter(work.batch, CellPath((), "original"), work.tower, None, True, _quiet()).flow
     layout, hidden = flow.layout, flow.hidden
     rotary, mask = adapter.rotary(hidden, layout.positions), layout.mask()
-    ahead, then = Probe(layout.text, layout.group), Probe(layout.text, layout.group, True)
+    ahead, then = AttentionProbe(layout.text, layout.group), AttentionProbe(layout.text, layout.group, True)
     adapter.rows_ahead(3, hidden, mask, rotary, ahead)
     adapter.layer(3, hidden, mask, layout.positions, rotary, None, then)
     torch.testing.assert_close(ahead.attention, then.attention, atol=1e-6, rtol=1e-4)
@@ -225,7 +225,7 @@ def test_results_do_not_depend_on_batch_size_or_sharing(work, expression):
     ]  # fmt: skip
     task, first = create_task("shapes"), 0
     for sample in work.samples:
-        single = Work(work.engine, task, [sample], seed=0, wanted=SIGNAL_NAMES)
+        single = BatchRun(work.engine, task, [sample], seed=0, wanted=SIGNAL_NAMES)
         _, one = run(single, expression)
         for row in range(len(sample.questions)):
             if differ(one, row, whole, first + row):
@@ -260,7 +260,7 @@ def test_tokens_are_physically_removed(work, expression):
         pytest.skip("counts are decided from the image")
     out = work.engine.run(work.batch, steps, method.positions, share=False)
     assert out.counts == schedule.llm
-    one = Work(
+    one = BatchRun(
         work.engine,
         create_task("shapes"),
         [replace(work.samples[0], questions=work.samples[0].questions[:1])],
@@ -276,9 +276,9 @@ def test_tokens_are_physically_removed(work, expression):
 @torch.inference_mode()
 def test_probed_rows_equal_eager_attention(work):
     adapter, batch = work.engine.adapter, work.batch
-    layout_in = work.engine._enter(batch, Walk((), "original"), work.tower, None, True, _quiet()).flow
+    layout_in = work.engine._enter(batch, CellPath((), "original"), work.tower, None, True, _quiet()).flow
     layout, hidden = layout_in.layout, layout_in.hidden
-    probe = Probe(layout.text, layout.group)
+    probe = AttentionProbe(layout.text, layout.group)
     rotary = adapter.rotary(hidden, layout.positions)
     adapter.layer(0, hidden, layout.mask(), layout.positions, rotary, None, probe)
     attention = adapter.decoder.layers[0].self_attn
@@ -294,7 +294,7 @@ def test_probed_rows_equal_eager_attention(work):
 
 
 def _quiet():
-    from harness.stopwatch import Stopwatch
+    from harness.engine.stopwatch import Stopwatch
 
     return Stopwatch()
 
@@ -302,7 +302,7 @@ def _quiet():
 def test_stopwatch_takes_inner_stages_out_of_outer_ones():
     import time
 
-    from harness.stopwatch import Stopwatch
+    from harness.engine.stopwatch import Stopwatch
 
     watch = Stopwatch("cpu")
     with watch.stage("prefill"):
@@ -319,7 +319,7 @@ def test_blind_sees_no_image(adapter):
     swapped = replace(b, questions=a.questions)
     outputs = []
     for sample in (a, swapped):
-        w = Work(Engine(adapter, 4), task, [sample], 0)
+        w = BatchRun(Engine(adapter, 4), task, [sample], 0)
         batch = w.make_batch((0, 0))
         outputs.append(w.engine.run(batch, (), blind=True))
     assert outputs[0].tokens == outputs[1].tokens and outputs[0].counts == (0,) * 12

@@ -12,13 +12,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from harness import ray_crew
-from harness.answers import Shard, Stored
-from harness.comparison import compare, prepare
-from harness.config import CompareConfig
-from harness.distributed import READY, together
 from harness.errors import RequestError
-from harness.manifest import command, identity
+from harness.run.accuracy_pass import model_needs, source_for_cluster
+from harness.run.comparison import compare
+from harness.run.config import CompareConfig
+from harness.run.executors import ray as ray_crew
+from harness.run.executors.base import READY, run_with
+from harness.run.manifest import command, identity
+from harness.run.prepare import prepare
+from harness.run.shard_runner import ShardRunnerSource, fingerprints
+from harness.run.shards import Shard, ShardResult
 
 REQUEST = {
     "methods": ("random", "fastv"), "keep": ("64",), "samples": 6, "batch_size": 1, "latency": False, "analyse": 2, "seeds": 2,
@@ -68,7 +71,7 @@ class Scripted:
         if not self.loaded:
             self.loaded = True
             return READY
-        return Stored(size=self.shard.place)
+        return ShardResult(size=self.shard.place)
 
     def stop(self):
         self.stopped = True
@@ -78,7 +81,7 @@ class Scripted:
 def test_every_shard_comes_once_however_workers_die(seed):
     shards = [Shard(place, ("none",)) for place in range(50)]
     team = Team(count=1 + seed % 7, rate=0.2, seed=seed)
-    found = list(together(team, shards, lambda images: None))
+    found = list(run_with(team, shards, lambda images: None))
     assert sorted(shard.place for shard, _ in found) == list(range(50))
     assert all(stored.size == shard.place for shard, stored in found)
     assert team.deaths.total() > 2
@@ -86,12 +89,12 @@ def test_every_shard_comes_once_however_workers_die(seed):
 
 def test_a_worker_that_never_starts_holds_nobody_up():
     shards = [Shard(place, ()) for place in range(9)]
-    assert len(list(together(Team(3, 0, 0, starts=False), shards, lambda images: None))) == 9
+    assert len(list(run_with(Team(3, 0, 0, starts=False), shards, lambda images: None))) == 9
 
 
 def test_workers_that_always_die_are_given_up():
     with pytest.raises(RequestError, match="3 workers died while they loaded the model; stop"):
-        list(together(Team(2, 1.0, 0), [Shard(0, ())], lambda images: None))
+        list(run_with(Team(2, 1.0, 0), [Shard(0, ())], lambda images: None))
 
 
 def test_the_cluster_is_no_part_of_what_a_run_is():
@@ -141,8 +144,9 @@ def test_workers_share_the_cpus_of_nodes(cpus, workers, each):
 
 def test_a_node_with_other_data_is_refused_by_name(tmp_path):
     config = CompareConfig(**REQUEST)
-    facts = ray_crew.facts(config, prepare(config))
-    remote = lambda asked, wanted: ray_crew.Remote(asked, wanted, torch.get_num_threads(), os.getcwd())
+    facts = fingerprints(config, prepare(config))
+    source = lambda asked, wanted: ShardRunnerSource(asked, expected=wanted)
+    remote = lambda asked, wanted: ray_crew.ShardActor(source(asked, wanted), torch.get_num_threads(), os.getcwd())
     assert remote(config, facts).load() == READY
     others = {"weights": {**facts, "weights": "0"}, "questions": facts}
     for name, wanted in others.items():
@@ -160,18 +164,18 @@ def test_a_model_on_a_gpu_gets_one_worker_a_gpu(monkeypatch, gpus, shards, worke
 
     nodes = [{"Alive": True, "Resources": {"CPU": 16.0, "GPU": float(count)}} for count in gpus]
     monkeypatch.setattr(ray, "nodes", lambda: nodes + [{"Alive": False, "Resources": {"CPU": 16.0, "GPU": 8.0}}])
-    weights = [SimpleNamespace(device=torch.device("cuda", 0))]
-    adapter = SimpleNamespace(
-        device=torch.device("cuda"), dtype=torch.bfloat16, digest="0", model=SimpleNamespace(parameters=lambda: weights)
-    )
+    weight = SimpleNamespace(device=torch.device("cuda", 0), numel=lambda: 1, element_size=lambda: 2)
+    model = SimpleNamespace(parameters=lambda: [weight], state_dict=lambda: {"weight": weight})
+    adapter = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, digest="0", model=model)
     ready = SimpleNamespace(adapter=adapter, samples=[], task=None)
+    source, needs = source_for_cluster(CompareConfig(ray="auto"), ready), model_needs(ready)
+    assert (source.config.device, source.config.dtype, source.config.ray) == ("cuda", "bfloat16", None)
     if workers is None:
         with pytest.raises(RequestError, match="no node of the cluster has 1 GPU"):
-            ray_crew.Actors(CompareConfig(ray="auto"), ready, shards)
+            ray_crew.RayExecutor("auto", source, needs, None, shards)
         return
-    team = ray_crew.Actors(CompareConfig(ray="auto"), ready, shards)
+    team = ray_crew.RayExecutor("auto", source, needs, None, shards)
     assert (team.count, team.gpus, team.cpus) == (workers, 1, 1)
-    assert (team.config.device, team.config.dtype, team.config.ray) == ("cuda", "bfloat16", None)
 
 
 DEADLY = '''
@@ -184,12 +188,12 @@ from pathlib import Path
 
 import torch
 
-from harness.answers import Answerer
+from harness.run.shard_runner import ShardRunner
 from methods import Selection, register
 
 HERE = Path(__file__).parent
 RAYLET = int((HERE / "raylet").read_text())
-own = Answerer.answer
+own = ShardRunner.answer
 
 
 @register("{name}", paper="none", needs={{"vision_features"}})
@@ -218,7 +222,7 @@ def deadly(self, shard, ready=None):
     return own(self, shard, ready)
 
 
-Answerer.answer = deadly
+ShardRunner.answer = deadly
 '''
 
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from harness.config import CompareConfig
-from harness.measure import Work
+from harness.engine.recorder import Recorder
+from harness.engine.sharing import CellPath, PrefixTree, prefix_key
 from harness.models.shapes import PUBLIC
-from harness.plan import make_cells
-from harness.recorder import Recorder
-from harness.sharing import Junctions, Walk, taken
+from harness.run.batch_run import BatchRun
+from harness.run.config import CompareConfig
+from harness.run.plan import make_cells
 from methods.registry import create
 from methods.types import SIGNAL_NAMES, Budget
 
@@ -58,7 +58,7 @@ def sweep(work, cells, watch=lambda shared, place: None):
 
 
 def test_a_sweep_gives_what_each_cell_gives_alone(work, cells, layers_run):
-    many = Work(work.engine, work.task, work.samples, 0, True, SIGNAL_NAMES, cells=tuple(cells), analysed=True)
+    many = BatchRun(work.engine, work.task, work.samples, 0, True, SIGNAL_NAMES, cells=tuple(cells), analysed=True)
     held = []
     found = sweep(many, cells, lambda shared, place: held.append(set(shared.found)))
     longest = max(columns for _, columns in layers_run)
@@ -91,7 +91,7 @@ def test_equal_walks_share_all_layers(work, layers_run):
     config = CompareConfig(methods=("random[like=fastv]",), keep=("64",))
     cell = next(c for c in make_cells(config, work.engine.adapter.shape, True) if c.method == "random[like=fastv]")
     twins = (replace(cell, method="a"), replace(cell, method="b"))
-    many = Work(work.engine, work.task, work.samples, 0, True, cells=twins)
+    many = BatchRun(work.engine, work.task, work.samples, 0, True, cells=twins)
     first = many.engine.run(many.batch, steps, method.positions, many.shared)
     once = prompts(layers_run)
     second = many.engine.run(many.batch, steps, method.positions, many.shared)
@@ -106,9 +106,9 @@ def test_some_rows_go_on_from_a_stop_of_all(work):
         c for c in make_cells(CompareConfig(methods=("fastv",), keep=("64",)), work.engine.adapter.shape, True)
         if c.method == "fastv"
     )  # fmt: skip
-    many = Work(work.engine, work.task, work.samples, 0, True, SIGNAL_NAMES, cells=(cell,), analysed=True)
+    many = BatchRun(work.engine, work.task, work.samples, 0, True, SIGNAL_NAMES, cells=(cell,), analysed=True)
     whole = many.engine.run(many.batch, cell.steps, cell.object.positions, many.shared)
-    assert list(many.shared.found) == [taken("original", ())]
+    assert list(many.shared.found) == [prefix_key("original", ())]
     for rows in ([0], [3, 4, 20], [26], list(range(0, 27, 2))):
         some = many.engine.run(many.batch, cell.steps, cell.object.positions, many.shared, rows=rows)
         fresh = many.engine.run(many.batch, cell.steps, cell.object.positions, None, rows=rows)
@@ -139,7 +139,7 @@ def test_methods_share_one_similarity_of_a_batch(work, adapter, monkeypatch):
     monkeypatch.setattr(similarity, "_cosine", lambda tokens, dtype: made.append(tokens) or own(tokens, dtype))
     config = CompareConfig(methods=("divprune", "fps", "sts[stages=structure]"), keep=("64", "32"))
     cells = [c for c in make_cells(config, adapter.shape, True) if c.method in config.methods]
-    many = Work(work.engine, work.task, work.samples, 0, True, SIGNAL_NAMES, cells=tuple(cells))
+    many = BatchRun(work.engine, work.task, work.samples, 0, True, SIGNAL_NAMES, cells=tuple(cells))
     with similarity.shared_similarity():
         for cell in cells:
             many.run(cell)
@@ -149,9 +149,9 @@ def test_methods_share_one_similarity_of_a_batch(work, adapter, monkeypatch):
 
 def test_junctions_are_where_two_walks_meet():
     step = lambda layer, keep: replace(create("fastv").steps(PUBLIC["llava-1.5-7b"], Budget(64, "final"))[0], keep=keep)
-    walks = [Walk((), "original"), Walk((step(1, 9),), "original"), Walk((step(1, 7),), "original")]
-    found = Junctions(walks, 8)
+    walks = [CellPath((), "original"), CellPath((step(1, 9),), "original"), CellPath((step(1, 7),), "original")]
+    found = PrefixTree(walks, 8)
     assert Counter(map(len, (steps for _, steps in found.asks))) == {0: 1}
-    assert found.last[taken("original", ())] == 2
-    assert not Junctions(walks[:1], 8).asks
-    assert Junctions([replace(walks[1], swaps=True)], 8).asks
+    assert found.last[prefix_key("original", ())] == 2
+    assert not PrefixTree(walks[:1], 8).asks
+    assert PrefixTree([replace(walks[1], swaps=True)], 8).asks

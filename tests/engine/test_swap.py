@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from harness.recorder import Recorder
-from harness.swap import exchange, swapped
+from harness.engine.recorder import Recorder
+from harness.run.evidence_swap import exchange, swapped
 from methods.registry import create
 from methods.types import Budget
 

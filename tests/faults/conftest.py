@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.comparison import compare
-from harness.distributed import threads
 from harness.errors import RequestError
 from harness.models import hf
+from harness.run.comparison import compare
+from harness.run.executors.local import threads
 
 REQUEST = {
     "methods": ("random", "fastv"), "keep": ("64",), "samples": 4, "batch_size": 1, "latency": False, "analyse": 2, "seeds": 2,
@@ -93,11 +93,11 @@ class Clock:
     def install(self) -> None:
         """Into this process, for good."""
         from harness import files
-        from harness.findings import SampleRow
-        from harness.measure import Work
+        from harness.run.batch_run import BatchRun
+        from harness.store.findings import SampleRow
 
         sqlite3.connect = changed(sqlite3.connect, lambda made: made.set_trace_callback(lambda text: self.tick(_kind(text))))
-        for owner, name in ((files, "opened"), (Path, "replace"), (Path, "unlink"), (Work, "run"), (SampleRow, "values")):
+        for owner, name in ((files, "opened"), (Path, "replace"), (Path, "unlink"), (BatchRun, "run"), (SampleRow, "values")):
             setattr(owner, name, self._ticking(getattr(owner, name), name))
 
     def _ticking(self, call: Callable, name: str) -> Callable:

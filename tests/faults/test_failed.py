@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from harness.cli import main
-from harness.comparison import compare
+from harness.cli.app import main
 from harness.errors import RequestError
-from harness.measure import stream
+from harness.run.batch_run import stream
+from harness.run.comparison import compare
 from harness.tasks import registry
 from harness.tasks.shapes.task import ShapesTask
 from methods.budget import solve
@@ -87,7 +87,7 @@ def with_methods():
 
 
 def answers(folder) -> dict[tuple[str, str], tuple]:
-    from harness.runs import RunFolder
+    from harness.store.runs import RunFolder
 
     query = "SELECT key, question, prediction, kept, failed, agree, kl, swap_score FROM samples JOIN cells ON cells.id = cell"
     run = RunFolder(folder, read_only=True)
@@ -230,12 +230,12 @@ def test_what_failed_is_answered_again_where_that_is_asked(tmp_path, undisturbed
 
 def test_an_error_of_the_device_ends_the_run(tmp_path, monkeypatch):
     """After it nothing can be trusted, and a run that went on would store its every sample as failed."""
-    from harness.measure import Work
+    from harness.run.batch_run import BatchRun
 
     def broken(self, *arguments):
         raise RuntimeError("CUDA error: device-side assert triggered")
 
-    monkeypatch.setattr(Work, "run", broken)
+    monkeypatch.setattr(BatchRun, "run", broken)
     with pytest.raises(RuntimeError, match="device-side assert"):
         compare(**REQUEST, out=tmp_path / "run")
     monkeypatch.undo()

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import main
-from harness.comparison import compare
+from harness.cli.app import main
+from harness.run.comparison import compare
 from tests.faults.conftest import REQUEST, Clock, forked, same
 
 WORDS = (
@@ -110,11 +110,11 @@ def test_between_the_stages(tmp_path, monkeypatch, undisturbed):
     request = REQUEST | {"latency": True}
     folder = tmp_path / "run"
     for owner, name in (
-        ("harness.comparison", "_time"), ("harness.timing", "time_batches"), ("harness.comparison", "_finish"),
-        ("harness.manifest", "digest_of"), ("harness.summary", "write"), ("harness.report", "write_report"),
+        ("harness.run.comparison", "_time"), ("harness.run.latency_pass", "time_batches"), ("harness.run.comparison", "_finish"),
+        ("harness.run.manifest", "digest_of"), ("harness.results.summary", "write"), ("harness.results.report", "write_report"),
     ):  # fmt: skip
         with monkeypatch.context() as patch:
-            patch.setattr("harness.comparison.digest_of" if name == "digest_of" else f"{owner}.{name}", _interrupt)
+            patch.setattr("harness.run.comparison.digest_of" if name == "digest_of" else f"{owner}.{name}", _interrupt)
             with pytest.raises(KeyboardInterrupt):
                 compare(**request, out=folder, resume=True)
         assert (folder / "report.html").exists() is False, name

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.comparison import compare
+from harness.run.comparison import compare
 from tests.faults.conftest import REQUEST, STORED, Clock, compare_until, digest, figures, forked, same, tables
 
 WORDS = "compare --methods random,fastv --keep 64 --samples 6 --batch-size 1 --analyse 2 --seeds 2 --max-new-tokens 3"

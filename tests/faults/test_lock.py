@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from harness.comparison import compare
 from harness.errors import RequestError
-from harness.lock import NAME, locked
+from harness.run.comparison import compare
+from harness.store.lock import NAME, locked
 from tests.faults.conftest import REQUEST, compare_until, forked, same
 
 

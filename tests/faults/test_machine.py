@@ -18,13 +18,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from harness.comparison import compare
+from harness.run.comparison import compare
 from tests.faults.conftest import REQUEST, STORED, Clock, changed, compare_until, forked, same, tables
 from tests.faults.test_transient import STAGES
 
 OURS = (
-    "harness.runs.RunFolder.add_batch", "harness.runs.RunFolder.write_json",
-    "harness.summary.write", "harness.report.write_report",
+    "harness.store.runs.RunFolder.add_batch", "harness.store.runs.RunFolder.write_json",
+    "harness.results.summary.write", "harness.results.report.write_report",
 )  # fmt: skip
 """Where an error is no sample's: it ends the run."""
 TICKS = 1500  # of a run of the request there are some more; a number beyond what is left disturbs nothing

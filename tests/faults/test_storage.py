@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from harness import files
-from harness.comparison import compare
 from harness.errors import RequestError
-from harness.runs import RunFolder
+from harness.run.comparison import compare
+from harness.store.runs import RunFolder
 from tests.faults.conftest import REQUEST, changed, forked, same, tables
 
 

@@ -6,21 +6,21 @@ import pkgutil
 
 import pytest
 
-from harness.answers import Answerer
-from harness.comparison import compare
+from harness.run.comparison import compare
+from harness.run.shard_runner import ShardRunner
 from tests.faults.conftest import REQUEST, same
 
 STAGES = {
-    "the tower": ("harness.engine", "see", "OutOfMemory"),
-    "entry into the LLM": ("harness.engine.Engine", "_enter", "ZeroDivisionError"),
-    "a selection": ("harness.engine.Engine", "_leave", "RuntimeError"),
-    "decoding": ("harness.engine", "decode", "MemoryError"),
+    "the tower": ("harness.engine.engine", "encode_images", "OutOfMemory"),
+    "entry into the LLM": ("harness.engine.engine.Engine", "_enter", "ZeroDivisionError"),
+    "a selection": ("harness.engine.engine.Engine", "_leave", "RuntimeError"),
+    "decoding": ("harness.engine.engine", "decode", "MemoryError"),
     "scoring": ("harness.tasks.shapes.task.ShapesTask", "score", "IndexError"),
-    "the analysis": ("harness.analysis.Analyst", "run", "LinAlgError"),
-    "the evidence swap": ("harness.measure.Work", "_swap", "ValueError"),
-    "another seed": ("harness.measure.Work", "_again", "KeyError"),
-    "thumbnails": ("harness.measure.Work", "image_rows", "OSError"),
-    "rows of questions": ("harness.measure.Work", "questions", "AttributeError"),
+    "the analysis": ("harness.run.analysis.TokenAnalysis", "run", "LinAlgError"),
+    "the evidence swap": ("harness.run.batch_run.BatchRun", "_swap", "ValueError"),
+    "another seed": ("harness.run.batch_run.BatchRun", "_again", "KeyError"),
+    "thumbnails": ("harness.run.batch_run.BatchRun", "image_rows", "OSError"),
+    "rows of questions": ("harness.run.batch_run.BatchRun", "questions", "AttributeError"),
 }
 """What is made to fail at its first call on an image."""
 ANALYSED = ("the analysis", "the evidence swap")
@@ -34,7 +34,7 @@ GROUPS = (
 def test_one_failure_at_every_stage(tmp_path, undisturbed, monkeypatch, stages):
     """Each on an image of its own, while it is answered the first time."""
     failed: list[str] = []
-    measure, now = Answerer._measure, []
+    measure, now = ShardRunner._measure, []
 
     def measured(self, work, place, cells, stored):
         now[:] = [stages[place]] if place < len(stages) else []
@@ -43,7 +43,7 @@ def test_one_failure_at_every_stage(tmp_path, undisturbed, monkeypatch, stages):
         finally:
             now.clear()
 
-    monkeypatch.setattr(Answerer, "_measure", measured)
+    monkeypatch.setattr(ShardRunner, "_measure", measured)
     for stage in stages:
         owner, name, kind = STAGES[stage]
         owner = pkgutil.resolve_name(owner)
@@ -69,8 +69,8 @@ def _once(call, stage: str, kind: str, now: list[str], failed: list[str]):
 @pytest.mark.parametrize(
     "name",
     [
-        "harness.summary.write", "harness.report.write_report", "harness.runs.RunFolder.add_batch",
-        "harness.runs.RunFolder.write_json",
+        "harness.results.summary.write", "harness.results.report.write_report", "harness.store.runs.RunFolder.add_batch",
+        "harness.store.runs.RunFolder.write_json",
     ],
 )  # fmt: skip
 def test_an_error_outside_of_samples_ends_the_run_and_it_resumes(tmp_path, undisturbed, monkeypatch, name):

@@ -41,7 +41,7 @@ def command_lines() -> Iterator[Wrong]:
         "compare --prompt hello", "compare --prompt {}", "compare --prompt {question", "compare --revision main",
         "compare --resume --extend run", "compare --extend run", "compare --extend nowhere --methods sts",
         "compare --extend run --methods sts --samples 3", "compare --extend run --methods sts --seed 1", "compare --out run",
-        "compare --out run --resume", "compare --plugin no_such_module", "compare --plugin harness.cli", "compare --plugin .",
+        "compare --out run --resume", "compare --plugin no_such_module", "compare --plugin harness.cli.app", "compare --plugin .",
         "compare --plugin ..x", "compare --plugin a/b.py", "compare --plugin json", "list methods --plugin no.such",
         "flops --shape llava-1.5-7b --method sts --keep 64 --plugin no_such", "compare --config nowhere.toml",
         "compare --config images", "compare --out good.npz", "compare --out good.npz/run --methods random",

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import CompareConfig
-from harness.manifest import plain
+from harness.run.config import CompareConfig
+from harness.run.manifest import plain
 from tests.harness.conftest import Build, write_run
 
 
@@ -38,7 +38,7 @@ class Outcome:
 @pytest.fixture
 def attempt(capsys) -> Callable[..., Outcome]:
     """Run a command line in this process."""
-    from harness.cli import main
+    from harness.cli.app import main
 
     def run(*words: str) -> Outcome:
         capsys.readouterr()

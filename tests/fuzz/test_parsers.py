@@ -10,14 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.archives import read_arrays
-from harness.benchmark_files import regress_benchmarks
-from harness.config import read_file, read_keep
 from harness.errors import RequestError, readable
+from harness.results.benchmark_files import regress_benchmarks
+from harness.results.thresholds import read_thresholds
+from harness.run.config import read_file, read_keep
+from harness.store.archives import read_arrays
 from harness.tasks.registry import create as create_task
 from harness.tasks.registry import parse as parse_task
 from harness.tasks.target import Target
-from harness.thresholds import read_thresholds
 from methods.registry import MethodError, canonical
 from tests.fuzz.inputs import FEATURES, npz, png
 

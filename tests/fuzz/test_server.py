@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from harness.serve import _ROUTES, Server
+from harness.results.serve import _ROUTES, Server
 from tests.fuzz.inputs import snapshot
 
 FILTERS = ("cell", "wrong", "rival", "lost", "family", "text", "page", "size", "id", "what")

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.findings import Analysis, Findings, SampleRow
-from harness.runs import RunFolder, pack
-from harness.schema import SCHEMA_VERSION
+from harness.store.findings import CellResult, SampleRow, TokenFigures
+from harness.store.runs import RunFolder, pack
+from harness.store.schema import SCHEMA_VERSION
 from metrics.figures import LAYERS
 from metrics.statistics import bootstrap_median
 
@@ -130,7 +130,7 @@ def answers_of(method: str, keep: int | None, build: Build, images: list[int]) -
     return rows
 
 
-def analysis_of(method: str, keep: int, build: Build, images: list[int]) -> Analysis:
+def analysis_of(method: str, keep: int, build: Build, images: list[int]) -> TokenFigures:
     questions, rank, cells, distance = [], [], [], []
     luck = build.seed if method.startswith(("random", "oracle")) else "same"
     for image in images[: build.analysed]:
@@ -141,7 +141,7 @@ def analysis_of(method: str, keep: int, build: Build, images: list[int]) -> Anal
             cells.append(min(1.0, 0.3 + keep / 200 + own[1]))
             distance.append(0.4 * np.exp(whole + own[2]))
     numbers = {"effective_rank": np.array(rank), "cells": np.array(cells), "mean_distance_to_kept": np.array(distance)}
-    return Analysis(questions, numbers, np.full((len(questions), 0, len(LAYERS)), np.nan, np.float32))
+    return TokenFigures(questions, numbers, np.full((len(questions), 0, len(LAYERS)), np.nan, np.float32))
 
 
 def latency_of(method: str, keep: int | None, build: Build, none: np.ndarray) -> tuple[np.ndarray, dict]:
@@ -179,7 +179,7 @@ def write_run(folder: Path, build: Build) -> RunFolder:
         if not facts[method, keep]["skipped"]:
             rows = answers_of(method, keep, build, images)
             pruned = facts[method, keep]["prunes"] and build.analysed
-            found[ident] = Findings(rows, analysis_of(method, keep, build, images) if pruned else None)
+            found[ident] = CellResult(rows, analysis_of(method, keep, build, images) if pruned else None)
             level = float(np.mean([row.score for row in rows]))
             top = level if method == "none" else entries[0]["accuracy"]["value"]
             entry |= {"n": len(rows), "n_images": len(images), "retention": level / top,

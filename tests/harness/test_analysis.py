@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from harness.analysis import Analyst, rungs
-from harness.config import CompareConfig
-from harness.plan import make_cells
-from harness.recorder import Recorder
+from harness.engine.recorder import Recorder
+from harness.run.analysis import TokenAnalysis, rungs
+from harness.run.config import CompareConfig
+from harness.run.plan import make_cells
 from metrics.attention import attention_figures
 from metrics.collapse import cluster_visits, random_subsets, token_clusters, z_scores
 from metrics.coverage import coverage, row_bias
@@ -156,14 +156,16 @@ def test_kept_sets_of_different_sizes(work):
     """Rows that recycled differently hold different numbers of tokens with a place."""
     from dataclasses import replace
 
-    from harness.engine import Output
+    from harness.engine.batch import EngineOutput
 
-    analyst = Analyst(work.projected, (24, 24), work.batch.image, work.batch.image_seeds, None, [f"q{i}" for i in range(27)])
+    analyst = TokenAnalysis(
+        work.projected, (24, 24), work.batch.image, work.batch.image_seeds, None, [f"q{i}" for i in range(27)]
+    )
     config = CompareConfig(methods=("fastv",), keep=("192",))
     cell = next(c for c in make_cells(config, work.engine.adapter.shape, True) if c.method == "fastv")
     kept = torch.arange(20).repeat(27, 1)
     kept[::2, 15:] = -1
-    output = Output([], torch.zeros(0), kept, kept, (24, 24))
+    output = EngineOutput([], torch.zeros(0), kept, kept, (24, 24))
     numbers = analyst.run(cell, output, Recorder()).numbers
     few = analyst.run(cell, replace(output, kept=kept[:, :15]), Recorder()).numbers
     assert (numbers["effective_rank"][::2] == pytest.approx(few["effective_rank"][::2])) and numbers["hull_area"][1] > 0
@@ -172,9 +174,9 @@ def test_kept_sets_of_different_sizes(work):
 
 
 def test_further_seeds_are_those_of_a_run_with_that_seed(work, cells):
-    from harness.measure import Work
+    from harness.run.batch_run import BatchRun
 
     found = work.run(cells["random"], seeds=(5,))
-    other = Work(work.engine, work.task, work.samples, seed=5).run(cells["random"])
+    other = BatchRun(work.engine, work.task, work.samples, seed=5).run(cells["random"])
     assert [(row.question, 5, row.score) for row in other.samples] == found.repeats
     assert [row.kept for row in other.samples] != [row.kept for row in found.samples]

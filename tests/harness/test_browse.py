@@ -6,8 +6,8 @@ import base64
 
 import numpy as np
 
-from harness.browse import OpenRun, question
-from harness.runs import pack, unpack
+from harness.results.browse import OpenRun, question
+from harness.store.runs import pack, unpack
 
 
 def test_of_tiles_each_token_has_its_place(make_run):

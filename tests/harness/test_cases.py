@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.cases import capture, select
 from harness.errors import RequestError
+from harness.run.cases import capture, select
 from methods.registry import MethodError, entries, load_plugin
 from methods.registry import create as create_method
 
@@ -133,14 +133,14 @@ def test_what_is_written_before_a_bad_file_stays(tmp_path):
 
 
 def test_captured_files_select_what_the_engine_keeps(tmp_path, adapter):
-    from harness.engine import Engine
-    from harness.measure import Work
+    from harness.engine.engine import Engine
+    from harness.run.batch_run import BatchRun
     from harness.tasks.registry import create
     from methods.types import SIGNAL_NAMES, Budget
 
     paths = capture("tiny", "shapes", 1, tmp_path / "captured", layer=1, seed=3)
     task = create("shapes")
-    work = Work(Engine(adapter, 1), task, list(task.samples(1, seed=3)), 3, wanted=SIGNAL_NAMES)
+    work = BatchRun(Engine(adapter, 1), task, list(task.samples(1, seed=3)), 3, wanted=SIGNAL_NAMES)
     assert len(paths) == len(work.samples[0].questions)
     for expression in ("divprune", "cdpruner", "vispruner", "holov", "visionzip", "fastv", "dart"):
         method = create_method(expression)

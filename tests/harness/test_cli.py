@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from harness.cli import main
+from harness.cli.app import main
 from metrics.figures import FIGURES
 
 
@@ -183,7 +183,7 @@ def test_a_finished_run_is_not_overwritten(capsys, finished):
 
 def test_resume_after_an_interruption_gives_the_same_figures(finished, tmp_path, monkeypatch):
     from harness import compare
-    from harness.runs import RunFolder
+    from harness.store.runs import RunFolder
 
     options = dict(
         methods=["fastv", "sts", "sparsevlm", "tome"],
@@ -222,7 +222,7 @@ class NoTorch:
         if name.partition(".")[0] == "torch":
             raise ImportError("torch is not installed")
 sys.meta_path.insert(0, NoTorch())
-from harness.cli import main
+from harness.cli.app import main
 main(sys.argv[1:])
 """
     subprocess.run([sys.executable, "-c", blocked, "report", str(finished.folder)], check=True, cwd=_root(), capture_output=True)
@@ -252,7 +252,7 @@ def test_doctor(capsys):
 def test_help_loads_nothing_heavy():
     script = """
 import sys
-from harness.cli import main
+from harness.cli.app import main
 try:
     main(["compare", "--help"])
 finally:
@@ -308,13 +308,13 @@ def test_wrong_files_of_options(capsys, tmp_path, monkeypatch, text, message):
 def test_cells_are_added_to_a_finished_run(capsys, tmp_path, monkeypatch):
     """As if they had been asked for at once; what was there is not run again."""
     from harness import compare
-    from harness.measure import Work
+    from harness.run.batch_run import BatchRun
 
     options = dict(keep=[64], samples=2, seeds=1, max_new_tokens=4)
     whole = compare(methods=["random", "fastv"], latency=False, out=tmp_path / "whole", **options)
     compare(methods=["random"], latency=False, out=tmp_path / "grown", **options)
-    real, ran = Work.run, []
-    monkeypatch.setattr(Work, "run", lambda self, cell, *rest: ran.append(cell.method) or real(self, cell, *rest))
+    real, ran = BatchRun.run, []
+    monkeypatch.setattr(BatchRun, "run", lambda self, cell, *rest: ran.append(cell.method) or real(self, cell, *rest))
     grown = compare(extend=str(tmp_path / "grown"), methods=["fastv"])
     assert ran == ["random[like=fastv]", "fastv"] or ran == ["fastv", "random[like=fastv]"]
     mine, theirs = ({(c["method"], c["keep"]): c for c in r.summary["cells"]} for r in (grown, whole))

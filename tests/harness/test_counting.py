@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from harness.counting import count
 from harness.errors import RequestError
 from harness.models.shapes import PUBLIC, shape_of
+from harness.run.counting import count
 from methods.registry import create
 from methods.schedule import plan
 from methods.types import Budget

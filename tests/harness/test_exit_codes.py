@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness import cli
+from harness.cli import app as cli
 from harness.errors import unexpected
 
 
@@ -16,7 +16,7 @@ def ended(capsys, monkeypatch):
         def fail():
             raise fault
 
-        monkeypatch.setattr("harness.doctor.doctor", fail)
+        monkeypatch.setattr("harness.cli.doctor.doctor", fail)
         with pytest.raises(SystemExit) as end:
             cli.main(["doctor"])
         said = capsys.readouterr()
@@ -51,7 +51,7 @@ def test_an_interrupted_comparison_says_how_to_go_on(capsys, monkeypatch, tmp_pa
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("harness.comparison._execute", interrupted)
+    monkeypatch.setattr("harness.run.comparison._execute", interrupted)
     with pytest.raises(SystemExit) as end:
         cli.main(["compare", "--methods", "grid", "--samples", "1", "--out", str(tmp_path / "r")])
     said = capsys.readouterr().err
@@ -59,7 +59,7 @@ def test_an_interrupted_comparison_says_how_to_go_on(capsys, monkeypatch, tmp_pa
 
 
 def test_where_an_error_came_from():
-    from harness.config import CompareConfig
+    from harness.run.config import CompareConfig
 
     try:
         CompareConfig(samples="x").checked()

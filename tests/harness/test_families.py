@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import answers, report
-from harness.comparison import compare
 from harness.errors import RequestError
-from harness.measure import Work, fitted
 from harness.models import hf
-from harness.runs import unpack
+from harness.results import report
+from harness.run import answers
+from harness.run.batch_run import BatchRun, fitted
+from harness.run.comparison import compare
+from harness.store.runs import unpack
 from harness.tasks import registry
 from harness.tasks.base import ImageSample, Question, TaskInfo
 
@@ -134,7 +135,7 @@ def test_the_gallery_knows_where_the_tokens_of_tiles_lie(family, run):
     assert tiled
     for image in images:
         height, width = sizes[image.image_id]
-        block = adapter.block_of((width, height))
+        block = adapter.image_span((width, height))
         assert image.areas == (block.areas if len(block.areas) > 1 else ())
         for question in image.questions:
             for answer in question.answers:
@@ -162,7 +163,7 @@ def test_flops_are_means_over_what_was_asked(run):
         for question in sample.questions:
             before, after = adapter.prompt(question.text)
             lengths.append(len(before) + len(after))
-    shapes = [adapter.shape_for((adapter.block_of(sample.image.size),)) for sample in samples]
+    shapes = [adapter.shape_for((adapter.image_span(sample.image.size),)) for sample in samples]
     expected = [flops(shape, schedule(shape, ()), np.mean(lengths)).total for shape in shapes]
     assert none["flops"]["total"] == pytest.approx(np.mean(expected))
     notes = found.store.manifest()["notes"]
@@ -171,7 +172,7 @@ def test_flops_are_means_over_what_was_asked(run):
 
 def test_evidence_follows_each_images_own_tokens(run):
     adapter, task = _tiny().make("qwen2.5-vl").adapter, Sizes()
-    work = Work(answers.Engine(adapter, 2), task, list(task.samples(3, 0)), 0)
+    work = BatchRun(answers.Engine(adapter, 2), task, list(task.samples(3, 0)), 0)
     assert work.batch.evidence.shape == (6, max(work.views.counts))
     for row, (mask, image) in enumerate(zip(work.masks, work.batch.image.tolist())):
         count = work.views.counts[image]
@@ -217,7 +218,7 @@ def test_a_budget_above_all_images_is_refused(run):
 
 def test_a_batch_that_does_not_fit_is_halved(run, monkeypatch):
     whole = run("llava-next", methods=["random", "fastv"], batch_size=4)
-    own, sizes = Work.run, []
+    own, sizes = BatchRun.run, []
 
     def scarce(self, cell, *rest):
         if len(self.samples) > 1 and cell.method == "fastv":
@@ -225,7 +226,7 @@ def test_a_batch_that_does_not_fit_is_halved(run, monkeypatch):
         sizes.append(len(self.samples))
         return own(self, cell, *rest)
 
-    monkeypatch.setattr(Work, "run", scarce)
+    monkeypatch.setattr(BatchRun, "run", scarce)
     halved = run("llava-next", name="halved", methods=["random", "fastv"], batch_size=4)
     assert halved.store.manifest()["batch_size_used"] == 1
     assert whole.store.manifest()["batch_size_used"] == 4

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.cases import select
-from harness.cli import main
+from harness.cli.app import main
 from harness.errors import RequestError
 from harness.files import named, whole
-from harness.lock import locked
+from harness.run.cases import select
+from harness.store.lock import locked
 
 
 @contextmanager

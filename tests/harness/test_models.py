@@ -5,11 +5,11 @@ import shutil
 import pytest
 import torch
 
-from harness.engine import Engine
+from harness.engine.engine import Engine
 from harness.errors import RequestError
-from harness.measure import Work
 from harness.models import hf
 from harness.models.tiny import build
+from harness.run.batch_run import BatchRun
 from harness.tasks.registry import create
 
 
@@ -57,12 +57,12 @@ def test_random_llavas_of_other_shapes_equal_generate(tmp_path, kv_heads, read):
     config.vision_feature_layer = read
     torch.manual_seed(kv_heads)
     model = LlavaForConditionalGeneration(config)
-    build.save(model, build.Companion(), tmp_path / "m")
+    build.save(model, build.CompanionText(), tmp_path / "m")
     loaded = hf.load(str(tmp_path / "m"))
     assert loaded.shape.kv_heads == kv_heads
     assert loaded.shape.vision_layers == {-2: 5, -1: 6, 2: 2}[read]
     task = create("shapes")
-    work = Work(Engine(loaded, 4), task, list(task.samples(1, seed=1)), 0)
+    work = BatchRun(Engine(loaded, 4), task, list(task.samples(1, seed=1)), 0)
     out = work.engine.run(work.batch)
     for row, question in enumerate(work.samples[0].questions[:4]):
         text = f"<s> USER: <image> {question.text} ASSISTANT:"

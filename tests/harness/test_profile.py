@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from harness.cli import main
+from harness.cli.app import main
 from harness.errors import RequestError
 from harness.models import hf, published
 from harness.models.published import internvl, llava, qwen, smolvlm
-from harness.plan import make_cells
-from harness.profile import ProfileConfig, as_text, profile, sharing_gain
-from harness.timing import Timed
+from harness.run.latency_pass import LatencyRounds
+from harness.run.plan import make_cells
+from harness.run.profile import ProfileConfig, as_text, profile, sharing_gain
 
 LANGUAGE = (64, 112, 4, 4, 2, 500)
 SMALL = {
@@ -59,7 +59,7 @@ def test_a_batch_of_prompts_and_fewer_layers(small):
 
 def test_the_expected_gain_against_a_count_by_hand(adapter):
     """One text-free method before the LLM: tower and projector once, prefill at the length of image and all questions."""
-    from harness.config import CompareConfig
+    from harness.run.config import CompareConfig
 
     cells = [
         c for c in make_cells(CompareConfig(methods=("random",), keep=("64",)), adapter.shape, False) if c.method in ("none",)
@@ -140,7 +140,9 @@ def test_how_trained_weights_are_loaded_reaches_the_loader(command, monkeypatch,
 
 
 def test_what_the_rounds_gave_by_cell_and_stage():
-    timed = Timed([(0, 0, 0, "vision", 1.0), (0, 0, 1, "vision", 3.0), (0, 1, 0, "vision", 5.0), (1, 0, 0, "prefill", 7.0)])
+    timed = LatencyRounds(
+        [(0, 0, 0, "vision", 1.0), (0, 0, 1, "vision", 3.0), (0, 1, 0, "vision", 5.0), (1, 0, 0, "prefill", 7.0)]
+    )
     timed.rows += [(0, 0, 2, "vision", 2.0), (0, 0, 0, "prefill", 4.0)]
     assert {stage: values.tolist() for stage, values in timed.seconds(0).items()} == {"vision": [1, 3, 2], "prefill": [4]}
     assert timed.seconds(0, 1)["vision"].tolist() == [5]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 pytest_plugins = ("pytester",)
-INSTALLED = any(point.value == "harness.pytest_plugin" for point in entry_points(group="pytest11"))
+INSTALLED = any(point.value == "harness.bridges.pytest_plugin" for point in entry_points(group="pytest11"))
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def tests(pytester):
 
     def run(text: str, *options: str):
         pytester.makepyfile(text)
-        loaded = () if INSTALLED else ("-p", "harness.pytest_plugin")
+        loaded = () if INSTALLED else ("-p", "harness.bridges.pytest_plugin")
         return pytester.runpytest_inprocess("-q", "-p", "no:cacheprovider", "-p", "no:benchmark", *loaded, *options)
 
     return run
@@ -102,7 +102,7 @@ def test_loading_it_costs_nothing():
 import sys, time, pytest
 before = set(sys.modules)
 start = time.perf_counter()
-import harness.pytest_plugin
+import harness.bridges.pytest_plugin
 took = time.perf_counter() - start
 heavy = {"numpy", "torch", "transformers", "scipy", "typer", "jinja2", "pandas"} & (set(sys.modules) - before)
 print(heavy or "light", took < 0.1, len(set(sys.modules) - before) < 12)

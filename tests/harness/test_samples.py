@@ -8,9 +8,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from harness import cli
+from harness.cli import app as cli
 from harness.errors import RequestError
-from harness.samples import FIELDS, samples
+from harness.results.samples import FIELDS, samples
 
 
 def run(capsys, *arguments):

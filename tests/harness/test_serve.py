@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness import cli
-from harness.browse import OpenRun, Wanted, samples_page
+from harness.cli import app as cli
 from harness.errors import RequestError
-from harness.runs import pack, unpack
-from harness.samples import samples
-from harness.serve import MOST, Server
+from harness.results.browse import OpenRun, SampleFilter, samples_page
+from harness.results.samples import samples
+from harness.results.serve import MOST, Server
+from harness.store.runs import pack, unpack
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">\u2028'&%_\\ "
 
@@ -299,7 +299,7 @@ def test_wrong_requests(capsys, stored, tmp_path):
 def test_the_command(stored):
     """Prints the address alone, needs no torch, answers on the loopback alone, and ends with Ctrl-C."""
     script = (
-        "import sys\nfrom harness.cli import main\ntry:\n    main(['open', sys.argv[1]])\n"
+        "import sys\nfrom harness.cli.app import main\ntry:\n    main(['open', sys.argv[1]])\n"
         "finally:\n    print([name for name in ('torch', 'transformers') if name in sys.modules])\n"
     )
     root = Path(__file__).parents[2]
@@ -339,7 +339,7 @@ def test_sixty_thousand_samples_stay_quick(make_run):
                 "INSERT INTO samples SELECT cell, question || ?1, prediction, score, agree, kl, kept, kept_count, recall, "
                 "recall_before, swap_score, failed FROM samples WHERE question NOT LIKE '%c%'", (f"c{copy}",))  # fmt: skip
     start = process_time()
-    found = samples_page(run, Wanted(cell=run.cells()[-1][0], wrong=True, text="in"), 3, 24)
+    found = samples_page(run, SampleFilter(cell=run.cells()[-1][0], wrong=True, text="in"), 3, 24)
     assert found["total"] > 500 and len(found["rows"]) == 24 and process_time() - start < 2
 
 

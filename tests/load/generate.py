@@ -17,9 +17,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from harness.findings import Analysis
-from harness.runs import RunFolder, pack
-from harness.schema import NUMBERS, SAMPLE_COLUMNS
+from harness.store.findings import TokenFigures
+from harness.store.runs import RunFolder, pack
+from harness.store.schema import NUMBERS, SAMPLE_COLUMNS
 from metrics.figures import LAYERS as LAYER_FIGURES
 
 METHODS = (
@@ -132,7 +132,7 @@ def _samples(
     return [prediction, score.tolist(), agree, kl, kept, None if whole else [keep] * n, known, known, swap, None]
 
 
-def _analysis(rng, questions: list[str], method: str) -> Analysis:
+def _analysis(rng, questions: list[str], method: str) -> TokenFigures:
     n = len(questions)
     shift = {"z": 0.0 if method.startswith("random") else -3.0, "percentile": 0.5 if method.startswith("random") else 0.2}
     numbers = {
@@ -143,7 +143,7 @@ def _analysis(rng, questions: list[str], method: str) -> Analysis:
         else rng.random(n)
         for name in NUMBERS
     }
-    return Analysis(questions, numbers, rng.random((n, LAYERS, len(LAYER_FIGURES))).astype("<f4"))
+    return TokenFigures(questions, numbers, rng.random((n, LAYERS, len(LAYER_FIGURES))).astype("<f4"))
 
 
 def _timings(rng, named: list, idents: list[int]) -> Iterator[tuple]:

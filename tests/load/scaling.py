@@ -23,13 +23,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from harness.answers import Stored
-from harness.config import CompareConfig
-from harness.findings import Findings, SampleRow
 from harness.models.shapes import shape_of
-from harness.plan import Cell, make_cells
-from harness.profile import ProfileConfig, profile, sharing_gain
-from harness.runs import RunFolder, pack
+from harness.run.config import CompareConfig
+from harness.run.plan import Cell, make_cells
+from harness.run.profile import ProfileConfig, profile, sharing_gain
+from harness.run.shards import ShardResult
+from harness.store.findings import CellResult, SampleRow
+from harness.store.runs import RunFolder, pack
 from methods.types import ModelShape
 from metrics.flops import flops
 
@@ -284,10 +284,10 @@ def writer(shards: int = 120, questions: int = ROWS, cells: int = 85, images: in
             asked = "what color is the circle ?"
             kept = lambda: pack(rng.random((24, 24)) < 0.11)
             row = lambda name: SampleRow(name, "a red circle", 1.0, 1.0, float(rng.random()), kept(), 64)
-            made = Stored(
+            made = ShardResult(
                 [(image, shard, rng.bytes(THUMBNAIL), 224, 336, None) for image in shown],
                 [(name, shown[i % images], i, "colour", asked, "red", None) for i, name in enumerate(names)],
-                [], {key: [Findings([row(name) for name in names])] for key in ids},
+                [], {key: [CellResult([row(name) for name in names])] for key in ids},
             )  # fmt: skip
             message = pickle.dumps(made)
             sent += len(message)

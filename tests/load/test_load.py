@@ -11,20 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from harness.numbers import NAMES, Questions, numbers
-from harness.runs import RunFolder
+from harness.results.columns import NAMES, RunQuestions, numbers
+from harness.store.runs import RunFolder
 
 ROOT = Path(__file__).parents[2]
 STEPS = {
-    "summary": "from harness.summary import write; write(run)",
-    "report": "from harness.report import write_report; write_report(run)",
+    "summary": "from harness.results.summary import write; write(run)",
+    "report": "from harness.results.report import write_report; write_report(run)",
     "resume": "run.done()",
 }
 MEASURE = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from harness.runs import RunFolder
+from harness.store.runs import RunFolder
 run = RunFolder(Path({folder!r}))
 started = time.process_time()
 {step}
@@ -68,7 +68,7 @@ def test_a_run_of_thousands_is_summed_up_and_shown(middling):
 
 def test_numbers_are_those_of_the_columns(middling):
     run = RunFolder(middling)
-    questions = Questions.of(run)
+    questions = RunQuestions.of(run)
     for ident in (1, 4):
         found, columns = numbers(run, ident, questions), run.columns(ident)
         for place, name in enumerate(NAMES):
@@ -87,7 +87,7 @@ def test_a_cell_that_lacks_questions_keeps_their_order(middling, tmp_path):
     run = RunFolder(copy)
     with run.connection as connection:
         connection.execute("DELETE FROM samples WHERE cell = 3 AND question LIKE '%7'")
-    questions = Questions.of(run)
+    questions = RunQuestions.of(run)
     found, columns = numbers(run, 3, questions), run.columns(3)
     assert len(found.image) == len(columns["score"]) < 5000
     assert (found.table[:, 0] == columns["score"]).all()

@@ -41,7 +41,7 @@ def test_sparsevlm(path):
     keep = len(expected["kept"])
     rated = sparsevlm.raters(signals.features, signals.text_features)[0]
     assert rated.nonzero()[:, 0].tolist() == sorted(expected["raters"].tolist())
-    result = sparsevlm.Select("1", True)(signals, keep)
+    result = sparsevlm.SparseVLMSelector("1", True)(signals, keep)
     assert result.indices[0, :keep].tolist() == sorted(expected["kept"].tolist())
     assert (result.indices[0, keep:] == -1).all()
     merged = result.tokens[0, keep:].numpy()
@@ -84,7 +84,7 @@ def test_vispruner(path):
     """Three of these hinge on exactly equal attention, whose order a plain sort leaves to the processor: any will do."""
     signals, expected = load(path)
     keep, share, wanted = len(expected["kept"]), float(expected["important_ratio"]), set(expected["kept"].tolist())
-    if set(vispruner.Select(share)(signals, keep).indices[0].tolist()) == wanted:
+    if set(vispruner.VisPrunerSelector(share)(signals, keep).indices[0].tolist()) == wanted:
         return
     attention, first = signals.cls_attention[0].mean(0), int(keep * share)
     order = attention.argsort(descending=True, stable=True)
@@ -104,7 +104,7 @@ def test_vispruner(path):
 @cases("visionzip")
 def test_visionzip(path):
     signals, expected = load(path)
-    result = visionzip.Select(True)(signals, len(expected["tokens"]))
+    result = visionzip.VisionZipSelector(True)(signals, len(expected["tokens"]))
     places = result.indices[0]
     dominant = places[places >= 0].tolist()
     assert dominant == sorted(expected["dominant"].tolist())
@@ -116,7 +116,7 @@ def test_visionzip(path):
 @cases("prumerge")
 def test_prumerge(path):
     signals, expected = load(path)
-    result = prumerge.Select(False)(signals, len(expected["tokens"]))
+    result = prumerge.PruMergeSelector(False)(signals, len(expected["tokens"]))
     assert set(result.indices[0, :-1].tolist()) == set(expected["kept"].tolist())
     order = np.argsort(expected["kept"])
     np.testing.assert_allclose(result.tokens[0, :-1].numpy(), expected["tokens"][:-1][order], rtol=1e-4, atol=1e-5)

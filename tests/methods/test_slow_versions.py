@@ -28,7 +28,7 @@ def wide(signals, **parts):
 def test_dart(seed, keep, image, text):
     signals = random_signals(2, 36, seed=seed)
     scale = torch.rand(16, generator=torch.Generator().manual_seed(seed)) + 0.5
-    got = dart.Select(image, text)(wide(signals, norm_scale=scale), keep).indices
+    got = dart.DARTSelector(image, text)(wide(signals, norm_scale=scale), keep).indices
     for row in range(2):
         state, words = (signals.hidden_states[row] * scale).double().numpy(), (signals.text_hidden[row] * scale).double().numpy()
         by_norm = lambda keys: sorted(range(len(keys)), key=lambda i: (-keys[i].double().abs().sum().item(), i))
@@ -45,7 +45,7 @@ def test_dart(seed, keep, image, text):
 @given(seed=seeds, keep=st.integers(1, 36), crops=st.integers(1, 12))
 def test_holov(seed, keep, crops):
     signals = random_signals(2, 36, seed=seed)
-    got = holov.Select(crops, 0.09)(signals, keep).indices
+    got = holov.HoloVSelector(crops, 0.09)(signals, keep).indices
     for row in range(2):
         attention = signals.cls_attention[row].double().mean(0).numpy()
         tokens = signals.vision_features[row].double().numpy()
@@ -120,7 +120,7 @@ def test_otprune_kernel_is_the_log_determinant_of_similarities():
     while len(kept) < 9:
         volume = lambda i: np.linalg.slogdet(kernel[np.ix_([*kept, i], [*kept, i])])[1]
         kept.append(max((i for i in range(16) if i not in kept), key=volume))
-    assert otprune.Select(2.0)(signals, 9).indices[0].tolist() == kept
+    assert otprune.OTPruneSelector(2.0)(signals, 9).indices[0].tolist() == kept
 
 
 def slow_thin(similarity, order, keep):
@@ -162,7 +162,7 @@ def test_pyramiddrop_ranks_the_last_row():
 @pytest.mark.parametrize("on_grid", [False, True])
 def test_fps_starts_at_the_medoid(on_grid):
     signals = random_signals(2, 36, seed=2)
-    got = fps.Select(on_grid)(signals, 10).indices
+    got = fps.FarthestPointSelector(on_grid)(signals, 10).indices
     for row in range(2):
         if on_grid:
             distance = torch.cdist(signals.positions[row].double(), signals.positions[row].double())
@@ -190,7 +190,7 @@ def test_grid_of_64_is_the_lattice():
 @pytest.mark.parametrize("small", [(3, 3), (2, 6), (4, 5), (1, 1)])
 def test_pool_averages_cells(small):
     signals = random_signals(2, 36, seed=4)
-    result = pool.Select(small)(signals, small[0] * small[1])
+    result = pool.PoolSelector(small)(signals, small[0] * small[1])
     square = signals.vision_features.view(2, 6, 6, 16)
     for i in range(small[0]):
         for j in range(small[1]):
@@ -218,13 +218,13 @@ def test_prumerge_adaptive_keeps_one_more_than_the_outliers():
     signals = random_signals(1, 36, seed=5)
     attention = torch.full((1, 2, 36), 0.01)
     attention[:, :, [4, 9, 30]] = 0.2
-    result = prumerge.Select(True)(wide(signals, cls_attention=attention), 20)
+    result = prumerge.PruMergeSelector(True)(wide(signals, cls_attention=attention), 20)
     assert result.indices[0].tolist() == [4, 9, 30, -1]
 
 
 def test_sparsevlm_two_divides_by_the_rotary_response():
     signals = random_signals(2, 36, seed=6)
-    got = sparsevlm.Select("2", False)(signals, 9).indices
+    got = sparsevlm.SparseVLMSelector("2", False)(signals, 9).indices
     for row in range(2):
         rated = sparsevlm.raters(signals.features, signals.text_features)[row]
         mass = signals.text_attention[row].sum((1, 2))

@@ -6,7 +6,7 @@ from scipy.stats import norm
 
 from metrics import accuracy as acc
 from metrics import evidence
-from metrics.statistics import Figure, PairedDifference, bootstrap_mean
+from metrics.statistics import Estimate, PairedDifference, bootstrap_mean
 
 
 def test_families_are_the_accuracy_of_their_rows():
@@ -134,7 +134,7 @@ def test_evidence_summary():
     assert found["accuracy_kept"].value == 0.5 and found["accuracy_lost"].value == 0.0 and found["n_without"] == 1
     assert evidence.summarise(np.array([1.0]), np.array([1.0]), ["a"])["accuracy_lost"] is None
     nothing = evidence.summarise(np.array([np.nan]), np.array([1.0]), ["a"])
-    assert nothing["recall"] == Figure(None) and nothing["accuracy_kept"] is None and nothing["n_without"] == 1
+    assert nothing["recall"] == Estimate(None) and nothing["accuracy_kept"] is None and nothing["n_without"] == 1
 
 
 def test_swap_against_sums():

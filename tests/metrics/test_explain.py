@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harness.errors import RequestError
-from harness.explain import as_text, explain
+from harness.results.explain import as_text, explain
 from metrics.explain import FAMILIES, LISTS, STRATA, CellColumns, _interaction, correlations, strata
 from metrics.ranks import within_rank_correlation
 
@@ -214,7 +214,7 @@ def test_strata_of_little():
 
 
 class _Run:
-    """A run folder of the cells given, as `harness.runs` would offer it."""
+    """A run folder of the cells given, as `harness.store.runs` would offer it."""
 
     folder = "runs/example"
 

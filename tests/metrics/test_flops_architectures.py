@@ -12,14 +12,14 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.counting import count
-from harness.engine import Batch, Engine
-from harness.models.cutting import side as pixels_a_side
+from harness.engine.engine import Batch, Engine
+from harness.models.configuration import read_shape
 from harness.models.hf import Adapter
+from harness.models.probes import AttentionProbe
 from harness.models.published import PUBLISHED, internvl, qwen, smolvlm
-from harness.models.reading import read_shape
 from harness.models.shapes import PUBLIC
-from harness.probes import Probe
+from harness.models.tiling import side as pixels_a_side
+from harness.run.counting import count
 from methods import cdpruner, sparsevlm, sts
 from methods.registry import BUNDLED, create
 from methods.schedule import plan, schedule
@@ -220,7 +220,7 @@ class Tally:
 def tally(monkeypatch):
     """Counts what models do for selections alone as theirs: probed rows, rows ahead, the joint space."""
     tally = Tally()
-    for owner, name in ((Probe, "record"), (Adapter, "rows_ahead"), (Adapter, "joint_embeds")):
+    for owner, name in ((AttentionProbe, "record"), (Adapter, "rows_ahead"), (Adapter, "joint_embeds")):
         monkeypatch.setattr(owner, name, tally.around(getattr(owner, name)))
     return tally
 

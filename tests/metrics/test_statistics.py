@@ -84,16 +84,16 @@ def test_integer_clusters_are_coded_as_others_are():
 
 
 def test_few_samples():
-    assert stats.bootstrap_mean([], []) == stats.Figure(None)
-    assert stats.bootstrap_mean([1.0, 0.0], ["a", "a"]) == stats.Figure(0.5)
+    assert stats.bootstrap_mean([], []) == stats.Estimate(None)
+    assert stats.bootstrap_mean([1.0, 0.0], ["a", "a"]) == stats.Estimate(0.5)
     assert stats.bootstrap_mean([1.0, np.nan, 0.0], ["a", "b", "c"]).value == 0.5
     # a cluster without a measured sample is not drawn, so it cannot divide by zero
-    assert stats.bootstrap_mean([1.0, np.nan], ["a", "b"]) == stats.Figure(1.0)
+    assert stats.bootstrap_mean([1.0, np.nan], ["a", "b"]) == stats.Estimate(1.0)
     assert stats.bootstrap_mean([1.0, np.nan, 0.0], ["a", "b", "c"]) == stats.bootstrap_mean([1.0, 0.0], ["a", "c"])
     assert stats.paired_difference([], [], []) == stats.PairedDifference(None, None, None, None)
     assert stats.paired_difference([1, 1], [0, 1], ["a", "a"]).lo is None
-    assert stats.bootstrap_median([]) == stats.Figure(None)
-    assert stats.bootstrap_median([3.0]) == stats.Figure(3.0)
+    assert stats.bootstrap_median([]) == stats.Estimate(None)
+    assert stats.bootstrap_median([3.0]) == stats.Estimate(3.0)
     with pytest.raises(ValueError, match="2 clusters"):
         stats.bootstrap_mean([1.0], ["a", "b"])
 
@@ -203,8 +203,8 @@ def test_rank_correlation_is_spearmans():
     found = stats.rank_correlation(x, y, np.arange(60) // 2)
     assert found.value == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
     assert found.lo < found.value < found.hi <= 1.0
-    assert stats.rank_correlation([1, 1, 1], [1, 2, 3], range(3)) == stats.Figure(None)
-    assert stats.rank_correlation([1, 2, 3], [1, 3, 2], [0, 0, 0]) == stats.Figure(pytest.approx(0.5))
+    assert stats.rank_correlation([1, 1, 1], [1, 2, 3], range(3)) == stats.Estimate(None)
+    assert stats.rank_correlation([1, 2, 3], [1, 3, 2], [0, 0, 0]) == stats.Estimate(pytest.approx(0.5))
 
 
 def _slow_within(x, y, groups):
@@ -283,12 +283,12 @@ def test_groups_that_do_not_follow_hold_the_correlation_down():
 
 
 def test_degenerate_ranks():
-    nothing = stats.Figure(None)
+    nothing = stats.Estimate(None)
     assert within_rank_correlation([], [], [], []) == nothing
     assert within_rank_correlation([1, 2], [1, 2], [0, 0], [0, 0]) == nothing
     assert within_rank_correlation([1, 1, 2, 2], [1, 2, 1, 2], [0, 0, 1, 1], [0, 0, 1, 1]) == nothing
     assert within_rank_correlation([np.nan] * 4, [1, 2, 3, 4], [0] * 4, [0] * 4) == nothing
-    assert within_rank_correlation([1, 2, 3], [1, 3, 2], [0, 0, 0], [7, 7, 7]) == stats.Figure(pytest.approx(0.5))
+    assert within_rank_correlation([1, 2, 3], [1, 3, 2], [0, 0, 0], [7, 7, 7]) == stats.Estimate(pytest.approx(0.5))
     assert within_rank_sums([1, 1, 1], [1, 2, 3], [0] * 3, [0] * 3).p() is None
     with pytest.raises(ValueError, match="one of each"):
         within_rank_correlation([1, 2], [1, 2, 3], [0] * 3, [0] * 3)
@@ -318,12 +318,12 @@ def test_many_means_are_one_mean_each():
         assert found[0].as_dict() == pytest.approx(one.as_dict())
         assert found[1].value == pytest.approx(np.nanmean(table[:, 1]))
         if case % 2:
-            assert found[2] == stats.Figure(None)
+            assert found[2] == stats.Estimate(None)
             if found[1].lo is not None:
                 assert found[1].lo <= found[1].value <= found[1].hi
     with pytest.raises(ValueError, match="one cluster a row"):
         stats.bootstrap_means(np.zeros((3, 1)), [1, 2])
-    assert stats.bootstrap_means(np.zeros((0, 2)), []) == [stats.Figure(None), stats.Figure(None)]
+    assert stats.bootstrap_means(np.zeros((0, 2)), []) == [stats.Estimate(None), stats.Estimate(None)]
 
 
 def test_ratio_against_a_loop_over_the_same_draws():
@@ -337,5 +337,5 @@ def test_ratio_against_a_loop_over_the_same_draws():
         rows = [np.concatenate([np.flatnonzero(clusters == c) for c in drawn]) for drawn in draws]
         ratios = [above[r].sum() / below[r].sum() for r in rows]
         assert (found.lo, found.hi) == pytest.approx(tuple(np.quantile(ratios, [0.025, 0.975])))
-    assert stats.bootstrap_ratio([1.0], [0.0], ["a"]) == stats.Figure(None)
-    assert stats.bootstrap_ratio([1.0], [2.0], ["a"]) == stats.Figure(0.5)
+    assert stats.bootstrap_ratio([1.0], [0.0], ["a"]) == stats.Estimate(None)
+    assert stats.bootstrap_ratio([1.0], [2.0], ["a"]) == stats.Estimate(0.5)

@@ -12,10 +12,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from harness.engine import Engine
-from harness.models.frames import NEWLINE, VISUAL
-from harness.recorder import Recorder
-from harness.swap import swapped
+from harness.engine.engine import Engine
+from harness.engine.recorder import Recorder
+from harness.models.prompt import NEWLINE, VISUAL
+from harness.run.evidence_swap import swapped
 from methods.types import PROJECTOR, Selection, Step, decoder
 
 LIMIT = 5
@@ -161,7 +161,7 @@ class Reference:
     def renumbered(self, seen: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """Positions of the tokens that are left, told slowly."""
         length = len(seen)
-        if self.adapter.quirk.axes == 1:
+        if self.adapter.spec.axes == 1:
             return (seen.long().cumsum(0) - 1).clamp_min(0)[None]
         ids = torch.cat([self.inputs["input_ids"][0], torch.zeros(length, dtype=torch.int64)])[:length]
         types = (ids == self.adapter.config.image_token_id).int()
@@ -288,7 +288,7 @@ def test_rows_ahead_are_those_that_the_layer_then_computes(family, alike):
 def test_rope_response_is_what_vectors_of_ones_would_score(family, alike):
     adapter = family.adapter
     rotate = sys.modules[type(adapter.decoder.layers[0].self_attn).__module__].apply_rotary_pos_emb
-    frame = adapter.frame(alike.batch.prefix, alike.batch.pixels.blocks[0])
+    frame = adapter.prompt_prefix(alike.batch.prefix, alike.batch.pixels.blocks[0])
     where = frame.positions.unsqueeze(-2)
     ones = torch.ones(1, 1, len(frame.ids), adapter.shape.head_dim)
     for layer in (0, 1):
@@ -303,7 +303,7 @@ def test_prompts_are_those_of_the_familys_own_processor(family, unequal, several
     """Marks, separators and line ends around and inside images included."""
     for asked in (unequal, several):
         for row, (question, images) in enumerate(zip(asked.questions, asked.images, strict=True)):
-            frame = family.adapter.frame(asked.batch.prefix, asked.batch.pixels.blocks[int(asked.batch.image[row])])
+            frame = family.adapter.prompt_prefix(asked.batch.prefix, asked.batch.pixels.blocks[int(asked.batch.image[row])])
             place = family.adapter.config.image_token_id
             ids = [place if token in (VISUAL, NEWLINE) else token for token in frame.ids] + asked.batch.questions[row]
             assert ids == family.inputs(question, images)["input_ids"][0].tolist()

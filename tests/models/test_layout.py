@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.layout import LANES, Places, build
-from harness.models.frames import NEWLINE, VISUAL, Area, Block, Frame, grid_block
+from harness.engine.layout import LANES, TokenPositions, build
+from harness.models.prompt import NEWLINE, VISUAL, Area, ImageSpan, PromptPrefix, grid_block
 
-ROWS = Block((5, VISUAL, VISUAL, NEWLINE, VISUAL, VISUAL, NEWLINE, 6), (Area(2, 2),))
+ROWS = ImageSpan((5, VISUAL, VISUAL, NEWLINE, VISUAL, VISUAL, NEWLINE, 6), (Area(2, 2),))
 FRAMES = {
-    "one": Frame.of([1, 2], (grid_block(2, 3),)),
-    "rows": Frame.of([1], (ROWS,)),
-    "two": Frame.of([1, VISUAL, 3, 4], (ROWS, grid_block(1, 2))),
-    "axes": Frame.of([1, 2], (grid_block(2, 3),), 3),
-    "two, axes": Frame.of([1, VISUAL, 3, 4], (grid_block(3, 2), grid_block(1, 4)), 3),
+    "one": PromptPrefix.of([1, 2], (grid_block(2, 3),)),
+    "rows": PromptPrefix.of([1], (ROWS,)),
+    "two": PromptPrefix.of([1, VISUAL, 3, 4], (ROWS, grid_block(1, 2))),
+    "axes": PromptPrefix.of([1, 2], (grid_block(2, 3),), 3),
+    "two, axes": PromptPrefix.of([1, VISUAL, 3, 4], (grid_block(3, 2), grid_block(1, 4)), 3),
 }
 
 
@@ -44,7 +44,7 @@ def test_kept_tokens_stand_in_their_old_order(name, seed):
     keep = int(torch.randint(0, frame.count, (1,), generator=g))
     group = torch.tensor([2, 0, 0, 1])
     second = torch.stack([torch.randperm(frame.count - 1, generator=g)[:keep].sort().values for _ in range(4)])
-    once = Places.of(frame, first)
+    once = TokenPositions.of(frame, first)
     places = once.keep(group, second)
     left = first[group].gather(1, second)
     text, visual = places.columns()
@@ -65,18 +65,18 @@ def test_kept_tokens_stand_in_their_old_order(name, seed):
 
 def test_axes_lose_the_rows_and_columns_that_hold_nothing():
     frame = FRAMES["two, axes"]  # text 0, image rows 1..3 columns 1..2, text 4 5, image row 6 columns 6..9
-    kept = Places.of(frame, torch.tensor([[0, 5, 7, 9], [2, 4, 6, 9]])).contiguous()
+    kept = TokenPositions.of(frame, torch.tensor([[0, 5, 7, 9], [2, 4, 6, 9]])).contiguous()
     assert kept.visual[:, 0].tolist() == [[1, 1, 5, 5], [1, 2, 5, 5], [1, 2, 5, 6]]
     assert kept.text[:, 0].tolist() == [[0, 3, 4]] * 3
     assert kept.visual[:, 1].tolist() == [[1, 1, 5, 5], [1, 2, 5, 5], [1, 1, 5, 6]]
     assert kept.after.tolist() == [7, 7]
-    none = Places.of(frame, torch.zeros(1, 0, dtype=torch.int64)).contiguous()
+    none = TokenPositions.of(frame, torch.zeros(1, 0, dtype=torch.int64)).contiguous()
     assert none.text[:, 0].tolist() == [[0, 1, 2]] * 3
     assert none.after.tolist() == [3]
 
 
 def test_a_token_of_no_single_place_stands_behind_the_one_before_it():
-    places = Places.of(FRAMES["rows"], torch.arange(4)[None]).keep(torch.tensor([0]), torch.tensor([[0, 2, -1]]))
+    places = TokenPositions.of(FRAMES["rows"], torch.arange(4)[None]).keep(torch.tensor([0]), torch.tensor([[0, 2, -1]]))
     text, visual = places.columns()
     assert visual.tolist() == [[2, 4, 5]]
     assert text.tolist() == [[0, 1, 3, 6, 7]]
@@ -89,7 +89,7 @@ def test_a_token_of_no_single_place_stands_behind_the_one_before_it():
 def test_masks_against_a_version_that_asks_for_every_pair(name, together, window):
     frame = FRAMES[name]
     indices = torch.tensor([[0, 2, 3, 5], [1, 2, 3, 4]])
-    layout = build(Places.of(frame, indices), [[2, 3], [4]], torch.device("cpu"))
+    layout = build(TokenPositions.of(frame, indices), [[2, 3], [4]], torch.device("cpu"))
     mask = layout.mask(window, together)[:, 0]
     for g in range(2):
         for q in range(mask.shape[1]):
@@ -104,7 +104,7 @@ def test_masks_against_a_version_that_asks_for_every_pair(name, together, window
 
 
 def test_causality_alone_needs_no_mask():
-    layout = build(Places.of(FRAMES["one"], torch.arange(6)[None]), [[3]], torch.device("cpu"))
+    layout = build(TokenPositions.of(FRAMES["one"], torch.arange(6)[None]), [[3]], torch.device("cpu"))
     assert layout.mask() is None
     assert layout.mask(window=11) is None
     assert layout.mask(window=10) is not None
@@ -117,12 +117,12 @@ def test_where_a_sequence_stands_does_not_depend_on_the_others(name):
     frame = FRAMES[name]
     indices = torch.arange(frame.count).expand(3, -1)
     own = [[4, 2], [3], [1, 6, 2]]
-    batch = build(Places.of(frame, indices), own, torch.device("cpu"))
+    batch = build(TokenPositions.of(frame, indices), own, torch.device("cpu"))
     width = batch.segments.shape[1]
     assert width % LANES == 0 and width - LANES < len(frame.ids) + 9 <= width
     row = 0
     for sequence, questions in enumerate(own):
-        alone = build(Places.of(frame, indices[:1]), [questions], torch.device("cpu"))
+        alone = build(TokenPositions.of(frame, indices[:1]), [questions], torch.device("cpu"))
         inside = int((alone.segments[0] >= 0).sum())
         for table in ("segments", "slots", "image", "positions"):
             mine, beside = (getattr(one, table)[..., place, :inside] for one, place in ((alone, 0), (batch, sequence)))
@@ -131,4 +131,4 @@ def test_where_a_sequence_stands_does_not_depend_on_the_others(name):
         for number in range(len(questions)):
             assert alone.text[number].unique().tolist() == batch.text[row].unique().tolist()
             row += 1
-    assert build(Places.of(frame, indices), [[3], [3], [3]], torch.device("cpu")).plain
+    assert build(TokenPositions.of(frame, indices), [[3], [3], [3]], torch.device("cpu")).plain

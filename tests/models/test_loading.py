@@ -10,11 +10,11 @@ import pytest
 import torch
 import transformers
 
-from harness.engine import Engine
+from harness.engine.engine import Engine
 from harness.errors import RequestError
 from harness.models import hf
 from harness.models.adapter import _check
-from harness.models.quirks import QUIRKS
+from harness.models.families import FAMILIES
 
 TORCHVISION = find_spec("torchvision") is not None
 WITH_VIDEO = ("llava-onevision", "internvl", "qwen2-vl", "qwen2.5-vl", "qwen3-vl", "smolvlm")
@@ -76,7 +76,7 @@ def test_a_family_loads_from_its_folder(family, alike, unequal, tmp_path):
 
 
 def test_an_unsupported_architecture_is_one_line_with_those_that_are(folder):
-    one_line(lambda: hf.load(folder(model_type="blip-2")), "'blip-2' is not supported", *QUIRKS)
+    one_line(lambda: hf.load(folder(model_type="blip-2")), "'blip-2' is not supported", *FAMILIES)
     one_line(lambda: hf.load(folder(model_type="qwen2_5_v")), "closest is qwen2_5_vl")
     one_line(lambda: hf.load(folder(architectures=["Nothing"])), "model_type")
 
@@ -126,7 +126,7 @@ def test_models_of_other_packages(monkeypatch):
     """An entry point gives an adapter; whatever else it does is said in one line."""
     from importlib.metadata import EntryPoint
 
-    from harness.listing import rows
+    from harness.cli.listing import rows
 
     asked, adapter = [], hf.load("tiny")
     made = {
@@ -147,9 +147,9 @@ def test_models_of_other_packages(monkeypatch):
 
 
 def test_what_a_request_says_of_a_model_reaches_its_loading(monkeypatch, tmp_path):
-    from harness.config import CompareConfig, read_file
-    from harness.manifest import command, identity, plain
-    from harness.prepare import prepare
+    from harness.run.config import CompareConfig, read_file
+    from harness.run.manifest import command, identity, plain
+    from harness.run.prepare import prepare
 
     file = tmp_path / "options.toml"
     file.write_text('revision = "v2"\ndevice-map = "auto"\nquantize = 4\n')

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.engine import Engine
+from harness.engine.engine import Engine
 from methods.registry import create
 from methods.schedule import plan, schedule
 from methods.types import PROJECTOR, VISION_SIGNALS, Budget, BudgetError, Selection, Step, vision
@@ -75,10 +75,10 @@ def test_open_towers_signals_equal_transformers_own(family, tall, tower):
         out = adapter.tower(pixels, output_hidden_states=True, output_attentions=True)
     finally:
         adapter.model.set_attn_implementation("probed_sdpa")
-    arrange = lambda table: adapter.cutter.arrange(table, blocks)
+    arrange = lambda table: adapter.tiler.arrange(table, blocks)
     close = lambda a, b: torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
     hidden, attention = out.hidden_states[read], out.attentions[read - 1]
-    close(tower.features, arrange(adapter.open_tower.leave(hidden)[:, cls:]))
+    close(tower.features, arrange(adapter.blockwise_tower.leave(hidden)[:, cls:]))
     close(tower.signals["received_attention"], arrange(attention.mean(2).transpose(1, 2)[:, cls:]).transpose(1, 2))
     block = adapter.blocks[-1]
     keys = block.attention.k_proj(block.first_norm(out.hidden_states[read - 1]))
@@ -105,7 +105,7 @@ def test_closed_towers_signals_equal_a_slow_version(family):
     query, key, _ = block.attn.qkv(block.norm1(hidden)).unflatten(-1, (3, adapter.shape.vision_heads, -1)).unbind(1)
     rotate = sys.modules[type(block).__module__].apply_rotary_pos_emb_vision
     query, key = rotate(query, key, *words["position_embeddings"])
-    order = adapter.closed_tower._order(torch.tensor([b[0].cut for b in pixels.blocks]))
+    order = adapter.whole_tower._order(torch.tensor([b[0].cut for b in pixels.blocks]))
     assert (order is not None and not torch.equal(order, torch.arange(len(order)))) == (family.name == "qwen2.5-vl")
     half = len(hidden) // 2
     features = block(hidden, **words)
@@ -137,17 +137,17 @@ def test_signals_stand_where_the_tokens_made_of_them_stand(family, tall, tower):
         hook = adapter.tower.merger.register_forward_pre_hook(cut)
         projected = Engine.see.__wrapped__(Engine(adapter, 1), tall.pixels).projected[0]
         hook.remove()
-        order = adapter.closed_tower._order(torch.tensor([blocks[0].cut]))
+        order = adapter.whole_tower._order(torch.tensor([blocks[0].cut]))
         states = inputs[0]
         one_hot = torch.eye(len(states)) if order is None else torch.eye(len(states))[order]
-        share = adapter.cutter.arrange(one_hot, blocks)[0] > 0
+        share = adapter.tiler.arrange(one_hot, blocks)[0] > 0
     else:
         states = (tower.features if tower.states is None else tower.states).clone().requires_grad_()
         tiles, count, _ = states.shape
         whole = adapter.project(states)
-        projected = (whole if tower.states is None else adapter.cutter.arrange(whole, blocks))[0]
+        projected = (whole if tower.states is None else adapter.tiler.arrange(whole, blocks))[0]
         one_hot = torch.eye(tiles * count).view(tiles, count, -1)
-        share = adapter.cutter.arrange(one_hot, blocks)[0] > 0
+        share = adapter.tiler.arrange(one_hot, blocks)[0] > 0
     assert len(projected) == len(share) == tall.pixels.counts[0]
     for token, expected in zip(projected, share, strict=True):
         (slope,) = torch.autograd.grad(token.sum(), states, retain_graph=True)
@@ -155,7 +155,7 @@ def test_signals_stand_where_the_tokens_made_of_them_stand(family, tall, tower):
 
 
 def test_places_of_tokens_cover_the_image(family, tall):
-    points = family.adapter.frame([], tall.pixels.blocks[0]).points
+    points = family.adapter.prompt_prefix([], tall.pixels.blocks[0]).points
     assert points.shape == (tall.pixels.counts[0], 2)
     assert ((points > 0) & (points < 1)).all()
     for image in tall.pixels.blocks[0]:
@@ -177,7 +177,7 @@ def test_the_engine_runs_what_the_formula_counts(family, tall):
     shape = adapter.shape_for(tall.pixels.blocks[0])
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         Engine(adapter, 1).run(tall)
-    text = len(adapter.frame(tall.prefix, tall.pixels.blocks[0]).text) + len(tall.questions[0])
+    text = len(adapter.prompt_prefix(tall.prefix, tall.pixels.blocks[0]).text) + len(tall.questions[0])
     formula = flops(shape, schedule(shape, ()), text)
     assert counter.get_total_flops() == pytest.approx(formula.total, rel=1e-9)
 
@@ -217,5 +217,5 @@ def test_padding_costs_tower_and_projector(family, tall, size):
     assert shape.visual_tokens < shape.tiles * 16
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         Engine(family.adapter, 1).run(asked)
-    text = len(family.adapter.frame(asked.prefix, asked.pixels.blocks[0]).text) + len(asked.questions[0])
+    text = len(family.adapter.prompt_prefix(asked.prefix, asked.pixels.blocks[0]).text) + len(asked.questions[0])
     assert counter.get_total_flops() == pytest.approx(flops(shape, schedule(shape, ()), text).total, rel=1e-9)

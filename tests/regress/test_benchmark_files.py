@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli
+from harness.cli import app as cli
 
 
 def run(capsys, *arguments):

@@ -10,12 +10,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from harness import cli
+from harness.cli import app as cli
 from harness.errors import RequestError
-from harness.pairing import mean_jaccard
-from harness.regress import regress
-from harness.runs import pack
-from harness.thresholds import DEFAULTS, read_thresholds
+from harness.results.pairing import mean_jaccard
+from harness.results.regress import regress
+from harness.results.thresholds import DEFAULTS, read_thresholds
+from harness.store.runs import pack
 
 ROOT = Path(__file__).parents[2]
 
@@ -375,9 +375,9 @@ class NoTorch:
         if name.partition(".")[0] in ("torch", "matplotlib", "pandas", "seaborn"):
             raise ImportError(name)
 sys.meta_path.insert(0, NoTorch())
-import harness.cli_results, harness.pytest_plugin
+import harness.cli.stored_runs, harness.bridges.pytest_plugin
 assert "numpy" not in sys.modules
-from harness import cli
+from harness.cli import app as cli
 cli.main(sys.argv[1:])
 """
     for words in (("regress", one.folder, one.folder, "--html", one.folder / "r.html"), ("samples", one.folder, "--jsonl")):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from harness.summary import Scores, _adjust, _answers, _winners, plain
+from harness.results.summary import CellScores, _adjust, _answers, _winners, plain
 from metrics import evidence, latency
 from metrics.collapse import summarise_z
 from reports.cells import dig, strata
@@ -43,7 +43,7 @@ def summary_cells(
         level = 0.7 - (loss if keep else 0.0) + add(accuracy, (name, keep))
         score = (hard + rng.normal(0, 0.5, n) < _cut(level)).astype(float)
         facts = {"method": name, "keep": keep, "reference": keep is None or "like=" in name, "like": f"random[like={name}]"}
-        stored.append((ident, facts, Scores(score, image, np.zeros(n, np.int64), np.ones(n, bool))))
+        stored.append((ident, facts, CellScores(score, image, np.zeros(n, np.int64), np.ones(n, bool))))
         kept = np.clip(np.repeat(rng.beta(3, 3, images), per) + rng.normal(0, 0.05, n) + add(recall, (name, keep)), 0, 1)
         own[ident] = _own(rng, score, kept, image, add(z, (name, keep)), add(swap, (name, keep)), add(speed, (name, keep)))
     by_name = {(facts["method"], facts["keep"]): scores for _, facts, scores in stored}

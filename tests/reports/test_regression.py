@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from harness.verdicts import RULES, Comparison, Verdict
+from harness.store.verdicts import RULES, Comparison, Verdict
 from reports.regression import headline, html, junit, markdown
 
 HOSTILE = (

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from harness.errors import RequestError
-from harness.runs import RunFolder
-from harness.several import side_by_side
-from harness.summary import write
+from harness.results.several import side_by_side
+from harness.results.summary import write
+from harness.store.runs import RunFolder
 from reports.several import render
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +90,7 @@ def test_a_run_named_twice_is_refused(runs):
 def test_the_command_needs_no_torch(runs, tmp_path):
     code = (
         "import sys\n"
-        "from harness.cli import main\n"
+        "from harness.cli.app import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit as stop: assert not stop.code, stop.code\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"

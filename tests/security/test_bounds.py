@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from harness.archives import LARGEST, file_name, read_arrays
 from harness.errors import RequestError
+from harness.store.archives import LARGEST, file_name, read_arrays
 from harness.tasks.pictures import Picture
 from harness.tasks.registry import create
 from harness.tasks.rows import LONGEST_TEXT
@@ -182,14 +182,14 @@ def test_pickled_arrays_are_not_loaded(quiet_folder, refused):
 
 @pytest.mark.parametrize("text", ["1e9", "1000000000", "1e308"])
 def test_budgets_of_a_billion_tokens(text):
-    from harness.config import tokens_of
+    from harness.run.config import tokens_of
 
     with within(1), pytest.raises(RequestError, match="576 visual tokens at the most"):
         tokens_of(text, 576)
 
 
 def test_a_billion_tokens_on_a_file_keep_what_there_is(tmp_path):
-    from harness.cases import select
+    from harness.run.cases import select
 
     np.savez(tmp_path / "a.npz", features=np.eye(16, dtype=np.float32))
     with within(50):
@@ -199,7 +199,7 @@ def test_a_billion_tokens_on_a_file_keep_what_there_is(tmp_path):
 
 @pytest.mark.parametrize("name", ["samples", "batch_size", "max_new_tokens", "analyse", "seeds", "seed"])
 def test_counts_without_end(name, refused):
-    from harness.config import CompareConfig
+    from harness.run.config import CompareConfig
 
     assert f"--{name.replace('_', '-')} {10**30}: must be" in refused(CompareConfig(**{name: 10**30}).checked)
 

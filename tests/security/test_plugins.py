@@ -34,7 +34,7 @@ def test_modules_that_lie_about_are_not_imported(words, tmp_path):
     "name", ["../plugin", "plugin.py", "/tmp/plugin", "plugin;import os", "http://127.0.0.1/plugin", "plugin\n", ""]
 )
 def test_a_plugin_is_the_name_of_a_module(name, quiet_folder, refused):
-    from harness.config import load_plugins
+    from harness.run.config import load_plugins
 
     (quiet_folder / "plugin.py").write_text(EVIL)
     refused(load_plugins, [name])
@@ -44,7 +44,7 @@ def test_a_run_folder_names_no_plugin_that_runs_by_itself(quiet_folder, tmp_path
     """Reading a run does not import the plug-ins that its manifest tells of."""
     import json
 
-    from harness.cli import main
+    from harness.cli.app import main
     from tests.harness.conftest import Build, write_run
 
     (quiet_folder / "evil.py").write_text(EVIL)

@@ -23,7 +23,7 @@ ALWAYS = {"trust_remote_code": False, "allow_pickle": False, "shell": False, "us
 """Arguments that have one value wherever they stand."""
 KNOWN = {
     "harness/models/tiny/train.py": "calls torch.load",  # the training script's own checkpoints, weights_only
-    "harness/distributed.py": "imports pickle",  # dumps alone: whether an error can be sent from a worker
+    "harness/run/executors/base.py": "imports pickle",  # dumps alone: whether an error can be sent from a worker
 }
 LOADERS = {"AutoProcessor", "AutoTokenizer", "AutoConfig", "AutoModel"}
 

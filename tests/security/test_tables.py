@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.spreadsheets import inert, write_rows
+from harness.results.spreadsheets import inert, write_rows
 
 FORMULAS = (
     "=1+1",
@@ -46,7 +46,7 @@ def test_rows_are_read_as_they_were_written(first, second):
 
 
 def test_samples_and_summaries(quiet_folder, capsys):
-    from harness.cli import main
+    from harness.cli.app import main
     from tests.harness.conftest import Build, write_run
 
     run = write_run(quiet_folder / "run", Build(images=range(2), questions=1, analysed=0))

@@ -117,7 +117,7 @@ def processor() -> LlavaProcessor:
     )
 
 
-class Companion(nn.Module):
+class CompanionText(nn.Module):
     """The text side of the joint space, and the projection of tower states into it.
 
     ``text`` gives ``text_embeds`` [B, JOINT]; ``visual_projection`` maps the tower's last states,
@@ -144,7 +144,7 @@ class Companion(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(2.6593))
 
 
-def new_model(seed: int = 0) -> tuple[LlavaForConditionalGeneration, Companion]:
+def new_model(seed: int = 0) -> tuple[LlavaForConditionalGeneration, CompanionText]:
     """An untrained model with smooth position embeddings, and its companion."""
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(config())
@@ -153,7 +153,7 @@ def new_model(seed: int = 0) -> tuple[LlavaForConditionalGeneration, Companion]:
         scale = tower.embeddings.patch_embedding.weight.flatten(1).norm(dim=1).mean()
         tower.embeddings.position_embedding.weight[1:] = torch.from_numpy(_smooth_positions()) * scale * 0.7
         tower.embeddings.position_embedding.weight[0] = 0
-    return model, Companion()
+    return model, CompanionText()
 
 
 def _smooth_positions() -> np.ndarray:
@@ -165,7 +165,7 @@ def _smooth_positions() -> np.ndarray:
     return (np.concatenate([rows, columns], axis=1) * np.sqrt(2) / 2).astype(np.float32)
 
 
-def save(model: LlavaForConditionalGeneration, companion: Companion, folder: Path) -> None:
+def save(model: LlavaForConditionalGeneration, companion: CompanionText, folder: Path) -> None:
     """Write an ordinary Hugging Face folder in bfloat16, with ``companion/`` beside the model."""
     import copy
 
@@ -185,7 +185,7 @@ def save(model: LlavaForConditionalGeneration, companion: Companion, folder: Pat
         path.chmod(0o644)
 
 
-def load_into(model: LlavaForConditionalGeneration, companion: Companion, folder: Path) -> None:
+def load_into(model: LlavaForConditionalGeneration, companion: CompanionText, folder: Path) -> None:
     """Fill a model and its companion from a folder that `save` wrote."""
     from safetensors.torch import load_file
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from harness.runs import RunFolder
+from harness.store.runs import RunFolder
 
 _TEXT = """# The embedded model
 

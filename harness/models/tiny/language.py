@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from harness.models.tiny.build import words
 from harness.models.tiny.tower import TowerTask, half_precision, normalise, pixels
 from harness.progress import track
-from harness.tasks.shapes.questions import FAMILIES, Question, ask, ask_all
+from harness.tasks.shapes.questions import FAMILIES, ShapesQuestion, ask, ask_all
 from harness.tasks.shapes.scene import GRID, Scene, generator, make_scene
 
 TOKENS = GRID * GRID
@@ -60,7 +60,7 @@ def tower_features(task: TowerTask, scenes: list[Scene], grid: int | None = None
 
 
 @dataclass
-class Batch:
+class TrainingBatch:
     """Sequences of one step. ``segments`` is 0 for the image and its prefix, 1.. for questions, -1 for padding."""
 
     visual: torch.Tensor  # [B, M, width] tower features
@@ -106,13 +106,13 @@ def choose_tokens(
     return visual, (kept if rng.random() < 0.6 else contiguous)
 
 
-def training_questions(scene: Scene, rng: np.random.Generator, progress: float) -> list[Question]:
+def training_questions(scene: Scene, rng: np.random.Generator, progress: float) -> list[ShapesQuestion]:
     easy = 0.5 * (1 - progress)
     asked = [ask(scene, family, rng, bool(rng.random() < easy)) for family in ASKED]
     return [question for question in asked if question is not None]
 
 
-def make_batch(visual: torch.Tensor, places: torch.Tensor, asked: list[list[Question]]) -> Batch:
+def make_batch(visual: torch.Tensor, places: torch.Tensor, asked: list[list[ShapesQuestion]]) -> TrainingBatch:
     count = visual.shape[1]
     original = bool((places >= count).any())
     after = len(PREFIX) + (TOKENS if original else count)
@@ -140,10 +140,10 @@ def make_batch(visual: torch.Tensor, places: torch.Tensor, asked: list[list[Ques
     )
     prefix = torch.arange(len(PREFIX)).expand(len(rows), -1)
     positions = torch.cat([prefix, places + len(PREFIX), where], dim=1)
-    return Batch(visual, text, positions, segments, labels, weights, [[q.family for q in qs] for qs in asked])
+    return TrainingBatch(visual, text, positions, segments, labels, weights, [[q.family for q in qs] for qs in asked])
 
 
-def forward(model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def forward(model, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [n, vocab] at the places that have a label, and those labels [n]."""
     inner = model.model
     rows, count = batch.visual.shape[:2]

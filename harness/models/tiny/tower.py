@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from harness.models.tiny.build import WIDTH, Companion, words
+from harness.models.tiny.build import WIDTH, CompanionText, words
 from harness.tasks.shapes.questions import caption
 from harness.tasks.shapes.scene import COLOURS, GRID, PATCH, SHAPES, Scene, generator, make_scene, paint
 
@@ -87,7 +87,7 @@ class Canvases(Dataset):
 class TowerTask(nn.Module):
     """Tower, heads and losses; the heads are thrown away after training."""
 
-    def __init__(self, tower: nn.Module, companion: Companion) -> None:
+    def __init__(self, tower: nn.Module, companion: CompanionText) -> None:
         super().__init__()
         self.tower, self.companion = tower, companion
         self.heads = nn.ModuleList([nn.Linear(WIDTH, n) for n in (len(KINDS), 7, 11, 5)])

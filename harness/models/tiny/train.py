@@ -72,7 +72,7 @@ def _short(value):
     return round(value, 4) if isinstance(value, float) else value
 
 
-class Work:
+class WorkFolder:
     """The work folder: one checkpoint a stage, and the log."""
 
     def __init__(self, folder: Path) -> None:
@@ -114,7 +114,7 @@ def adam(parts: list[torch.nn.Module], rate: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
 
 
-def train_tower(work: Work, stage: Stage, model, companion, first: Stage | None, fresh_heads: int = 0) -> None:
+def train_tower(work: WorkFolder, stage: Stage, model, companion, first: Stage | None, fresh_heads: int = 0) -> None:
     """Stages ``tower`` (12 x 12 canvases) and ``scenes`` (24 x 24, every third batch shrunk).
 
     For the first ``fresh_heads`` steps the heads alone learn: a trained tower, new heads.
@@ -172,7 +172,7 @@ def shrink(images: torch.Tensor, labels: torch.Tensor, grid: int) -> tuple[torch
     return smaller, square[:, centres][:, :, centres].flatten(1, 2)
 
 
-def export(work: Work, model, companion, scenes: Stage, language: Stage, folder: Path) -> None:
+def export(work: WorkFolder, model, companion, scenes: Stage, language: Stage, folder: Path) -> None:
     """Write the latest checkpoints as a Hugging Face folder in bfloat16."""
     work.load(scenes.name, {"task": TowerTask(model.model.vision_tower, companion)})
     step = work.load(language.name, language_parts(model))
@@ -194,7 +194,7 @@ def main() -> None:
     arguments = parser.parse_args()
     given = vars(arguments)
     tower, scenes, language = (replace(s, steps=given[f"{s.name}_steps"], rate=given[f"{s.name}_rate"]) for s in STAGES)
-    work = Work(arguments.work)
+    work = WorkFolder(arguments.work)
     model, companion = build.new_model(arguments.seed)
     if arguments.init is not None:
         build.load_into(model, companion, arguments.init)

@@ -12,7 +12,7 @@ FAMILIES = ("existence", "colour", "shape", "count", "relation", "quadrant", "di
 
 
 @dataclass(frozen=True)
-class Question:
+class ShapesQuestion:
     """One question. ``evidence`` is bool [grid, grid], or None where nothing in the image holds a "no"."""
 
     family: str
@@ -21,7 +21,7 @@ class Question:
     evidence: np.ndarray | None
 
 
-def ask(scene: Scene, family: str, rng: np.random.Generator, easy: bool = False) -> Question | None:
+def ask(scene: Scene, family: str, rng: np.random.Generator, easy: bool = False) -> ShapesQuestion | None:
     """One question of the family, or None where the scene allows none.
 
     ``easy`` gives the simpler relatives used in training alone ("is there a star ?").
@@ -29,7 +29,7 @@ def ask(scene: Scene, family: str, rng: np.random.Generator, easy: bool = False)
     return _ASKERS[family](scene, rng, easy)
 
 
-def ask_all(scene: Scene, rng: np.random.Generator) -> tuple[Question, ...]:
+def ask_all(scene: Scene, rng: np.random.Generator) -> tuple[ShapesQuestion, ...]:
     """One question of every family that the scene allows, in the order of ``FAMILIES``."""
     return tuple(q for family in FAMILIES if (q := ask(scene, family, rng)) is not None)
 
@@ -97,7 +97,7 @@ def _masks(scene: Scene, items: list[Item]) -> np.ndarray:
     return np.logical_or.reduce([item.tokens(scene.grid) for item in items])
 
 
-def _existence(scene: Scene, rng: np.random.Generator, easy: bool) -> Question:
+def _existence(scene: Scene, rng: np.random.Generator, easy: bool) -> ShapesQuestion:
     pairs = _pairs(scene)
     if easy:
         part = int(rng.integers(2))
@@ -108,10 +108,10 @@ def _existence(scene: Scene, rng: np.random.Generator, easy: bool) -> Question:
             value = _pick(rng, options)
             holders = [item for item in scene.objects if value in (item.colour, item.shape)]
             text = f"is there a {value} object ?"
-            return Question("existence", text, "yes" if present else "no", _masks(scene, holders) if present else None)
+            return ShapesQuestion("existence", text, "yes" if present else "no", _masks(scene, holders) if present else None)
     if rng.random() < 0.5:
         item = _pick(rng, list(scene.objects))
-        return Question("existence", f"is there a {item.colour} {item.shape} ?", "yes", item.tokens(scene.grid))
+        return ShapesQuestion("existence", f"is there a {item.colour} {item.shape} ?", "yes", item.tokens(scene.grid))
     seen_colours, seen_shapes = {c for c, _ in pairs}, {s for _, s in pairs}
     near = int(rng.integers(3))  # how near the miss: both words seen apart, one of them seen, either
     options = [
@@ -123,29 +123,29 @@ def _existence(scene: Scene, rng: np.random.Generator, easy: bool) -> Question:
     if not options:
         options = [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in pairs]
     colour, shape = _pick(rng, options)
-    return Question("existence", f"is there a {colour} {shape} ?", "no", None)
+    return ShapesQuestion("existence", f"is there a {colour} {shape} ?", "no", None)
 
 
-def _colour(scene: Scene, rng: np.random.Generator, easy: bool) -> Question:
+def _colour(scene: Scene, rng: np.random.Generator, easy: bool) -> ShapesQuestion:
     item = scene.objects[_pick(rng, unique(_pairs(scene), 1))]
-    return Question("colour", f"what color is the {item.shape} ?", item.colour, item.tokens(scene.grid))
+    return ShapesQuestion("colour", f"what color is the {item.shape} ?", item.colour, item.tokens(scene.grid))
 
 
-def _shape(scene: Scene, rng: np.random.Generator, easy: bool) -> Question:
+def _shape(scene: Scene, rng: np.random.Generator, easy: bool) -> ShapesQuestion:
     item = scene.objects[_pick(rng, unique(_pairs(scene), 0))]
-    return Question("shape", f"what shape is the {item.colour} object ?", item.shape, item.tokens(scene.grid))
+    return ShapesQuestion("shape", f"what shape is the {item.colour} object ?", item.shape, item.tokens(scene.grid))
 
 
-def _count(scene: Scene, rng: np.random.Generator, easy: bool) -> Question:
+def _count(scene: Scene, rng: np.random.Generator, easy: bool) -> ShapesQuestion:
     value = scene.theme[1]
     if easy:
         item = _pick(rng, list(scene.objects))
         value = item.colour if rng.random() < 0.5 else item.shape
     counted = [item for item in scene.objects if value in (item.colour, item.shape)]
-    return Question("count", f"how many {value} objects are there ?", str(len(counted)), _masks(scene, counted))
+    return ShapesQuestion("count", f"how many {value} objects are there ?", str(len(counted)), _masks(scene, counted))
 
 
-def _relation(scene: Scene, rng: np.random.Generator, easy: bool) -> Question | None:
+def _relation(scene: Scene, rng: np.random.Generator, easy: bool) -> ShapesQuestion | None:
     objects = scene.objects
     options = [
         (a, b, axis)
@@ -160,10 +160,10 @@ def _relation(scene: Scene, rng: np.random.Generator, easy: bool) -> Question | 
     words = (("left", "right"), ("above", "below"))[axis]
     joined = "left or right of" if axis == 0 else "above or below"
     text = f"is the {a.colour} {a.shape} {joined} the {b.colour} {b.shape} ?"
-    return Question("relation", text, words[int(a.centre[axis] > b.centre[axis])], _masks(scene, [a, b]))
+    return ShapesQuestion("relation", text, words[int(a.centre[axis] > b.centre[axis])], _masks(scene, [a, b]))
 
 
-def _quadrant(scene: Scene, rng: np.random.Generator, easy: bool) -> Question | None:
+def _quadrant(scene: Scene, rng: np.random.Generator, easy: bool) -> ShapesQuestion | None:
     middle = scene.grid * 4
     options = [item for item in scene.objects if min(abs(c - middle) for c in item.centre) >= 14]
     if not options:
@@ -171,22 +171,22 @@ def _quadrant(scene: Scene, rng: np.random.Generator, easy: bool) -> Question | 
     item = _pick(rng, options)
     x, y = item.centre
     answer = f"{'bottom' if y > middle else 'top'} {'right' if x > middle else 'left'}"
-    return Question("quadrant", f"where is the {item.colour} {item.shape} ?", answer, item.tokens(scene.grid))
+    return ShapesQuestion("quadrant", f"where is the {item.colour} {item.shape} ?", answer, item.tokens(scene.grid))
 
 
 def _written(family: str, kind: str, text: str):
-    def asker(scene: Scene, rng: np.random.Generator, easy: bool) -> Question | None:
+    def asker(scene: Scene, rng: np.random.Generator, easy: bool) -> ShapesQuestion | None:
         item = scene.first(kind)
         if item is None:
             return None
-        return Question(family, text, " ".join(map(str, item.digits)), item.tokens(scene.grid))
+        return ShapesQuestion(family, text, " ".join(map(str, item.digits)), item.tokens(scene.grid))
 
     return asker
 
 
-def _dot(scene: Scene, rng: np.random.Generator, easy: bool) -> Question | None:
+def _dot(scene: Scene, rng: np.random.Generator, easy: bool) -> ShapesQuestion | None:
     item = scene.first("dot")
-    return None if item is None else Question("dot", "what color is the dot ?", item.colour, item.tokens(scene.grid))
+    return None if item is None else ShapesQuestion("dot", "what color is the dot ?", item.colour, item.tokens(scene.grid))
 
 
 _ASKERS = {

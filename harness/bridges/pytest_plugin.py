@@ -1,0 +1,173 @@
+"""A pytest fixture for projects that prune: ``prunescope.compare(...)`` and assertions on what it measured.
+
+Loaded by pytest itself (entry point ``pytest11``), so nothing heavy is imported until a test asks for the fixture.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+
+if TYPE_CHECKING:
+    from harness.results.pairing import MatchedCell
+    from harness.run.comparison import Run
+    from harness.store.runs import RunFolder
+
+
+@pytest.fixture(scope="session")
+def prunescope(tmp_path_factory: pytest.TempPathFactory) -> PrunescopeFixture:
+    """Compare pruning methods in a test, and assert what must hold of them."""
+    return PrunescopeFixture(tmp_path_factory)
+
+
+class PrunescopeFixture:
+    """What the fixture gives. A run is what `compare` returned, or the folder of a stored one."""
+
+    def __init__(self, folders: pytest.TempPathFactory) -> None:
+        self._folders = folders
+
+    def compare(self, methods: Any = None, keep: Any = None, **options: Any) -> Run:
+        """Run methods into a temporary folder; arguments are those of `harness.compare`.
+
+        Args:
+            methods: expressions, a list or comma-separated.
+            keep: budgets, counts or fractions.
+            options: the rest, such as ``samples=16, latency=False``; ``out`` names a folder that stays.
+        """
+        from harness.run.comparison import compare
+
+        given = {name: value for name, value in (("methods", methods), ("keep", keep)) if value is not None}
+        if "extend" not in options:
+            options.setdefault("out", self._folders.mktemp("prunescope") / "run")
+        return compare(**given, **options)
+
+    def assert_retention(self, run: Run | Path | str, method: str, keep: int | None = None, *, at_least: float) -> None:
+        """Fail where a method keeps less of the accuracy of `none` than asked.
+
+        Args:
+            run: a run or its folder.
+            method: its full expression, as reports print it.
+            keep: the budget in tokens; may be left out where the method has one budget alone.
+            at_least: accuracy over that of `none`, such as 0.95.
+        """
+        __tracebackhide__ = True
+        cell = _cell(run, method, keep)
+        found = cell["retention"]
+        if found is None:
+            _fail(f"{_name(cell)}: no retention was measured; `none` must have answers that are right")
+        if found < at_least:
+            accuracy = cell["accuracy"]
+            _fail(
+                f"{_name(cell)} keeps {found:.1%} of the accuracy of none, at least {at_least:.1%} is asked; "
+                f"accuracy {accuracy['value']:.1%} [{accuracy['lo'] or 0:.1%} to {accuracy['hi'] or 1:.1%}] "
+                f"on {cell['n']} questions of {cell['n_images']} images"
+            )
+
+    def assert_flops(self, run: Run | Path | str, method: str, keep: int | None = None, *, at_most: float) -> None:
+        """Fail where a method costs more FLOPs to the first token than asked.
+
+        Args:
+            run: a run or its folder.
+            method: its full expression.
+            keep: the budget in tokens.
+            at_most: FLOPs; up to 1 it is a share of those of `none`.
+        """
+        __tracebackhide__ = True
+        cell = _cell(run, method, keep)
+        total = cell["flops"]["total"]
+        if at_most > 1:
+            if total > at_most:
+                _fail(f"{_name(cell)} costs {total:.4g} FLOPs to the first token, at most {at_most:.4g} are asked")
+            return
+        share = total / _cell(run, "none", None)["flops"]["total"]
+        if share > at_most:
+            _fail(f"{_name(cell)} costs {share:.1%} of the FLOPs of none to the first token, at most {at_most:.1%} are asked")
+
+    def assert_no_drift(
+        self, run: Run | Path | str, baseline: Run | Path | str, method: str, keep: int | None = None, jaccard: float = 0.9
+    ) -> None:
+        """Fail where a method keeps other tokens than it did in a baseline, on the same questions.
+
+        Args:
+            run: a run or its folder.
+            baseline: the run that is held to be right.
+            method: its full expression.
+            keep: the budget in tokens.
+            jaccard: the least mean Jaccard index of the kept tokens.
+        """
+        __tracebackhide__ = True
+        found, same_seed = _match(run, baseline, method, keep)
+        if found.baseline.facts["merges"]:
+            _fail(f"{found.label}: merged tokens are no subset of the image's tokens, so drift has no meaning for them")
+        if found.jaccard is None:
+            _fail(f"{found.label}: {_store(baseline).folder} holds no kept tokens of the same questions")
+        if found.jaccard < jaccard:
+            luck = "; its choice depends on the seed, and the seeds differ" if found.baseline.lucky and not same_seed else ""
+            _fail(f"{found.label} drifted: kept tokens of {found.common} questions agree to {found.jaccard:.3f} (Jaccard) with "
+                  f"{_store(baseline).folder}, at least {jaccard:g} is asked{luck}")  # fmt: skip
+
+    def assert_no_regression(self, run: Run | Path | str, baseline: Run | Path | str, thresholds: Path | None = None) -> None:
+        """Fail where `harness regress` would.
+
+        Args:
+            run: a run or its folder.
+            baseline: the run that is held to be right.
+            thresholds: a TOML file; what it leaves out keeps its default.
+        """
+        __tracebackhide__ = True
+        from harness.results.regress import regress
+        from harness.results.thresholds import read_thresholds
+
+        found = regress(_store(baseline), _store(run), read_thresholds(thresholds))
+        if found.failed:
+            lines = [f"{v.rule}, {v.cell}: {v.text}" for v in found.failed]
+            _fail(f"{found.candidate} is worse than {found.baseline}:\n" + "\n".join(lines))
+
+
+def _fail(message: str) -> NoReturn:
+    __tracebackhide__ = True
+    raise AssertionError(message)
+
+
+def _store(run: Run | RunFolder | Path | str) -> RunFolder:
+    from harness.store.runs import RunFolder
+
+    if isinstance(run, RunFolder):
+        return run
+    return RunFolder(Path(run)) if isinstance(run, (str, Path)) else run.store
+
+
+def _name(cell: dict) -> str:
+    return cell["method"] + ("" if cell["keep"] is None else f" at {cell['keep']}")
+
+
+def _cell(run: Run | Path | str, method: str, keep: int | None) -> dict:
+    """The one cell of a method and budget that was measured; a failure says which there are."""
+    __tracebackhide__ = True
+    store = _store(run)
+    cells = store.summary()["cells"]
+    mine = [c for c in cells if c["method"] == method and keep in (None, c["keep"])]
+    if len(mine) != 1:
+        there = ", ".join(_name(c) for c in (mine or cells))
+        what = method if keep is None else f"{method} at {keep}"
+        _fail(f"{store.folder} has {len(mine) or 'no'} cell{'s' if len(mine) > 1 else ''} {what}; it has {there}")
+    if mine[0]["skipped"]:
+        _fail(f"{_name(mine[0])} was skipped: {mine[0]['skipped']}")
+    return mine[0]
+
+
+def _match(run: Run | Path | str, baseline: Run | Path | str, method: str, keep: int | None) -> tuple[MatchedCell, bool]:
+    """The cell in both runs, and whether they had one seed."""
+    __tracebackhide__ = True
+    from harness.results.pairing import RunPair
+
+    stores, names = (_store(baseline), _store(run)), []
+    for store in stores:
+        names.append(_name(_cell(store.folder, method, keep)))
+    pair = RunPair(*stores)
+    found = [m for m in pair.matched if m.key.method == method and m.key.keep == (keep if keep is not None else m.key.keep)]
+    if len(found) != 1:
+        _fail(f"{names[0]} is no cell that {stores[0].folder} and {stores[1].folder} have in common")
+    return found[0], pair.same_seed

@@ -1,0 +1,85 @@
+"""Rows of ``list``."""
+
+from __future__ import annotations
+
+METRICS = (
+    ("accuracy", "share of right answers; 95 % bootstrap interval clustered by image"),
+    ("difference_none", "paired difference to no pruning; sign-flip permutation over images, Holm-adjusted"),
+    ("difference_like", "paired difference to random tokens on the same schedule: what the ranking is worth"),
+    ("retention", "accuracy over that of none; chance-adjusted by blind"),
+    ("loyalty", "agreement with the unpruned answers, and KL of the first answer token (nats)"),
+    ("difference_winner", "paired difference to the most accurate method at the budget, tested likewise"),
+    ("mcnemar", "exact test of right and wrong, where every image has one question"),
+    (
+        "non_inferior",
+        "whether the whole interval of the difference to none lies above minus the margin; smallest detectable loss",
+    ),
+    ("seeds", "of random: mean, standard deviation, lowest and highest accuracy over several seeds"),
+    ("evidence", "share of the answer's tokens that are kept; accuracy where kept and where lost"),
+    ("evidence.swap", "accuracy gained with the evidence forced in and random kept tokens out, at the same K; share of the loss"),
+    ("difficulty", "accuracy on questions that downsampling loses, and on those it does not"),
+    ("tokens", "visual tokens in the last LLM layer, and their mean over layers"),
+    ("flops", "tower, projector, selection, prefill, decode per token; KV bytes"),
+    ("latency", "milliseconds by stage, interleaved and paired; speed-up of TTFT; realised gain; A/A check"),
+    ("memory", "KV bytes by formula and measured; peak of the device, or resident, one process a cell"),
+    (
+        "diversity",
+        "ranks, Vendi score, cosines, log-determinant; distance of all tokens to the kept, residual outside their span",
+    ),
+    ("coverage", "cells hit, Clark-Evans index, hull, discrepancy, largest empty circle"),
+    ("collapse", "z of each figure against random subsets of the same size on the same image; clusters visited"),
+    ("bias", "pull to rows and columns, overlap with the method's mean map; z against random subsets of the same rows"),
+    ("scores", "entropy, Gini, effective support, mass in the top and in one cluster, of the scores an attention ranker uses"),
+    ("layers", "by LLM layer: evidence still there, attention on the image, its entropy, evidence in its top tenth"),
+    ("pareto", "whether a cell is on the front of accuracy against TTFT or FLOPs, and how often when data are drawn again"),
+)
+
+
+def rows(what: str) -> list[dict]:
+    """What `list` shows, one dict a row."""
+    if what == "metrics":
+        return [{"name": name, "what": text} for name, text in METRICS]
+    if what == "tasks":
+        from harness.tasks.registry import infos
+
+        return [
+            {
+                "name": i.name,
+                "summary": i.summary,
+                "metric": i.metric,
+                "split": i.split,
+                "families": list(i.families),
+                "evidence": i.knows_evidence,
+                "scored": i.scored,
+                "answer_tokens": i.answer_tokens,
+                "source": i.source,
+                "licence": i.licence,
+            }
+            for i in infos()
+        ]
+    if what == "models":
+        from harness.models.catalogue import EMBEDDED, plugged
+        from harness.models.families import FAMILIES
+        from harness.models.shapes import PUBLIC
+
+        return [
+            *({"name": name, "kind": "embedded"} for name in EMBEDDED),
+            *({"name": name, "kind": "shape alone, for flops"} for name in PUBLIC if name not in EMBEDDED),
+            *({"name": name, "kind": f"of another package: {point.value}"} for name, point in plugged().items()),
+            {"name": "<folder>", "kind": f"local Hugging Face folder; families: {', '.join(FAMILIES)}"},
+            {"name": "<owner/name>", "kind": "hub id of one of these, such as llava-hf/llava-1.5-7b-hf"},
+        ]
+    from methods.registry import entries
+
+    return [
+        {
+            "name": e.name,
+            "paper": e.paper,
+            "site": e.site,
+            "needs": sorted(e.needs),
+            "parameters": [f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in e.parameters.items()],
+            "cannot": e.cannot,
+            "summary": e.summary,
+        }
+        for e in entries().values()
+    ]

@@ -1,0 +1,1 @@
+"""The pruned forward pass: from images and questions to answers, tokens physically removed on the way."""

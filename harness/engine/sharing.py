@@ -1,0 +1,171 @@
+"""What the cells of a sweep compute once for a batch: the tower, the projection, and the decoder layers before they part.
+
+Cells are paths down one prefix tree. Its root is what left the tower; an edge is a step, with the layers behind it. Where
+several paths go on from the same place, the engine leaves a `PrefixCheckpoint` there; the next path starts from it, with caches
+that are forked by reference. A checkpoint is let go once the last path has passed it, so a sweep holds one KV cache for
+every fork that is still open, however many cells it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+
+from harness.engine.prefill_state import PrefillState
+from harness.engine.recorder import Recorder
+from harness.engine.signals import GroupedVisionOutput, SignalRequest, VisionOutput
+from harness.models.adapter import Adapter
+from harness.models.probes import AttentionProbe
+from methods.types import ModelShape, PositionMode, Step
+
+PrefixKey = tuple[PositionMode | None, tuple[Step, ...]]
+"""The steps that a walk has taken, and how it numbers tokens; where none were taken, that is the same for all."""
+
+
+@dataclass(frozen=True)
+class CellPath:
+    """A cell's way through the model."""
+
+    steps: tuple[Step, ...]
+    positions: PositionMode
+    swaps: bool = False  # whether it is walked again with the evidence swapped in
+
+    def stops(self, layers: int) -> list[tuple[PrefixKey, int, Step | None]]:
+        """Before which decoder layers it could part from others, after which steps, and what it does there."""
+        found = [
+            (prefix_key(self.positions, self.steps[:place]), step.site.layer, step)
+            for place, step in enumerate(self.steps)
+            if step.site.stage == 2
+        ]
+        return [*found, (prefix_key(self.positions, self.steps), layers, None)]
+
+
+def prefix_key(positions: PositionMode, steps: tuple[Step, ...]) -> PrefixKey:
+    return (positions if steps else None), steps
+
+
+@dataclass
+class PrefixCheckpoint:
+    """A batch before a decoder layer."""
+
+    layer: int
+    flow: PrefillState
+    entered: torch.Tensor  # int64 [R, K0] original tokens that entered the LLM
+    probe: AttentionProbe | None  # what the layer before it was asked for
+    counts: list[float]  # visual tokens in each layer so far
+    recorder: Recorder | None
+
+    def fork(self, rows: list[int] | None = None) -> PrefixCheckpoint:
+        """From here on for another walk, of some of the rows."""
+        forked = replace(self, flow=self.flow.fork(rows))
+        if rows is None:
+            return forked
+        return replace(forked, entered=self.entered[rows], probe=self.probe and self.probe.rows(rows), recorder=None)
+
+
+@dataclass
+class PrefixTree:
+    """Where stops are worth their memory: what several walks have in common.
+
+    Args:
+        walks: of all cells, in the order in which they are run.
+        layers: of the decoder.
+    """
+
+    walks: Sequence[CellPath]
+    layers: int
+    asks: dict[PrefixKey, dict[int, SignalRequest]] = field(default_factory=dict, init=False)
+    last: dict[PrefixKey, int] = field(default_factory=dict, init=False)  # the last walk that comes by
+
+    def __post_init__(self) -> None:
+        users: dict[PrefixKey, list[tuple[int, int, Step | None]]] = {}
+        for place, walk in enumerate(self.walks):
+            for key, layer, step in walk.stops(self.layers):
+                users.setdefault(key, []).append((place, layer, step))
+        for key, found in users.items():
+            again = any(self.walks[place].swaps and key == prefix_key("original", ()) for place, _, _ in found)
+            if len(found) < 2 and not again:
+                continue
+            ends = sum(step is None for _, _, step in found)
+            self.last[key] = max(place for place, _, _ in found)
+            layered = self.asks.setdefault(key, {})
+            for _, layer, step in found:
+                if step is not None or ends > 1:
+                    layered[layer] = layered.get(layer, SignalRequest()) | SignalRequest.of(step)
+
+
+class SharedPrefill:
+    """What is known of a batch already.
+
+    Args:
+        adapter: the model.
+        tower: what left its tower.
+        walks: of the cells that the batch is run under, by the shape of its images; none of them means that nothing
+            but the tower and the projection is kept.
+        record: whether runs are recorded, attention included.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        tower: VisionOutput | GroupedVisionOutput,
+        walks: Callable[[ModelShape], Sequence[CellPath]] | None = None,
+        record: bool = False,
+    ) -> None:
+        self.adapter, self.tower, self.walks, self.record = adapter, tower, walks, record
+        self.found: dict[PrefixKey, dict[int, PrefixCheckpoint]] = {}
+        self.parts: dict[tuple[int, ...], SharedPrefill] = {}
+
+    @cached_property
+    def projected(self) -> torch.Tensor:
+        """All visual tokens in the space of the LLM, [B, N, D]; of images that are alike."""
+        return self.adapter.projected(self.tower)
+
+    @cached_property
+    def junctions(self) -> PrefixTree:
+        walks = () if self.walks is None else self.walks(self.adapter.shape_for(self.tower.blocks))
+        return PrefixTree(walks, self.adapter.shape.layers)
+
+    @cached_property
+    def bare(self) -> SharedPrefill:
+        """What does not depend on the random streams of images and questions."""
+        made = SharedPrefill(self.adapter, self.tower)
+        if isinstance(self.tower, VisionOutput):
+            made.projected = self.projected
+        return made
+
+    def part(self, images: torch.Tensor) -> SharedPrefill:
+        """Of some of the images, int64 [B']."""
+        key = tuple(images.tolist())
+        if key not in self.parts:
+            self.parts[key] = SharedPrefill(self.adapter, self.tower.images(images), self.walks, self.record)
+        return self.parts[key]
+
+    def ask(self, key: PrefixKey, layer: int) -> SignalRequest:
+        """What walks that part before a layer ask of the one before it."""
+        return self.junctions.asks.get(key, {}).get(layer, SignalRequest())
+
+    def nearest(self, walk: CellPath) -> PrefixCheckpoint | None:
+        """The last stop on a walk's way that is known."""
+        for key, layer, _ in reversed(walk.stops(self.adapter.shape.layers)):
+            known = [stop for at, stop in self.found.get(key, {}).items() if at <= layer]
+            if known:
+                return max(known, key=lambda stop: stop.layer)
+        return None
+
+    def wants(self, key: PrefixKey, layer: int) -> bool:
+        """Whether a stop here is worth keeping and not known yet."""
+        return layer in self.junctions.asks.get(key, {}) and layer not in self.found.get(key, {})
+
+    def keep(self, key: PrefixKey, stop: PrefixCheckpoint) -> None:
+        self.found.setdefault(key, {})[stop.layer] = stop
+
+    def passed(self, place: int) -> None:
+        """Let go of the stops that no walk behind the one at ``place`` comes by."""
+        for part in self.parts.values():
+            part.passed(place)
+        for key in [key for key in self.found if self.junctions.last[key] <= place]:
+            del self.found[key]

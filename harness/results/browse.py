@@ -1,0 +1,215 @@
+"""A run's samples a page at a time, read from its database when they are asked for. Needs no torch."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sqlite3
+from dataclasses import astuple, dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from harness.errors import RequestError, nearest
+from harness.store.integrity import opened_to_read
+from harness.store.runs import RunFolder
+from harness.tasks.target import shown
+from metrics.accuracy import ANSWERED
+from metrics.evidence import KEPT
+
+_JOINED = (
+    "FROM samples JOIN questions ON questions.id = samples.question JOIN images ON images.id = questions.image "
+    "WHERE samples.cell = :cell"
+)
+_WRONG = "(samples.score IS NULL OR samples.score < :answered OR samples.failed IS NOT NULL)"
+_RIGHT_ELSEWHERE = (
+    "EXISTS (SELECT 1 FROM samples AS other WHERE other.cell = :rival AND other.question = samples.question "
+    "AND other.score >= :answered AND other.failed IS NULL)"
+)
+_ROW = (
+    "id", "image", "family", "question", "target", "evidence", "prediction", "score", "recall", "kept_count", "failed", "kept",
+)  # fmt: skip
+_ANSWER = ("cell", "prediction", "score", "recall", "kept_count", "failed", "kept")
+
+
+@dataclass(frozen=True)
+class SampleFilter:
+    """Which samples of which cell a page shows."""
+
+    cell: int
+    wrong: bool = False  # answered wrong, or failed
+    rival: int | None = None  # a cell that answered right
+    lost: bool = False  # less than half of the evidence kept
+    family: str = ""
+    text: str = ""  # in the question, the target or the answer; case aside
+
+
+class OpenRun(RunFolder):
+    """A run that a server has checked, opened once a request and to be read alone. Not shared between threads."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, read_only=True)
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """To the results as they are."""
+        if self._connection is None:
+            self._connection = opened_to_read(self.folder / "results.sqlite")
+            self._connection.text_factory = lambda text: text.decode(errors="replace")
+        return self._connection
+
+
+def overview(run: RunFolder) -> dict[str, Any]:
+    """What was run: model, task, cells and families of questions."""
+    manifest = run.manifest()
+    cells = [
+        {
+            "id": ident,
+            **{name: facts.get(name) for name in ("method", "keep", "budget", "reference", "skipped")},
+            "merges": bool(facts.get("merges")),
+            "shrunk": bool(facts.get("grid")),
+        }
+        for ident, _, facts in run.cells()
+    ]
+    one = lambda query: run.connection.execute(query).fetchone()[0]
+    families = [name for (name,) in run.connection.execute("SELECT DISTINCT family FROM questions ORDER BY family")]
+    return {
+        "name": run.folder.resolve().name,
+        **{name: manifest.get(name) for name in ("model", "task", "created", "device")},
+        "images": one("SELECT count(*) FROM images"),
+        "questions": one("SELECT count(*) FROM questions"),
+        "evidence": bool(one("SELECT EXISTS (SELECT 1 FROM questions WHERE evidence IS NOT NULL)")),
+        "families": families,
+        "cells": cells,
+        "report": (run.folder / "report.html").is_file(),
+    }
+
+
+def samples_page(run: RunFolder, wanted: SampleFilter, page: int, size: int) -> dict[str, Any]:
+    """One page of the samples of a cell, in the order of images and questions.
+
+    Args:
+        run: to read from.
+        wanted: which of its samples.
+        page: counted from 0; one past the end is empty.
+        size: samples a page.
+
+    Returns:
+        ``total`` of all pages, and ``rows``: `_ROW` by name, masks as base64 of their bits with their grids (h, w).
+
+    Raises:
+        RequestError: where the run has no such cell or family.
+    """
+    facts = _facts(run, wanted.cell, "cell")
+    conditions = [_JOINED]
+    if wanted.wrong:
+        conditions.append(_WRONG)
+    if wanted.rival is not None:
+        _facts(run, wanted.rival, "rival")
+        conditions.append(_RIGHT_ELSEWHERE)
+    if wanted.lost:
+        conditions.append("samples.recall < :half")
+    if wanted.family:
+        conditions.append("questions.family = :family")
+    if wanted.text:
+        fields = ("questions.question", "questions.target", "samples.prediction")
+        conditions.append("(" + " OR ".join(f"{field} LIKE :text ESCAPE '\\'" for field in fields) + ")")
+    pattern = "%" + "".join("\\" + c if c in "\\%_" else c for c in wanted.text) + "%"
+    values = {
+        "cell": wanted.cell, "rival": wanted.rival, "answered": ANSWERED, "half": KEPT, "family": wanted.family, "text": pattern,
+    }  # fmt: skip
+    chosen = " AND ".join(conditions)
+    (total,) = run.connection.execute(f"SELECT count(*) {chosen}", values).fetchone()
+    query = (
+        "SELECT questions.id, questions.image, family, questions.question, target, evidence, prediction, score, recall, "
+        f"kept_count, failed, kept {chosen} ORDER BY images.place, questions.place LIMIT :size OFFSET :start"
+    )
+    found = run.connection.execute(query, {**values, "size": size, "start": page * size}).fetchall()
+    rows = [dict(zip(_ROW, row, strict=True)) for row in found]
+    usual = run.manifest()["grid"]
+    for row in rows:
+        whole = _grid(run, 0, row["image"], usual)
+        row |= {"target": shown(row["target"]), "evidence": _bits(row["evidence"], whole), "whole": whole}
+        row |= _mask(run, wanted.cell, facts, row["image"], row["kept"], whole)
+    return {"total": total, "rows": rows}
+
+
+def question(run: RunFolder, ident: str) -> dict[str, Any]:
+    """One question with the answers of all cells, the tokens that each kept, and why, where that is recorded.
+
+    Returns:
+        ``answers`` have `_ANSWER` by name, and beside the mask ``ranks`` (one byte a token, see `reports.gallery.ranks`) and
+        ``source`` (int16 a token: the merged token that it went into, -1 for none), both base64 or None.
+
+    Raises:
+        RequestError: where the run has no such question.
+    """
+    from reports.gallery import ranks
+
+    asked = "SELECT id, image, family, question, target, evidence FROM questions WHERE id = ?"
+    row = run.connection.execute(asked, (ident,)).fetchone()
+    if row is None:
+        raise RequestError(f"question {ident[:80]!r}: not in {run.folder}")
+    found: dict[str, Any] = dict(zip(("id", "image", "family", "question", "target", "evidence"), row, strict=True))
+    whole = _grid(run, 0, found["image"], run.manifest()["grid"])
+    found |= {"target": shown(found["target"]), "evidence": _bits(found["evidence"], whole), "whole": whole, "answers": []}
+    known, traces = {ident: facts for ident, _, facts in run.cells()}, run.traces([ident])
+    columns = ", ".join(_ANSWER)
+    for cell in known:
+        answer = run.connection.execute(
+            f"SELECT {columns} FROM samples WHERE cell = ? AND question = ?",  # nosec B608
+            (cell, ident),
+        ).fetchone()
+        if answer is not None:
+            answers = dict(zip(_ANSWER, answer, strict=True))
+            answers |= _mask(run, cell, known[cell], found["image"], answers["kept"], whole)
+            trace = traces.get((cell, ident))
+            count = prod(answers["grid"]) if answers["grid"] else sum(rows * columns for rows, columns, *_ in answers["areas"])
+            scores, source = (trace.scores, trace.source) if trace else (None, None)
+            answers["ranks"] = ranks(scores) if scores is not None and len(scores) == count else None
+            answers["source"] = base64.b64encode(source).decode() if source is not None and len(source) == count else None
+            found["answers"].append(answers)
+    return found
+
+
+def picture(run: RunFolder, ident: str) -> bytes:
+    """The PNG of an image.
+
+    Raises:
+        RequestError: where the run has none.
+    """
+    row = run.connection.execute("SELECT png FROM images WHERE id = ?", (ident,)).fetchone()
+    if row is None or not isinstance(row[0], bytes) or not row[0].startswith(b"\x89PNG\r\n\x1a\n"):
+        raise RequestError(f"image {ident[:80]!r}: no picture of it in {run.folder}")
+    return row[0]
+
+
+def _facts(run: RunFolder, cell: int, name: str) -> dict:
+    row = run.connection.execute("SELECT facts FROM cells WHERE id = ?", (cell,)).fetchone()
+    if row is None:
+        raise RequestError(f"{name}={cell}: not in {run.folder}; {nearest(str(cell), [str(i) for i, _, _ in run.cells()])}")
+    return json.loads(row[0])
+
+
+def _grid(run: RunFolder, cell: int, image: str, usual: list[int] | None) -> list[int] | None:
+    """(h, w) of an image's tokens, as they are (cell 0) or as a cell shrank them; None where they are no full grid."""
+    asked = "SELECT height, width FROM layouts WHERE cell = ? AND image = ?"
+    row = run.connection.execute(asked, (cell, image)).fetchone() if run.has("layouts") else None
+    if row is None:
+        return usual
+    return None if row[0] is None else list(row)
+
+
+def _mask(run: RunFolder, cell: int, facts: dict, image: str, kept: bytes | None, whole: list[int] | None) -> dict[str, Any]:
+    """The tokens that a cell kept of an image, and their grid, or the areas that they cover where they are no full grid."""
+    grid = _grid(run, cell, image, facts["grid"]) if facts.get("grid") else whole
+    areas = () if grid is not None or facts.get("grid") else run.areas(image)
+    shape = [1, sum(area.count for area in areas)] if areas else grid
+    return {"kept": _bits(kept, shape), "grid": grid, "areas": [astuple(area) for area in areas]}
+
+
+def _bits(mask: bytes | None, grid: list[int] | None) -> str | None:
+    """A stored mask as base64, row by row, the first token in the highest bit; None where it is no picture."""
+    if not mask or grid is None or len(mask) != -(-grid[0] * grid[1] // 8):
+        return None
+    return base64.b64encode(mask).decode("ascii")

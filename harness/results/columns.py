@@ -1,0 +1,75 @@
+"""The numbers of a run's samples, read by the million: one pass over the table, a few bytes a sample. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from harness.store.runs import RunFolder
+
+NAMES = ("score", "agree", "kl", "recall", "recall_before", "swap_score")
+
+
+@dataclass(frozen=True, eq=False)
+class RunQuestions:
+    """All questions of a run in the order of images and questions."""
+
+    sorted_ids: list[str]  # [Q] in the order in which a cell's samples are stored
+    place: np.ndarray  # int64 [Q] of each of `sorted_ids` in the order of images and questions
+    image: np.ndarray  # int64 [Q] by place: the image, counted from 0 in their order
+    family: np.ndarray  # int64 [Q] by place, counted from 0 in the order of their names
+    families: list[str]
+
+    @classmethod
+    def of(cls, run: RunFolder) -> RunQuestions:
+        """Those of a run."""
+        images = {name: i for i, (name,) in enumerate(run.connection.execute("SELECT id FROM images ORDER BY place"))}
+        families = [name for (name,) in run.connection.execute("SELECT DISTINCT family FROM questions ORDER BY family")]
+        number = {name: i for i, name in enumerate(families)}
+        query = "SELECT questions.id, image, place, family FROM questions ORDER BY id"
+        ids, codes = [], []
+        for name, image, place, family in run.connection.execute(query):
+            if image in images:
+                ids.append(name)
+                codes.append((images[image], place, number[family]))
+        image, inside, family = np.array(codes, dtype=np.int64).reshape(-1, 3).T
+        order = np.lexsort((inside, image))
+        place = np.empty(len(ids), dtype=np.int64)
+        place[order] = np.arange(len(ids))
+        return cls(ids, place, image[order], family[order], families)
+
+
+@dataclass(frozen=True, eq=False)
+class SampleColumns:
+    """The samples of one cell, in the order of images and questions."""
+
+    place: np.ndarray  # int64 [n], rising: the question, counted in the order of images and questions
+    image: np.ndarray  # int64 [n], not falling
+    family: np.ndarray  # int64 [n]
+    table: np.ndarray  # float64 [n, names]; nan is missing
+
+
+def numbers(run: RunFolder, cell: int, questions: RunQuestions, names: Sequence[str] = NAMES) -> SampleColumns:
+    """What is known of a cell's samples, in numbers.
+
+    Args:
+        run: finished or not.
+        cell: its id in the run.
+        questions: of the run.
+        names: columns of the table of samples, numbers all.
+    """
+    query = "SELECT {} FROM samples WHERE cell = ? ORDER BY question"
+    read = lambda what: run.connection.execute(query.format(what), (cell,))
+    table = np.fromiter(chain.from_iterable(read(", ".join(names))), np.float64).reshape(-1, len(names))
+    if len(table) == len(questions.sorted_ids):  # a cell has a question once, so it has them all
+        inverse = np.empty_like(table)
+        inverse[questions.place] = table
+        return SampleColumns(np.arange(len(table)), questions.image, questions.family, inverse)
+    known = dict(zip(questions.sorted_ids, questions.place.tolist()))
+    place = np.array([known.get(name, -1) for (name,) in read("question")], dtype=np.int64)
+    order = np.argsort(place, kind="stable")[(place < 0).sum() :]
+    place = place[order]
+    return SampleColumns(place, questions.image[place], questions.family[place], table[order])

@@ -1,0 +1,188 @@
+"""`explain`: what predicts accuracy, and which family of methods wins on simple and on complex images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from harness.errors import RequestError
+from harness.store.runs import RunFolder
+from metrics.explain import LISTS, STRATA, CellColumns, correlations, strata
+
+_SHOWN = 10  # figures of a list; JSON has all
+_LEVEL = 0.05
+_ASKED = {
+    "across_methods": ("within question and budget", "Across these methods"),
+    "across_methods_before_llm": ("within question and budget", "Across those that prune before the LLM, at equal counts"),
+    "across_images": ("within method, budget and question family", "Across images"),
+}
+
+
+def explain(run: RunFolder, seed: int = 0) -> dict:
+    """What explains accuracy in a run, from its folder alone.
+
+    Correlations take the cells whose kept tokens were analysed; strata take mergers too. References are left out of
+    both, but `random` is a method here.
+
+    Args:
+        run: a finished run of which some images were analysed.
+        seed: of bootstraps and tests.
+
+    Returns:
+        ``n_images`` analysed; ``correlations``, see `metrics.explain.correlations`; ``complexity``, see
+        `metrics.explain.strata`. Plain numbers, fit for JSON.
+
+    Raises:
+        RequestError: where the folder holds no finished run, or no image of it was analysed.
+    """
+    run.summary()  # of a finished run
+    found = explained(run, seed)
+    if found is None:
+        raise RequestError(f"{run.folder}: no image of this run was analysed; run compare with --analyse above 0")
+    return found
+
+
+def explained(run: RunFolder, seed: int = 0) -> dict | None:
+    """`explain` of a run that need not be finished; None where no image was analysed."""
+    complexity = run.complexity()
+    if not complexity:
+        return None
+    questions = run.analysed()
+    pruners, all_methods = [], []
+    for ident, _, facts in run.cells():
+        if facts["skipped"] is not None or not _competes(facts):
+            continue
+        schedule = facts.get("schedule") or ()
+        known = facts["method"], facts["keep"], _family(facts), len(set(schedule)) == 1
+        all_methods.append(CellColumns(*known, run.columns(ident, questions)))
+        if facts["prunes"]:
+            pruners.append(CellColumns(*known, run.analysis(ident)))
+    return {
+        "n_images": len(complexity),
+        "correlations": correlations(pruners, seed),
+        "complexity": strata(all_methods, complexity, seed),
+    }
+
+
+def _competes(facts: dict) -> bool:
+    """Whether a cell is a method rather than a yardstick; `random` is one, ``random[like=...]`` is not."""
+    method = facts["method"]
+    return method == "random" or not (facts["reference"] or (method.startswith("random[") and "like=" in method))
+
+
+def _family(facts: dict) -> str:
+    """What the method ranks by: as the run says, else as the registry does; none of a plug-in that is not loaded."""
+    if facts.get("ranks_by"):
+        return facts["ranks_by"]
+    from methods.registry import MethodError, family
+
+    try:
+        return family(facts["method"])
+    except MethodError:
+        return "none"
+
+
+def as_text(found: dict) -> str:
+    """The findings for a terminal."""
+    blocks = [_correlations_text(name, found["correlations"][name]) for name in LISTS]
+    return "\n\n".join([*blocks, *_strata_text(found["complexity"])])
+
+
+def _correlations_text(name: str, listed: dict) -> str:
+    where, title = _ASKED[name]
+    rows = listed["rows"]
+    if not rows:
+        return f"{title}: nothing to compare {where}."
+    lines = [
+        f"{title}, {where}: rho with the score, {rows[0]['n_images']:,} images.",
+        f"Scores differ in {listed['mixed']:,} of {listed['groups']:,} groups.",
+    ]
+    table = [
+        (row["figure"], f"{row['value']:+.3f}", _interval(row, "+.3f"), _p(row["p_holm"]), f"{row['n']:,}")
+        for row in rows[:_SHOWN]
+    ]
+    lines += _aligned([("figure", "rho", "95 % interval", "p (Holm)", "answers"), *table])
+    if len(rows) > _SHOWN:
+        lines.append(f"  ... and {len(rows) - _SHOWN} more")
+    sure = [row for row in rows if row["p_holm"] < _LEVEL]
+    if sure:
+        lines.append(
+            f"{len(sure)} of {len(rows)} figures predict correctness {where} after Holm; strongest: {sure[0]['figure']}."
+        )
+    else:
+        lines.append(f"Nothing predicts correctness {where} after Holm.")
+    return "\n".join(lines)
+
+
+def _strata_text(found: dict) -> list[str]:
+    """One block a budget, and what they say of attention and diversity."""
+    if not found["rows"]:
+        return ["By image complexity: no method with a budget to compare."]
+    spans = {span["stratum"]: span for span in found["strata"]}
+    blocks = [
+        "By image complexity (effective rank of all visual tokens), accuracy in percent of each family of methods.\n"
+        + "The winner is chosen on the same answers on which it is compared."
+    ]
+    for keep in dict.fromkeys(row["keep"] for row in found["rows"]):
+        rows = {row["stratum"]: row for row in found["rows"] if row["keep"] == keep}
+        names = [name for name in STRATA if name in rows]
+        here = [rows[name] for name in names]
+        families = list(dict.fromkeys(family for row in here for family in row["families"]))
+        cells = {
+            family: next(row["families"][family]["cells"] for row in here if family in row["families"]) for family in families
+        }
+        table = [(f"keep {keep}", *(f"{name} ({spans[name]['lo']:.1f} to {spans[name]['hi']:.1f})" for name in names))]
+        table += [
+            (f"{family} ({cells[family]})", *(_accuracy(row["families"].get(family)) for row in here)) for family in families
+        ]
+        table += [
+            ("winner", *(row["winner"] or "-" for row in here)),
+            ("... less the next", *(_difference(row["winner_minus_runner_up"]) for row in here)),
+            ("attention - diversity", *(_difference(row["attention_minus_diversity"]) for row in here)),
+            ("best method", *(row["best_method"]["method"] for row in here)),
+            ("", *(_accuracy(row["best_method"]) for row in here)),
+        ]
+        blocks.append("\n".join([*_aligned(table), *_interaction_text(keep, found["interactions"])]))
+    return blocks
+
+
+def _interaction_text(keep: int, interactions: list[dict]) -> list[str]:
+    one = next((one for one in interactions if one["keep"] == keep), None)
+    if one is None:
+        return ["Attention and diversity cannot be compared here: not both families are in the run."]
+    move = f"{'falls' if one['value'] > 0 else 'rises'} by {100 * abs(one['value']):.1f} points"
+    verdict = "Complexity matters" if one["p_holm"] < _LEVEL else "No certain effect of complexity"
+    return [f"{verdict}: attention - diversity {move} from the lowest to the highest ({_p_text(one['p_holm'])})."]
+
+
+def _aligned(table: Iterable[tuple[str, ...]]) -> list[str]:
+    """Columns of equal width, the first to the left."""
+    rows = list(table)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    cells = lambda row: [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:]))]
+    return [("  " + "  ".join(cells(row))).rstrip() for row in rows]
+
+
+def _interval(figure: dict, form: str, scale: float = 1.0) -> str:
+    return "-" if figure["lo"] is None else f"{scale * figure['lo']:{form}} to {scale * figure['hi']:{form}}"
+
+
+def _accuracy(figure: dict | None) -> str:
+    if figure is None or figure["value"] is None:
+        return "-"
+    return f"{100 * figure['value']:.1f} [{_interval(figure, '.1f', 100)}]"
+
+
+def _difference(figure: dict | None) -> str:
+    return "-" if figure is None or figure["value"] is None else f"{_points(figure['value'])} ({_p_text(figure['p_holm'])})"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}"
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _p_text(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -1,0 +1,274 @@
+"""Two runs side by side: cells by identity, samples by question. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from harness.store.runs import RunFolder
+from harness.store.stored import database
+
+_BITS = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
+_DRAWS_LUCK = frozenset({"random", "oracle"})  # methods whose choice depends on the seed
+
+
+PLANNED = ("schedule", "grid", "tower")
+"""What is known of a cell's tokens before it runs: at every LLM layer, of a shrunken image, at every tower block."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes two cells the same cell; the seed is not part of it, nor are weights and code."""
+
+    model: str
+    task: str
+    method: str
+    keep: int | None
+    budget: str
+    positions: str
+    prompt: str
+
+
+@dataclass(frozen=True, eq=False)
+class StoredCell:
+    """One cell of one run."""
+
+    ident: int  # in the database
+    facts: Mapping  # as planned, and as measured where only that tells
+    summary: Mapping  # its entry of summary.json
+
+    @property
+    def skipped(self) -> str | None:
+        return self.facts["skipped"]
+
+    @property
+    def lucky(self) -> bool:
+        """Whether the kept tokens depend on the seed."""
+        return any(part.partition("[")[0] in _DRAWS_LUCK for part in self.facts["method"].split("+"))
+
+
+class RunSide:
+    """A finished run as one side of a comparison."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run, self.manifest, self.summary = run, run.manifest(), run.summary()
+        prompt = self.manifest["config"].get("prompt", "{question}")
+        entries = {_identity(entry, prompt): entry for entry in self.summary["cells"]}
+        with database(run) as connection:
+            stored = run.cells()
+            self.questions = {
+                name: (image, (text, target))
+                for name, image, text, target in connection.execute(
+                    "SELECT questions.id, image, question, target FROM questions JOIN images ON images.id = questions.image "
+                    "ORDER BY images.place, questions.place"
+                )
+            }
+        self.cells: dict[Identity, StoredCell] = {}
+        for ident, _, facts in stored:
+            found = _identity(facts, prompt)
+            self.cells.setdefault(found, StoredCell(ident, facts, entries.get(found, {})))
+
+    @cached_property
+    def images(self) -> list[str]:
+        return list(dict.fromkeys(image for image, _ in self.questions.values()))
+
+    @cached_property
+    def sizes(self) -> dict[str, tuple[int, tuple[int, int] | None]]:
+        """By image its visual tokens and their grid; empty for a model whose images are all of one size."""
+        return self.run.layouts()
+
+    def counts_by_size(self, columns: Mapping[str, np.ndarray]) -> dict[tuple, set[float]]:
+        """How many tokens a cell kept of images of each size."""
+        found: dict[tuple, set[float]] = {}
+        for image, count in zip(columns["image"], columns["kept_count"]):
+            if image in self.sizes and not np.isnan(count):
+                found.setdefault(self.sizes[image], set()).add(float(count))
+        return found
+
+    def reference(self, like: Identity, method: str) -> StoredCell | None:
+        """The cell of `none` or `blind` beside a cell."""
+        found = (cell for key, cell in self.cells.items() if (key.model, key.task, key.method) == (like.model, like.task, method))
+        return next(found, None)
+
+
+def _identity(facts: Mapping, prompt: str) -> Identity:
+    names = ("model", "task", "method", "keep", "budget", "positions")
+    return Identity(**{name: facts.get(name) for name in names}, prompt=prompt)
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedCell:
+    """One cell that both runs measured, and what its samples say, image by image."""
+
+    key: Identity
+    label: str
+    baseline: StoredCell
+    candidate: StoredCell
+    totals: tuple[np.ndarray, np.ndarray]  # float [I] each: sum of scores over an image's questions
+    sizes: tuple[np.ndarray, np.ndarray]  # float [I] each: how many
+    failed: tuple[float, float]  # share of samples
+    common: int  # questions that both answered
+    agreement: float | None  # share of equal answers among them
+    jaccard: float | None  # mean of the kept sets among them
+    recounted: int  # of them, those where another number of tokens was kept
+    means: bool  # whether schedule and FLOPs are means over images of sizes that differ between the runs
+    sizes_of_both: int  # then, sizes of image that both runs saw
+    resized: int  # and of them, those where another number of tokens was kept
+
+    @property
+    def same_schedule(self) -> bool:
+        """Whether what follows from the schedule compares; counts that follow from the images have a tolerance of their own."""
+        return self.adaptive or (self.replanned is None and not self.recounted and not self.resized)
+
+    @property
+    def replanned(self) -> str | None:
+        """The first of `PLANNED` that differs; one that either run does not tell, or that is a mean, is left aside."""
+        mine, theirs = self.baseline.facts, self.candidate.facts
+        told = [name for name in PLANNED if name in mine and name in theirs and not (self.means and name == "schedule")]
+        return next((name for name in told if mine[name] != theirs[name]), None)
+
+    @property
+    def adaptive(self) -> bool:
+        return bool(self.baseline.facts["adaptive"] or self.candidate.facts["adaptive"])
+
+
+class RunPair:
+    """A baseline and a candidate, and the samples by which they compare.
+
+    They are paired, question by question, where at least half the images of the smaller run are in both; a question is the
+    same where its id, text and answer are. Else they compare as two samples of images, those in both left out.
+    """
+
+    def __init__(self, baseline: RunFolder, candidate: RunFolder) -> None:
+        self.baseline, self.candidate = RunSide(baseline), RunSide(candidate)
+        mine, theirs = self.baseline.questions, self.candidate.questions
+        self.shared = {name for name, what in mine.items() if theirs.get(name, (None, None))[1] == what[1]}
+        both = {mine[name][0] for name in self.shared}
+        self.paired = bool(both) and 2 * len(both) >= min(len(self.baseline.images), len(self.candidate.images))
+        self.same_questions = self.paired and len(self.shared) == len(mine) == len(theirs)
+        if self.paired:
+            order = [image for image in self.baseline.images if image in both]
+            self.places = ({image: i for i, image in enumerate(order)},) * 2
+        else:
+            self.places = tuple(
+                {image: i for i, image in enumerate(image for image in side.images if image not in both)}
+                for side in (self.baseline, self.candidate)
+            )
+        self.labels = _labels([*self.baseline.cells, *self.candidate.cells])
+
+    @property
+    def keys(self) -> list[Identity]:
+        """All identities, the baseline's first."""
+        return list(dict.fromkeys((*self.baseline.cells, *self.candidate.cells)))
+
+    @cached_property
+    def same_sizes(self) -> bool:
+        """Whether both asked about images of the same sizes, each as often: then means over them compare exactly."""
+        mine, theirs = (set(side.sizes.values()) for side in (self.baseline, self.candidate))
+        return self.same_questions or (mine == theirs and len(mine) < 2)
+
+    @cached_property
+    def same_seed(self) -> bool:
+        return self.baseline.manifest["config"]["seed"] == self.candidate.manifest["config"]["seed"]
+
+    @cached_property
+    def matched(self) -> list[MatchedCell]:
+        """Cells that both runs measured."""
+        return [
+            self._match(key, self.baseline.cells[key], self.candidate.cells[key])
+            for key in self.baseline.cells
+            if key in self.candidate.cells and not self.baseline.cells[key].skipped and not self.candidate.cells[key].skipped
+        ]
+
+    def _match(self, key: Identity, baseline: StoredCell, candidate: StoredCell) -> MatchedCell:
+        sides = ((self.baseline, baseline), (self.candidate, candidate))
+        columns = [side.run.columns(cell.ident) for side, cell in sides]
+        failed = [float(np.mean([f is not None for f in c["failed"]])) if len(c["failed"]) else 0.0 for c in columns]
+        rows = self.rows(columns)
+        totals, sizes = self.by_image(columns, rows, "score")
+        agreement = jaccard = None
+        common, recounted = 0, 0
+        if self.paired:
+            first, second = ({name: column[r] for name, column in c.items()} for c, r in zip(columns, rows))
+            common = len(first["score"])
+            if common:
+                equal = first["prediction"] == second["prediction"]
+                agreement = float(np.mean(equal.astype(bool)))
+                jaccard = mean_jaccard(first["kept"], second["kept"])
+                counts = first["kept_count"], second["kept_count"]
+                recounted = int(((counts[0] != counts[1]) & ~np.isnan(counts[0]) & ~np.isnan(counts[1])).sum())
+        mine, theirs = (side.counts_by_size(c) for (side, _), c in zip(sides, columns))
+        both = mine.keys() & theirs.keys() if not self.same_sizes else ()
+        return MatchedCell(
+            key, self.labels[key], baseline, candidate, totals, sizes, (failed[0], failed[1]), common, agreement, jaccard,
+            recounted, not self.same_sizes, len(both), sum(mine[size] != theirs[size] for size in both),
+        )  # fmt: skip
+
+    def rows(self, columns: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of both sides' columns that compare: the same questions in the same order, or all of the unshared images."""
+        if not self.paired:
+            chosen = [np.flatnonzero([image in p for image in c["image"]]) for c, p in zip(columns, self.places)]
+            return chosen[0], chosen[1]
+        where = {name: i for i, name in enumerate(columns[1]["question"])}
+        both = [(i, where[name]) for i, name in enumerate(columns[0]["question"]) if name in self.shared and name in where]
+        table = np.array(both, dtype=np.int64).reshape(-1, 2)
+        return table[:, 0], table[:, 1]
+
+    def by_image(
+        self, columns: list[dict[str, np.ndarray]], rows: tuple[np.ndarray, np.ndarray], name: str
+    ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """A column of both sides by image: sums over its questions, and how many; float [I] each, baseline first.
+
+        Of paired questions those count that both sides know, and images go by the baseline's names.
+        """
+        values = [np.asarray(c[name], dtype=np.float64)[r] for c, r in zip(columns, rows)]
+        known = [~np.isnan(v) for v in values]
+        if self.paired:
+            known = [known[0] & known[1]] * 2
+            image = [self.baseline.questions[question][0] for question in columns[0]["question"][rows[0]]]
+            images = [image, image]
+        else:
+            images = [c["image"][r] for c, r in zip(columns, rows)]
+        totals, sizes = [], []
+        for places, names, value, there in zip(self.places, images, values, known):
+            codes = np.array([places[image] for image in names], dtype=np.int64)[there]
+            totals.append(np.bincount(codes, weights=value[there], minlength=len(places)))
+            sizes.append(np.bincount(codes, minlength=len(places)).astype(np.float64))
+        return (totals[0], totals[1]), (sizes[0], sizes[1])
+
+
+def mean_jaccard(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Mean over rows of |A and B| / |A or B|; two empty sets are equal.
+
+    Args:
+        first: [n] packed masks of `runs.pack`, or None.
+        second: [n] the same.
+
+    Returns:
+        None where no row has two masks of one size.
+    """
+    by_size: dict[int, tuple[list[bytes], list[bytes]]] = {}
+    for a, b in zip(first, second):
+        if a is not None and b is not None and len(a) == len(b):
+            group = by_size.setdefault(len(a), ([], []))
+            group[0].append(a)
+            group[1].append(b)
+    found = []
+    for size, group in by_size.items():
+        left, right = (np.frombuffer(b"".join(side), np.uint8).reshape(len(side), size) for side in group)
+        union, both = (_BITS[bits].sum(1, dtype=np.int64) for bits in (left | right, left & right))
+        found.append(np.divide(both, union, out=np.ones(len(left)), where=union > 0))
+    return float(np.concatenate(found).mean()) if found else None
+
+
+def _labels(keys: list[Identity]) -> dict[Identity, str]:
+    """Names for readers: the method and its budget, and whatever else tells cells of this comparison apart."""
+    keys = list(dict.fromkeys(keys))
+    differing = [name for name in ("model", "task", "budget", "positions", "prompt") if len({getattr(k, name) for k in keys}) > 1]
+    short = {key: key.method + ("" if key.keep is None else f" at {key.keep}") for key in keys}
+    if len(set(short.values())) < len(keys):
+        return {key: ", ".join([name, *(f"{what} {getattr(key, what)}" for what in differing)]) for key, name in short.items()}
+    return short

@@ -1,0 +1,108 @@
+"""From a run folder to its page: what the report may show is what the folder holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from harness.store.runs import RunFolder, unpack
+from harness.tasks.target import shown
+from reports.view import GalleryAnswer, GalleryImage, GalleryQuestion, RunView
+
+_CANDIDATES = 300  # images among which those to show are chosen
+
+
+def write_report(run: RunFolder, images: int = 12) -> Path:
+    """Write ``report.html`` beside the results and return its path."""
+    from reports.page import render
+
+    summary = run.summary()
+    view = RunView(run.manifest(), summary["cells"], gallery(run, images), summary.get("checks") or {}, summary.get("explained"))
+    path = run.folder / "report.html"
+    run.write_text(path.name, render(view))
+    return path
+
+
+def gallery(run: RunFolder, images: int) -> list[GalleryImage]:
+    """The most telling images, analysed ones first, with every cell's answer and the tokens it kept."""
+    database, usual = run.connection, tuple(run.manifest()["grid"])
+    known = {ident: run.layouts(ident) for ident in (0, *(ident for ident, _, _ in run.cells()))}
+    cells = [(ident, facts) for ident, _, facts in run.cells() if facts["skipped"] is None and facts["method"] != "blind"]
+    first = _telling(run, cells, images)
+    asked = (
+        "SELECT image, id, family, question, target, evidence FROM questions "  # nosec B608
+        f"WHERE image IN ({', '.join('?' * len(first))}) ORDER BY place"
+    )  # at once, since questions have no index by image
+    listed = database.execute(asked, first).fetchall()
+    traces = run.traces([row[1] for row in listed])
+    out = []
+    for image in first:
+        (png,) = database.execute("SELECT png FROM images WHERE id = ?", (image,)).fetchone()
+        questions = []
+        grid = known[0][image][1] if image in known[0] else usual  # None where the tokens are no full grid
+        areas = run.areas(image)
+        whole = (sum(area.count for area in areas),) if areas else grid
+        for ident, family, text, target, evidence in (row[1:] for row in listed if row[0] == image):
+            found = "SELECT cell, prediction, score, kept FROM samples WHERE question = ? AND cell = ? AND failed IS NULL"
+            answers = []
+            for cell, facts in cells:
+                row = database.execute(found, (ident, cell)).fetchone()
+                if row is None:
+                    continue
+                shape = whole
+                if facts["grid"]:
+                    shape = known[cell][image][1] if image in known[cell] else tuple(facts["grid"])
+                note = _note(facts, shape)
+                if shape is None:
+                    answers.append(GalleryAnswer(facts["method"], facts["keep"] or 0, row[1], row[2], None, (1, 1), note))
+                    continue
+                place = (1, 1) if len(shape) == 1 else shape  # areas belong to the image
+                kept = unpack(row[3], shape) if row[3] is not None else np.ones(shape, bool)
+                merges = not facts["prunes"] and not facts["grid"] and facts["method"] != "none"
+                trace = traces.get((cell, ident))
+                scores, source = (trace.scores, trace.source) if trace else (None, None)
+                said = facts["method"], facts["keep"] or 0, row[1], row[2]
+                answers.append(GalleryAnswer(*said, kept, place, note, scores, source, merges))
+            mask = unpack(evidence, grid) if evidence is not None and grid is not None else None
+            questions.append(GalleryQuestion(ident, family, text, shown(target), mask, answers))
+        out.append(GalleryImage(image, png, questions, areas))
+    return out
+
+
+def _telling(run: RunFolder, cells: list[tuple[int, dict]], images: int) -> list[str]:
+    """The images to show: those whose questions part the pruned cells, and in a run without scores the first.
+
+    Of a large run the first `_CANDIDATES` are looked at, analysed ones before all others.
+    """
+    from reports.gallery import most_telling
+
+    budgets = {ident: facts["keep"] for ident, facts in cells if facts["keep"] is not None}
+    ranked = "SELECT id, place FROM images WHERE png IS NOT NULL ORDER BY complexity IS NULL, place LIMIT ?"
+    places = dict(run.connection.execute(ranked, (_CANDIDATES,)))
+    seen: dict[str, list[str]] = {image: [] for image in sorted(places, key=places.__getitem__)}
+    for question, image in run.connection.execute("SELECT id, image FROM questions ORDER BY place"):
+        if image in seen:
+            seen[image].append(question)
+    asked = json.dumps([question for questions in seen.values() for question in questions])
+    given = "question IN (SELECT value FROM json_each(?))"
+    query = f"SELECT question, score FROM samples WHERE cell = ? AND failed IS NULL AND {given}"  # nosec B608
+    ids = budgets or [ident for ident, _ in cells[:1]]  # without a budget, one cell tells which images were answered
+    scores = {cell: dict(run.connection.execute(query, (cell, asked))) for cell in ids}
+    answers = (
+        (image, question, budgets.get(cell, 0), known[question] if cell in budgets else None)
+        for image, questions in seen.items() for question in questions
+        for cell, known in scores.items() if question in known
+    )  # fmt: skip
+    return most_telling(answers, images, frozenset(run.complexity()))
+
+
+def _note(facts: dict, grid: tuple[int, int] | None) -> str:
+    if facts["grid"] and grid is not None:
+        return f"image shrunk to {grid[0]} x {grid[1]} tokens"
+    if grid is None:
+        return "the image's tokens are no one full grid"
+    if not facts["prunes"] and facts["method"] != "none":
+        return "merged: a cell shows the lowest token of each group"
+    return ""

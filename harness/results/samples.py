@@ -1,0 +1,135 @@
+"""`samples`: what a run answered, one sample at a time, straight from its database. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, TextIO
+
+from harness.errors import RequestError, nearest
+from harness.results.spreadsheets import write_rows
+from harness.store.runs import RunFolder
+from harness.store.stored import database
+from metrics.accuracy import ANSWERED
+from metrics.evidence import KEPT
+
+FIELDS = (
+    "method", "keep", "id", "image", "family", "question", "target", "prediction", "score", "agree", "kl", "recall",
+    "kept_count", "failed",
+)  # fmt: skip
+_QUERY = """
+SELECT questions.id, questions.image, family, questions.question, target, prediction, score, agree, kl, recall, kept_count, failed
+FROM samples JOIN questions ON questions.id = samples.question JOIN images ON images.id = questions.image
+WHERE cell = ? {conditions} ORDER BY images.place, questions.place
+"""
+
+
+def samples(
+    run: RunFolder,
+    method: str | None = None,
+    keep: int | None = None,
+    wrong: bool = False,
+    family: str | None = None,
+    evidence_lost: bool = False,
+    failed: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Samples of a run, cell by cell, in the order of images and questions; memory does not grow with their number.
+
+    Args:
+        run: finished or not.
+        method: its full expression, as reports print it; all where not given.
+        keep: the budget in tokens; all where not given.
+        wrong: only samples that were answered wrong (a score under 0.5) or failed.
+        family: only questions of this family.
+        evidence_lost: only samples whose kept tokens hold less than half of the evidence.
+        failed: only samples that have no answer, with the reason.
+
+    Returns:
+        An iterator of `FIELDS` by name; what was not measured is None.
+
+    Raises:
+        RequestError: where the run cannot be read, or has no such method, budget or family.
+    """
+    run.manifest()
+    with database(run) as connection:
+        cells = run.cells()
+        families = [name for (name,) in connection.execute("SELECT DISTINCT family FROM questions")]
+    methods = list(dict.fromkeys(facts["method"] for _, _, facts in cells))
+    if method is not None and method not in methods:
+        raise RequestError(f"--method {method!r}: not in {run.folder}; {nearest(method, methods)}")
+    if family is not None and family not in families:
+        raise RequestError(f"--family {family!r}: not in {run.folder}; {nearest(family, families)}")
+    chosen = [(i, facts) for i, _, facts in cells if method in (None, facts["method"])]
+    if keep is not None:
+        budgets = sorted({facts["keep"] for _, facts in chosen if facts["keep"] is not None})
+        if keep not in budgets:
+            there = f"its budgets are {', '.join(map(str, budgets))}" if budgets else "it has no budgets"
+            raise RequestError(f"--keep {keep}: not in {run.folder}; {there}")
+        chosen = [(i, facts) for i, facts in chosen if facts["keep"] == keep]
+    return _rows(run, chosen, wrong, family, evidence_lost, failed)
+
+
+def _rows(
+    run: RunFolder, cells: list, wrong: bool, family: str | None, evidence_lost: bool, failed: bool
+) -> Iterator[dict[str, Any]]:
+    conditions, values = "", []
+    if wrong:
+        conditions += "AND (score IS NULL OR score < ? OR failed IS NOT NULL) "
+        values.append(ANSWERED)
+    if family is not None:
+        conditions += "AND family = ? "
+        values.append(family)
+    if evidence_lost:
+        conditions += "AND recall < ? "
+        values.append(KEPT)
+    if failed:
+        conditions += "AND failed IS NOT NULL "
+    query = _QUERY.format(conditions=conditions)
+    for ident, facts in cells:
+        for row in run.connection.execute(query, (ident, *values)):
+            yield dict(zip(FIELDS, (facts["method"], facts["keep"], *row), strict=True))
+
+
+def write_jsonl(rows: Iterator[dict[str, Any]], file: TextIO) -> None:
+    """One JSON object a line."""
+    for row in rows:
+        file.write(json.dumps(row) + "\n")
+
+
+def write_csv(rows: Iterator[dict[str, Any]], file: TextIO) -> None:
+    """Comma-separated values, fit for a spreadsheet."""
+    write_rows(FIELDS, rows, file)
+
+
+def print_table(rows: Iterator[dict[str, Any]], limit: int, file: TextIO | None = None) -> None:
+    """The first samples as a table for a terminal, and how many there are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    file = file or sys.stdout
+    table = Table(box=None, pad_edge=False)
+    columns = ("method", "keep", "image", "family", "question", "target", "prediction", "score", "recall")
+    for name in columns:
+        table.add_column(name, justify="right" if name in ("keep", "score", "recall") else "left", overflow="fold")
+    shown = 0
+    for row in islice(rows, limit):
+        table.add_row(*(_cell(row, name) for name in columns))
+        shown += 1
+    rest = sum(1 for _ in rows)
+    Console(file=file, width=None if file.isatty() else 160, markup=False, highlight=False).print(table)
+    said = f"{shown} of {shown + rest} samples; --limit, --jsonl or --csv give more" if rest else f"{shown} samples"
+    print(said, file=file)
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    """A value as a terminal may show it: an answer must not steer it."""
+    value = row[name]
+    if name == "prediction" and row["failed"] is not None:
+        value = f"failed: {row['failed']}"
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return "".join(c if c.isprintable() else "�" for c in " ".join(str(value).split()))

@@ -1,0 +1,197 @@
+"""Several runs side by side: the same cells aligned, differences where the samples are the same. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from harness.errors import RequestError
+from harness.files import named, write_named
+from harness.results.columns import RunQuestions, numbers
+from harness.store.runs import RunFolder
+from metrics.statistics import PairedDifference, holm, paired_difference
+from reports.several import Aligned, Difference, Setting, Several, Shown
+
+_LEAST = 0.5  # of the smaller run's questions; fewer in common are not compared
+
+
+class CellRow(NamedTuple):
+    """What makes cells of different runs the same row; model, task and seed may differ."""
+
+    method: str
+    keep: int | None
+    budget: str
+    positions: str
+
+
+class RunColumn:
+    """One run: its cells by row, and its questions."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run, self.manifest, self.summary = run, run.manifest(), run.summary()
+        self.questions = RunQuestions.of(run)
+        entries = {_cell(entry): entry for entry in self.summary["cells"]}
+        self.cells = {_cell(facts): (ident, facts, entries.get(_cell(facts), {})) for ident, _, facts in run.cells()}
+        asked = run.connection.execute("SELECT id, question, target FROM questions ORDER BY id")
+        self.asked = {row: int(place) for row, place in zip(asked, self.questions.place, strict=True)}
+
+    def scores(self, cell: CellRow) -> np.ndarray:
+        """Scores of all questions, by place; nan is missing."""
+        found = numbers(self.run, self.cells[cell][0], self.questions, ("score",))
+        scores = np.full(len(self.questions.image), np.nan)
+        scores[found.place] = found.table[:, 0]
+        return scores
+
+
+def _cell(facts: Mapping[str, Any]) -> CellRow:
+    return CellRow(facts["method"], facts["keep"], facts.get("budget") or "average", facts.get("positions") or "original")
+
+
+def write_several(runs: Sequence[RunFolder], out: Path) -> Path:
+    """One page for several finished runs; every other run is compared with the first.
+
+    Args:
+        runs: two or more; models and tasks may differ.
+        out: the page to write.
+
+    Raises:
+        RequestError: where one is no finished run, one is named twice, or the page cannot be written.
+    """
+    from reports.several import render
+
+    named("--out", out)
+    write_named("--out", out, render(side_by_side(runs)))
+    return out
+
+
+def side_by_side(runs: Sequence[RunFolder], seed: int = 0) -> Several:
+    """Rows of cells that stand in any of the runs, and what differs between the runs themselves.
+
+    Args:
+        runs: two or more finished ones.
+        seed: of the intervals and tests.
+    """
+    folders = [run.folder.resolve() for run in runs]
+    twice = next((run.folder for i, run in enumerate(runs) if folders[i] in folders[:i]), None)
+    if twice is not None:
+        raise RequestError(f"{twice}: named twice; give each run once")
+    sides = [RunColumn(run) for run in runs]
+    names = _names([str(run.folder) for run in runs])
+    shared = [_shared(sides[0], side) for side in sides[1:]]
+    rows = list(dict.fromkeys(cell for side in sides for cell in side.cells))
+    found: dict[tuple[CellRow, int], PairedDifference] = {}
+    for cell in rows:
+        if cell not in sides[0].cells or not any(
+            common is not None and cell in side.cells for side, common in zip(sides[1:], shared)
+        ):
+            continue
+        first = sides[0].scores(cell)
+        for number, (side, common) in enumerate(zip(sides[1:], shared, strict=True), 1):
+            if common is not None and cell in side.cells:
+                mine, theirs = common
+                gap = paired_difference(side.scores(cell)[theirs], first[mine], sides[0].questions.image[mine], seed=seed)
+                if gap.value is not None:
+                    found[cell, number] = gap
+    adjusted = dict(zip(found, holm([gap.p for gap in found.values()]), strict=True))
+    aligned = [
+        Aligned(
+            cell.method, cell.keep, cell.budget, _apart(cell, rows),
+            tuple(_shown(side, cell) for side in sides),
+            tuple(_difference(found.get((cell, i)), adjusted.get((cell, i))) for i in range(1, len(sides))),
+            _other_work(sides, cell),
+        )
+        for cell in rows
+    ]  # fmt: skip
+    return Several(tuple(names), tuple(s.manifest for s in sides), tuple(aligned), _settings(sides), _notes(sides, names, shared))
+
+
+def _shared(first: RunColumn, other: RunColumn) -> tuple[np.ndarray, np.ndarray] | None:
+    """Places of the questions that both runs asked, with the same answer: (in the first, in the other); None of too few."""
+    both = [(place, other.asked[row]) for row, place in first.asked.items() if row in other.asked]
+    if not both or len(both) < _LEAST * min(len(first.asked), len(other.asked)):
+        return None
+    mine, theirs = np.array(sorted(both)).T
+    return mine, theirs
+
+
+def _shown(side: RunColumn, cell: CellRow) -> Shown | None:
+    if cell not in side.cells:
+        return None
+    _, facts, entry = side.cells[cell]
+    return Shown(facts["skipped"], entry)
+
+
+def _difference(gap: PairedDifference | None, p: float | None) -> Difference | None:
+    return None if gap is None else Difference(gap.value, gap.lo, gap.hi, p)
+
+
+def _apart(cell: CellRow, rows: Sequence[CellRow]) -> str:
+    """What else tells a row from another of the same method and budget."""
+    alike = [row for row in rows if row[:2] == cell[:2] and row != cell]
+    return ", ".join(
+        dict.fromkeys(str(getattr(cell, name)) for row in alike for name in ("budget", "positions")
+                      if getattr(row, name) != getattr(cell, name))
+    )  # fmt: skip
+
+
+def _other_work(sides: Sequence[RunColumn], cell: CellRow) -> str:
+    """How a cell's work differs between runs of one model: another schedule or other FLOPs."""
+    facts = [side.cells[cell][1] for side in sides if cell in side.cells and not side.cells[cell][1]["skipped"]]
+    if len({fact["model"] for fact in facts}) > 1:
+        return ""
+    schedules = {str(fact.get("schedule")) for fact in facts}
+    return "another schedule" if len(schedules) > 1 else ""
+
+
+def _names(folders: list[str]) -> list[str]:
+    """Short names, as long as they differ."""
+    short = [Path(folder).resolve().name for folder in folders]
+    return short if len(set(short)) == len(short) else folders
+
+
+_ASIDE = frozenset(
+    {"config.out", "config.resume", "config.extend", "created", "command", "duration_s", "schema_version", "notes"}
+)
+
+
+def _settings(sides: Sequence[RunColumn]) -> tuple[Setting, ...]:
+    """Every entry of the manifests that is not the same in all runs."""
+    flat = [_flat(side.manifest) for side in sides]
+    names = [name for name in dict.fromkeys(name for one in flat for name in one) if name not in _ASIDE]
+    found = [Setting(name, tuple(one.get(name) for one in flat)) for name in names]
+    return tuple(setting for setting in found if len(set(setting.values)) > 1)
+
+
+def _flat(content: Mapping, prefix: str = "") -> dict[str, str | None]:
+    out: dict[str, str | None] = {}
+    for name, value in content.items():
+        if isinstance(value, dict):
+            out |= _flat(value, f"{prefix}{name}.")
+        else:
+            out[f"{prefix}{name}"] = (
+                ", ".join(map(str, value)) if isinstance(value, list) else None if value is None else str(value)
+            )
+    return out
+
+
+def _notes(sides: Sequence[RunColumn], names: Sequence[str], shared: Sequence) -> tuple[str, ...]:
+    """What a reader must know before trusting a difference."""
+    found = []
+    for side, name, common in zip(sides[1:], names[1:], shared, strict=True):
+        first = sides[0]
+        if common is None:
+            found.append(f"{name} and {names[0]} share too few questions, so their accuracies are not compared.")
+        elif len(common[0]) < max(len(first.asked), len(side.asked)):
+            found.append(
+                f"{name} is compared with {names[0]} on the {len(common[0]):,} questions that both asked, of "
+                f"{len(side.asked):,} and {len(first.asked):,}."
+            )
+        weights = [s.manifest["fingerprints"].get("weights") for s in (first, side)]
+        if weights[0] != weights[1]:
+            found.append(f"{name} and {names[0]} ran other weights: what differs may be the model's.")
+        if side.manifest.get("device") != first.manifest.get("device"):
+            found.append(f"{name} and {names[0]} ran on different devices: times compare only as ratios to none within a run.")
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""From a request to answers: planning, preparing, and the passes that measure."""

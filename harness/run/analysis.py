@@ -1,0 +1,201 @@
+"""What the kept tokens of a cell are like: diversity, coverage, pull to rows, scores, attention layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from harness.engine.engine import EngineOutput
+from harness.engine.recorder import Recorder, part
+from harness.run.plan import Cell
+from harness.store.findings import TokenFigures, joined_analyses
+from metrics.attention import attention_figures
+from metrics.collapse import cluster_mass, score_collapse, z_scores
+from metrics.coverage import row_bias
+from metrics.figures import BIAS, FIGURES, LAYERS, MATCHED
+from metrics.matched import row_matched_subsets
+from metrics.subsets import Space, figures, null, spread
+
+_MATCHED_SUBSETS = 16
+_RUNG = 16  # tokens between the counts for which chance is drawn where every question keeps another count
+
+
+@dataclass
+class GroupedTokenAnalysis:
+    """Of images that differ in their tokens: an `TokenAnalysis` for each group of like ones."""
+
+    each: list[TokenAnalysis]
+    images: list[list[int]]  # places of the images in each
+    rows: list[list[int]]  # places of the questions in each
+
+    def complexity(self) -> list[float]:
+        """Effective rank of all visual tokens of each image."""
+        found = [(place, rank) for one, group in zip(self.each, self.images) for place, rank in zip(group, one.complexity())]
+        return [rank for _, rank in sorted(found)]
+
+    def run(self, cell: Cell, output: EngineOutput, recorder: Recorder) -> TokenFigures:
+        """All figures of one cell's kept sets, in the order of the questions."""
+        parts = []
+        for analyst, rows in zip(self.each, self.rows):
+            some = replace(output, kept=output.kept[rows][:, : int(output.present[rows].max())])
+            parts.append(analyst.run(cell, some, part(recorder, rows)))
+        order = np.argsort([place for rows in self.rows for place in rows])
+        return joined_analyses(parts, order)
+
+
+@dataclass
+class TokenAnalysis:
+    """The visual tokens of one batch of images, and what all cells' kept sets are held against.
+
+    Args:
+        projected: [B, N, D] visual tokens in the LLM's space.
+        grid: (h, w) of them, or None where they are no full grid: then coverage and bias are nan.
+        image: int64 [R] image of each question, rising.
+        seeds: int64 [B] one random stream an image.
+        evidence: bool [R, N], or None where the task knows none.
+        questions: the questions' names, R.
+    """
+
+    projected: torch.Tensor
+    grid: tuple[int, int] | None
+    image: torch.Tensor
+    seeds: torch.Tensor
+    evidence: torch.Tensor | None
+    questions: list[str]
+    space: Space = field(init=False)
+    nulls: dict[int, dict[int, dict[str, torch.Tensor]]] = field(default_factory=dict, init=False)  # by count, then image
+
+    def __post_init__(self) -> None:
+        self.space = Space.of(self.projected, self.grid)
+
+    def complexity(self) -> list[float]:
+        """Effective rank of all visual tokens of each image."""
+        every = torch.arange(self.projected.shape[1], device=self.image.device).expand(len(self.projected), -1)
+        images = torch.arange(len(every), device=self.image.device)
+        return figures(self.space, images, every)["effective_rank"].tolist()
+
+    def run(self, cell: Cell, output: EngineOutput, recorder: Recorder) -> TokenFigures:
+        """All figures of one cell's kept sets; those that it cannot have are nan."""
+        numbers: dict[str, np.ndarray] = {}
+        if cell.prunes:
+            numbers |= self._kept(cell, output)
+        if recorder.scores is not None:
+            numbers |= self._scores(recorder)
+        return TokenFigures(self.questions, numbers, self._layers(cell, recorder))
+
+    def _kept(self, cell: Cell, output: EngineOutput) -> dict[str, np.ndarray]:
+        """FIGURES of the tokens in the last layer, their z and percentile against random subsets, and their bias."""
+        rows, kept = self.image, output.kept
+        shared = not cell.reads_text  # then the questions of an image share the kept set
+        if shared:
+            first = torch.searchsorted(rows, torch.arange(len(self.projected), device=rows.device))
+            kept, rows = kept[first], rows[first]
+        names = [*FIGURES, *(f"z_{n}" for n in FIGURES), *(f"percentile_{n}" for n in FIGURES), *BIAS]
+        table = {name: np.full(len(kept), np.nan) for name in [*names, *(f"row_z_{n}" for n in MATCHED)]}
+        counts = (kept >= 0).sum(1)
+        for count in counts.unique().tolist():  # recycled means have no place; rows may hold different numbers of them
+            if not count:
+                continue
+            member = (counts == count).nonzero()[:, 0]
+            places = kept[member][kept[member] >= 0].view(len(member), count)
+            put = lambda name, values, where=member: table[name].__setitem__(where.cpu().numpy(), values.double().cpu().numpy())
+            self._against_chance(rows[member], places, put, exact=all(step.after == step.keep for step in cell.steps))
+            if self.grid is None:
+                continue
+            once = self._one_an_image(rows[member])
+            self._against_rows(rows[member][once], places[once], lambda name, values: put(name, values, member[once]))
+        if not shared:
+            return table
+        expand = self.image.cpu().numpy()
+        return {name: column[expand] for name, column in table.items()}
+
+    def _against_chance(self, images: torch.Tensor, places: torch.Tensor, put: Callable, exact: bool) -> None:
+        """Figures of sets of one size, int64 [R, K], beside those of random subsets of that size.
+
+        Args:
+            exact: whether chance is drawn for this very size. Else, as where a method recycles tokens and every question
+                keeps another count, it is drawn for the sizes next to it that 16 divides, and z and percentile are
+                interpolated.
+        """
+        count, values = places.shape[1], figures(self.space, images, places)
+        weights = {count: 1.0} if exact else rungs(count, self.projected.shape[1])
+        chance = {size: self._null(size, images) for size in weights}
+        for name in FIGURES:
+            found = [(weight, *z_scores(values[name], chance[size][name])) for size, weight in weights.items()]
+            put(name, values[name])
+            put(f"z_{name}", sum(weight * z for weight, z, _ in found))
+            put(f"percentile_{name}", sum(weight * percentile for weight, _, percentile in found))
+        if self.grid is None:
+            return
+        mask = torch.zeros(len(places), self.projected.shape[1], dtype=torch.bool, device=places.device)
+        for name, values_ in row_bias(mask.scatter_(1, places, True), self.grid).items():
+            put(name, values_)
+
+    def _against_rows(self, images: torch.Tensor, places: torch.Tensor, put: Callable) -> None:
+        """The rival explanation: random subsets with as many tokens in every row of the image as the kept set has."""
+        subsets = row_matched_subsets(places, self.grid, self.seeds[images], _MATCHED_SUBSETS)
+        both = torch.cat([places[:, None], subsets], 1)  # [R, 1 + S, K]
+        found = spread(self.space, images.repeat_interleave(both.shape[1]), both.flatten(0, 1))
+        for name in MATCHED:
+            values = found[name].view(both.shape[:2])
+            put(f"row_z_{name}", z_scores(values[:, 0], values[:, 1:])[0])
+
+    def _one_an_image(self, images: torch.Tensor) -> torch.Tensor:
+        """Places of the first row of each image: images are the independent unit, and one kept set each is enough."""
+        new = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        new[1:] = images[1:] != images[:-1]
+        return new.nonzero()[:, 0]
+
+    def _null(self, keep: int, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What chance gives on the images [R] that kept so many; drawn once for each image and count."""
+        known = self.nulls.setdefault(keep, {})
+        new = torch.tensor([i for i in images.unique().tolist() if i not in known], dtype=torch.int64, device=images.device)
+        if len(new):
+            drawn = null(self.space, keep, self.seeds, images=new)
+            for place, image in enumerate(new.tolist()):
+                known[image] = {name: values[place] for name, values in drawn.items()}
+        return {name: torch.stack([known[i][name] for i in images.tolist()]) for name in FIGURES}
+
+    def _scores(self, recorder: Recorder) -> dict[str, np.ndarray]:
+        """Collapse of the scores of the first attention-ranked step, over the tokens that stood there."""
+        scores, ids = recorder.scores, recorder.scored
+        found = score_collapse(scores)
+        clusters = self.space.clusters.to(ids.device)[self.image].gather(1, ids.clamp_min(0))
+        found["cluster_mass"] = cluster_mass(clusters, scores.masked_fill(ids < 0, 0.0))
+        named = {"effective_support": "score_support"}
+        return {named.get(name, f"score_{name}"): values.double().cpu().numpy() for name, values in found.items()}
+
+    def _layers(self, cell: Cell, recorder: Recorder) -> np.ndarray:
+        """LAYERS of every LLM layer: float32 [R, layers, LAYERS]."""
+        table = np.full((len(self.questions), len(recorder.ids), len(LAYERS)), np.nan, dtype=np.float32)
+        known = self.evidence is not None and not cell.merges and cell.grid is None
+        for layer, ids in enumerate(recorder.ids):
+            found, held, recall = {}, None, None
+            if known:
+                held = self.evidence.gather(1, ids.clamp_min(0)) & (ids >= 0)
+                size = self.evidence.sum(1)
+                found["recall"] = recall = torch.where(size > 0, held.sum(1) / size.clamp_min(1), torch.nan)
+            if recorder.attention:
+                found |= attention_figures(recorder.rows[layer], held)
+                if recall is not None:  # of all evidence: what is gone cannot be found
+                    found["evidence_top"] = (found["evidence_top"] * recall).where(recall != 0, 0.0)
+            for place, name in enumerate(LAYERS):
+                if name in found:
+                    table[:, layer, place] = found[name].float().cpu().numpy()
+        return table
+
+
+def rungs(count: int, most: int) -> dict[int, float]:
+    """Sizes between which a count lies, with the weights that interpolate to it; small counts stand for themselves.
+
+    >>> rungs(86, 576)
+    {80: 0.625, 96: 0.375}
+    """
+    low = count // _RUNG * _RUNG
+    high = min(low + _RUNG, most)
+    if count < 4 * _RUNG or count == low:
+        return {count: 1.0}
+    return {low: (high - count) / (high - low), high: (count - low) / (high - low)}

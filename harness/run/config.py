@@ -1,0 +1,206 @@
+"""A request for a comparison, checked before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from harness.errors import RequestError, nearest
+from harness.files import read_toml
+from harness.store.schema import HANDLING_OPTIONS
+
+DEFAULT_METHODS = ("none", "random", "sts", "fastv", "sparsevlm", "tome")
+DEFAULT_KEEP = ("192", "64")
+
+
+LARGEST_SEED = 2**63 - 1
+_RANGES = {
+    "samples": (1, 10_000_000, " images"), "batch_size": (1, 65_536, " images"), "max_new_tokens": (1, 65_536, " tokens"),
+    "analyse": (0, 10_000_000, " images"), "seeds": (1, 1_000, " seeds"), "seed": (0, LARGEST_SEED, ""),
+    "workers": (1, 1_024, " processes"), "rounds": (2, 10_000, " rounds"),
+}  # fmt: skip
+"""Options that count: the least, the most and of what. More would not end, or not fit any memory."""
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Everything `compare` can be told; the same names on the command line and in Python."""
+
+    model: str = "tiny"
+    task: str = "shapes"
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    keep: tuple[str, ...] = DEFAULT_KEEP
+    budget: str = "average"
+    samples: int = 24
+    out: Path | None = None
+    resume: bool = False
+    retry_failed: bool = False  # with `resume`: batches with samples that failed are answered again
+    extend: Path | None = None
+    seed: int = 0
+    batch_size: int = 6
+    device: str = "auto"
+    dtype: str = "auto"
+    revision: str | None = None  # of a hub id: branch, tag or commit
+    device_map: str | None = None  # as accelerate understands it
+    quantize: int | None = None  # bits a weight of the LLM: 4 or 8
+    latency: bool = True
+    sharing: bool = True
+    memory: bool = False
+    workers: int | None = None  # processes; on a CPU with a small model one a core, else one
+    ray: str | None = None  # address of a cluster, whose actors are then the workers
+    analyse: int = 12
+    seeds: int = 5
+    rounds: int = 6  # of the latency pass
+    margin: float = 0.02
+    max_new_tokens: int | None = None  # as the task says
+    prompt: str = "{question}"
+    plugin: tuple[str, ...] = ()
+
+    def checked(self) -> CompareConfig:
+        """Itself, or `RequestError` for the first thing that cannot be."""
+        if self.retry_failed and not self.resume:
+            raise RequestError("--retry-failed: goes with --resume and the --out of a run, whose failed samples it answers again")
+        if self.extend is not None and (self.out is not None or self.resume):
+            raise RequestError("--extend: adds to the run it names; leave --out and --resume away, and repeat it to go on")
+        for name, (least, most, what) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                option = f"--{name.replace('_', '-')}"
+                bound = f"at most {most:,}" if value > most else f"at least {least}" if least else "0 or more"
+                raise RequestError(f"{option} {value}: must be {bound}{what}")
+        if "{question}" not in self.prompt:
+            raise RequestError(f"--prompt {self.prompt!r}: must hold {{question}}, which stands for the question")
+        if self.quantize not in (None, 4, 8):
+            raise RequestError(f"--quantize {self.quantize}: choose 4 or 8 bits")
+        if self.ray is not None and not re.fullmatch(r"auto|local|(ray://)?[\w.:\[\]-]+:\d{1,5}", self.ray):
+            raise RequestError(f"--ray {self.ray!r}: write auto, local, HOST:PORT or ray://HOST:PORT")
+        if not 0 < self.margin < 1:
+            raise RequestError(f"--margin {self.margin:g}: a loss of accuracy between 0 and 1, such as 0.02 for two points")
+        if self.budget not in ("average", "final", "flops"):
+            raise RequestError(f"--budget {self.budget!r}: choose average, final or flops")
+        for name in ("model", "task", "prompt"):
+            if any("\ud800" <= character <= "\udfff" for character in getattr(self, name)):
+                raise RequestError(f"--{name} {getattr(self, name)!r}: holds bytes that are not UTF-8 text")
+        if not self.methods:
+            raise RequestError("--methods: name at least one, such as sts,fastv; `list methods` shows them all")
+        if not self.keep:
+            raise RequestError("--keep: name at least one budget, such as 192,64")
+        for text in self.keep:
+            read_keep(text)
+        return self
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The options in a TOML file, under the names of `CompareConfig` (hyphens allowed), as it takes them.
+
+    Raises:
+        RequestError: where the file cannot be read, or holds an unknown name or a value of another type.
+    """
+    content = read_toml(f"--config {path}", path)
+    known = {f.name: f.default for f in fields(CompareConfig) if f.name != "extend"}
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise RequestError(f"--config {path}: unknown option {key!r}; {nearest(name, known)}")
+        found[name] = _of_type(f"--config {path}", key, value, known[name])
+    return found
+
+
+def restored(where: str, stored: Mapping[str, Any]) -> CompareConfig:
+    """The request that a manifest holds, without the folder.
+
+    Raises:
+        RequestError: that begins with ``where``, for an unknown name or a value of another type.
+    """
+    known = {f.name: f.default for f in fields(CompareConfig) if f.name not in HANDLING_OPTIONS}
+    found = {}
+    for name, value in stored.items():
+        if name not in known and name not in HANDLING_OPTIONS:
+            raise RequestError(f"{where}: unknown option {name!r} in its config; was it made by another version?")
+        if name in known and (value is not None or known[name] is not None):
+            found[name] = _of_type(where, name, value, known[name])
+    return CompareConfig(**found)
+
+
+_OPTIONAL = {"workers": int, "ray": str, "max_new_tokens": int, "revision": str, "device_map": str, "quantize": int}
+"""Options that may be left open, and what they hold where they are not."""
+
+
+def _of_type(where: str, key: str, value: Any, default: Any) -> Any:
+    """A value of a file as an option of this default takes it."""
+    if isinstance(default, tuple):
+        from methods.registry import split
+
+        values = split(value) if isinstance(value, str) else value if isinstance(value, list) else [value]
+        if not all(isinstance(v, (str, int, float)) and not isinstance(v, bool) for v in values):
+            raise RequestError(f"{where}: {key} must be a list of texts or numbers")
+        return tuple(map(str, values))
+    name = key.replace("-", "_")
+    if name in _OPTIONAL:
+        if type(value) is _OPTIONAL[name]:
+            return value
+        wanted = "a text" if _OPTIONAL[name] is str else "a whole number"
+        raise RequestError(f"{where}: {key} = {value!r} must be {wanted}")
+    if default is None and isinstance(value, str):
+        return Path(value)
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not type(default):
+        kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+        raise RequestError(f"{where}: {key} = {value!r} must be {kinds.get(type(default), 'a text')}")
+    return value
+
+
+def read_keep(text: str) -> float:
+    """A budget as the user wrote it: a count of at least 1, or a fraction between 0 and 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise RequestError(f"--keep {text!r}: not a number; write counts or fractions, such as 192,64 or 0.33") from None
+    if not value > 0 or value != value or value == float("inf"):
+        raise RequestError(f"--keep {text}: must be above 0; write a count of tokens or a fraction below 1")
+    if value >= 1 and value != int(value):
+        raise RequestError(f"--keep {text}: a count must be whole; {int(value)} or {int(value) + 1}?")
+    return value
+
+
+def tokens_of(text: str, available: int) -> int:
+    """The budget in tokens of a model that yields ``available``."""
+    value = read_keep(text)
+    count = max(1, round(value * available)) if value < 1 else int(value)
+    if count > available:
+        raise RequestError(f"--keep {text}: the model yields {available} visual tokens at the most")
+    return count
+
+
+def load_plugins(modules: Iterable[str]) -> None:
+    """Load the modules of ``--plugin``, which register methods, tasks or both; `RequestError` with what is wrong with one."""
+    from harness.tasks.registry import registered
+    from methods.registry import MethodError, NothingRegistered, load_plugin
+
+    for module in modules:
+        tasks = registered()
+        try:
+            load_plugin(module)
+        except NothingRegistered as error:
+            if registered() == tasks:
+                raise RequestError(str(error)) from None
+        except MethodError as error:
+            raise RequestError(str(error)) from None
+
+
+def writable_folder(path: Path) -> Path:
+    """Create the folder, or `RequestError` where that or writing into it fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except (OSError, ValueError) as error:  # of a name that no file can have
+        said = getattr(error, "strerror", None) or error
+        raise RequestError(f"--out {str(path)!r}: cannot write there ({said}); choose another folder") from None
+    return path

@@ -1,0 +1,159 @@
+"""Samples that cannot be measured: a batch in which one raises is taken apart, and what still fails is stored with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+
+from harness.engine.batch import EngineOutput
+from harness.errors import RequestError, SampleError, readable, unexpected
+from harness.run.batch_run import BatchRun
+from harness.run.plan import Cell
+from harness.store.findings import CellResult, Layout, SampleRow
+from methods.types import BudgetError
+
+_LONGEST = 240  # characters of a reason
+_OF_DEVICE = ("CUDA error", "HIP error", "device-side assert")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, on a device or here."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error).lower()
+
+
+def of_sample(error: Exception) -> bool:
+    """Whether an error may be of one sample alone; after one of the device nothing that follows can be trusted."""
+    return out_of_memory(error) or not any(text in str(error) for text in _OF_DEVICE)
+
+
+def reason(error: Exception) -> str:
+    """One line on why a sample has no answer.
+
+    >>> reason(MemoryError("99 bytes"))
+    'out of memory (99 bytes)'
+    """
+    if out_of_memory(error):
+        said = readable(str(error)).partition("\n")[0]
+        text = f"out of memory ({said})" if said else "out of memory"
+    elif isinstance(error, (RequestError, SampleError)):
+        text = readable(str(error)).replace("\n", "; ")
+    else:
+        text = unexpected(error).removeprefix("internal error: ")
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
+
+
+@dataclass
+class IsolatedRun:
+    """One image on its way through cells of which some may fail on it.
+
+    Args:
+        work: on the image alone.
+        none: the cell that others are compared with.
+        make: the `BatchRun` on the image with one of its questions.
+    """
+
+    work: BatchRun
+    none: Cell
+    make: Callable[[int], BatchRun]
+    references: dict[int | None, EngineOutput | None] = field(
+        default_factory=dict, init=False
+    )  # by question, None for all of them
+
+    @cached_property
+    def unreadable(self) -> str | None:
+        """Why the image cannot be made ready for the tower."""
+        try:
+            _ = self.work.views
+        except Exception as error:
+            if not of_sample(error):
+                raise
+            return reason(error)
+        return None
+
+    def run(self, cell: Cell, seeds: tuple[int, ...]) -> Iterator[CellResult]:
+        """What a cell gives: on all questions at once, or question by question where that fails.
+
+        Raises:
+            BudgetError: where the cell is impossible on the image.
+        """
+        if self.unreadable is not None:
+            yield self._failed(range(len(self._questions)), self.unreadable)
+            return
+        if cell.method == "none" or self._referred(self.work, None):
+            try:
+                yield self.work.run(cell, seeds)
+                return
+            except Exception as error:
+                self._let_go(self.work, error)
+                if len(self._questions) == 1:
+                    yield self._failed([0], reason(error))
+                    return
+        for place in range(len(self._questions)):
+            yield self._one(self.make(place), place, cell, seeds)
+
+    def _one(self, work: BatchRun, place: int, cell: Cell, seeds: tuple[int, ...]) -> CellResult:
+        if cell.method != "none":
+            self._referred(work, place)
+        try:
+            return work.run(cell, seeds)
+        except Exception as error:
+            self._let_go(work, error)
+            return self._failed([place], reason(error))
+
+    def _referred(self, work: BatchRun, place: int | None) -> bool:
+        """Give the work answers of `none` to compare with; where that fails too, cells are measured without."""
+        if place not in self.references:
+            try:
+                work.refer_to(self.none)
+            except Exception as error:
+                self._let_go(work, error)
+            self.references[place] = work.reference
+        work.reference = self.references[place]
+        return work.reference is not None
+
+    @staticmethod
+    def _let_go(work: BatchRun, error: Exception) -> None:
+        """Forget what may be half made; raise what is no failure of a sample."""
+        if isinstance(error, BudgetError) or not of_sample(error):
+            raise error
+        work.forget()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _failed(self, places: Sequence[int], why: str) -> CellResult:
+        return CellResult([SampleRow(self._questions[place].sample_id, "", None, failed=why) for place in places])
+
+    @property
+    def _questions(self):
+        return self.work.samples[0].questions
+
+    def image_rows(self, place: int) -> list[tuple]:
+        """`BatchRun.image_rows`; without complexity where that fails, without a picture where the image cannot be read."""
+        if self.unreadable is not None:
+            return [(self.work.samples[0].image_id, place, None, None, None, None)]
+        plain = replace(self.work, analysed=False)
+        return self._or(lambda: self.work.image_rows(place), lambda: plain.image_rows(place))
+
+    def questions(self) -> list[tuple]:
+        """`BatchRun.questions`; without the evidence's place where that fails."""
+        (sample,) = self.work.samples
+        rows = [(q.sample_id, sample.image_id, i, q.family, q.text, q.answer, None) for i, q in enumerate(sample.questions)]
+        return self._or(self.work.questions, lambda: rows)
+
+    def layouts(self) -> list[Layout]:
+        """`BatchRun.layouts`; none where that fails."""
+        return self._or(self.work.layouts, list)
+
+    def areas(self) -> list[tuple]:
+        """`BatchRun.areas`; none where that fails."""
+        return self._or(self.work.areas, list)
+
+    def _or(self, make: Callable[[], list], otherwise: Callable[[], list]) -> list:
+        try:
+            return make()
+        except Exception as error:
+            self._let_go(self.work, error)
+            return otherwise()

@@ -1,0 +1,122 @@
+"""What a run says of itself: request, versions, device, fingerprints, and the command that repeats it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.run.config import CompareConfig
+from harness.store.schema import HANDLING_OPTIONS
+
+if TYPE_CHECKING:
+    from harness.models.hf import Adapter
+    from harness.store.runs import RunFolder
+    from harness.tasks.base import Task
+
+
+MOST_REASONS = 20
+"""Why samples failed, told in the manifest; the database has all."""
+
+
+def manifest_of(config: CompareConfig, adapter: Adapter, task: Task) -> dict:
+    """The content of ``manifest.json`` when a run begins."""
+    import torch
+
+    device = torch.cuda.get_device_name() if adapter.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command(config),
+        "model": config.model,
+        "task": config.task,
+        "config": plain(config),
+        "samples": config.samples,
+        "seed": config.seed,
+        "device": device,
+        "dtype": str(adapter.dtype).removeprefix("torch."),
+        "grid": list(adapter.shape.grid),
+        "versions": {"prunescope": _own_version(), "python": sys.version.split()[0], **_versions()},
+        "fingerprints": {"weights": adapter.digest, "code": code_digest(config.plugin), "data": getattr(task, "digest", None)},
+        "budgets": list(config.keep),
+        "task_info": {k: v for k, v in asdict(task.info).items() if k != "families"},
+        "notes": [],
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that figures depend on, as far as they are installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for package in ("torch", "transformers", "numpy", "scikit-learn", "scipy", "pillow", "torchvision"):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def code_digest(plugins: tuple[str, ...] = ()) -> str:
+    """SHA-256 of the installed packages' Python files and of plug-in modules, 16 digits."""
+    root, total = Path(__file__).parents[2], hashlib.sha256()
+    for package in ("methods", "metrics", "harness"):
+        for path in sorted((root / package).rglob("*.py")):
+            total.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    for module in plugins:
+        source = getattr(sys.modules.get(module), "__file__", None)
+        total.update(Path(source).read_bytes() if source else module.encode())
+    return total.hexdigest()[:16]
+
+
+def digest_of(run: RunFolder) -> str:
+    """SHA-256 of all answers and kept sets of a run, 16 digits: runs with one digest found the same.
+
+    The order of cells, batches and processes does not matter, nor where model and data lie; methods, budgets and seed do.
+    """
+    named = lambda facts: json.dumps([facts.get(name) for name in ("method", "keep", "budget", "positions", "seed")])
+    query = "SELECT question, prediction, kept, failed IS NULL FROM samples WHERE cell = ? ORDER BY question"
+    total = hashlib.sha256()
+    for name, ident in sorted((named(facts), ident) for ident, _, facts in run.cells()):
+        total.update(name.encode())
+        for question, prediction, kept, answered in run.connection.execute(query, (ident,)):
+            said, tokens = f"{question}{prediction}".encode(), kept or b""
+            total.update(b"%d %d %d %d:%b%b" % (answered, len(question), len(prediction), len(tokens), said, tokens))
+    return total.hexdigest()[:16]
+
+
+def _own_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("prunescope")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def command(config: CompareConfig) -> str:
+    """The command line that repeats a run."""
+    base = CompareConfig()
+    words = ["python -m harness compare"]
+    for name, value in plain(config).items():
+        if value == plain(base)[name] or name in HANDLING_OPTIONS | {"ray"}:
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        if name in ("latency", "sharing", "memory"):
+            words.append({"latency": "--no-latency", "sharing": "--sharing off", "memory": "--memory"}[name])
+        else:
+            words.append(f"{flag} {shlex.quote(','.join(map(str, value)) if isinstance(value, list) else str(value))}")
+    return " ".join(words)
+
+
+def plain(config: CompareConfig) -> dict:
+    """A request as JSON holds it."""
+    return json.loads(json.dumps(asdict(config), default=str))
+
+
+def identity(config: dict) -> dict:
+    """What must agree for a run to be resumed; what was left open may be an option that an older run did not have."""
+    return {name: v for name, v in config.items() if name not in HANDLING_OPTIONS | {"workers", "ray"} and v is not None}

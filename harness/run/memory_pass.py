@@ -1,0 +1,95 @@
+"""Peak resident memory of every cell, each in a process of its own.
+
+``python -m harness.run.memory_pass < request.json``: one process loads the model and runs nothing; for each cell it forks a
+child that runs the cell once, on one image and one question, and reads its own peak. What a child starts with is
+the same for all, so the peaks compare. Where there is no fork (Windows), nothing is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from harness.run.config import CompareConfig, load_plugins
+
+
+def peaks(config: CompareConfig) -> dict[str, dict[str, int]]:
+    """Peak memory of a request's cells, by their keys.
+
+    Returns:
+        ``peak_bytes``: the most that was ever resident, interpreter and weights included; ``working_bytes``: how much of
+        it came on top of what was resident before the cell ran. Empty where it cannot be measured here.
+    """
+    if not hasattr(os, "fork") or not Path("/proc/self/status").exists():
+        return {}
+    command = [sys.executable, "-m", "harness.run.memory_pass"]
+    request = json.dumps(asdict(config), default=str)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, input=request, capture_output=True, text=True, check=False, env=environment)  # nosec B603
+    return json.loads(done.stdout) if done.returncode == 0 else {}
+
+
+def serve(request: dict) -> dict[str, dict[str, int]]:
+    """Load the model and fork for each cell; threads are kept to one, since a pool of them does not survive a fork."""
+    import torch
+
+    from harness.engine.engine import Engine
+    from harness.run.batch_run import BatchRun
+    from harness.run.latency_pass import one_question
+    from harness.run.prepare import prepare
+
+    torch.set_num_threads(1)
+    tuples = {name: tuple(request[name]) for name in ("methods", "keep", "plugin")}
+    config = CompareConfig(**{**request, **tuples, "out": None})
+    load_plugins(config.plugin)
+    prepared = prepare(config, samples=1)
+    engine = Engine(prepared.adapter, prepared.answer_tokens(config))
+    found = {}
+    for cell in prepared.active:
+        sample = one_question(prepared.samples[0])
+        work = BatchRun(engine, prepared.task, [sample], config.seed, wanted=cell.needs, template=config.prompt)
+
+        def run(cell=cell, work=work) -> None:
+            batch = work.batch_for(cell)
+            engine.run(batch, cell.given, cell.object.positions, None, cell.blind)
+
+        measured = _in_child(run)
+        if measured is not None:
+            found[cell.key] = measured
+    return found
+
+
+def _in_child(run) -> dict[str, int] | None:
+    """Peak and working memory of a function in a forked child; None where it fails."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.close(reader)
+            before = _status("VmRSS")
+            run()
+            peak = _status("VmHWM")
+            os.write(writer, json.dumps({"peak_bytes": peak, "working_bytes": max(0, peak - before)}).encode())
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        text = pipe.read()
+    os.waitpid(child, 0)
+    return json.loads(text) if text else None
+
+
+def _status(name: str) -> int:
+    """A figure of proc(5)'s status of this process, in bytes."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(name + ":"))
+
+
+if __name__ == "__main__":
+    print(json.dumps(serve(json.load(sys.stdin))))

@@ -1,0 +1,238 @@
+"""From a request to cells: methods x budgets, the reference cells, and reasons for what cannot be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import cast
+
+from harness.errors import RequestError
+from harness.run.config import CompareConfig, read_keep, tokens_of
+from methods.registry import MethodError, canonical, create, is_reference
+from methods.schedule import plan, schedule
+from methods.types import (
+    OPTIONAL_SIGNALS,
+    SIGNAL_NAMES,
+    Budget,
+    BudgetError,
+    BudgetMode,
+    Method,
+    ModelShape,
+    Schedule,
+    Step,
+)
+
+Plan = tuple[tuple[Step, ...], Schedule, tuple[int, int] | None]
+"""Steps, their schedule, and the grid to which the image is shrunk."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method at one budget on one model and task."""
+
+    model: str
+    task: str
+    method: str  # canonical expression
+    keep: float | None  # tokens; below 1 the share of each image's own, where images differ; None where it means nothing
+    mode: str
+    seed: int
+    reference: bool
+    object: Method = field(repr=False, compare=False)
+    steps: tuple[Step, ...] = field(default=(), repr=False, compare=False)
+    schedule: Schedule | None = field(default=None, repr=False, compare=False)
+    grid: tuple[int, int] | None = None  # of a shrunken image; (0, 0) without an image
+    skipped: str | None = None
+    text_tokens: float = 64.0  # of a prompt
+    varies: bool = False  # whether images differ in their tokens; steps, schedule and grid are then those of the largest
+    plans: dict[ModelShape, Plan] = field(default_factory=dict, repr=False, compare=False)  # by the shape of an image
+
+    def tokens(self, shape: ModelShape) -> int:
+        """The budget on an image; all tokens where there are fewer than asked for."""
+        count = shape.visual_tokens
+        if self.keep is None:
+            return count
+        return max(1, round(self.keep * count)) if self.keep < 1 else min(int(self.keep), count)
+
+    def plan(self, shape: ModelShape) -> Plan:
+        """What the method does to an image of this shape, or `BudgetError`."""
+        if shape not in self.plans:
+            count = self.tokens(shape)
+            budget = Budget(count, cast(BudgetMode, self.mode if self.keep is not None else "average"), self.text_tokens)
+            try:
+                steps, planned = plan(self.object, shape, budget)
+                self.plans[shape] = steps, planned, self.object.image_grid(shape, budget)
+            except BudgetError:
+                if not self.varies or self.keep is None or count < shape.visual_tokens:
+                    raise
+                self.plans[shape] = (), schedule(shape, ()), None  # all are kept
+        return self.plans[shape]
+
+    def steps_for(self, shape: ModelShape) -> tuple[Step, ...]:
+        """The steps on an image of this shape."""
+        return self.plan(shape)[0]
+
+    @property
+    def given(self) -> tuple[Step, ...] | Callable[[ModelShape], tuple[Step, ...]]:
+        """What the engine is given: the steps, or how they follow from an image's shape."""
+        return self.steps_for if self.varies else self.steps
+
+    @property
+    def key(self) -> str:
+        """The identity under which results are stored."""
+        keep = "" if self.keep is None else f"@{self.keep}"
+        return f"{self.model}|{self.task}|{self.method}{keep}|{self.mode}|{self.object.positions}|{self.seed}"
+
+    @property
+    def params(self) -> dict:
+        return asdict(self.object)
+
+    @property
+    def blind(self) -> bool:
+        return self.grid == (0, 0)
+
+    @property
+    def in_tower(self) -> bool:
+        return any(step.site.stage == 0 for step in self.steps)
+
+    @property
+    def merges(self) -> bool:
+        return any(step.site.stage == 0 or step.merges for step in self.steps)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether counts are decided from the image, so that its figures are measured means."""
+        return any(step.adaptive for step in self.steps)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*(step.needs for step in self.steps)) - OPTIONAL_SIGNALS
+
+    @property
+    def prunes(self) -> bool:
+        """Whether the kept tokens are a subset of the original ones, so that chance has a meaning."""
+        return any(step.after for step in self.steps) and not self.merges
+
+    @property
+    def swaps(self) -> bool:
+        """Whether its loss can be told apart by evidence swap: a competing pruner whose tokens all have a place."""
+        return self.prunes and not self.reference and all(step.site.stage == 2 or step.after == step.keep for step in self.steps)
+
+    @property
+    def reads_text(self) -> bool:
+        return any(step.reads_text for step in self.steps)
+
+    @property
+    def like(self) -> str | None:
+        """The yardstick of the cell's ranking: random tokens on the same sites, counts and positions."""
+        if not self.prunes or self.method.startswith(("random", "oracle")):
+            return None
+        if any(step.site.stage == 2 for step in self.steps):
+            return f"random[like={self.method}]"
+        return "random" if self.object.positions == "original" else f"random[positions={self.object.positions}]"
+
+
+def make_cells(
+    config: CompareConfig,
+    shape: ModelShape,
+    knows_evidence: bool,
+    gives: frozenset[str] = SIGNAL_NAMES,
+    text_tokens: float = 64.0,
+    cannot: Callable[[tuple[Step, ...], tuple[int, int] | None], str | None] = lambda steps, grid: None,
+    shapes: Counter[ModelShape] | None = None,
+) -> list[Cell]:
+    """All cells of a request, reference cells first; those that cannot be carry their reason.
+
+    Args:
+        config: the request.
+        shape: the model's.
+        knows_evidence: whether the task does.
+        gives: signals that the model gives.
+        text_tokens: of a prompt, on average; budgets in FLOPs need them.
+        cannot: why the model cannot run steps or shrink images to a grid.
+        shapes: of the images, where they differ: a cell must be possible on each, and a share of the tokens is one of each.
+
+    Raises:
+        RequestError: for an unknown method, parameter or budget.
+    """
+    asked = asked_for(config.methods)
+    count = lambda text: _as_asked(text) if shapes else tokens_of(text, shape.visual_tokens)
+    budgets = sorted({count(text) for text in config.keep}, reverse=True)
+    largest = sorted(shapes or [shape], key=lambda one: -one.visual_tokens)
+    cells: dict[str, Cell] = {}
+
+    def add(method: str, keep: float | None, reference: bool) -> Cell:
+        cell = _cell(config, largest, method, keep, reference, text_tokens, bool(shapes))
+        lacking = sorted(cell.needs - gives - {"evidence"})
+        reason = None
+        if "evidence" in cell.needs and not knows_evidence:
+            where = " among the tokens of all these images" if shapes else ""
+            reason = f"task {config.task!r} does not know its evidence{where}"
+        elif lacking:
+            reason = f"model {config.model!r} gives no {', '.join(lacking)}"
+        else:
+            reason = cannot(tuple(s for s in cell.steps if "evidence" not in s.needs), cell.grid)
+        if reason is not None:
+            cell = replace(cell, steps=(), schedule=None, skipped=reason)
+        return cells.setdefault(cell.key, cell)
+
+    for method in ("none", "blind"):
+        add(method, None, True)
+    for keep in budgets:
+        add("downsample", keep, True)
+        if knows_evidence:
+            add("oracle", keep, True)
+    for keep in budgets:
+        for method in asked:
+            if method in ("none", "blind"):
+                continue
+            cell = add(method, keep if create(method).budgeted else None, is_reference(method))
+            if cell.like is not None and cell.like not in asked:
+                add(canonical(cell.like), keep, True)
+    return list(cells.values())
+
+
+def asked_for(methods: tuple[str, ...]) -> list[str]:
+    """The canonical expressions of a request, or `RequestError`: to be known before a model is loaded."""
+    try:
+        return [canonical(text) for text in expand(methods)]
+    except MethodError as error:
+        raise RequestError(str(error)) from None
+
+
+def expand(methods: tuple[str, ...]) -> list[str]:
+    """Replace ``all`` by every registered method, and drop repetitions."""
+    from methods.registry import entries
+
+    names: list[str] = []
+    for text in methods:
+        names += list(entries()) if text == "all" else [text]
+    return list(dict.fromkeys(names))
+
+
+def _as_asked(text: str) -> float:
+    """A count, or a share of whatever an image has."""
+    value = read_keep(text)
+    return value if value < 1 else int(value)
+
+
+def _cell(
+    config: CompareConfig,
+    shapes: list[ModelShape],
+    method: str,
+    keep: float | None,
+    reference: bool,
+    text_tokens: float,
+    varies: bool,
+) -> Cell:
+    """A cell, planned on the first and largest of the shapes and possible on all."""
+    base = Cell(config.model, config.task, method, keep, config.budget, config.seed, reference, create(method))
+    base = replace(base, text_tokens=text_tokens, varies=varies)
+    for shape in shapes:
+        try:
+            base.plan(shape)
+        except BudgetError as error:
+            on = f"an image of {shape.visual_tokens} tokens: " if varies else ""
+            return replace(base, skipped=f"{on}{error}")
+    steps, planned, grid = base.plan(shapes[0])
+    return replace(base, steps=steps, schedule=planned, grid=grid)

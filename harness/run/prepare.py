@@ -1,0 +1,163 @@
+"""What a request needs, loaded: task, model, images, and the cells that are planned on them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from harness import interrupts
+from harness.errors import RequestError
+from harness.run.config import CompareConfig
+
+if TYPE_CHECKING:
+    from harness.models.hf import Adapter
+    from harness.models.prompt import ImageSpan
+    from harness.run.plan import Cell
+    from harness.tasks.base import ImageSample, Task
+    from methods.types import ModelShape
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A request with everything loaded that its cells need."""
+
+    task: Task
+    adapter: Adapter
+    samples: list[ImageSample]
+    text_tokens: float  # of a prompt beside the visual tokens, on average
+    cells: list[Cell]
+    shapes: list[ModelShape | None] = field(default_factory=list)  # on each image, where they differ; None of an unreadable one
+    notes: list[str] = field(default_factory=list)
+
+    def answer_tokens(self, config: CompareConfig) -> int:
+        """Answer tokens at most."""
+        return self.task.info.answer_tokens if config.max_new_tokens is None else config.max_new_tokens
+
+    def shape_on(self, place: int) -> ModelShape:
+        """The model's shape on an image."""
+        return (self.shapes[place] if self.shapes else None) or self.adapter.shape
+
+    @property
+    def asked(self) -> Counter[ModelShape]:
+        """Where images differ, how many questions are asked about images of each shape."""
+        return _asked(self.shapes, self.samples)
+
+    @property
+    def active(self) -> list[Cell]:
+        return [cell for cell in self.cells if cell.skipped is None]
+
+
+def prepare(config: CompareConfig, samples: int | None = None, task: Task | None = None) -> PreparedRun:
+    """Load task, model and samples, and plan the cells.
+
+    Args:
+        config: the request, its plug-ins loaded.
+        samples: images that can be read to make ready; all that the request asks for where not given.
+        task: of the request, where it is made already.
+    """
+    from harness.models import hf
+    from harness.run.plan import asked_for, make_cells
+    from harness.tasks import registry
+
+    interrupts.check()
+    asked_for(config.methods)
+    task = task if task is not None else registry.create(config.task)
+    adapter = hf.load(
+        config.model, pick_device(config.device), config.dtype,
+        revision=config.revision, device_map=config.device_map, quantize=config.quantize,
+    )  # fmt: skip
+    interrupts.check()
+    drawn = task.samples(config.samples, config.seed)
+    found = list(islice(drawn, config.samples) if samples is None else islice(filter(_readable, drawn), samples))
+    fixed = adapter.tiler.fixed
+    blocks = _blocks(config, adapter, found)
+    known = [block for block in blocks if block is not None]
+    text_tokens = _text_tokens(adapter, found, config.prompt, blocks)
+    shapes = [] if fixed else [None if block is None else adapter.shape_for((block,)) for block in blocks]
+    notes = _notes(config, task, known, not fixed) if samples is None else []
+    knows = task.info.knows_evidence and all(block.grid is not None for block in known)
+    asked = _asked(shapes, found) or None
+    cells = make_cells(config, adapter.shape, knows, adapter.gives, text_tokens, adapter.cannot, asked)
+    return PreparedRun(task, adapter, found, text_tokens, cells, shapes, notes)
+
+
+def _asked(shapes: list[ModelShape | None], samples: list[ImageSample]) -> Counter[ModelShape]:
+    return Counter(shape for shape, sample in zip(shapes, samples) if shape is not None for _ in sample.questions)
+
+
+def _blocks(config: CompareConfig, adapter: Adapter, samples: list[ImageSample]) -> list[ImageSpan | None]:
+    """The visual tokens of each image; None of one that cannot be read. `RequestError` where none can.
+
+    Where all images of a model are alike, they are not decoded but for the first that can be.
+    """
+    from harness.run.failures import reason
+
+    blocks: list[ImageSpan | None] = []
+    block, first = None, ""
+    for sample in samples:
+        if block is None or not adapter.tiler.fixed:
+            try:
+                block = adapter.image_span(sample.image.size)
+            except Exception as error:
+                block, first = None, first or reason(error)
+        blocks.append(block)
+    if not any(blocks):
+        raise RequestError(f"task {config.task!r}: none of its {len(samples)} images can be read; the first: {first}")
+    return blocks
+
+
+def _readable(sample: ImageSample) -> bool:
+    try:
+        return sample.image is not None
+    except Exception:
+        return False
+
+
+def _notes(config: CompareConfig, task: Task, blocks: list[ImageSpan], differ: bool) -> list[str]:
+    """What is to be said of images that differ; `RequestError` where none has as many tokens as a budget."""
+    from harness.run.config import read_keep
+
+    counts, notes = [block.count for block in blocks], []
+    for text in config.keep if differ else ():
+        fewer = sum(count < read_keep(text) for count in counts)
+        if fewer == len(counts):
+            raise RequestError(f"--keep {text}: these images yield {max(counts)} visual tokens at the most")
+        if fewer:
+            notes.append(f"{fewer} of {len(counts)} images have fewer than {text} visual tokens; they keep all of them there")
+    tiled = sum(block.grid is None for block in blocks)
+    if tiled and task.info.knows_evidence:
+        notes.append(f"evidence is left out on {tiled} of {len(blocks)} images, whose visual tokens are no one full grid")
+    return notes
+
+
+def _text_tokens(adapter: Adapter, samples: list[ImageSample], template: str, blocks: list[ImageSpan | None]) -> float:
+    """Mean tokens of a prompt that are not visual: before, after and among the visual ones."""
+    from harness.run.batch_run import ask
+
+    lengths = []
+    for sample, block in islice(((sample, block) for sample, block in zip(samples, blocks) if block is not None), 50):
+        for question in sample.questions:
+            before, after = adapter.prompt(ask(template, question.text))
+            lengths.append(len(before) + block.marks + len(after))
+    return sum(lengths) / len(lengths)
+
+
+_DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu")
+
+
+def pick_device(text: str) -> str:
+    import torch
+
+    if text == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise RequestError(f"--device {text!r}: no such device; use auto, cpu or cuda") from None
+    if device.type not in _DEVICES:
+        raise RequestError(f"--device {text!r}: no model can run there; use auto, cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RequestError(f"--device {text}: no CUDA device is usable here; use cpu")
+    return text

@@ -1,0 +1,270 @@
+"""`profile`: what methods cost on a model of true size, with real or random weights; no task, no accuracy."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from harness.engine.batch import Batch
+from harness.engine.engine import Engine
+from harness.errors import RequestError
+from harness.models import hf
+from harness.models.adapter import Adapter
+from harness.progress import progress
+from harness.run.batch_run import stream
+from harness.run.config import CompareConfig, load_plugins
+from harness.run.latency_pass import LatencyRounds, time_batches
+from harness.run.plan import Cell, asked_for, make_cells
+from metrics import latency
+from metrics.flops import Flops, flops
+
+QUESTIONS = (1, 5, 18, 32)
+"""Questions an image for which the gain of shared work is stated: captions, VQAv2, POPE, GQA."""
+
+
+@dataclass(frozen=True)
+class ProfileConfig:
+    """Everything `profile` can be told."""
+
+    model: str = "llava-1.5-7b"
+    random_weights: bool = False
+    methods: tuple[str, ...] = ("sts", "fastv", "sparsevlm")
+    keep: tuple[str, ...] = ("192", "64")
+    budget: str = "average"
+    layers: int | None = None
+    batch_size: int = 1
+    text_tokens: int = 64
+    answer_tokens: int = 4
+    rounds: int = 10
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    revision: str | None = None
+    device_map: str | None = None
+    quantize: int | None = None
+    plugin: tuple[str, ...] = ()
+
+    def checked(self) -> ProfileConfig:
+        """Itself, or `RequestError` for the first thing that cannot be."""
+        for name in ("batch_size", "answer_tokens", "rounds"):
+            if getattr(self, name) < 1:
+                raise RequestError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
+        if self.text_tokens < 2:
+            raise RequestError(f"--text-tokens {self.text_tokens}: at least 2, one before the image and one after")
+        if self.layers is not None and not self.random_weights:
+            raise RequestError("--layers: only with --random-weights; a trained model has the layers it has")
+        for name in ("revision", "device_map", "quantize") if self.random_weights else ():
+            if getattr(self, name) is not None:
+                option = name.replace("_", "-")
+                raise RequestError(f"--{option}: is about trained weights; leave it or --random-weights away")
+        return self
+
+
+def profile(config: ProfileConfig) -> dict:
+    """FLOPs, latency by stage, memory and what shared work would gain, for methods and budgets.
+
+    Args:
+        config: the request.
+
+    Returns:
+        ``model``, ``device``, ``dtype``, ``image`` (visual tokens), ``batch_size`` and ``cells``; each cell with ``method``,
+        ``keep``, ``flops``, ``latency`` (as in ``summary.json``, for the whole batch), ``selection_share`` of TTFT and of
+        prefill, ``memory``, or ``skipped`` with its reason; ``sharing``, see `sharing_gain`; ``checks`` with the A/A ratio.
+
+    Raises:
+        RequestError: where the request is wrong.
+    """
+    config = config.checked()
+    load_plugins(config.plugin)
+    asked = CompareConfig(
+        model=config.model, task="profile", methods=config.methods, keep=config.keep, budget=config.budget, seed=config.seed
+    ).checked()
+    asked_for(config.methods)
+    adapter = _adapter(config)
+    side = _side(adapter)
+    image = Image.fromarray(np.random.default_rng(config.seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
+    views = adapter.pixels([image])
+    shape = adapter.shape_for(views.blocks[0])
+    marks = sum(block.marks for block in views.blocks[0])
+    cells = [
+        cell for cell in make_cells(asked, shape, False, adapter.gives, config.text_tokens + marks, adapter.cannot)
+        if cell.method != "blind" and not (cell.skipped and cell.reference)
+    ]  # fmt: skip
+    active = [cell for cell in cells if cell.skipped is None]
+    for cell in cells:
+        if cell.skipped is not None:  # told before minutes are spent on the others
+            print(f"{cell.method} at {cell.keep}: skipped, {cell.skipped}", file=sys.stderr)
+    batches = [_batch(config, adapter, image, cell) for cell in active]
+    engine = Engine(adapter, config.answer_tokens)
+    with progress("profile", config.rounds + 1) as advance:
+        timed = time_batches(engine, active, batches, config.seed, config.rounds, advance=lambda: advance(1))
+    counted = [flops(shape, cell.schedule, config.text_tokens + marks) for cell in active]
+    rows, places = [], {cell.key: place for place, cell in enumerate(active)}
+    for cell in cells:
+        place = places.get(cell.key)
+        facts = {
+            "method": cell.method,
+            "keep": cell.keep,
+            "budget": cell.mode,
+            "reference": cell.reference,
+            "skipped": cell.skipped,
+        }
+        rows.append(facts if place is None else {**facts, **_figures(cell, place, timed, counted, config.batch_size)})
+    none = next(place for place, cell in enumerate(active) if cell.method == "none")
+    stages = {place: timed.medians(place) for place in range(len(active))}
+    visual, text = shape.visual_tokens, config.text_tokens
+    device = torch.cuda.get_device_name() if adapter.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    return {
+        "model": config.model, "weights": "random" if config.random_weights else "trained", "device": device,
+        "dtype": str(adapter.dtype).removeprefix("torch."), "layers": shape.layers, "image": visual, "text_tokens": text,
+        "batch_size": config.batch_size, "cells": rows,
+        "sharing": {str(q): sharing_gain(active, stages, visual, text, q) for q in QUESTIONS},
+        "checks": {"aa": _aa(timed, none)},
+    }  # fmt: skip
+
+
+def as_text(found: dict) -> str:
+    """A profile for a terminal."""
+    lines = [
+        f"{found['model']} ({found['weights']} weights, {found['layers']} LLM layers, {found['dtype']}) on {found['device']}; "
+        f"{found['image']} visual and {found['text_tokens']} other tokens, batch of {found['batch_size']}",
+        "",
+        f"  {'method':<30}{'keep':>6}{'tokens':>8}{'TFLOPs':>9}{'vision':>9}{'select':>8}{'prefill':>9}{'decode':>8}"
+        f"{'TTFT ms':>9}{'speed-up':>21}{'realised':>21}{'selection':>11}{'KV MB':>8}",
+    ]
+    for cell in found["cells"]:
+        name, keep = cell["method"], cell["keep"] if cell["keep"] is not None else "-"
+        if cell["skipped"]:
+            lines.append(f"  {name:<30}{keep:>6}  skipped: {cell['skipped']}")
+            continue
+        times = cell["latency"]
+        ms = lambda stage: f"{times[stage]['value']:.1f}"
+        spread = lambda figure: "-" if figure is None else f"{figure['value']:.2f} [{figure['lo']:.2f}, {figure['hi']:.2f}]"
+        ttft = "noisy" if times["noisy"] else ms("ttft")
+        lines.append(
+            f"  {name:<30}{keep:>6}{cell['tokens']['average']:>8.1f}{cell['flops']['total'] / 1e12:>9.3f}{ms('vision'):>9}"
+            f"{ms('selection'):>8}{ms('prefill'):>9}{ms('decode'):>8}{ttft:>9}{spread(times['ratio']):>21}"
+            f"{spread(times['realised_gain']):>21}{100 * cell['selection_share']['prefill']:>9.1f} %"
+            f"{cell['memory']['kv_measured'] / 1e6:>8.1f}"
+        )
+    aa = found["checks"]["aa"]
+    lines += [
+        "",
+        "Times in ms, medians; speed-up of TTFT and of prefill over its promise (realised) with 95 % intervals; selection as",
+    ]
+    lines += [f"a share of prefill. A/A check: none against itself {aa['value']:.3f} [{aa['lo']:.3f}, {aa['hi']:.3f}].", ""]
+    lines += ["Expected gain of shared work in an accuracy pass over these cells, from the stages above:"]
+    for questions, gain in found["sharing"].items():
+        lines.append(
+            f"  {questions:>3} questions an image: {gain['both']:.1f} times ({gain['across_questions']:.1f} across questions, "
+            f"{gain['across_cells']:.1f} across cells)"
+        )
+    return "\n".join(lines)
+
+
+def _adapter(config: ProfileConfig) -> Adapter:
+    from harness.models.published import random_model
+    from harness.run.prepare import pick_device
+
+    device = pick_device(config.device)
+    if not config.random_weights:
+        return hf.load(
+            config.model, device, config.dtype,
+            revision=config.revision, device_map=config.device_map, quantize=config.quantize,
+        )  # fmt: skip
+    kind = config.dtype if config.dtype != "auto" else ("float32" if device == "cpu" else "bfloat16")
+    return random_model(config.model, device, getattr(torch, kind), config.layers, config.seed)
+
+
+def _side(adapter: Adapter) -> int:
+    """Pixels a side of a square image that the model takes as it is."""
+    from harness.models.published import SIDE
+
+    size = getattr(adapter.config.vision_config, "image_size", None) or 448
+    return SIDE.get(adapter.name, size[0] if isinstance(size, (list, tuple)) else int(size))
+
+
+def _batch(config: ProfileConfig, adapter: Adapter, image: Image.Image, cell: Cell) -> Batch:
+    """The image as often as the batch is large, each with a question of random tokens."""
+    count, device = config.batch_size, adapter.device
+    random = np.random.default_rng(config.seed)
+    words = random.integers(3, adapter.shape.vocabulary // 2, config.text_tokens).tolist()
+    before = min(config.text_tokens // 2, 35)
+    seeds = torch.tensor([stream(config.seed, i) for i in range(count)], device=device)
+    embeds = None
+    if "text_embeds" in cell.needs:
+        embeds = torch.randn(count, 1, adapter.shape.joint_width, device=device, dtype=adapter.dtype)
+    return Batch(
+        pixels=adapter.pixels([image] * count, cell.grid), prefix=words[:before], questions=[words[before:]] * count,
+        image=torch.arange(count, device=device), image_seeds=seeds, question_seeds=seeds, text_embeds=embeds,
+    )  # fmt: skip
+
+
+def _figures(cell: Cell, place: int, timed: LatencyRounds, counted: list[Flops], batch: int) -> dict:
+    """FLOPs, latency and memory of one cell; `none` is the first."""
+    promise, medians = counted[0].llm_prefill / counted[place].llm_prefill, timed.medians(place)
+    found = latency.summarise(timed.seconds(place), timed.seconds(0), promise)
+    return {
+        "tokens": {"final": cell.schedule.final, "average": cell.schedule.average},
+        "flops": {**counted[place].as_dict(), "total": counted[place].total},
+        "latency": found,
+        "selection_share": {
+            "ttft": medians["selection"] / latency.ttft(medians), "prefill": medians["selection"] / medians["prefill"],
+        },
+        "memory": {
+            "kv_measured": timed.kv_bytes[place], "kv_predicted": round(batch * counted[place].kv_bytes),
+            "peak_bytes": timed.peak_bytes.get(place),
+        },
+    }  # fmt: skip
+
+
+def _aa(timed: LatencyRounds, none: int) -> dict:
+    from metrics.statistics import bootstrap_median
+
+    ttft = [latency.ttft(timed.seconds(none, repeat)) for repeat in (0, 1)]
+    return bootstrap_median(ttft[0] / ttft[1]).as_dict()
+
+
+def sharing_gain(
+    cells: list[Cell], stages: dict[int, dict[str, float]], visual: int, text: int, questions: int
+) -> dict[str, float]:
+    """What an accuracy pass over these cells would gain from shared work, from the stages measured alone.
+
+    Args:
+        cells: of the sweep.
+        stages: by place of a cell, seconds of each stage for one image and one question.
+        visual: tokens of the image.
+        text: tokens of a prompt beside them.
+        questions: asked of one image.
+
+    Returns:
+        ``across_questions``: time of each question alone over that of an image's questions together, tower and projector
+        once a cell. What stands before the first step that reads the question is run once an image: of prefill the part
+        of the layers before it, at the length of the image and all questions; the rest once a question.
+        ``across_cells``: the further gain of running tower and projector once for all cells that do not act inside it,
+        and of taking the layers before the first step inside the LLM from the unpruned model's run.
+        ``both``: their product.
+    """
+    alone = per_cell = shared = 0.0
+    longer = (visual + questions * text) / (visual + text)
+    for place, cell in enumerate(cells):
+        own = stages[place]
+        seeing, rest = own["vision"] + own["projector"], own["selection"] + own["decode"]
+        alone += questions * (seeing + own["selection"] + own["prefill"] + own["decode"])
+        first = next((step.site for step in cell.steps if step.reads_text), None)
+        if first is None:
+            together = own["selection"] + own["prefill"] * longer + questions * own["decode"]
+        else:
+            layers = cell.schedule.llm
+            whole = sum(layers[: first.layer]) / sum(layers) if first.stage == 2 and sum(layers) else 0.0
+            together = own["prefill"] * (whole * longer + (1 - whole) * questions) + questions * rest
+        per_cell += seeing + together
+        shared += together + (seeing if cell.in_tower or cell.grid is not None else 0.0)
+        if cell.steps and all(step.site.stage == 2 for step in cell.steps):
+            shared -= own["prefill"] * longer * sum(cell.schedule.llm[: cell.steps[0].site.layer]) / sum(cell.schedule.llm)
+    shared += max(stages[0]["vision"] + stages[0]["projector"], 0.0)
+    return {"across_questions": alone / per_cell, "across_cells": per_cell / shared, "both": alone / shared}

@@ -1,0 +1,92 @@
+"""What cells find on samples, on its way to the tables of a run. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from harness.store.schema import NUMBERS, SAMPLE_COLUMNS
+
+Layout = tuple[str, int, int | None, int | None]
+"""An image, its visual tokens, and the grid (h, w) that they are; None where they are no full grid."""
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """One answer of one cell. Figures that a cell does not have are None."""
+
+    question: str
+    prediction: str
+    score: float | None
+    agree: float | None = None
+    kl: float | None = None  # nats
+    kept: bytes | None = None  # packed bool [h * w] of the tokens in the last layer
+    kept_count: int | None = None
+    recall: float | None = None  # of the evidence, in the last layer
+    recall_before: float | None = None  # of the evidence, on entering the LLM
+    swap_score: float | None = None  # with the evidence forced into the kept set; None where there is none, or not measured
+    failed: str | None = None  # the reason why there is no answer: its prediction is empty then
+
+    def values(self) -> tuple:
+        return tuple(getattr(self, name) for name in SAMPLE_COLUMNS)
+
+
+@dataclass(frozen=True)
+class TokenFigures:
+    """What the kept tokens of some questions of one cell are like."""
+
+    questions: Sequence[str]  # [R]
+    numbers: Mapping[str, np.ndarray]  # float [R] each; nan or absent where a cell has no such figure
+    layers: np.ndarray  # float32 [R, layers, LAYERS]; nan is not measured
+
+    def rows(self, cell: int) -> Iterable[tuple]:
+        columns = [self.numbers.get(name) for name in NUMBERS]
+        for i, question in enumerate(self.questions):
+            numbers = (None if column is None or column[i] != column[i] else float(column[i]) for column in columns)
+            yield cell, question, *numbers, self.layers[i].astype("<f4").tobytes()
+
+
+@dataclass(frozen=True)
+class SelectionTrace:
+    """Why a cell kept what it kept, by the N original tokens of a question's image."""
+
+    question: str
+    scores: np.ndarray | None  # float16 [N] that the first step which ranked by attention saw; nan for tokens that were gone
+    source: np.ndarray | None  # int16 [N] the merged token, before the LLM, that each went into; -1 for none
+
+    def values(self) -> tuple:
+        made = ((self.scores, "<f2"), (self.source, "<i2"))
+        return (self.question, *(None if table is None else table.astype(kind).tobytes() for table, kind in made))
+
+
+@dataclass
+class CellResult:
+    """What one cell gave on one batch."""
+
+    samples: list[SampleRow]
+    analysis: TokenFigures | None = None
+    repeats: list[tuple[str, int, float]] = field(default_factory=list)  # (question, further seed, score)
+    layouts: list[Layout] = field(default_factory=list)  # of images that were shrunk, each to a grid of its own
+    traces: list[SelectionTrace] = field(default_factory=list)
+
+
+def joined(parts: Sequence[CellResult]) -> CellResult:
+    """What one cell gave on the parts of a batch, in turn."""
+    if len(parts) == 1:
+        return parts[0]
+    every = lambda name: [row for part in parts for row in getattr(part, name)]
+    found = [part.analysis for part in parts if part.analysis is not None]
+    analysis = joined_analyses(found) if found else None
+    return CellResult(every("samples"), analysis, every("repeats"), every("layouts"), every("traces"))
+
+
+def joined_analyses(parts: Sequence[TokenFigures], order: np.ndarray | None = None) -> TokenFigures:
+    """Analyses of different questions as one, in turn or in a given order; a figure that a part lacks is nan there."""
+    questions = [question for part in parts for question in part.questions]
+    order = np.arange(len(questions)) if order is None else order
+    names = dict.fromkeys(name for part in parts for name in part.numbers)
+    missing = [np.full(len(part.questions), np.nan) for part in parts]
+    columns = {n: np.concatenate([p.numbers.get(n, none) for p, none in zip(parts, missing)])[order] for n in names}
+    return TokenFigures([questions[i] for i in order], columns, np.concatenate([part.layers for part in parts])[order])

@@ -1,0 +1,49 @@
+"""The tables of ``results.sqlite``. Needs no torch."""
+
+from __future__ import annotations
+
+from metrics.figures import BIAS, FIGURES, MATCHED, SCORES
+
+SCHEMA_VERSION = 2
+HANDLING_OPTIONS = frozenset({"out", "resume", "retry_failed", "extend"})
+"""Options of a request that say where a run lies and how to go on with it, and nothing of what it is."""
+SAMPLE_COLUMNS = (
+    "prediction", "score", "agree", "kl", "kept", "kept_count", "recall", "recall_before", "swap_score", "failed",
+)  # fmt: skip
+NUMBERS = (
+    *FIGURES, *(f"z_{name}" for name in FIGURES), *(f"percentile_{name}" for name in FIGURES),
+    *(f"row_z_{name}" for name in MATCHED), *BIAS, *SCORES,
+)  # fmt: skip
+SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS cells (
+    id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, facts TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS images (
+    id TEXT PRIMARY KEY, place INTEGER NOT NULL, png BLOB, height INTEGER, width INTEGER, complexity REAL);
+CREATE TABLE IF NOT EXISTS layouts (
+    cell INTEGER NOT NULL, image TEXT NOT NULL, tokens INTEGER NOT NULL, height INTEGER, width INTEGER,
+    PRIMARY KEY (cell, image)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS areas (
+    image TEXT NOT NULL, number INTEGER NOT NULL, rows INTEGER NOT NULL, columns INTEGER NOT NULL,
+    top REAL NOT NULL, left REAL NOT NULL, bottom REAL NOT NULL, right REAL NOT NULL,
+    PRIMARY KEY (image, number)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS questions (
+    id TEXT PRIMARY KEY, image TEXT NOT NULL REFERENCES images, place INTEGER NOT NULL,
+    family TEXT NOT NULL, question TEXT NOT NULL, target TEXT NOT NULL, evidence BLOB);
+CREATE TABLE IF NOT EXISTS samples (
+    cell INTEGER NOT NULL REFERENCES cells, question TEXT NOT NULL REFERENCES questions,
+    {", ".join(SAMPLE_COLUMNS)}, PRIMARY KEY (cell, question)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS analysis (
+    cell INTEGER NOT NULL REFERENCES cells, question TEXT NOT NULL REFERENCES questions,
+    {", ".join(f"{name} REAL" for name in NUMBERS)}, layers BLOB, PRIMARY KEY (cell, question)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS traces (
+    cell INTEGER NOT NULL REFERENCES cells, question TEXT NOT NULL REFERENCES questions, scores BLOB, source BLOB,
+    PRIMARY KEY (cell, question)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS repeats (
+    cell INTEGER NOT NULL REFERENCES cells, question TEXT NOT NULL REFERENCES questions, repeat INTEGER NOT NULL,
+    score REAL, PRIMARY KEY (cell, question, repeat)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS done (
+    cell INTEGER NOT NULL REFERENCES cells, place INTEGER NOT NULL, PRIMARY KEY (cell, place)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS timings (
+    pass INTEGER NOT NULL, cell INTEGER NOT NULL REFERENCES cells, repeat INTEGER NOT NULL, round INTEGER NOT NULL,
+    stage TEXT NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (pass, cell, repeat, round, stage)) WITHOUT ROWID;
+"""

@@ -1,0 +1,286 @@
+"""Accuracy for what it costs: tokens, FLOPs and the wait; where the wait is spent, and how much of the promise came true."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from metrics.pareto import front as pareto_front
+from reports.cells import Stratum, dig, imitated, interval, keep, number, role
+from reports.cells import method as name_of
+from reports.figures.drawing import bare_rows, bars, best_first, by_method, canvas, fixed, join, legend, mark, room
+from reports.figures.labels import SIZE, Name, place
+from reports.style import FAINT, INK, Look
+from reports.svg import label
+from reports.wording import flops_unit, percent
+
+# Stages differ in lightness and hatching, not in hue alone.
+STAGES = (("vision", "#023858", None), ("projector", "#f0c94d", "////"), ("selection", "#d55e00", None),
+          ("prefill", "#56b4e9", None), ("decode", "#d9dde3", "...."))  # fmt: skip
+_MANY = 10  # methods; beyond, controls are left out and lines are thin
+_READ = (
+    "A line joins a method's budgets, larger marks hold more tokens. Bars: 95 % intervals, of accuracy by bootstrap over images. "
+)
+_FRONT = (
+    "Stepped line: the Pareto front, on which no other cell, references included and oracle left out, is both cheaper and more "
+    "accurate. "
+)
+_OFTEN = "How often a cell stays on it when the images are drawn again stands in the table. "
+
+
+def accuracy_by_tokens(stratum: Stratum, look: dict[str, Look]):
+    """Accuracy against the visual tokens that the LLM's layers hold on average."""
+    return _by_cost(
+        stratum, look, "tokens.average", "visual tokens, mean over LLM layers (log scale)", "Accuracy against average tokens",
+        "Visual tokens present in the LLM, averaged over its layers: what the budgets of this run equalise. ", log=True,
+    )  # fmt: skip
+
+
+def accuracy_by_final(stratum: Stratum, look: dict[str, Look]):
+    """Accuracy against the visual tokens of the last LLM layer."""
+    same = all(number(c, "tokens.final") == number(c, "tokens.average") for c in stratum.pruned)
+    if same:  # nothing leaves inside the LLM, so the figure above shows it
+        return None
+    return _by_cost(
+        stratum, look, "tokens.final", "visual tokens in the last LLM layer (log scale)", "Accuracy against final tokens",
+        "Visual tokens left in the last LLM layer. A method that prunes inside the LLM holds more before, so few final tokens "
+        "are not few tokens. ", log=True,
+    )  # fmt: skip
+
+
+def accuracy_by_flops(stratum: Stratum, look: dict[str, Look]):
+    """Accuracy against FLOPs from tower to first token."""
+    totals = [v for c in stratum.pruned if (v := number(c, "flops.total")) is not None]
+    divisor, unit = flops_unit(totals)
+    return _by_cost(
+        stratum, look, "flops.total", f"{unit}, tower to first token", "Accuracy against FLOPs",
+        "Tower, projector, selection and prefill, counted from the schedule (a multiply-add is 2). Equal budgets are not equal "
+        "FLOPs where a method acts inside the tower or its selection is dear. ", divisor=divisor, front="flops",
+    )  # fmt: skip
+
+
+def accuracy_by_ttft(stratum: Stratum, look: dict[str, Look]):
+    """Accuracy against the measured time to the first token."""
+    noisy = sum(bool(dig(c, "latency.noisy")) for c in stratum.pruned)
+    said = f"{noisy} of the cells timed noisily: see the table. " if noisy else ""
+    return _by_cost(
+        stratum, look, "latency.ttft", "time to first token, ms", "Accuracy against measured time to first token",
+        "Tower, projector, selection and prefill together: median of synchronised rounds in which all methods took turns in "
+        f"shuffled order, after warm-up. A method right of the unpruned model saves nothing. {said}", front="latency",
+    )  # fmt: skip
+
+
+def accuracy_by_evidence(stratum: Stratum, look: dict[str, Look]):
+    """Accuracy against the share of the evidence that is still there."""
+    return _by_cost(
+        stratum, look, "evidence.recall", "evidence recall, % of the tokens that hold the answer",
+        "Evidence kept against accuracy",
+        "Recall is over questions whose evidence is known, accuracy over all. An association: a method that keeps evidence and "
+        "still fails loses something else, one that drops it and succeeds answers from context. ", divisor=0.01, front=None,
+    )  # fmt: skip
+
+
+def _by_cost(
+    stratum: Stratum, look: dict[str, Look], path: str, axis: str, title: str, caption: str, divisor: float = 1.0,
+    log: bool = False, front: str | None = "",
+):  # fmt: skip
+    """Accuracy against a figure: names beside points, the front as steps.
+
+    Args:
+        front: under which the summary holds the front; empty where it is reckoned here from the points; None for none.
+    """
+    found = best_first(by_method(stratum, "accuracy", path))
+    found = {n: kept for n, cells in found.items() if (kept := [c for c in cells if not log or number(c, path) > 0])}
+    many = sum(not imitated(n) for n in found) > _MANY
+    shown = {n: cells for n, cells in found.items() if not (many and imitated(n))}
+    if not shown:
+        return None
+    drawing, axes = fixed(8.6, 4.9, 0.62, 0.2)
+    sizes = {k: 4.2 + 2.6 * i / max(1, len(stratum.budgets) - 1) for i, k in enumerate(reversed(stratum.budgets))}
+    for name, cells in shown.items():
+        cells = sorted(cells, key=lambda c: number(c, path))
+        points = [(number(c, path) / divisor, 100 * number(c, "accuracy")) for c in cells]
+        thin = Look(look[name].colour, look[name].marker, look[name].line, hollow=many or look[name].hollow)
+        join(axes, *map(list, zip(*points)), thin)
+        for (x, y), cell in zip(points, cells, strict=True):
+            mark(axes, x, y, look[name], size=sizes.get(keep(cell), 5.0), alpha=0.9,
+                 xerr=bars(cell, path, 1 / divisor), yerr=bars(cell, "accuracy", 100))  # fmt: skip
+    if log:
+        _tokens_axis(axes, stratum)
+    below = _references(axes, stratum, path, divisor, shown)
+    if front is not None:
+        _steps(axes, stratum, found, path, divisor, front)
+    if not log:
+        axes.set_xlim(left=-0.02 * axes.get_xlim()[1])
+    axes.set_xlim(right=_wider(axes, log))
+    axes.set_xlabel(axis)
+    axes.set_ylabel("accuracy, %")
+    best = {id(c) for c in stratum.cells if front and dig(c, f"pareto.{front}.on")}
+    names = [
+        Name(n, [(number(c, path) / divisor, 100 * number(c, "accuracy")) for c in cells], look[n])
+        for n, cells in shown.items() if not imitated(n)
+    ]  # fmt: skip
+    names.sort(key=lambda name: not any(id(c) in best for c in shown[name.text]))
+    others = [
+        (number(c, path) / divisor, 100 * number(c, "accuracy")) for n, cells in shown.items() if imitated(n) for c in cells
+    ]
+    gone = place(axes, names, others, _lines(stratum, shown, path, divisor))
+    said = caption + _READ
+    if front is not None:
+        said += _FRONT + (_OFTEN if front else "")
+    if any(imitated(n) for n in shown):
+        said += "Hollow marks, dotted lines: random tokens; in a method's colour and shape, on that method's schedule. "
+    elif many and any(imitated(n) for n in found):
+        said += "Random tokens on each method's schedule are left out here. "
+    if gone:
+        said += f"No room for the names of {', '.join(gone)}. "
+    return drawing, title, (said + below).strip()
+
+
+def _lines(stratum: Stratum, shown: dict[str, list[dict]], path: str, divisor: float) -> list:
+    """Pieces of the lines and bars that are drawn: between a method's points, and across each point."""
+    found = []
+    for cells in shown.values():
+        ordered = sorted(cells, key=lambda c: number(c, path))
+        points = [(number(c, path) / divisor, 100 * number(c, "accuracy")) for c in ordered]
+        found += pairwise(points)
+        for (x, y), cell in zip(points, ordered, strict=True):
+            wide, high = interval(cell, path), interval(cell, "accuracy")
+            found += [((wide.lo / divisor, y), (wide.hi / divisor, y)), ((x, 100 * high.lo), (x, 100 * high.hi))]
+    return found
+
+
+def _tokens_axis(axes, stratum: Stratum) -> None:
+    """A log axis with a tick at every budget."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(sorted({*stratum.budgets, *(2**i for i in range(3, 13))} - _near(stratum.budgets))))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda v, _: f"{v:,.0f}")
+
+
+def _near(budgets: list[int]) -> set[int]:
+    """Powers of two too near to a budget to be written beside it."""
+    return {2**i for i in range(3, 13) if any(0.75 < 2**i / k < 1.34 and 2**i != k for k in budgets)}
+
+
+def _wider(axes, log: bool) -> float:
+    """A right limit that leaves room for names."""
+    lo, hi = axes.get_xlim()
+    return hi * (hi / lo) ** 0.08 if log else hi + 0.06 * (hi - lo)
+
+
+def _references(axes, stratum: Stratum, path: str, divisor: float, shown: dict) -> str:
+    """The unpruned and the blind model as lines; what the caption says of one that is far below."""
+    cells = [c for found in shown.values() for c in found]
+    lowest = min(interval(c, "accuracy").lo for c in cells)
+    highest = max(interval(c, "accuracy").hi for c in cells)
+    none, blind = (interval(c, "accuracy") if c else None for c in (stratum.none, stratum.blind))
+    far = blind is not None and blind.hi < lowest - 0.1
+    if blind is not None and not far:
+        lowest, highest = min(lowest, blind.lo), max(highest, blind.hi)
+    if none is not None:
+        highest = max(highest, none.hi)
+    pad = 0.06 * (highest - lowest) + 0.01
+    axes.set_ylim(100 * (lowest - pad), 100 * min(highest + 1.6 * pad, 1.02))
+    drawn = ((none, "none (unpruned)", "-", 0), (None if far else blind, "blind (no image)", (0, (5, 3)), 1))
+    for at, text, line, side in drawn:
+        if at is None:
+            continue
+        axes.axhspan(100 * at.lo, 100 * at.hi, color=INK, alpha=0.07, linewidth=0, zorder=0)
+        axes.axhline(100 * at.value, color=INK, linestyle=line, linewidth=1.0, zorder=1)
+        axes.annotate(text, (side, 100 * at.value), xycoords=("axes fraction", "data"), xytext=(4 - 8 * side, 2), va="bottom",
+                      textcoords="offset points", fontsize=SIZE, color=INK, ha=("left", "right")[side])  # fmt: skip
+    whole = stratum.none
+    if whole is not None and none is not None and number(whole, path) is not None:
+        mark(axes, number(whole, path) / divisor, 100 * none.value, Look(INK, "H", "-"), size=7,
+             xerr=bars(whole, path, 1 / divisor), yerr=bars(whole, "accuracy", 100))  # fmt: skip
+    return f"Without any image: {percent(blind.value)} %, below what is drawn." if far else ""
+
+
+def _steps(axes, stratum: Stratum, found: dict, path: str, divisor: float, front: str) -> None:
+    """The Pareto front: the summary's, or of token counts that of the points themselves."""
+    if front:
+        on = [c for c in stratum.cells if dig(c, f"pareto.{front}.on") and number(c, path) is not None]
+    else:
+        cells = [c for cells in found.values() for c in cells if role(c) != "bound"]
+        cells += [stratum.none] if stratum.none and number(stratum.none, path) is not None else []
+        accuracy, cost = (np.array([number(c, p) for c in cells]) for p in ("accuracy", path))
+        on = [c for c, is_on in zip(cells, pareto_front(accuracy, cost), strict=True) if is_on]
+    if len(on) > 1:
+        xs, ys = zip(*sorted((number(c, path) / divisor, 100 * number(c, "accuracy")) for c in on), strict=True)
+        axes.step(xs, ys, where="post", color=INK, linewidth=2.4, alpha=0.28, zorder=1.6, solid_capstyle="round")
+
+
+def stages(stratum: Stratum, look: dict[str, Look]):
+    """Stacked bars of latency by stage; beside each bar the prefill speed-up promised by FLOPs and the one measured."""
+    if not stratum.budgets:
+        return None
+    k = min(stratum.budgets)
+    rows = [c for c in ([stratum.none] if stratum.none else []) + stratum.at(k) if number(c, "latency.prefill") is not None]
+    if not rows:
+        return None
+    drawing, (left, right) = canvas(
+        8.4 + room(map(name_of, rows), 18), 1.6 + 0.27 * len(rows), ncols=2, sharey=True, width_ratios=(3, 2)
+    )
+    for row, cell in enumerate(rows):
+        start = 0.0
+        for stage, colour, hatch in STAGES:
+            width = number(cell, f"latency.{stage}") or 0.0
+            left.barh(row, width, left=start, height=0.68, color=colour, hatch=hatch, edgecolor="white", linewidth=0.6,
+                      alpha=0.35 if dig(cell, "latency.noisy") else 1)  # fmt: skip
+            start += width
+        _speed_up(right, row, stratum.none, cell)
+    left.set_yticks(range(len(rows)), [label(name_of(c)) for c in rows])
+    left.set_ylim(len(rows) - 0.4, -0.6)
+    left.set_xlabel("median, ms")
+    left.set_title("time by stage")
+    right.axvline(1, color=INK, linewidth=1.1, zorder=1)
+    right.set_xlim(left=0)
+    right.margins(x=0.2)
+    right.set_xlabel("prefill speed-up over none, ×")
+    right.set_title("promised and measured")
+    bare_rows(left, right)
+    legend(drawing, _stage_keys(), "")
+    return (
+        drawing,
+        f"Where the time goes at {k} tokens",
+        "Left: median time of each stage; decode is one token. Right: how much faster prefill should be by its "
+        "FLOPs (hollow) and "
+        "how much faster it was (filled), the median over the rounds of the pairs with none; the number is measured over "
+        "promised. What was too noisy has no filled mark, and its bar is pale. Selection is timed as a stage "
+        "of its own, so a slow ranking is seen even where prefill is fast.",
+    )
+
+
+def _speed_up(axes, row: int, none: dict | None, cell: dict) -> None:
+    """Dumbbell: promised and measured prefill speed-up of one cell, joined by a line; noisy ones are not drawn as measured."""
+    if cell is none:
+        return
+    before, after = (number(none, "flops.llm_prefill") if none else None), number(cell, "flops.llm_prefill")
+    promised = before / after if before and after else None
+    gain = None if dig(cell, "latency.noisy") else number(cell, "latency.realised_gain")
+    took = promised * gain if promised and gain else None
+    if promised and took:
+        axes.plot([promised, took], [row, row], color=FAINT, linewidth=1.2, zorder=1.5)
+    for ratio, face in ((promised, "white"), (took, "#0173b2")):
+        if ratio:
+            axes.plot(ratio, row, "o", markersize=6, markerfacecolor=face, markeredgecolor="#0173b2", zorder=3)
+    if promised and took:
+        axes.annotate(f"{gain:.2f}", (max(promised, took), row), xytext=(8, 0), textcoords="offset points",
+                      va="center", fontsize=8.5, color=INK)  # fmt: skip
+
+
+def _stage_keys() -> list:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    keys = [
+        Patch(facecolor=colour, hatch=hatch, edgecolor="white", label="decode, 1 token" if stage == "decode" else stage)
+        for stage, colour, hatch in STAGES
+    ]
+    for face, text in (("white", "promised by FLOPs"), ("#0173b2", "measured")):
+        keys.append(Line2D([], [], linestyle="none", marker="o", markerfacecolor=face, markeredgecolor="#0173b2", label=text))
+    return keys

@@ -1,0 +1,115 @@
+"""Figures with a row a method: accuracy at every budget, and what a ranking is worth over its schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from reports.cells import Stratum, imitated, interval, keep, method, number, p_value, role
+from reports.figures.drawing import bare_rows, bars, canvas, legend, room
+from reports.style import FAINT, INK, Look
+from reports.svg import label
+from reports.wording import percent, percent_range
+
+# Budgets differ in lightness and in shape, not in hue: the largest is the palest.
+_BUDGETS = (("#0b3c5d", "o"), ("#3f8fc4", "s"), ("#9ecae1", "D"), ("#0b3c5d", "^"), ("#3f8fc4", "v"), ("#9ecae1", "P"))
+
+
+def accuracy_by_budget(stratum: Stratum, look: dict[str, Look]):
+    """A row a method, a mark a budget; the unpruned model as a line."""
+    names = [n for n in stratum.methods if not imitated(n) and _has(stratum, n, "accuracy")]
+    if not names:
+        return None
+    least = stratum.budgets[-1] if stratum.budgets else None
+
+    def best(name: str) -> tuple:
+        cell = stratum.only(name, least)
+        return _yardstick(stratum, name), -(number(cell, "accuracy") or 0.0) if cell else 1.0
+
+    names.sort(key=best)
+    drawing, axes = _rows(stratum, names, "accuracy", lambda cell: True)
+    none, blind = (interval(c, "accuracy") if c else None for c in (stratum.none, stratum.blind))
+    if none is not None:
+        axes.axvspan(100 * none.lo, 100 * none.hi, color=INK, alpha=0.08, linewidth=0, zorder=0)
+        axes.axvline(100 * none.value, color=INK, linewidth=1.1, zorder=1)
+    lowest = min(interval(c, "accuracy").lo for c in stratum.pruned if number(c, "accuracy") is not None)
+    far = blind is not None and blind.hi < lowest - 0.1
+    if blind is not None and not far:
+        axes.axvline(100 * blind.value, color=INK, linewidth=1.1, linestyle=(0, (5, 3)), zorder=1)
+    first = next((i for i, n in enumerate(names) if _yardstick(stratum, n)), 0)
+    if first:
+        axes.axhline(first - 0.5, color=FAINT, linewidth=0.8)
+    axes.set_xlabel("accuracy, %")
+    said = f" Without any image: {percent(blind.value)} % [{percent_range(blind)}]" if blind is not None else ""
+    said += ", left of what is drawn." if far else ", dashed." if said else ""
+    return (
+        drawing,
+        "Accuracy by method and budget",
+        "Share of questions answered right; bars are 95 % bootstrap intervals, clustered by image. Line and band: the unpruned "
+        f"model. Best first at {least} tokens; references and the bound stand below the line.{said}",
+    )
+
+
+def ranking(stratum: Stratum, look: dict[str, Look]):
+    """A row a method: accuracy less that of random tokens on the same schedule."""
+    names = [n for n in stratum.methods if _has(stratum, n, "difference_like")]
+    if not names:
+        return None
+    least = stratum.budgets[-1]
+    names.sort(key=lambda n: -(number(stratum.only(n, least) or {}, "difference_like") or -9.0))
+    sure = lambda cell: (p_value(cell, "difference_like")[0] or 0.0 if _tested(cell) else 1.0) < 0.05
+    drawing, axes = _rows(stratum, names, "difference_like", sure)
+    axes.axvline(0, color=INK, linewidth=1.1, zorder=1)
+    axes.set_xlabel("points of accuracy over random tokens on the same schedule")
+    return (
+        drawing,
+        "What the ranking is worth",
+        "Accuracy of a method less that of random tokens at the same layers and in the same numbers, on the same questions: the "
+        "schedule is the same, so the difference is the ranking. Bars: 95 % bootstrap intervals, clustered by image. Filled: "
+        "p < 0.05 by a paired sign-flip test over images, Holm-corrected over methods and budgets; hollow: not told from 0.",
+    )
+
+
+def _tested(cell: dict) -> bool:
+    return p_value(cell, "difference_like")[0] is not None
+
+
+def _has(stratum: Stratum, name: str, path: str) -> bool:
+    return any(method(c) == name and keep(c) is not None and number(c, path) is not None for c in stratum.pruned)
+
+
+def _yardstick(stratum: Stratum, name: str) -> bool:
+    return next(role(c) for c in stratum.pruned if method(c) == name) != "method"
+
+
+def _rows(stratum: Stratum, names: list[str], path: str, filled: Callable[[dict], bool]):
+    """Axes with a row a name and a mark a budget."""
+    from matplotlib.lines import Line2D
+
+    budgets = stratum.budgets
+    height = max(0.26, 0.1 * len(budgets) + 0.08)
+    drawing, axes = canvas(7.6 + room(names, 14), 0.9 + height * len(names))
+    step = 0.62 / max(1, len(budgets) - 1) if len(budgets) > 1 else 0.0
+    style = {k: _BUDGETS[i % len(_BUDGETS)] for i, k in enumerate(reversed(budgets))}
+    for row, name in enumerate(names):
+        if row % 2:
+            axes.axhspan(row - 0.5, row + 0.5, color="#f3f4f6", linewidth=0, zorder=0)
+        for place, k in enumerate(budgets):
+            cell = stratum.only(name, k)
+            if cell is None or number(cell, path) is None:
+                continue
+            colour, marker = style[k]
+            axes.errorbar(
+                100 * number(cell, path), row + step * (place - (len(budgets) - 1) / 2), xerr=bars(cell, path, 100),
+                fmt=marker, markersize=5, color=colour, markeredgecolor=colour if colour != "#9ecae1" else "#5b8fae",
+                markerfacecolor=colour if filled(cell) else "white", elinewidth=1.1, ecolor=FAINT, capsize=0, zorder=3,
+            )  # fmt: skip
+    axes.set_yticks(range(len(names)), [label(n) for n in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    bare_rows(axes)
+    keys = [
+        Line2D([], [], color=style[k][0], marker=style[k][1], linestyle="none", markersize=5, label=f"{k} tokens",
+               markeredgecolor=style[k][0] if style[k][0] != "#9ecae1" else "#5b8fae") for k in budgets
+    ]  # fmt: skip
+    if len(budgets) > 1:
+        legend(drawing, keys, "")
+    return drawing, axes

@@ -1,0 +1,150 @@
+"""Figures about what is kept: families that suffer, diversity against chance."""
+
+from __future__ import annotations
+
+from reports.cells import Stratum, imitated, number, role
+from reports.cells import method as name_of
+from reports.figures.drawing import bare_rows, bars, canvas, legend, mark, room
+from reports.style import FAINT, INK, Look
+from reports.svg import label
+
+# z of the figure is drawn so that left is less diverse; a high mean cosine is less diverse, so its axis runs backwards.
+Z_PANELS = (
+    ("effective_rank", "effective rank", False),
+    ("mean_cosine", "mean cosine", True),
+    ("cells", "cells hit", False),
+)
+
+
+def families(stratum: Stratum, look: dict[str, Look]):
+    """Heat map: how much of the unpruned accuracy each question family keeps at the smallest budget."""
+    import numpy as np
+    import pandas as pd
+    import seaborn
+
+    if not stratum.budgets or stratum.none is None:
+        return None
+    k = min(stratum.budgets)
+    whole = {f: v for f in (stratum.none.get("families") or {}) if (v := number(stratum.none, f"families.{f}"))}
+    cells = [c for c in stratum.at(k) if c.get("families")]
+    if not whole or not cells:
+        return None
+    rows = {}
+    for cell in cells:
+        overall, unpruned = number(cell, "accuracy"), number(stratum.none, "accuracy")
+        row = {"all": 100 * overall / unpruned if overall is not None and unpruned else np.nan}
+        for family, before in whole.items():
+            # families may hold dots, so they are not addressed by path
+            after = number({"x": cell["families"].get(family)}, "x")
+            row[label(family, 16)] = np.nan if after is None else 100 * after / before
+        rows[label(name_of(cell))] = row
+    frame = pd.DataFrame.from_dict(rows, orient="index").astype(float)
+    if frame.isna().all(axis=None):
+        return None
+    drawing, axes = canvas(min(11.0, 2.6 + 0.62 * frame.shape[1]), 1.3 + 0.3 * frame.shape[0])
+    low = min(60.0, float(np.floor(np.nanmin(frame.to_numpy()) / 10) * 10))
+    seaborn.heatmap(
+        frame, ax=axes, annot=True, fmt=".0f", cmap="vlag_r", center=100, vmin=low, vmax=200 - low, linewidths=1.2,
+        linecolor="white", annot_kws={"fontsize": 8.5},
+        cbar=False,
+    )  # fmt: skip
+    _legible(axes)
+    axes.axvline(1, color=INK, linewidth=1.2)
+    axes.set_facecolor("#e3e6ea")
+    axes.grid(False)
+    axes.tick_params(length=0)
+    axes.xaxis.tick_top()
+    axes.set_xticks(axes.get_xticks(), axes.get_xticklabels(), rotation=35, ha="left", rotation_mode="anchor")
+    axes.set_yticks(axes.get_yticks(), axes.get_yticklabels(), rotation=0)
+    return (
+        drawing,
+        f"Retention by question family at {k} tokens",
+        f"Accuracy at {k} tokens as a percentage of the unpruned model's on the same questions, by question family. "
+        "100 (white) is nothing lost; red is loss, blue is gain, grey was not measured; families the unpruned "
+        "model never answers are left out. Rows: best first. One family holds fewer questions than "
+        "the whole task, so differences of a few points within a column are noise.",
+    )
+
+
+def _legible(axes) -> None:
+    """Dark or light numbers in a heat map, whichever stands out more (WCAG relative luminance)."""
+    import numpy as np
+
+    drawn = [value for value in axes.collections[0].get_facecolors()]
+    shown = np.ma.getmaskarray(axes.collections[0].get_array()).ravel()
+    for text, colour in zip(axes.texts, [c for c, hidden in zip(drawn, shown, strict=True) if not hidden], strict=True):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+        text.set_color(INK if np.dot((0.2126, 0.7152, 0.0722), linear) > 0.23 else "white")
+
+
+def collapse(stratum: Stratum, look: dict[str, Look]):
+    """Three panels: z of diversity and coverage against random subsets of the same size on the same image."""
+    cells = {
+        name: found
+        for name in stratum.methods
+        if not imitated(name)
+        and (found := [c for c in stratum.pruned if name_of(c) == name and _has_z(c) and c.get("keep") is not None])
+    }  # fmt: skip
+    if not cells:
+        return None
+    budgets = sorted({c["keep"] for found in cells.values() for c in found}, reverse=True)
+    drawing, panels = canvas(8.2 + room(cells, 12), 1.35 + 0.16 * len(cells) * max(len(budgets), 2), ncols=3, sharey=True)
+    step = 0.62 / max(1, len(budgets) - 1)
+    for axes, (path, text, backwards) in zip(panels, Z_PANELS, strict=True):
+        axes.axvline(0, color=INK, linewidth=1.1, zorder=1)
+        for row, (name, found) in enumerate(cells.items()):
+            if row % 2:
+                axes.axhspan(row - 0.5, row + 0.5, color="#f3f4f6", linewidth=0, zorder=0)
+            for cell in found:
+                z = number(cell, f"collapse.z.{path}")
+                if z is not None:
+                    y = row + step * (budgets.index(cell["keep"]) - (len(budgets) - 1) / 2)
+                    mark(axes, z, y, look[name], size=_size(cell["keep"], budgets), xerr=bars(cell, f"collapse.z.{path}"))
+        axes.set_title(text)
+        axes.set_yticks(range(len(cells)), [label(n) for n in cells])
+        axes.set_ylim(len(cells) - 0.5, -0.5)
+        bare_rows(axes)
+        axes.margins(x=0.08)
+        if backwards:
+            axes.invert_xaxis()
+    drawing.supxlabel("z against random tokens    (← less diverse than chance | more diverse →)", fontsize=9, color=INK)
+    sizes = [_plain_key(k, budgets) for k in budgets]
+    legend(drawing, sizes, "tokens")
+    return (
+        drawing,
+        "Diversity against chance",
+        "How far the kept tokens are from random subsets of the same size on the same image, in standard "
+        "deviations of those "
+        "subsets; mean over images with 95 % interval. The line at 0 is chance and left is always less diverse: "
+        "for the mean "
+        "cosine, where a high figure is redundant, the axis runs backwards. "
+        + ("oracle keeps the evidence and so is less diverse too: collapse is " if "oracle" in cells else "Collapse is ")
+        + "being less diverse than chance and missing the evidence (see evidence recall).",
+    )
+
+
+def _has_z(cell: dict) -> bool:
+    return any(number(cell, f"collapse.z.{path}") is not None for path, _, _ in Z_PANELS)
+
+
+def _size(k: int, budgets: list[int]) -> float:
+    return 3.6 + 3.4 * (budgets[::-1].index(k) / max(1, len(budgets) - 1))
+
+
+def _plain_key(k: int, budgets: list[int]):
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=FAINT, marker="o", linestyle="none", markersize=_size(k, budgets), label=str(k))
+
+
+def below_chance(stratum: Stratum) -> list[tuple[str, int, list[tuple[float | None, float | None]]]]:
+    """Per pruner and budget: for each figure of `Z_PANELS` the share of images below chance, and its p."""
+    return [
+        (
+            name_of(c), c["keep"],
+            [(number(c, f"collapse.z.{p}.share_below_chance"), number(c, f"collapse.z.{p}.p")) for p, _, _ in Z_PANELS],
+        )
+        for c in stratum.pruned
+        if role(c) != "reference" and not imitated(name_of(c))
+        and _has_z(c)
+    ]  # fmt: skip
