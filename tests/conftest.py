@@ -7,6 +7,10 @@ import signal
 import pytest
 from hypothesis import settings
 
+from tests.made_up_runs import edit_facts, make_run, stored_run
+
+__all__ = ["edit_facts", "make_run", "stored_run"]
+
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background, and by all that tests would start there
 settings.register_profile("same", derandomize=True)  # the same examples each time, so that a red run can be repeated
 settings.load_profile("same")

@@ -11,6 +11,7 @@ import torch
 
 from harness.engine.batch import Batch
 from harness.engine.engine import Engine
+from harness.engine.request import EngineRequest
 from harness.errors import RequestError, nearest
 from harness.models.adapter import Adapter
 from harness.models.prompt import ImageSpan, PixelBatch
@@ -174,7 +175,7 @@ class PromptPruner:
             question_seeds=question_seeds,
             text_embeds=adapter.companion.texts_embeds(p.text for p in prompts) if "text_embeds" in needs else None,
         )
-        out = Engine(adapter, limit, ends=ends).run(batch, steps, self.method.positions, blind=not first.blocks)
+        out = Engine(adapter, limit, ends=ends).run(EngineRequest(batch, steps, self.method.positions, blind=not first.blocks))
         return [
             PromptAnswer([*tokens, *([] if end is None else [end])], (prompt.visual_tokens, int(present)))
             for prompt, tokens, end, present in zip(prompts, out.tokens, out.ended, out.present.tolist(), strict=True)

@@ -13,7 +13,7 @@ _ROOM = 8  # columns a cache grows by at a time, times the columns that are appe
 
 
 class KVCache:
-    """Keys and values of the layers of one phase; what a decoder layer sees as its cache.
+    """Keys and values of the layers of one span; what a decoder layer sees as its cache.
 
     Each layer's tensors are [G, Hkv, columns, head_dim]; a layer's length is its own. What a prompt gave is never written
     to: appending moves it once to a place with room behind it.
@@ -76,7 +76,7 @@ class LayerSpan:
     layout: SequenceLayout
     masks: dict[str, torch.Tensor | None]  # of the prefill, as `ready_mask` leaves them
     rotary: dict[str, tuple[torch.Tensor, torch.Tensor]]
-    store: KVCache
+    cache: KVCache
 
     @classmethod
     def starting(cls, adapter, first: int, layout: SequenceLayout, hidden: torch.Tensor) -> LayerSpan:
@@ -89,7 +89,7 @@ class LayerSpan:
     def fork(self, rows: list[int] | None = None) -> LayerSpan:
         """The same layers for another walk, of some of the rows."""
         layout = self.layout if rows is None else self.layout.rows(rows)
-        return LayerSpan(self.first, layout, self.masks, self.rotary, self.store.fork())
+        return LayerSpan(self.first, layout, self.masks, self.rotary, self.cache.fork())
 
     def begin(self) -> None:
         """Prepare for decoding: which columns a new token of each segment may see."""
@@ -118,10 +118,10 @@ class LayerSpan:
         self.segments, self.slots, self.appended, self.next, self.slot = (
             table[sequences] for table in (self.segments, self.slots, self.appended, self.next, self.slot)
         )
-        self.store.keep(sequences)
+        self.cache.keep(sequences)
 
     def step(self, adapter, hidden: torch.Tensor, last_layer: int) -> torch.Tensor:
-        """Run one new token a row, hidden [R, D], through the phase's layers."""
+        """Run one new token a row, hidden [R, D], through the span's layers."""
         states = torch.zeros(*self.appended.shape, hidden.shape[-1], dtype=hidden.dtype, device=hidden.device)
         states[self.group, self.number - 1] = hidden
         self.segments = torch.cat([self.segments, self.appended], 1)
@@ -130,7 +130,7 @@ class LayerSpan:
         masks = {kind.name: ready_mask(self._mask(kind.window), states) for kind in dict.fromkeys(kinds)}
         rotary = {kind.name: adapter.rotary(states, self.next, kind.name) for kind in dict.fromkeys(kinds)}
         for layer, kind in enumerate(kinds, self.first):
-            states = adapter.layer(layer, states, masks[kind.name], self.next, rotary[kind.name], self.store)
+            states = adapter.layer(layer, states, masks[kind.name], self.next, rotary[kind.name], self.cache)
         self.next, self.slot = self.next + 1, self.slot + 1
         return states[self.group, self.number - 1]
 
@@ -148,7 +148,7 @@ class LayerSpan:
 
 
 def decode(
-    adapter, phases: list[LayerSpan], logits: torch.Tensor, limit: int, ends: frozenset[int], strict: bool = False
+    adapter, spans: list[LayerSpan], logits: torch.Tensor, limit: int, ends: frozenset[int], strict: bool = False
 ) -> tuple[list[list[int]], list[int | None]]:
     """Greedy answers from the first token's logits [R, V]; a row leaves with its end token.
 
@@ -163,9 +163,9 @@ def decode(
     ended: list[int | None] = [None] * len(logits)
     alive = torch.arange(len(logits), device=logits.device)
     last = torch.tensor(sorted(ends), device=logits.device)
-    for phase in phases:
-        phase.begin()
-    bounds = [phase.first for phase in phases[1:]] + [adapter.shape.layers]
+    for span in spans:
+        span.begin()
+    bounds = [span.first for span in spans[1:]] + [adapter.shape.layers]
     for count in range(limit):
         if strict and not bool(logits.isfinite().all()):
             raise SampleError(f"logits of answer token {count + 1} are not finite")
@@ -176,14 +176,14 @@ def decode(
             for row, value in zip(alive[done].tolist(), token[done].tolist()):
                 ended[row] = value
             alive, token = alive[on], token[on]
-            for phase in phases if len(on) else ():
-                phase.keep(on)
+            for span in spans if len(on) else ():
+                span.keep(on)
         for row, value in zip(alive.tolist(), token.tolist()):
             answers[row].append(value)
         if not len(alive) or count == limit - 1:
             break
         hidden = adapter.embed(token)
-        for phase, bound in zip(phases, bounds):
-            hidden = phase.step(adapter, hidden, bound)
+        for span, bound in zip(spans, bounds):
+            hidden = span.step(adapter, hidden, bound)
         logits = adapter.logits(hidden)
     return answers, ended

@@ -7,7 +7,6 @@ decoding on a cache whose layers differ in length.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -17,6 +16,7 @@ from harness.engine.decoding import LayerSpan, decode
 from harness.engine.layout import TokenPositions, build
 from harness.engine.prefill_state import PrefillState
 from harness.engine.recorder import Recorder, merged
+from harness.engine.request import EngineRequest
 from harness.engine.sharing import CellPath, PrefixCheckpoint, SharedPrefill, prefix_key
 from harness.engine.signals import DecoderSignals, GroupedVisionOutput, SignalRequest, VisionOutput, before_llm, decoder_probe
 from harness.engine.stopwatch import Stopwatch
@@ -24,10 +24,7 @@ from harness.engine.vision import encode_images
 from harness.models.adapter import Adapter
 from harness.models.probes import AttentionProbe
 from harness.models.prompt import PixelBatch, grid_block
-from methods.types import BudgetError, ModelShape, PositionMode, Selection, Step
-
-Steps = tuple[Step, ...] | Callable[[ModelShape], tuple[Step, ...]]
-"""A method's steps, or how they follow from the shape that an image's tokens have."""
+from methods.types import BudgetError, PositionMode, Selection, Step
 
 
 class Engine:
@@ -47,76 +44,60 @@ class Engine:
         self.ends = adapter.end_ids if ends is None else ends
 
     @torch.inference_mode()
-    def run(
-        self,
-        batch: Batch,
-        steps: Steps = (),
-        positions: PositionMode = "original",
-        shared: SharedPrefill | None = None,
-        blind: bool = False,
-        share: bool = True,
-        watch: Stopwatch | None = None,
-        recorder: Recorder | None = None,
-        rows: list[int] | None = None,
-    ) -> EngineOutput:
+    def run(self, request: EngineRequest) -> EngineOutput:
         """Answer the questions of a batch under a method's steps.
 
         Images that put different tokens into the prompt run group by group; an image with fewer tokens than a step keeps
         loses none.
 
-        Args:
-            batch: images and questions.
-            steps: where tokens leave; a function of the shape is asked once for every group.
-            positions: whether tokens keep their original positions or are renumbered.
-            shared: what is known of the batch already: the tower's output, and places from which other cells went on.
-            blind: leave the image out.
-            share: compute what the questions of one image share only once.
-            watch: takes the time of each stage.
-            recorder: notes tokens, attention and scores.
-            rows: of the questions, rising, where only some are to be answered; selections may then be made for these alone.
-
         Raises:
             BudgetError: where this model cannot run such steps; the message is the reason.
             SampleError: of a strict engine, where logits are not finite.
         """
-        watch = watch or Stopwatch()
-        fixed = steps if not callable(steps) else () if blind else None
-        if callable(steps) and not blind and batch.pixels.even:
-            fixed = steps(self.adapter.shape_for(batch.pixels.blocks[0]))
-        parts = self._parts(batch, fixed, blind)
+        watch, batch, shared, recorder = request.watch or Stopwatch(), request.batch, request.shared, request.recorder
+        fixed = request.steps if not callable(request.steps) else () if request.blind else None
+        if callable(request.steps) and not request.blind and batch.pixels.even:
+            fixed = request.steps(self.adapter.shape_for(batch.pixels.blocks[0]))
+        parts = self._parts(batch, fixed, request.blind)
         if len(parts) > 1:
-            return self._apart(parts, batch, steps, positions, shared, blind, share, watch, recorder, rows)
+            return self._run_parts(parts, request)
+        assert fixed is not None, "images that are alike have one shape"
         reason = self.adapter.cannot(fixed)
         if reason is not None:
             raise BudgetError(reason)
-        walk = CellPath(fixed, positions)
-        stop = None if shared is None else shared.nearest(walk)
-        tower = None if blind else shared.tower if shared is not None else self.encode_images(batch.pixels, fixed, watch)
+        path = CellPath(fixed, request.positions)
+        checkpoint = None if shared is None else shared.nearest(path)
+        vision = None
+        if not request.blind:
+            vision = shared.vision if shared is not None else self.encode_images(batch.pixels, fixed, watch)
+        rows = request.rows
         if rows is not None:  # what they go by is of no use to others
             batch, images = batch.rows(rows)
             shared = None
-        if stop is None:
-            if rows is not None and tower is not None:
-                tower = tower.images(images)
-            start = self._enter(batch, walk, tower, shared, share, watch, recorder)
+        if checkpoint is None:
+            if rows is not None and vision is not None:
+                vision = vision.images(images)
+            start = self._enter(batch, path, vision, shared, request.share, watch, recorder)
         else:
-            start = stop.fork(rows)
+            start = checkpoint.fork(rows)
             if recorder is not None:
-                recorder.follow(stop.recorder)
-        flow = start.flow
+                recorder.follow(checkpoint.recorder)
+        state = start.state
         with watch.stage("prefill"):
-            counts = self._prefill(batch, walk, start, watch, recorder, shared)
-            last = flow.hidden[flow.layout.group, flow.layout.last]
+            counts = self._prefill(batch, path, start, watch, recorder, shared)
+            last = state.hidden[state.layout.group, state.layout.last]
             logits = self.adapter.logits(last)
-        kv_bytes = sum(phase.store.bytes for phase in flow.phases)
+        kv_bytes = sum(span.cache.bytes for span in state.spans)
         with watch.stage("decode"):
-            tokens, ended = decode(self.adapter, flow.phases, logits, self.max_new_tokens, self.ends, self.strict)
+            tokens, ended = decode(self.adapter, state.spans, logits, self.max_new_tokens, self.ends, self.strict)
         watch.count("decode", max(1, max(map(len, tokens), default=1)))
-        place = flow.layout.group
-        full = tower.full_grid if tower is not None else (0, 0)
-        source = tower.source[batch.image] if tower is not None and tower.merged else None
-        present = torch.full((len(place),), flow.ids.shape[1], device=place.device)
-        return EngineOutput(tokens, logits, flow.ids[place], start.entered, full, source, kv_bytes, tuple(counts), present, ended)
+        place = state.layout.group
+        full = vision.full_grid if vision is not None else (0, 0)
+        source = vision.source[batch.image] if vision is not None and vision.merged else None
+        present = torch.full((len(place),), state.ids.shape[1], device=place.device)
+        return EngineOutput(
+            tokens, logits, state.ids[place], start.entered, full, source, kv_bytes, tuple(counts), present, ended
+        )
 
     @staticmethod
     def _parts(batch: Batch, steps: tuple[Step, ...] | None, blind: bool) -> list[list[int]]:
@@ -127,21 +108,27 @@ class Engine:
             return [list(range(len(batch.pixels)))]
         return batch.pixels.groups()
 
-    def _apart(self, parts, batch, steps, positions, shared, blind, share, watch, recorder, rows) -> EngineOutput:
-        """Run parts of a batch one after the other."""
+    def _run_parts(self, parts: list[list[int]], request: EngineRequest) -> EngineOutput:
+        """Run groups of a batch's images one after the other, and put the outputs together."""
+        batch, steps, recorder = request.batch, request.steps, request.recorder
         outputs, recorders, places = [], [], []  # places of the answered among all that are asked for
-        asked = list(range(len(batch.questions))) if rows is None else rows
+        asked = list(range(len(batch.questions))) if request.rows is None else request.rows
         for group in parts:
             whole = batch.questions_about(group)
             here = [place for place, row in enumerate(asked) if row in whole]
             if not here:
                 continue
             part, images = batch.rows(whole)
-            own = None if shared is None else shared.part(images)
-            given = _of_rows(steps, here) if callable(steps) else tuple(_of_rows(step, here) for step in steps)
-            some = None if rows is None else [whole.index(asked[place]) for place in here]
-            recorders.append(None if recorder is None else Recorder(recorder.attention))
-            outputs.append(self.run(part, given, positions, own, blind, share, watch, recorders[-1], some))
+            own = replace(
+                request,
+                batch=part,
+                steps=_of_rows(steps, here) if callable(steps) else tuple(_of_rows(step, here) for step in steps),
+                shared=None if request.shared is None else request.shared.part(images),
+                recorder=None if recorder is None else Recorder(recorder.attention),
+                rows=None if request.rows is None else [whole.index(asked[place]) for place in here],
+            )
+            outputs.append(self.run(own))
+            recorders.append(own.recorder)
             places.append(here)
         if recorder is not None:
             merged(recorder, recorders, places)
@@ -155,32 +142,32 @@ class Engine:
         watch: Stopwatch | None = None,
         wanted: frozenset[str] = frozenset(),
     ) -> VisionOutput | GroupedVisionOutput:
-        """Run the tower, merging in its blocks where the steps say so, and gather the signals that they or ``wanted`` name."""
+        """Run the vision tower, merging where the steps say so, and gather the signals that they or ``wanted`` name."""
         return encode_images(self.adapter, pixels, steps, watch or Stopwatch(), wanted)
 
-    def _enter(self, batch, walk: CellPath, tower, shared, share, watch, recorder=None) -> PrefixCheckpoint:
+    def _enter(self, batch, path: CellPath, vision, shared, share, watch, recorder=None) -> PrefixCheckpoint:
         """Project, prune before the LLM, and lay out the sequences before the first layer."""
         adapter = self.adapter
-        step = next((s for s in walk.steps if s.site.stage == 1), None)
+        step = next((s for s in path.steps if s.site.stage == 1), None)
         together = share and not (step is not None and step.reads_text)
         image = torch.arange(len(batch.pixels), device=batch.image.device) if together else batch.image
         features, deep = None, []
-        if tower is None:
+        if vision is None:
             frame = adapter.prompt_prefix(batch.prefix, ())
             ids = chosen = torch.zeros(len(image), 0, dtype=torch.int64, device=adapter.device)
         else:
-            blocks = tower.blocks if not tower.merged else (grid_block(1, tower.lowest.shape[1]),)
+            blocks = vision.blocks if not vision.merged else (grid_block(1, vision.lowest.shape[1]),)
             frame = adapter.prompt_prefix(batch.prefix, blocks)
             if step is None or step.space == "llm":  # those of a merger in the tower's space are known once it has merged
                 with watch.stage("projector"):
-                    features = adapter.projected(tower) if shared is None else shared.projected
+                    features = adapter.projected(vision) if shared is None else shared.projected
                 features = features if together else features[image]
-            ids = tower.lowest[image]
+            ids = vision.lowest[image]
             chosen = torch.arange(ids.shape[1], device=ids.device).expand(len(image), -1)
-            deep = [table[image] for table in tower.deep]
+            deep = [table[image] for table in vision.deep]
             if step is not None:
                 with watch.stage("selection"):
-                    signals = before_llm(adapter, batch, step, tower, features, image, together)
+                    signals = before_llm(adapter, batch, step, vision, features, image, together)
                     selection = step.select(signals.only(step.needs), min(step.keep, ids.shape[1]))
                 if recorder is not None:
                     recorder.step(selection, ids, batch.image if together else torch.arange(len(image), device=ids.device))
@@ -194,7 +181,7 @@ class Engine:
                 deep = [_follow(table, chosen, selection) for table in deep]
                 ids = ids.gather(1, chosen.clamp_min(0)).masked_fill(chosen < 0, -1)
         places = TokenPositions.of(frame, chosen.cpu())
-        if walk.positions == "contiguous":
+        if path.positions == "contiguous":
             places = places.contiguous()
         grouped: list[list[list[int]]] = [[] for _ in range(len(image))]
         for row, question in enumerate(batch.questions):
@@ -210,58 +197,58 @@ class Engine:
         return PrefixCheckpoint(0, PrefillState(hidden, layout, ids, features, deep), ids[layout.group], None, [], None)
 
     def _prefill(
-        self, batch, walk: CellPath, start: PrefixCheckpoint, watch, recorder, shared: SharedPrefill | None
+        self, batch, path: CellPath, start: PrefixCheckpoint, watch, recorder, shared: SharedPrefill | None
     ) -> list[float]:
-        """Run the decoder layers behind a stop; before those that have a step, tokens leave.
+        """Run the decoder layers behind a checkpoint; before those that have a step, tokens leave.
 
         Stops are left where other cells will go on from. Returns the counts that were present.
         """
-        adapter, flow, counts, probe = self.adapter, start.flow, list(start.counts), start.probe
-        inside = {step.site.layer: step for step in walk.steps if step.site.stage == 2}
-        done = tuple(step for step in walk.steps if step.site.stage < 2 or step.site.layer < start.layer)
+        adapter, state, counts, probe = self.adapter, start.state, list(start.counts), start.probe
+        inside = {step.site.layer: step for step in path.steps if step.site.stage == 2}
+        done = tuple(step for step in path.steps if step.site.stage < 2 or step.site.layer < start.layer)
         notes = recorder
         if shared is not None and shared.record and notes is None:
             notes = Recorder(attention=True)
             if start.recorder is not None:
                 notes.follow(start.recorder)
         if start.layer == 0:
-            self._begin_phase(flow, 0)
+            self._begin_span(state, 0)
         for index in range(start.layer, adapter.shape.layers + 1):
-            here = prefix_key(walk.positions, done)
+            here = prefix_key(path.positions, done)
             if shared is not None and shared.wants(here, index):
                 shared.keep(
-                    here, PrefixCheckpoint(index, flow.fork(), start.entered, probe, list(counts), notes and notes.copy())
+                    here, PrefixCheckpoint(index, state.fork(), start.entered, probe, list(counts), notes and notes.copy())
                 )
             if index == adapter.shape.layers:
                 break
             if index in inside:
                 with watch.stage("selection"):
-                    self._leave(flow, batch, inside[index], walk.positions, index, probe, notes)
-                    self._begin_phase(flow, index)
+                    self._leave(state, batch, inside[index], path.positions, index, probe, notes)
+                    self._begin_span(state, index)
                 done = (*done, inside[index])
-            ask = SignalRequest.of(inside.get(index + 1)) | SignalRequest(rows=int(notes is not None and notes.attention))
+            wanted = SignalRequest.of(inside.get(index + 1)) | SignalRequest(rows=int(notes is not None and notes.attention))
             if shared is not None:
-                ask |= shared.ask(prefix_key(walk.positions, done), index + 1)
-            probe = decoder_probe(flow.layout, ask)
-            phase, kind = flow.phases[-1], adapter.kind(index).name
-            mask, rotary = phase.masks[kind], phase.rotary[kind]
-            flow.hidden = adapter.layer(index, flow.hidden, mask, flow.layout.positions, rotary, phase.store, probe)
-            if index < len(flow.deep):
-                columns = flow.layout.visual[..., None].expand(-1, -1, flow.hidden.shape[-1])
-                flow.hidden = flow.hidden.scatter_add(1, columns, flow.deep[index].to(flow.hidden.dtype))
-            counts.append(flow.ids.shape[1])
+                wanted |= shared.request(prefix_key(path.positions, done), index + 1)
+            probe = decoder_probe(state.layout, wanted)
+            span, kind = state.spans[-1], adapter.kind(index).name
+            mask, rotary = span.masks[kind], span.rotary[kind]
+            state.hidden = adapter.layer(index, state.hidden, mask, state.layout.positions, rotary, span.cache, probe)
+            if index < len(state.deep):
+                columns = state.layout.visual[..., None].expand(-1, -1, state.hidden.shape[-1])
+                state.hidden = state.hidden.scatter_add(1, columns, state.deep[index].to(state.hidden.dtype))
+            counts.append(state.ids.shape[1])
             if notes is not None:
-                group = flow.layout.group
-                notes.layer(probe.attention if probe is not None else None, flow.layout.visual[group], flow.ids[group])
+                group = state.layout.group
+                notes.layer(probe.attention if probe is not None else None, state.layout.visual[group], state.ids[group])
         return counts
 
-    def _begin_phase(self, flow: PrefillState, first: int) -> None:
+    def _begin_span(self, state: PrefillState, first: int) -> None:
         """From layer ``first`` on, sequences have the present layout."""
-        flow.phases.append(LayerSpan.starting(self.adapter, first, flow.layout, flow.hidden))
+        state.spans.append(LayerSpan.starting(self.adapter, first, state.layout, state.hidden))
 
     def _leave(
         self,
-        flow: PrefillState,
+        state: PrefillState,
         batch: Batch,
         step: Step,
         positions: PositionMode,
@@ -270,8 +257,8 @@ class Engine:
         recorder: Recorder | None,
     ) -> None:
         """Apply a step inside the LLM; one that reads the question gives every row a sequence of its own."""
-        layout = flow.layout
-        seen = DecoderSignals(self.adapter, flow, batch, step, index, probe)
+        layout = state.layout
+        seen = DecoderSignals(self.adapter, state, batch, step, index, probe)
         apart = step.reads_text or len(layout.group) == len(layout.segments)
         if apart:
             origin = layout.group
@@ -282,7 +269,7 @@ class Engine:
         chosen = []
         for member in members:
             signals = seen.signals(member, int(layout.lengths[member].min())).only(step.needs)
-            made = step.select(signals, min(step.keep, flow.ids.shape[1]))
+            made = step.select(signals, min(step.keep, state.ids.shape[1]))
             chosen.append(made if made.tokens is not None else replace(made, indices=made.indices.sort(-1).values))
         where = members if apart else [origin]
         indices, tokens, carry, scores = (
@@ -290,13 +277,13 @@ class Engine:
             for name in ("indices", "tokens", "carry", "scores")
         )
         if recorder is not None and scores is not None:
-            ids = flow.ids[origin]
+            ids = state.ids[origin]
             row = torch.arange(len(origin), device=origin.device) if apart else layout.group
             recorder.step(Selection(indices, scores=scores), ids, row)
-        self._regroup(flow, origin, apart, indices, tokens, step.positions or positions)
-        flow.carry = carry
+        self._regroup(state, origin, apart, indices, tokens, step.positions or positions)
+        state.carry = carry
 
-    def _regroup(self, flow: PrefillState, origin, apart: bool, indices, tokens, positions: PositionMode) -> None:
+    def _regroup(self, state: PrefillState, origin, apart: bool, indices, tokens, positions: PositionMode) -> None:
         """Sequences of the kept visual tokens: of one row each, or with all rows that they had.
 
         Args:
@@ -305,8 +292,8 @@ class Engine:
             indices: int64 [G', K] into the visual tokens present.
             tokens: [G', K, D] in their place, or None.
         """
-        layout, adapter = flow.layout, self.adapter
-        ids = flow.ids[origin].gather(1, indices.clamp_min(0)).masked_fill(indices < 0, -1)
+        layout, adapter = state.layout, self.adapter
+        ids = state.ids[origin].gather(1, indices.clamp_min(0)).masked_fill(indices < 0, -1)
         visual = layout.visual[origin].gather(1, indices.clamp_min(0))
         places = layout.places.keep(origin.cpu(), indices.cpu())
         if positions == "contiguous":
@@ -315,8 +302,8 @@ class Engine:
         for row, (length, group) in enumerate(zip(layout.lengths.tolist(), layout.group.tolist(), strict=True)):
             lengths[row if apart else group].append(length)
         new = build(places, lengths, adapter.device)
-        width = flow.hidden.shape[-1]
-        hidden = torch.zeros(*new.segments.shape, width, dtype=flow.hidden.dtype, device=flow.hidden.device)
+        width = state.hidden.shape[-1]
+        hidden = torch.zeros(*new.segments.shape, width, dtype=state.hidden.dtype, device=state.hidden.device)
         sequence = torch.arange(len(origin), device=origin.device)
         moved = (
             (origin, layout.prefix[origin], sequence, new.prefix),
@@ -324,13 +311,13 @@ class Engine:
             (layout.group, layout.text, new.group, new.text),
         )
         for group, columns, new_group, new_columns in moved:
-            hidden[new_group[:, None], new_columns] = flow.hidden[group[:, None], columns]
+            hidden[new_group[:, None], new_columns] = state.hidden[group[:, None], columns]
         if tokens is not None:
             hidden.scatter_(1, new.visual[..., None].expand(-1, -1, width), tokens.to(hidden.dtype))
-        if flow.features is not None:
-            flow.features = None  # later steps read the embeddings through ``carry``
-        flow.deep = [_follow(table[origin], indices) for table in flow.deep]
-        flow.hidden, flow.layout, flow.ids = hidden, new, ids
+        if state.features is not None:
+            state.features = None  # later steps read the embeddings through ``carry``
+        state.deep = [_follow(table[origin], indices) for table in state.deep]
+        state.hidden, state.layout, state.ids = hidden, new, ids
 
 
 def _of_rows(step, rows: list[int]):

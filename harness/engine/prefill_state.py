@@ -20,9 +20,9 @@ class PrefillState:
     features: torch.Tensor | None  # [G, K, D] projected, of those present
     deep: list[torch.Tensor]  # [G, K, D] each, to be added to those present behind the first layers
     carry: torch.Tensor | None = None  # [G, ...]
-    phases: list[LayerSpan] = field(default_factory=list)
+    spans: list[LayerSpan] = field(default_factory=list)
 
     def fork(self, rows: list[int] | None = None) -> PrefillState:
-        """The same batch for another walk, of some of the rows; nothing is copied."""
+        """The same batch for another cell, of some of the rows; nothing is copied."""
         layout = self.layout if rows is None else self.layout.rows(rows)
-        return replace(self, layout=layout, deep=list(self.deep), phases=[phase.fork(rows) for phase in self.phases])
+        return replace(self, layout=layout, deep=list(self.deep), spans=[span.fork(rows) for span in self.spans])

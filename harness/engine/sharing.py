@@ -22,7 +22,7 @@ from harness.models.probes import AttentionProbe
 from methods.types import ModelShape, PositionMode, Step
 
 PrefixKey = tuple[PositionMode | None, tuple[Step, ...]]
-"""The steps that a walk has taken, and how it numbers tokens; where none were taken, that is the same for all."""
+"""The steps that a path has taken, and how it numbers tokens; where none were taken, that is the same for all."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class CellPath:
     positions: PositionMode
     swaps: bool = False  # whether it is walked again with the evidence swapped in
 
-    def stops(self, layers: int) -> list[tuple[PrefixKey, int, Step | None]]:
+    def checkpoints(self, layers: int) -> list[tuple[PrefixKey, int, Step | None]]:
         """Before which decoder layers it could part from others, after which steps, and what it does there."""
         found = [
             (prefix_key(self.positions, self.steps[:place]), step.site.layer, step)
@@ -52,15 +52,15 @@ class PrefixCheckpoint:
     """A batch before a decoder layer."""
 
     layer: int
-    flow: PrefillState
+    state: PrefillState
     entered: torch.Tensor  # int64 [R, K0] original tokens that entered the LLM
     probe: AttentionProbe | None  # what the layer before it was asked for
     counts: list[float]  # visual tokens in each layer so far
     recorder: Recorder | None
 
     def fork(self, rows: list[int] | None = None) -> PrefixCheckpoint:
-        """From here on for another walk, of some of the rows."""
-        forked = replace(self, flow=self.flow.fork(rows))
+        """From here on for another path, of some of the rows."""
+        forked = replace(self, state=self.state.fork(rows))
         if rows is None:
             return forked
         return replace(forked, entered=self.entered[rows], probe=self.probe and self.probe.rows(rows), recorder=None)
@@ -68,30 +68,30 @@ class PrefixCheckpoint:
 
 @dataclass
 class PrefixTree:
-    """Where stops are worth their memory: what several walks have in common.
+    """Where checkpoints are worth their memory: what several paths have in common.
 
     Args:
-        walks: of all cells, in the order in which they are run.
+        paths: of all cells, in the order in which they are run.
         layers: of the decoder.
     """
 
-    walks: Sequence[CellPath]
+    paths: Sequence[CellPath]
     layers: int
-    asks: dict[PrefixKey, dict[int, SignalRequest]] = field(default_factory=dict, init=False)
-    last: dict[PrefixKey, int] = field(default_factory=dict, init=False)  # the last walk that comes by
+    requests: dict[PrefixKey, dict[int, SignalRequest]] = field(default_factory=dict, init=False)
+    last: dict[PrefixKey, int] = field(default_factory=dict, init=False)  # the last path that comes by
 
     def __post_init__(self) -> None:
         users: dict[PrefixKey, list[tuple[int, int, Step | None]]] = {}
-        for place, walk in enumerate(self.walks):
-            for key, layer, step in walk.stops(self.layers):
+        for place, path in enumerate(self.paths):
+            for key, layer, step in path.checkpoints(self.layers):
                 users.setdefault(key, []).append((place, layer, step))
         for key, found in users.items():
-            again = any(self.walks[place].swaps and key == prefix_key("original", ()) for place, _, _ in found)
+            again = any(self.paths[place].swaps and key == prefix_key("original", ()) for place, _, _ in found)
             if len(found) < 2 and not again:
                 continue
             ends = sum(step is None for _, _, step in found)
             self.last[key] = max(place for place, _, _ in found)
-            layered = self.asks.setdefault(key, {})
+            layered = self.requests.setdefault(key, {})
             for _, layer, step in found:
                 if step is not None or ends > 1:
                     layered[layer] = layered.get(layer, SignalRequest()) | SignalRequest.of(step)
@@ -102,8 +102,8 @@ class SharedPrefill:
 
     Args:
         adapter: the model.
-        tower: what left its tower.
-        walks: of the cells that the batch is run under, by the shape of its images; none of them means that nothing
+        vision: what left its vision tower.
+        paths: of the cells that the batch is run under, by the shape of its images; none of them means that nothing
             but the tower and the projection is kept.
         record: whether runs are recorded, attention included.
     """
@@ -111,29 +111,29 @@ class SharedPrefill:
     def __init__(
         self,
         adapter: Adapter,
-        tower: VisionOutput | GroupedVisionOutput,
-        walks: Callable[[ModelShape], Sequence[CellPath]] | None = None,
+        vision: VisionOutput | GroupedVisionOutput,
+        paths: Callable[[ModelShape], Sequence[CellPath]] | None = None,
         record: bool = False,
     ) -> None:
-        self.adapter, self.tower, self.walks, self.record = adapter, tower, walks, record
+        self.adapter, self.vision, self.paths, self.record = adapter, vision, paths, record
         self.found: dict[PrefixKey, dict[int, PrefixCheckpoint]] = {}
         self.parts: dict[tuple[int, ...], SharedPrefill] = {}
 
     @cached_property
     def projected(self) -> torch.Tensor:
         """All visual tokens in the space of the LLM, [B, N, D]; of images that are alike."""
-        return self.adapter.projected(self.tower)
+        return self.adapter.projected(self.vision)
 
     @cached_property
-    def junctions(self) -> PrefixTree:
-        walks = () if self.walks is None else self.walks(self.adapter.shape_for(self.tower.blocks))
-        return PrefixTree(walks, self.adapter.shape.layers)
+    def tree(self) -> PrefixTree:
+        paths = () if self.paths is None else self.paths(self.adapter.shape_for(self.vision.blocks))
+        return PrefixTree(paths, self.adapter.shape.layers)
 
     @cached_property
     def bare(self) -> SharedPrefill:
         """What does not depend on the random streams of images and questions."""
-        made = SharedPrefill(self.adapter, self.tower)
-        if isinstance(self.tower, VisionOutput):
+        made = SharedPrefill(self.adapter, self.vision)
+        if isinstance(self.vision, VisionOutput):
             made.projected = self.projected
         return made
 
@@ -141,31 +141,31 @@ class SharedPrefill:
         """Of some of the images, int64 [B']."""
         key = tuple(images.tolist())
         if key not in self.parts:
-            self.parts[key] = SharedPrefill(self.adapter, self.tower.images(images), self.walks, self.record)
+            self.parts[key] = SharedPrefill(self.adapter, self.vision.images(images), self.paths, self.record)
         return self.parts[key]
 
-    def ask(self, key: PrefixKey, layer: int) -> SignalRequest:
-        """What walks that part before a layer ask of the one before it."""
-        return self.junctions.asks.get(key, {}).get(layer, SignalRequest())
+    def request(self, key: PrefixKey, layer: int) -> SignalRequest:
+        """What paths that part before a layer ask of the one before it."""
+        return self.tree.requests.get(key, {}).get(layer, SignalRequest())
 
-    def nearest(self, walk: CellPath) -> PrefixCheckpoint | None:
-        """The last stop on a walk's way that is known."""
-        for key, layer, _ in reversed(walk.stops(self.adapter.shape.layers)):
-            known = [stop for at, stop in self.found.get(key, {}).items() if at <= layer]
+    def nearest(self, path: CellPath) -> PrefixCheckpoint | None:
+        """The last checkpoint on a path's way that is known."""
+        for key, layer, _ in reversed(path.checkpoints(self.adapter.shape.layers)):
+            known = [checkpoint for at, checkpoint in self.found.get(key, {}).items() if at <= layer]
             if known:
-                return max(known, key=lambda stop: stop.layer)
+                return max(known, key=lambda checkpoint: checkpoint.layer)
         return None
 
     def wants(self, key: PrefixKey, layer: int) -> bool:
-        """Whether a stop here is worth keeping and not known yet."""
-        return layer in self.junctions.asks.get(key, {}) and layer not in self.found.get(key, {})
+        """Whether a checkpoint here is worth keeping and not known yet."""
+        return layer in self.tree.requests.get(key, {}) and layer not in self.found.get(key, {})
 
-    def keep(self, key: PrefixKey, stop: PrefixCheckpoint) -> None:
-        self.found.setdefault(key, {})[stop.layer] = stop
+    def keep(self, key: PrefixKey, checkpoint: PrefixCheckpoint) -> None:
+        self.found.setdefault(key, {})[checkpoint.layer] = checkpoint
 
     def passed(self, place: int) -> None:
-        """Let go of the stops that no walk behind the one at ``place`` comes by."""
+        """Let go of the checkpoints that no path behind the one at ``place`` comes by."""
         for part in self.parts.values():
             part.passed(place)
-        for key in [key for key in self.found if self.junctions.last[key] <= place]:
+        for key in [key for key in self.found if self.tree.last[key] <= place]:
             del self.found[key]

@@ -67,7 +67,7 @@ def wanted_of_tower(steps) -> frozenset[str]:
 
 
 def tower_probe(wanted: frozenset[str], batch: int, device) -> AttentionProbe | None:
-    """What to ask of the last block that is run."""
+    """What to request of the last block that is run."""
     rows = None
     if "cls_attention" in wanted:
         rows = torch.zeros(batch, 1, dtype=torch.int64, device=device)
@@ -164,7 +164,7 @@ def places(grid: tuple[int, int], device) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class SignalRequest:
-    """What steps inside the LLM ask of the layer before them."""
+    """What steps inside the LLM request of the layer before them."""
 
     rows: int = 0  # attention rows: 0 for none, 1 for the last instruction token's, 2 for all of them
     scores: bool = False  # also before their softmax
@@ -181,20 +181,20 @@ class SignalRequest:
         return SignalRequest(max(self.rows, other.rows), self.scores or other.scores, self.keys or other.keys)
 
 
-def decoder_probe(layout, ask: SignalRequest) -> AttentionProbe | None:
+def decoder_probe(layout, request: SignalRequest) -> AttentionProbe | None:
     """A probe of a decoder layer; None where nothing is asked."""
-    if ask == SignalRequest():
+    if request == SignalRequest():
         return None
-    rows = (None, layout.last[:, None], layout.text)[ask.rows]
-    return AttentionProbe(rows, layout.group, ask.keys, scores=ask.scores)
+    rows = (None, layout.last[:, None], layout.text)[request.rows]
+    return AttentionProbe(rows, layout.group, request.keys, scores=request.scores)
 
 
 class DecoderSignals:
     """Signals before a decoder layer, for rows whose questions are of one length."""
 
-    def __init__(self, adapter, flow, batch, step: Step, index: int, probe: AttentionProbe | None) -> None:
-        self.adapter, self.flow, self.batch, self.step, self.index = adapter, flow, batch, step, index
-        layout = flow.layout
+    def __init__(self, adapter, state, batch, step: Step, index: int, probe: AttentionProbe | None) -> None:
+        self.adapter, self.state, self.batch, self.step, self.index = adapter, state, batch, step, index
+        layout = state.layout
         self.columns = layout.visual[layout.group]  # int64 [R, N]
         self.attention = self._of_visual(probe.attention if probe else None)
         self.logits = self._of_visual(probe.logits if probe else None)
@@ -202,9 +202,9 @@ class DecoderSignals:
         self.ahead = None
         if "text_attention_ahead" in step.needs:
             asked = AttentionProbe(layout.last[:, None] if step.rows == 1 else layout.text, layout.group)
-            phase, kind = flow.phases[-1], adapter.kind(index).name
-            mask, rotary = phase.masks.get(kind), phase.rotary.get(kind)
-            adapter.rows_ahead(index, flow.hidden, mask, rotary, asked)
+            span, kind = state.spans[-1], adapter.kind(index).name
+            mask, rotary = span.masks.get(kind), span.rotary.get(kind)
+            adapter.rows_ahead(index, state.hidden, mask, rotary, asked)
             self.ahead = self._of_visual(asked.attention)
 
     def _of_visual(self, rows: torch.Tensor | None) -> torch.Tensor | None:
@@ -215,7 +215,7 @@ class DecoderSignals:
 
     def signals(self, member: torch.Tensor, length: int) -> Signals:
         """Of the rows ``member``, all of ``length`` instruction tokens."""
-        flow, batch, layout, needs = self.flow, self.batch, self.flow.layout, self.step.needs
+        state, batch, layout, needs = self.state, self.batch, self.state.layout, self.step.needs
         group, text, columns = layout.group[member], layout.text[member, :length], self.columns[member]
         pick = lambda states, where: states[group].gather(1, where[..., None].expand(-1, -1, states.shape[-1]))
         some = slice(-1, None) if self.step.rows == 1 else slice(length)  # rows are repeated behind the last
@@ -227,7 +227,7 @@ class DecoderSignals:
             at = lambda where: of_rows.gather(-1, where.expand(*of_rows.shape[:-1], -1))
             response = self.adapter.rope_response(at(text), at(columns), self.adapter.kind(self.index).name)
         return Signals(
-            features=flow.features[group] if "features" in needs and flow.features is not None else None,
+            features=state.features[group] if "features" in needs and state.features is not None else None,
             text_features=None if words is None else self.adapter.embed(torch.tensor(words, device=group.device)),
             text_attention=rows(self.attention),
             text_attention_ahead=rows(self.ahead),
@@ -235,18 +235,18 @@ class DecoderSignals:
             rope_response=response,
             keys=pick(self.keys, columns) if "keys" in needs else None,
             text_keys=pick(self.keys, text) if "text_keys" in needs else None,
-            hidden_states=pick(flow.hidden, columns) if "hidden_states" in needs else None,
-            text_hidden=pick(flow.hidden, text) if "text_hidden" in needs else None,
+            hidden_states=pick(state.hidden, columns) if "hidden_states" in needs else None,
+            text_hidden=pick(state.hidden, text) if "text_hidden" in needs else None,
             norm_scale=self.adapter.norm_scale if "norm_scale" in needs else None,
             evidence=self._evidence(member) if "evidence" in needs and batch.evidence is not None else None,
             seeds=batch.question_seeds[member] if self.step.reads_text else batch.image_seeds[batch.image[member]],
-            carry=None if flow.carry is None else flow.carry[group][:, :length],
-            count=flow.ids.shape[1],
+            carry=None if state.carry is None else state.carry[group][:, :length],
+            count=state.ids.shape[1],
             batch=len(member),
             device=group.device,
         )
 
     def _evidence(self, member: torch.Tensor) -> torch.Tensor:
         """Which of the present tokens hold the answer: bool [R, N]; one of no single place holds none."""
-        ids = self.flow.ids[self.flow.layout.group[member]]
+        ids = self.state.ids[self.state.layout.group[member]]
         return self.batch.evidence[member].gather(1, ids.clamp_min(0)) & (ids >= 0)

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from harness.engine.batch import Batch, EngineOutput, join
-from harness.engine.engine import Engine, Steps
+from harness.engine.engine import Engine
 from harness.engine.recorder import Recorder, merged
+from harness.engine.request import EngineRequest, Steps
 from harness.engine.sharing import CellPath, SharedPrefill
 from harness.engine.signals import GroupedVisionOutput, VisionOutput
 from harness.models.prompt import PixelBatch
@@ -81,22 +82,22 @@ class BatchRun:
     @cached_property
     def shared(self) -> SharedPrefill:
         """What the cells compute once."""
-        tower = self.engine.encode_images(self.batch.pixels, wanted=self.wanted & VISION_SIGNALS)
-        return SharedPrefill(self.engine.adapter, tower, self._walks, self.analysed)
+        vision = self.engine.encode_images(self.batch.pixels, wanted=self.wanted & VISION_SIGNALS)
+        return SharedPrefill(self.engine.adapter, vision, self._paths, self.analysed)
 
     @cached_property
     def sharers(self) -> list[Cell]:
         """The cells that see what left the tower."""
         return [cell for cell in self.cells if cell.grid is None and not cell.in_tower]
 
-    def _walks(self, shape: ModelShape) -> list[CellPath]:
+    def _paths(self, shape: ModelShape) -> list[CellPath]:
         steps = lambda cell: cell.steps_for(shape) if cell.varies else cell.steps
         swaps = self.analysed and self.batch.evidence is not None
         return [CellPath(steps(cell), cell.object.positions, swaps and cell.swaps) for cell in self.sharers]
 
     @property
-    def tower(self) -> VisionOutput | GroupedVisionOutput:
-        return self.shared.tower
+    def vision(self) -> VisionOutput | GroupedVisionOutput:
+        return self.shared.vision
 
     @property
     @torch.inference_mode()
@@ -206,7 +207,9 @@ class BatchRun:
             return self._apart(cell, batch if rows is None else batch.rows(rows)[0], steps, recorder)
         alone = cell.grid is not None or cell.in_tower
         shared = None if alone else self.shared.bare if fresh else self.shared
-        return self.engine.run(batch, steps, cell.object.positions, shared, cell.blind, recorder=recorder, rows=rows)
+        return self.engine.run(
+            EngineRequest(batch, steps, cell.object.positions, shared, cell.blind, recorder=recorder, rows=rows)
+        )
 
     def _apart(self, cell: Cell, batch: Batch, steps: Steps, recorder: Recorder | None) -> EngineOutput:
         """Question by question, each from its pixels on: the reference that shared work is held against."""
@@ -218,7 +221,9 @@ class BatchRun:
             else:
                 one = tuple(replace(s, select=s.select.of(place)) if isinstance(s.select, EvidenceSwap) else s for s in steps)
             outputs.append(
-                self.engine.run(batch.rows(place)[0], one, cell.object.positions, None, cell.blind, False, recorder=part)
+                self.engine.run(
+                    EngineRequest(batch.rows(place)[0], one, cell.object.positions, None, cell.blind, False, recorder=part)
+                )
             )
             recorders.append(part)
         if recorder is not None:
@@ -267,16 +272,16 @@ class BatchRun:
     def analyst(self) -> TokenAnalysis | GroupedTokenAnalysis:
         """The batch's visual tokens, made ready once for all cells."""
         names = [q.sample_id for q in self._questions]
-        batch, tower = self.batch, self.tower
-        if isinstance(tower, VisionOutput):
-            return TokenAnalysis(self.projected, tower.grid, batch.image, batch.image_seeds, batch.evidence, names)
-        rows = [batch.questions_about(group) for group in tower.groups]
+        batch, vision = self.batch, self.vision
+        if isinstance(vision, VisionOutput):
+            return TokenAnalysis(self.projected, vision.grid, batch.image, batch.image_seeds, batch.evidence, names)
+        rows = [batch.questions_about(group) for group in vision.groups]
         each = []
-        for one, group, places in zip(tower.each, tower.groups, rows, strict=True):
+        for one, group, places in zip(vision.each, vision.groups, rows, strict=True):
             part, _ = batch.rows(places)
             projected, own = self.shared.part(torch.tensor(group)).projected, [names[place] for place in places]
             each.append(TokenAnalysis(projected, one.grid, part.image, part.image_seeds, part.evidence, own))
-        return GroupedTokenAnalysis(each, list(tower.groups), rows)
+        return GroupedTokenAnalysis(each, list(vision.groups), rows)
 
     def _rows(self, cell: Cell, output: EngineOutput, batch: Batch) -> list[SampleRow]:
         adapter = self.engine.adapter

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from harness.engine.request import EngineRequest
 from harness.errors import RequestError, nearest
 from harness.files import whole
 from harness.progress import track
@@ -274,5 +275,5 @@ def _record(work, layer: int, gives: frozenset[str]) -> Iterable[dict[str, torch
         Step(PROJECTOR, recorder(before, seeds), count, count, before),
         Step(decoder(layer), recorder(after, seeds), count, count, after),
     )
-    work.engine.run(work.batch, steps, "original", work.shared)
+    work.engine.run(EngineRequest(work.batch, steps, "original", work.shared))
     return rows

@@ -9,6 +9,7 @@ import numpy as np
 
 from harness.engine.batch import Batch
 from harness.engine.engine import Engine
+from harness.engine.request import EngineRequest
 from harness.engine.stopwatch import Stopwatch
 from harness.run.batch_run import BatchRun
 from harness.run.plan import Cell
@@ -93,7 +94,7 @@ def time_batches(
             place, repeat = runs[choice]
             cell, batch, watch = cells[place], batches[place], Stopwatch(str(device))
             reset_device_peak(device)
-            output = engine.run(batch, cell.given, cell.object.positions, None, cell.blind, True, watch)
+            output = engine.run(EngineRequest(batch, cell.given, cell.object.positions, None, cell.blind, True, watch))
             seconds = dict(watch.seconds)
             seconds["total"] = sum(seconds.values())
             seconds["decode"] /= watch.counts["decode"]

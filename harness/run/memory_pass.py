@@ -14,6 +14,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from harness.engine.request import EngineRequest
 from harness.run.config import CompareConfig, load_plugins
 
 
@@ -55,7 +56,7 @@ def serve(request: dict) -> dict[str, dict[str, int]]:
 
         def run(cell=cell, work=work) -> None:
             batch = work.batch_for(cell)
-            engine.run(batch, cell.given, cell.object.positions, None, cell.blind)
+            engine.run(EngineRequest(batch, cell.given, cell.object.positions, None, cell.blind))
 
         measured = _in_child(run)
         if measured is not None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from harness.engine.request import EngineRequest
 from methods.registry import create
 from methods.types import Budget
 
@@ -11,4 +12,4 @@ from methods.types import Budget
 def test_cell(benchmark, work, expression):
     method = create(expression)
     steps = method.steps(work.engine.adapter.shape, Budget(64))
-    benchmark.pedantic(lambda: work.engine.run(work.batch, steps, method.positions), rounds=5, warmup_rounds=1)
+    benchmark.pedantic(lambda: work.engine.run(EngineRequest(work.batch, steps, method.positions)), rounds=5, warmup_rounds=1)

@@ -10,6 +10,7 @@ import torch
 
 from harness.engine.batch import Batch
 from harness.engine.engine import Engine
+from harness.engine.request import EngineRequest
 from harness.engine.sharing import CellPath
 from harness.engine.stopwatch import Stopwatch
 from harness.models.adapter import Adapter
@@ -48,7 +49,7 @@ def batch(engine):
 
 def prefill(engine, batch, steps=(), positions="original") -> float:
     watch = Stopwatch("cpu")
-    engine.run(batch, steps, positions, watch=watch)
+    engine.run(EngineRequest(batch, steps, positions, watch=watch))
     return watch.seconds["prefill"] + watch.seconds["selection"]
 
 
@@ -57,15 +58,15 @@ def test_engine_attention_probe_of_one_layer(engine, batch, against_floor):
     """A prefill with the last row of one layer probed, beside the same prefill without; bound: 1.05."""
     adapter = engine.adapter
     with torch.inference_mode():
-        flow = engine._enter(batch, CellPath((), "original"), engine.encode_images(batch.pixels), None, True, Stopwatch()).flow
-    rotary, mask = adapter.rotary(flow.hidden, flow.layout.positions), flow.layout.mask()
+        state = engine._enter(batch, CellPath((), "original"), engine.encode_images(batch.pixels), None, True, Stopwatch()).state
+    rotary, mask = adapter.rotary(state.hidden, state.layout.positions), state.layout.mask()
 
     @torch.inference_mode()
     def layers(probed: bool) -> None:
-        hidden = flow.hidden
+        hidden = state.hidden
         for index in range(adapter.shape.layers):
-            probe = AttentionProbe(flow.layout.last[:, None], flow.layout.group) if probed and index == 1 else None
-            hidden = adapter.layer(index, hidden, mask, flow.layout.positions, rotary, None, probe)
+            probe = AttentionProbe(state.layout.last[:, None], state.layout.group) if probed and index == 1 else None
+            hidden = adapter.layer(index, hidden, mask, state.layout.positions, rotary, None, probe)
 
     against_floor(lambda: layers(True), lambda: layers(False), 1.05, rounds=15)
 

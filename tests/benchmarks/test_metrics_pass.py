@@ -4,6 +4,7 @@ import pytest
 
 from harness.engine.engine import Engine
 from harness.engine.recorder import Recorder
+from harness.engine.request import EngineRequest
 from harness.run.batch_run import BatchRun
 from harness.run.config import CompareConfig
 from harness.run.plan import make_cells
@@ -28,7 +29,9 @@ def test_metrics_pass_of_the_default_cells(adapter, against_floor):
         recorder = Recorder(attention=True)
         batch = shared.batch if cell.grid is None else shared.make_batch(cell.grid)
         known = shared.shared if cell.grid is None and not cell.in_tower else None
-        ran.append((cell, shared.engine.run(batch, cell.steps, cell.object.positions, known, recorder=recorder), recorder))
+        ran.append(
+            (cell, shared.engine.run(EngineRequest(batch, cell.steps, cell.object.positions, known, recorder=recorder)), recorder)
+        )
 
     def analysis() -> None:
         subsets.coverage_null.cache_clear()

@@ -12,6 +12,7 @@ import torch
 from harness.bridges.inputs import IMAGE_INPUTS, _canvas, read
 from harness.bridges.pruned import prune
 from harness.engine.engine import Engine
+from harness.engine.request import EngineRequest
 
 LIMIT = 4
 
@@ -90,7 +91,7 @@ def test_pruned_answers_are_those_of_the_engine(family):
     batch = families.ask(family, [[image]], 1).batch
     assert (batch.prefix, batch.questions) == (before, [after])
     steps = pruned.pruner.steps(adapter.shape_for(batch.pixels.blocks[0]))
-    expected = Engine(adapter, LIMIT).run(batch.reseeded(zero, zero), steps)
+    expected = Engine(adapter, LIMIT).run(EngineRequest(batch.reseeded(zero, zero), steps))
     answer = out[0, inputs["input_ids"].shape[1] :].tolist()
     assert [token for token in answer if token not in adapter.end_ids] == expected.tokens[0]
     count = adapter.views([[image]]).counts[0]

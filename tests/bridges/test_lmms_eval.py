@@ -18,6 +18,7 @@ pytest.importorskip("lmms_eval")
 from harness.bridges import lmms_eval as bridge
 from harness.bridges import manifest
 from harness.engine.engine import Engine
+from harness.engine.request import EngineRequest
 from methods.registry import create
 from methods.schedule import plan
 from methods.types import Budget
@@ -101,7 +102,7 @@ def ours(adapter, task: LocalTask, method: str, keep: int, budget: str) -> list[
     made = create(method)
     steps, _ = plan(made, adapter.shape, Budget(keep, budget))
     batch = Batch(adapter.pixels(task.images), prompts[0][0], [after for _, after in prompts], count, count, count)
-    return [adapter.decode(tokens) for tokens in Engine(adapter, 4).run(batch, steps, made.positions).tokens]
+    return [adapter.decode(tokens) for tokens in Engine(adapter, 4).run(EngineRequest(batch, steps, made.positions)).tokens]
 
 
 @pytest.mark.parametrize(("method", "keep", "budget"), [("sts", 64, "average"), ("fastv", 96, "average"), ("tome", 100, "final")])

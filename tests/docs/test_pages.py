@@ -116,15 +116,15 @@ def test_the_table_of_methods_has_all_of_them():
     assert set(re.findall(r"`(\w+)`", section)) == set(BUNDLED)
 
 
-def test_families_and_cutters_are_those_there_are():
+def test_families_and_tilers_are_those_there_are():
     from dataclasses import fields
 
-    from harness.models import cutting
+    from harness.models import tiling
     from harness.models.families import FamilySpec
 
     text = page("families.md")
     for tiler in re.findall(r"\(`(\w+)`\)", text):
-        assert issubclass(getattr(cutting, tiler), cutting.Cutter)
+        assert issubclass(getattr(tiling, tiler), tiling.ImageTiler)
     asked = re.findall(r"^\| `(\w+)` \|", text.split("| field | ask |")[1].split("\n\n")[0], re.M)
     assert set(asked) <= {field.name for field in fields(FamilySpec)}
     for file in re.findall(r"^\| `(\w+\.py)` \|", text, re.M):

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [page.name for page in PAGES]
 RESULTS = "python -m harness compare --methods all --keep 64 --no-latency --analyse 0"  # run by test_pages
-ELSEWHERE = {"ci.md": "tests/harness/test_ci.py runs its commands in a repository of their own"}
+ELSEWHERE = {"ci.md": "tests/bridges/test_ci.py runs its commands in a repository of their own"}
 FILES = {"README.md": {"my_module.py": "def norms"}, "methods.md": {"edges.py": "def edges"}}
 """What a page tells its reader to save, by words of the snippet."""
 GROUP = typer.main.get_command(app)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from harness.engine.engine import Engine
+from harness.engine.request import EngineRequest
 from harness.engine.sharing import CellPath
 from harness.models.probes import AttentionProbe
 from harness.run.batch_run import BatchRun
@@ -29,7 +30,7 @@ def steps_of(work, expression, keep=64):
 
 def run(work, expression, keep=64, **options):
     steps = steps_of(work, expression, keep)
-    return steps, work.engine.run(work.batch, steps, create(expression).positions, **options)
+    return steps, work.engine.run(EngineRequest(work.batch, steps, create(expression).positions, **options))
 
 
 def generated(work, row):
@@ -54,7 +55,7 @@ def test_none_equals_generate(work):
 def test_none_equals_generate_on_200_samples(adapter):
     task = create_task("shapes")
     many = BatchRun(Engine(adapter, 6), task, list(task.samples(23, seed=11)), seed=0)
-    out = many.engine.run(many.batch)
+    out = many.engine.run(EngineRequest(many.batch))
     assert [generated(many, row) for row in range(200)] == out.tokens[:200]
 
 
@@ -105,7 +106,7 @@ def test_pruned_decode_equals_masked_recompute(work, expression):
     for row in (0, 7, 13, 25):
         partial = {}
         for i, layer in enumerate(layers):  # the kept set at each step, by stopping the engine's steps there
-            kept = work.engine.run(work.batch, steps[: i + 1], method.positions).kept[row]
+            kept = work.engine.run(EngineRequest(work.batch, steps[: i + 1], method.positions)).kept[row]
             partial[layer] = kept
         expected = masked_recompute(work, row, partial, method.positions, work.engine.max_new_tokens)
         assert out.tokens[row] == expected
@@ -152,7 +153,7 @@ def test_merging_at_the_projector_equals_a_slow_version(work, expression):
     steps, out = run(work, expression)
     (step,) = steps
     for row, image in ((0, 0), (20, 2)):
-        signals = dict(work.tower.signals, vision_features=work.tower.features)
+        signals = dict(work.vision.signals, vision_features=work.vision.features)
         given = Signals(**{n: v[image : image + 1] for n, v in signals.items()}, count=576, grid=(24, 24))
         chosen = step.select(given.only(step.needs), step.keep)
         features = work.engine.adapter.project(chosen.tokens)[0]
@@ -163,14 +164,14 @@ def test_merging_at_the_projector_equals_a_slow_version(work, expression):
 @torch.inference_mode()
 def test_tower_signals_equal_transformers_own(work):
     adapter, pixels = work.engine.adapter, work.batch.pixels.stack()
-    tower, found = adapter.tower, work.tower.signals
+    tower, found = adapter.tower, work.vision.signals
     adapter.model.set_attn_implementation("eager")
     try:
         out = tower(pixels, output_hidden_states=True, output_attentions=True)
     finally:
         adapter.model.set_attn_implementation("probed_sdpa")
     hidden, attention = out.hidden_states[-2], out.attentions[-2]
-    torch.testing.assert_close(work.tower.features, hidden[:, 1:], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(work.vision.features, hidden[:, 1:], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found["cls_feature"], hidden[:, 0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found["cls_attention"], attention[:, :, 0, 1:], atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(found["received_attention"], attention.mean(2)[:, :, 1:], atol=1e-5, rtol=1e-3)
@@ -188,8 +189,8 @@ def test_tower_signals_equal_transformers_own(work):
 @torch.inference_mode()
 def test_rows_ahead_are_those_that_the_layer_then_computes(work):
     adapter = work.engine.adapter
-    flow = work.engine._enter(work.batch, CellPath((), "original"), work.tower, None, True, _quiet()).flow
-    layout, hidden = flow.layout, flow.hidden
+    state = work.engine._enter(work.batch, CellPath((), "original"), work.vision, None, True, _quiet()).state
+    layout, hidden = state.layout, state.hidden
     rotary, mask = adapter.rotary(hidden, layout.positions), layout.mask()
     ahead, then = AttentionProbe(layout.text, layout.group), AttentionProbe(layout.text, layout.group, True)
     adapter.rows_ahead(3, hidden, mask, rotary, ahead)
@@ -246,7 +247,7 @@ def traced(work, expression, row, **options):
     watch, decoded = [], []
     steps = watched(steps_of(work, expression), watch)
     with listening(decoded):
-        work.engine.run(work.batch, steps, create(expression).positions, **options)
+        work.engine.run(EngineRequest(work.batch, steps, create(expression).positions, **options))
     return told(work, watch, decoded, row)
 
 
@@ -258,7 +259,7 @@ def test_tokens_are_physically_removed(work, expression):
     steps, schedule = plan(method, work.engine.adapter.shape, Budget(200))
     if any(step.adaptive for step in steps):
         pytest.skip("counts are decided from the image")
-    out = work.engine.run(work.batch, steps, method.positions, share=False)
+    out = work.engine.run(EngineRequest(work.batch, steps, method.positions, share=False))
     assert out.counts == schedule.llm
     one = BatchRun(
         work.engine,
@@ -268,7 +269,7 @@ def test_tokens_are_physically_removed(work, expression):
         wanted=SIGNAL_NAMES,
     )
     text = len(one.batch.prefix) + len(one.batch.questions[0])
-    cache = one.engine.run(one.batch, steps, method.positions).kv_bytes
+    cache = one.engine.run(EngineRequest(one.batch, steps, method.positions)).kv_bytes
     shape = work.engine.adapter.shape
     assert cache == sum(n + text for n in schedule.llm) * 2 * shape.kv_heads * shape.head_dim * 4
 
@@ -276,7 +277,7 @@ def test_tokens_are_physically_removed(work, expression):
 @torch.inference_mode()
 def test_probed_rows_equal_eager_attention(work):
     adapter, batch = work.engine.adapter, work.batch
-    layout_in = work.engine._enter(batch, CellPath((), "original"), work.tower, None, True, _quiet()).flow
+    layout_in = work.engine._enter(batch, CellPath((), "original"), work.vision, None, True, _quiet()).state
     layout, hidden = layout_in.layout, layout_in.hidden
     probe = AttentionProbe(layout.text, layout.group)
     rotary = adapter.rotary(hidden, layout.positions)
@@ -321,6 +322,6 @@ def test_blind_sees_no_image(adapter):
     for sample in (a, swapped):
         w = BatchRun(Engine(adapter, 4), task, [sample], 0)
         batch = w.make_batch((0, 0))
-        outputs.append(w.engine.run(batch, (), blind=True))
+        outputs.append(w.engine.run(EngineRequest(batch, (), blind=True)))
     assert outputs[0].tokens == outputs[1].tokens and outputs[0].counts == (0,) * 12
     assert torch.equal(outputs[0].first_logits, outputs[1].first_logits)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from harness.engine.recorder import Recorder
+from harness.engine.request import EngineRequest
 from harness.engine.sharing import CellPath, PrefixTree, prefix_key
 from harness.models.shapes import PUBLIC
 from harness.run.batch_run import BatchRun
@@ -51,7 +52,12 @@ def sweep(work, cells, watch=lambda shared, place: None):
     made = []
     for place, cell in enumerate(cells):
         recorder = Recorder(attention=True)
-        made.append((work.engine.run(work.batch, cell.steps, cell.object.positions, work.shared, recorder=recorder), recorder))
+        made.append(
+            (
+                work.engine.run(EngineRequest(work.batch, cell.steps, cell.object.positions, work.shared, recorder=recorder)),
+                recorder,
+            )
+        )
         work.shared.passed(place)
         watch(work.shared, place)
     return made
@@ -67,7 +73,7 @@ def test_a_sweep_gives_what_each_cell_gives_alone(work, cells, layers_run):
     )
     for cell, (out, notes) in zip(cells, found, strict=True):
         recorder = Recorder(attention=True)
-        alone = work.engine.run(work.batch, cell.steps, cell.object.positions, work.shared, recorder=recorder)
+        alone = work.engine.run(EngineRequest(work.batch, cell.steps, cell.object.positions, work.shared, recorder=recorder))
         assert out.tokens == alone.tokens, cell.key
         assert torch.equal(out.kept, alone.kept), cell.key
         assert torch.equal(out.kept_before, alone.kept_before), cell.key
@@ -78,7 +84,7 @@ def test_a_sweep_gives_what_each_cell_gives_alone(work, cells, layers_run):
         for own, other in zip(notes.rows, recorder.rows, strict=True):
             torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-4)
         assert (notes.scores is None) == (recorder.scores is None)
-    junctions = many.shared.junctions
+    junctions = many.shared.tree
     assert held[-1] == set()
     for place, keys in enumerate(held):
         assert keys <= {key for key, last in junctions.last.items() if last > place}
@@ -92,9 +98,9 @@ def test_equal_walks_share_all_layers(work, layers_run):
     cell = next(c for c in make_cells(config, work.engine.adapter.shape, True) if c.method == "random[like=fastv]")
     twins = (replace(cell, method="a"), replace(cell, method="b"))
     many = BatchRun(work.engine, work.task, work.samples, 0, True, cells=twins)
-    first = many.engine.run(many.batch, steps, method.positions, many.shared)
+    first = many.engine.run(EngineRequest(many.batch, steps, method.positions, many.shared))
     once = prompts(layers_run)
-    second = many.engine.run(many.batch, steps, method.positions, many.shared)
+    second = many.engine.run(EngineRequest(many.batch, steps, method.positions, many.shared))
     assert prompts(layers_run) == once
     assert first.tokens == second.tokens
     assert torch.equal(first.kept, second.kept)
@@ -107,11 +113,11 @@ def test_some_rows_go_on_from_a_stop_of_all(work):
         if c.method == "fastv"
     )  # fmt: skip
     many = BatchRun(work.engine, work.task, work.samples, 0, True, SIGNAL_NAMES, cells=(cell,), analysed=True)
-    whole = many.engine.run(many.batch, cell.steps, cell.object.positions, many.shared)
+    whole = many.engine.run(EngineRequest(many.batch, cell.steps, cell.object.positions, many.shared))
     assert list(many.shared.found) == [prefix_key("original", ())]
     for rows in ([0], [3, 4, 20], [26], list(range(0, 27, 2))):
-        some = many.engine.run(many.batch, cell.steps, cell.object.positions, many.shared, rows=rows)
-        fresh = many.engine.run(many.batch, cell.steps, cell.object.positions, None, rows=rows)
+        some = many.engine.run(EngineRequest(many.batch, cell.steps, cell.object.positions, many.shared, rows=rows))
+        fresh = many.engine.run(EngineRequest(many.batch, cell.steps, cell.object.positions, None, rows=rows))
         for out in (some, fresh):
             assert out.tokens == [whole.tokens[row] for row in rows]
             assert torch.equal(out.kept, whole.kept[rows])
@@ -123,8 +129,8 @@ def test_controls_and_text_free_steps_keep_the_questions_of_an_image_together(wo
     for expression in ("random[like=fastv]", "random[like=sparsevlm]", "vtw"):
         method = create(expression)
         steps = method.steps(work.engine.adapter.shape, Budget(300))
-        out = work.engine.run(work.batch, steps, method.positions)
-        apart = work.engine.run(work.batch, steps, method.positions, share=False)
+        out = work.engine.run(EngineRequest(work.batch, steps, method.positions))
+        apart = work.engine.run(EngineRequest(work.batch, steps, method.positions, share=False))
         assert out.tokens == apart.tokens
         assert torch.equal(out.kept, apart.kept), expression
         for image in range(3):
@@ -151,7 +157,7 @@ def test_junctions_are_where_two_walks_meet():
     step = lambda layer, keep: replace(create("fastv").steps(PUBLIC["llava-1.5-7b"], Budget(64, "final"))[0], keep=keep)
     walks = [CellPath((), "original"), CellPath((step(1, 9),), "original"), CellPath((step(1, 7),), "original")]
     found = PrefixTree(walks, 8)
-    assert Counter(map(len, (steps for _, steps in found.asks))) == {0: 1}
+    assert Counter(map(len, (steps for _, steps in found.requests))) == {0: 1}
     assert found.last[prefix_key("original", ())] == 2
-    assert not PrefixTree(walks[:1], 8).asks
-    assert PrefixTree([replace(walks[1], swaps=True)], 8).asks
+    assert not PrefixTree(walks[:1], 8).requests
+    assert PrefixTree([replace(walks[1], swaps=True)], 8).requests

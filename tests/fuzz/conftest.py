@@ -11,7 +11,7 @@ import pytest
 
 from harness.run.config import CompareConfig
 from harness.run.manifest import plain
-from tests.harness.conftest import Build, write_run
+from tests.made_up_runs import Build, write_run
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.engine.engine import Batch, Engine
+from harness.engine.request import EngineRequest
 from harness.models.configuration import read_shape
 from harness.models.hf import Adapter
 from harness.models.probes import AttentionProbe
@@ -247,7 +248,7 @@ def _run(work, tally: Tally, expression: str, limit: int = 1) -> tuple[Flops, tu
     with sdpa_kernel(SDPBackend.MATH), tally.counter:
         if any("text_embeds" in step.needs for step in steps):
             tally.around(adapter.companion.text_embeds)(work.samples[0].questions[0].text)
-        output = Engine(adapter, limit).run(batch, counted, method.positions, blind=grid == (0, 0))
+        output = Engine(adapter, limit).run(EngineRequest(batch, counted, method.positions, blind=grid == (0, 0)))
     assert output.counts == planned.llm
     return flops(adapter.shape, planned, len(batch.prefix) + len(batch.questions[0])), steps
 

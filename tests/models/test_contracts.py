@@ -14,6 +14,7 @@ import torch
 
 from harness.engine.engine import Engine
 from harness.engine.recorder import Recorder
+from harness.engine.request import EngineRequest
 from harness.models.prompt import NEWLINE, VISUAL
 from harness.run.evidence_swap import swapped
 from methods.types import PROJECTOR, Selection, Step, decoder
@@ -22,7 +23,7 @@ LIMIT = 5
 
 
 def run(family, asked, steps=(), positions="original", **options):
-    return Engine(family.adapter, LIMIT).run(asked.batch, steps, positions, **options)
+    return Engine(family.adapter, LIMIT).run(EngineRequest(asked.batch, steps, positions, **options))
 
 
 def chosen(seed: int):
@@ -59,7 +60,7 @@ def same_answers(family, asked, first, second, steps=(), positions="original") -
             continue
         single, _ = asked.batch.rows([row])
         longer = replace(single, questions=[[*single.questions[0], *one[:place]]])
-        logits = Engine(family.adapter, 1).run(longer, steps, positions).first_logits[0]
+        logits = Engine(family.adapter, 1).run(EngineRequest(longer, steps, positions)).first_logits[0]
         at_end = [int(end) for end in family.adapter.end_ids]
         a, b = (float(logits[answer[place] if place < len(answer) else at_end].max()) for answer in (one, other))
         assert abs(a - b) <= 1e-4 * max(abs(a), abs(b)), f"row {row}, answer token {place}: logits are {a} and {b}"
@@ -93,7 +94,7 @@ def test_several_images_in_a_prompt_equal_generate(family, several):
 def test_no_image_equals_generate(family, alike):
     prompts = [family.adapter.prompt(question, False) for question in alike.questions]
     batch = replace(alike.batch, prefix=prompts[0][0], questions=[after for _, after in prompts])
-    out = Engine(family.adapter, LIMIT).run(batch, blind=True)
+    out = Engine(family.adapter, LIMIT).run(EngineRequest(batch, blind=True))
     assert out.counts == (0,) * 4
     for row, question in enumerate(alike.questions):
         assert out.tokens[row] == family.generated(question, [], LIMIT)
@@ -211,7 +212,7 @@ def test_results_do_not_depend_on_batch_or_sharing(family, unequal):
         assert torch.equal(out.kept, alone.kept)  # by the rows' own streams: no score decides
         for row in range(len(unequal.questions)):
             single, _ = unequal.batch.rows([row])
-            one = Engine(family.adapter, LIMIT).run(single, STEPS["both"], positions)
+            one = Engine(family.adapter, LIMIT).run(EngineRequest(single, STEPS["both"], positions))
             same_answers(family, replace(unequal, batch=single), one.tokens, out.tokens[row : row + 1], STEPS["both"], positions)
             torch.testing.assert_close(one.first_logits[0], out.first_logits[row], atol=1e-4, rtol=1e-4)
             assert one.kept[0].tolist() == [token for token in out.kept[row].tolist() if token >= 0]

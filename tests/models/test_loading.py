@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from harness.engine.engine import Engine
+from harness.engine.request import EngineRequest
 from harness.errors import RequestError
 from harness.models import hf
 from harness.models.adapter import _check
@@ -65,7 +66,7 @@ def test_a_family_loads_from_its_folder(family, alike, unequal, tmp_path):
     assert loaded.digest == family.adapter.digest
     assert loaded.shape.__dict__ == {**family.adapter.shape.__dict__, "name": str(tmp_path)}
     assert loaded.prompt("what is x ?") == family.adapter.prompt("what is x ?")
-    out, again = (Engine(adapter, 3).run(alike.batch) for adapter in (family.adapter, loaded))
+    out, again = (Engine(adapter, 3).run(EngineRequest(alike.batch)) for adapter in (family.adapter, loaded))
     assert out.tokens == again.tokens
     for asked in (alike, unequal):
         views, own = loaded.views(asked.images), family.adapter.views(asked.images)

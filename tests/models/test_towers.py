@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.engine.engine import Engine
+from harness.engine.request import EngineRequest
 from methods.registry import create
 from methods.schedule import plan, schedule
 from methods.types import PROJECTOR, VISION_SIGNALS, Budget, BudgetError, Selection, Step, vision
@@ -47,7 +48,7 @@ def test_a_tower_without_cls_gives_none_and_says_so(family, tall, tower):
         return
     assert adapter.cannot(needs) == f"{adapter.config.model_type} gives no cls_attention"
     with pytest.raises(BudgetError, match="gives no cls_attention"):
-        Engine(adapter).run(tall, needs)
+        Engine(adapter).run(EngineRequest(tall, needs))
 
 
 def test_what_cannot_be_run_has_a_reason(family, tall):
@@ -59,7 +60,7 @@ def test_what_cannot_be_run_has_a_reason(family, tall):
     assert adapter.cannot((), (0, 0)) is None
     if adapter.cannot(inside):
         with pytest.raises(BudgetError, match="inside the tower"):
-            Engine(adapter).run(tall, inside)
+            Engine(adapter).run(EngineRequest(tall, inside))
     if adapter.cannot((), (2, 2)):
         with pytest.raises(BudgetError, match="own resolution"):
             adapter.pixels([Image.new("RGB", (30, 30))], (2, 2))
@@ -176,7 +177,7 @@ def test_the_engine_runs_what_the_formula_counts(family, tall):
     adapter = family.adapter
     shape = adapter.shape_for(tall.pixels.blocks[0])
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        Engine(adapter, 1).run(tall)
+        Engine(adapter, 1).run(EngineRequest(tall))
     text = len(adapter.prompt_prefix(tall.prefix, tall.pixels.blocks[0]).text) + len(tall.questions[0])
     formula = flops(shape, schedule(shape, ()), text)
     assert counter.get_total_flops() == pytest.approx(formula.total, rel=1e-9)
@@ -189,7 +190,7 @@ def test_methods_run_on_images_of_unequal_size(family, unequal):
         method = create(name)
         steps = lambda shape: plan(method, shape, Budget(max(2, 3 * shape.visual_tokens // 4)))[0]
         try:
-            out = Engine(family.adapter, 2).run(unequal.batch, steps, method.positions)
+            out = Engine(family.adapter, 2).run(EngineRequest(unequal.batch, steps, method.positions))
         except BudgetError:
             assert name.startswith("visionzip")
             assert family.adapter.shape.merge > 1
@@ -202,7 +203,7 @@ def test_a_shrunken_image_has_the_tokens_asked_for(family, tall):
     views = family.adapter.pixels([Image.effect_noise((50, 70), 60).convert("RGB")], (2, 3))
     assert views.counts == [6]
     assert views.blocks[0][0].grid == (2, 3)
-    out = Engine(family.adapter, 2).run(replace(tall, pixels=views))
+    out = Engine(family.adapter, 2).run(EngineRequest(replace(tall, pixels=views)))
     assert out.present.tolist() == [6]
     assert torch.isfinite(out.first_logits).all()
 
@@ -216,6 +217,6 @@ def test_padding_costs_tower_and_projector(family, tall, size):
     shape = family.adapter.shape_for(asked.pixels.blocks[0])
     assert shape.visual_tokens < shape.tiles * 16
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        Engine(family.adapter, 1).run(asked)
+        Engine(family.adapter, 1).run(EngineRequest(asked))
     text = len(family.adapter.prompt_prefix(asked.prefix, asked.pixels.blocks[0]).text) + len(asked.questions[0])
     assert counter.get_total_flops() == pytest.approx(flops(shape, schedule(shape, ()), text).total, rel=1e-9)

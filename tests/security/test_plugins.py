@@ -45,7 +45,7 @@ def test_a_run_folder_names_no_plugin_that_runs_by_itself(quiet_folder, tmp_path
     import json
 
     from harness.cli.app import main
-    from tests.harness.conftest import Build, write_run
+    from tests.made_up_runs import Build, write_run
 
     (quiet_folder / "evil.py").write_text(EVIL)
     write_run(quiet_folder / "run", Build(images=range(2), questions=1, analysed=1)).connection.close()

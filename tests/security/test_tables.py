@@ -47,7 +47,7 @@ def test_rows_are_read_as_they_were_written(first, second):
 
 def test_samples_and_summaries(quiet_folder, capsys):
     from harness.cli.app import main
-    from tests.harness.conftest import Build, write_run
+    from tests.made_up_runs import Build, write_run
 
     run = write_run(quiet_folder / "run", Build(images=range(2), questions=1, analysed=0))
     with run.connection as connection:

@@ -84,7 +84,7 @@ def test_an_error_in_a_process_is_raised_here_with_its_place(tmp_path, monkeypat
     with pytest.raises(ZeroDivisionError, match="here") as caught:
         compare(**REQUEST, workers=2, out=tmp_path / "run")
     assert "in a worker" in caught.value.__notes__[0]
-    assert "test_distributed" in caught.value.__notes__[0]
+    assert "test_executors" in caught.value.__notes__[0]
 
 
 def test_processes_that_load_for_themselves(tmp_path, alone, monkeypatch):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from harness.engine.recorder import Recorder
+from harness.engine.request import EngineRequest
 from harness.run.analysis import TokenAnalysis, rungs
 from harness.run.config import CompareConfig
 from harness.run.plan import make_cells
@@ -28,7 +29,7 @@ def cells(work):
 def run(work, cell):
     recorder = Recorder(attention=True)
     output = work.engine.run(
-        work.batch, cell.steps, cell.object.positions, None if cell.in_tower else work.shared, recorder=recorder
+        EngineRequest(work.batch, cell.steps, cell.object.positions, None if cell.in_tower else work.shared, recorder=recorder)
     )
     return output, recorder, work.analyst.run(cell, output, recorder)
 

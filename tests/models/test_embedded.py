@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from harness.engine.engine import Engine
+from harness.engine.request import EngineRequest
 from harness.errors import RequestError
 from harness.models import hf
 from harness.models.tiny import build
@@ -63,7 +64,7 @@ def test_random_llavas_of_other_shapes_equal_generate(tmp_path, kv_heads, read):
     assert loaded.shape.vision_layers == {-2: 5, -1: 6, 2: 2}[read]
     task = create("shapes")
     work = BatchRun(Engine(loaded, 4), task, list(task.samples(1, seed=1)), 0)
-    out = work.engine.run(work.batch)
+    out = work.engine.run(EngineRequest(work.batch))
     for row, question in enumerate(work.samples[0].questions[:4]):
         text = f"<s> USER: <image> {question.text} ASSISTANT:"
         inputs = loaded.processor(images=work.samples[0].image, text=text, return_tensors="pt", add_special_tokens=False)

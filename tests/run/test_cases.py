@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.engine.request import EngineRequest
 from harness.errors import RequestError
 from harness.run.cases import capture, select
 from methods.registry import MethodError, entries, load_plugin
@@ -145,7 +146,7 @@ def test_captured_files_select_what_the_engine_keeps(tmp_path, adapter):
     for expression in ("divprune", "cdpruner", "vispruner", "holov", "visionzip", "fastv", "dart"):
         method = create_method(expression)
         steps = method.steps(adapter.shape, Budget(64, "final"))
-        out = work.engine.run(work.batch, steps, method.positions)
+        out = work.engine.run(EngineRequest(work.batch, steps, method.positions))
         select(expression, paths, steps[0].keep, tmp_path / expression)
         for row, path in enumerate(paths):
             kept = np.load(tmp_path / expression / path.name)["kept"]

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.engine.engine import Engine
 from harness.errors import RequestError
 from harness.models import hf
 from harness.results import report
-from harness.run import answers
 from harness.run.batch_run import BatchRun, fitted
 from harness.run.comparison import compare
+from harness.run.executors.local import one_ahead
 from harness.store.runs import unpack
 from harness.tasks import registry
 from harness.tasks.base import ImageSample, Question, TaskInfo
@@ -172,7 +173,7 @@ def test_flops_are_means_over_what_was_asked(run):
 
 def test_evidence_follows_each_images_own_tokens(run):
     adapter, task = _tiny().make("qwen2.5-vl").adapter, Sizes()
-    work = BatchRun(answers.Engine(adapter, 2), task, list(task.samples(3, 0)), 0)
+    work = BatchRun(Engine(adapter, 2), task, list(task.samples(3, 0)), 0)
     assert work.batch.evidence.shape == (6, max(work.views.counts))
     for row, (mask, image) in enumerate(zip(work.masks, work.batch.image.tolist())):
         count = work.views.counts[image]
@@ -248,7 +249,7 @@ def test_what_is_made_ahead_is_the_same_and_so_are_its_errors():
             raise ValueError("three")
         return 10 * item
 
-    found = answers.one_ahead(make, range(5))
+    found = one_ahead(make, range(5))
     assert next(found) == 0
     assert next(found) == 10
     assert set(made) <= {0, 1, 2}  # one ahead, no more

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from harness.engine.recorder import Recorder
+from harness.engine.request import EngineRequest
 from harness.run.evidence_swap import exchange, swapped
 from methods.registry import create
 from methods.types import Budget
@@ -49,8 +50,10 @@ def test_the_swapped_run_keeps_all_evidence_and_as_many_tokens(work, expression)
     method = create(expression)
     steps = method.steps(work.engine.adapter.shape, Budget(200))
     plain, forced = Recorder(), Recorder()
-    before = work.engine.run(work.batch, steps, method.positions, work.shared, recorder=plain)
-    after = work.engine.run(work.batch, swapped(steps, before.kept_before), method.positions, work.shared, recorder=forced)
+    before = work.engine.run(EngineRequest(work.batch, steps, method.positions, work.shared, recorder=plain))
+    after = work.engine.run(
+        EngineRequest(work.batch, swapped(steps, before.kept_before), method.positions, work.shared, recorder=forced)
+    )
     assert before.counts == after.counts
     evidence, moved = work.batch.evidence, 0
     for ids, own in zip(forced.ids, plain.ids, strict=True):
@@ -67,10 +70,10 @@ def test_the_swapped_run_keeps_all_evidence_and_as_many_tokens(work, expression)
 def test_recorded_rows_are_those_of_eager_attention(work):
     """Every layer's row of the last instruction token, mean over heads, for single questions run by the model itself."""
     adapter, recorder = work.engine.adapter, Recorder(attention=True)
-    out = work.engine.run(work.batch, (), shared=work.shared, recorder=recorder)
-    silent = work.engine.run(work.batch, (), shared=work.shared)
+    out = work.engine.run(EngineRequest(work.batch, (), shared=work.shared, recorder=recorder))
+    silent = work.engine.run(EngineRequest(work.batch, (), shared=work.shared))
     assert out.tokens == silent.tokens and torch.equal(out.first_logits, silent.first_logits)
-    features = adapter.project(work.tower.features)
+    features = adapter.project(work.vision.features)
     adapter.model.set_attn_implementation("eager")
     try:
         for row in (0, 10, 26):
@@ -92,7 +95,7 @@ def test_recorded_scores_are_those_that_chose(work, expression):
     method = create(expression)
     steps = method.steps(work.engine.adapter.shape, Budget(64))
     recorder = Recorder()
-    work.engine.run(work.batch, steps, method.positions, recorder=recorder)
+    work.engine.run(EngineRequest(work.batch, steps, method.positions, recorder=recorder))
     scores, ids = recorder.scores, recorder.scored
     assert scores.shape == ids.shape and scores.shape[0] == 27
     layer = next(step.site.layer for step in steps if step.site.stage == 2) if expression in ("fastv", "sparsevlm", "sts") else 0
