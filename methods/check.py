@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 from dataclasses import MISSING, fields, replace
 
-import torch
-
-from methods.registry import Entry, MethodError
+from methods.expressions import MethodError
+from methods.lazy import torch
+from methods.registration import Entry
 from methods.types import SIGNAL_NAMES, Budget, BudgetError, ModelShape, Selection, Signals, Step
 
 _SHAPE = ModelShape(

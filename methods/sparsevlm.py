@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from math import log
 from typing import Literal
 
-import torch
-
 from methods import cost
 from methods.budget import at_depth, solve
+from methods.lazy import torch
 from methods.merging import density_peaks
-from methods.registry import register
+from methods.registration import register
 from methods.similarity import take, top
 from methods.types import Budget, BudgetError, Method, ModelShape, Selection, Signals, Step, decoder
 

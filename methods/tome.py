@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from methods import cost
 from methods.budget import allowed, largest, spent
 from methods.merging import bipartite, join
-from methods.registry import register
+from methods.registration import register
 from methods.schedule import schedule
 from methods.types import Budget, BudgetError, Method, ModelShape, PositionMode, Selection, Signals, Step, vision
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
-import torch
+from methods.lazy import torch
 
 BudgetMode = Literal["average", "final", "flops"]
 PositionMode = Literal["original", "contiguous"]
