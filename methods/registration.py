@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from methods.expressions import MethodError, nearest
 from methods.types import PROJECTOR, SIGNAL_NAMES, Budget, Method, ModelShape, Selector, Step
@@ -92,7 +92,7 @@ def register(
     def decorate(target: Target) -> Target:
         if name in REGISTERED and REGISTERED[name].factory.__module__ != target.__module__:
             raise MethodError(f"method {name!r} is already registered by {REGISTERED[name].factory.__module__}")
-        factory = target if isinstance(target, type) else _from_function(target, frozenset(needs))
+        factory: type[Any] = target if isinstance(target, type) else _from_function(target, frozenset(needs))
         if not (is_dataclass(factory) and issubclass(factory, Method)):
             raise MethodError(f"method {name!r} must be a function (signals, keep) or a frozen dataclass derived from Method")
         REGISTERED[name] = Entry(name, paper, site, frozenset(needs), factory, cannot, reference, ranks_by, variants or {})

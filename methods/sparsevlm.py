@@ -47,7 +47,7 @@ class SparseVLM(Method):
 
     version: Literal["1", "2"] = "1"
     recycle: bool | None = None
-    positions: Literal["auto", "original", "contiguous"] = "auto"
+    positions: Literal["auto", "original", "contiguous"] = "auto"  # type: ignore[assignment]  # "auto" ends in __post_init__
 
     def __post_init__(self) -> None:
         if self.positions == "auto":

@@ -50,8 +50,7 @@ class VisPruner(Method):
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
         tokens = shape.visual_tokens
         fixed = cost.cls_row(shape, tokens) + cost.pairs(tokens, shape.vision_width) + tokens**2
-        rounds = lambda keep: (tokens - keep) / _PER_ROUND
-        flops = lambda keep: fixed + rounds(keep) * (tokens / 2) * (_NEIGHBOURS + 8)
+        flops = lambda keep: fixed + (tokens - keep) / _PER_ROUND * (tokens / 2) * (_NEIGHBOURS + 8)
         return at_projector(budget, shape, VisPrunerSelector(self.important), _NEEDS, flops)
 
 
