@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from methods import cost
 from methods.budget import at_depth, solve
-from methods.registry import register
+from methods.registration import register
 from methods.similarity import mean_rows, top
 from methods.types import Budget, BudgetError, Method, ModelShape, Selection, Signals, Step, decoder
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
+from methods.lazy import torch
 from methods.similarity import cosine, top
 
 

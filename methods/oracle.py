@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from methods.budget import at_projector
+from methods.lazy import torch
 from methods.random import mix
-from methods.registry import register
+from methods.registration import register
 from methods.similarity import top
 from methods.types import Budget, Method, ModelShape, Selection, Signals, Step
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from methods.downsample import grid_within
-from methods.registry import register
+from methods.lazy import torch
+from methods.registration import register
 from methods.types import PROJECTOR, Budget, BudgetError, Method, ModelShape, PositionMode, Selection, Signals, Step
 
 _NEEDS = frozenset({"vision_features"})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
-
 from methods.budget import at_projector
-from methods.registry import canonical, create, register
+from methods.lazy import torch
+from methods.registration import register
+from methods.registry import canonical, create
 from methods.similarity import top
 from methods.types import Budget, BudgetError, Method, ModelShape, Selection, Signals, Step
 

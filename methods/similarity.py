@@ -6,14 +6,14 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-
-import torch
+from typing import TypeAlias
 
 from methods.cost import PANEL
+from methods.lazy import torch
 
 _HELD = 4  # similarities that `shared_similarity` keeps at most; the oldest goes
 
-_Held = dict[tuple[int, torch.dtype], tuple[weakref.ref, torch.Tensor]]
+_Held: TypeAlias = "dict[tuple[int, torch.dtype], tuple[weakref.ref[torch.Tensor], torch.Tensor]]"
 _shared: ContextVar[_Held | None] = ContextVar("shared_similarity", default=None)
 
 

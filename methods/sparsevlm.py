@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from math import log
 from typing import Literal
 
-import torch
-
 from methods import cost
 from methods.budget import at_depth, solve
+from methods.lazy import torch
 from methods.merging import density_peaks
-from methods.registry import register
+from methods.registration import register
 from methods.similarity import take, top
 from methods.types import Budget, BudgetError, Method, ModelShape, Selection, Signals, Step, decoder
 
@@ -48,7 +47,7 @@ class SparseVLM(Method):
 
     version: Literal["1", "2"] = "1"
     recycle: bool | None = None
-    positions: Literal["auto", "original", "contiguous"] = "auto"
+    positions: Literal["auto", "original", "contiguous"] = "auto"  # type: ignore[assignment]  # "auto" ends in __post_init__
 
     def __post_init__(self) -> None:
         if self.positions == "auto":

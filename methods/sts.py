@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from methods import cost
 from methods.budget import at_projector, solve
 from methods.greedy import least_energy
-from methods.registry import register
+from methods.lazy import torch
+from methods.registration import register
 from methods.similarity import cosine, mean_rows, top
 from methods.types import PROJECTOR, Budget, Method, ModelShape, Selection, Signals, Step, decoder
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from methods import cost
 from methods.budget import at_projector
-from methods.registry import register
+from methods.lazy import torch
+from methods.registration import register
 from methods.similarity import take, top
 from methods.types import Budget, Method, ModelShape, PositionMode, Selection, Signals, Step
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from methods.budget import allowed, spent
-from methods.registry import register
+from methods.lazy import torch
+from methods.registration import register
 from methods.schedule import schedule
 from methods.types import Budget, BudgetError, Method, ModelShape, Selection, Signals, Step, decoder
 

@@ -6,7 +6,9 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
-from metrics.statistics import Estimate, PairedDifference, _aligned, bootstrap_mean, chosen, cluster_codes
+from metrics.arrays import Clusters, Flags, Numbers
+from metrics.clusters import aligned, chosen, cluster_codes
+from metrics.statistics import Estimate, PairedDifference, bootstrap_mean
 
 ANSWERED = 0.5
 """A graded score counts as an answer from here on; right and wrong are 1 and 0."""
@@ -15,7 +17,7 @@ FEWEST = 6
 """Images that must differ, all one way, before a two-sided test that flips signs gets below 0.05: 2 / 2^6."""
 
 
-def accuracy(scores: Sequence[float] | np.ndarray, images: Iterable[Hashable], seed: int = 0) -> Estimate:
+def accuracy(scores: Numbers, images: Iterable[Hashable], seed: int = 0) -> Estimate:
     """Mean score with a 95 % interval clustered by image.
 
     Args:
@@ -29,9 +31,7 @@ def accuracy(scores: Sequence[float] | np.ndarray, images: Iterable[Hashable], s
     return bootstrap_mean(scores, images, seed=seed)
 
 
-def by_family(
-    scores: Sequence[float] | np.ndarray, families: Sequence[Hashable], images: Sequence[Hashable], seed: int = 0
-) -> dict[Hashable, Estimate]:
+def by_family(scores: Numbers, families: Clusters, images: Clusters, seed: int = 0) -> dict[Hashable, Estimate]:
     """`accuracy` of each question family, in the order of their names.
 
     Args:
@@ -51,7 +51,7 @@ def by_family(
     else:
         codes = cluster_codes(families)
         rows = {name: codes == code for code, name in enumerate(dict.fromkeys(families)) if name is not None}
-    return {name: accuracy(values[rows[name]], chosen(images, rows[name]), seed) for name in sorted(rows)}  # type: ignore[type-var]  # names are all texts or all numbers
+    return {name: accuracy(values[rows[name]], chosen(images, rows[name]), seed) for name in sorted(rows)}
 
 
 def retention(accuracy: float | None, none: float | None) -> float | None:
@@ -104,7 +104,7 @@ def loyalty_agreement(
     return bootstrap_mean(equal, images, seed=seed)
 
 
-def loyalty_kl(kl: Sequence[float] | np.ndarray, images: Iterable[Hashable], seed: int = 0) -> Estimate:
+def loyalty_kl(kl: Numbers, images: Iterable[Hashable], seed: int = 0) -> Estimate:
     """Mean KL(none || pruned) of the first answer token, in nats.
 
     Args:
@@ -116,10 +116,10 @@ def loyalty_kl(kl: Sequence[float] | np.ndarray, images: Iterable[Hashable], see
 
 
 def difficulty(
-    scores: Sequence[float] | np.ndarray,
-    none_scores: Sequence[float] | np.ndarray,
-    downsample_scores: Sequence[float] | np.ndarray,
-    images: Sequence[Hashable],
+    scores: Numbers,
+    none_scores: Numbers,
+    downsample_scores: Numbers,
+    images: Clusters,
     seed: int = 0,
 ) -> dict[str, Estimate | int | None]:
     """Accuracy on hard and on easy samples.
@@ -148,7 +148,7 @@ def difficulty(
     answered = none >= ANSWERED
     hard, easy = answered & (small < ANSWERED), answered & (small >= ANSWERED)
 
-    def figure(rows: np.ndarray) -> Estimate | None:
+    def figure(rows: Flags) -> Estimate | None:
         return accuracy(mine[rows], chosen(images, rows), seed) if rows.any() else None
 
     return {"hard": figure(hard), "easy": figure(easy), "n_hard": int(hard.sum())}
@@ -183,8 +183,8 @@ def smallest_detectable(
 
 def non_inferior_p(
     difference: PairedDifference,
-    scores: Sequence[float] | np.ndarray,
-    reference: Sequence[float] | np.ndarray,
+    scores: Numbers,
+    reference: Numbers,
     images: Iterable[Hashable],
     margin: float,
 ) -> float:
@@ -217,7 +217,7 @@ def non_inferior_p(
 
     if margin <= 0:
         raise ValueError(f"margin is {margin}; non-inferiority needs one above 0, such as 0.01")
-    codes, (mine, theirs) = _aligned(images, scores, reference)
+    codes, (mine, theirs) = aligned(images, scores, reference)
     totals = np.abs(np.bincount(codes, weights=mine - theirs)) if len(codes) else np.zeros(0)
     if len(totals) < FEWEST or difference.value is None or difference.se is None or difference.value <= -margin:
         return 1.0

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-
 import numpy as np
 import torch
 
+from metrics.clusters import cluster_codes
 from metrics.diversity import unit
-from metrics.signed_rank import signed_rank_p
-from metrics.statistics import bootstrap_mean, cluster_codes
 
 SUBSETS = 64
 
@@ -83,49 +80,6 @@ def z_scores(values: torch.Tensor, null: torch.Tensor) -> tuple[torch.Tensor, to
     percentile = ((gap > 0) & ~equal).double().mean(-1) + 0.5 * equal.double().mean(-1)
     known = ~(values.isnan() | null.isnan().any(-1))
     return torch.where(known, z, torch.nan), torch.where(known, percentile, torch.nan)
-
-
-def summarise_z(
-    z: torch.Tensor | np.ndarray,
-    percentile: torch.Tensor | np.ndarray,
-    images: Sequence[Hashable],
-    higher_is_diverse: bool,
-    seed: int = 0,
-) -> dict[str, float | None]:
-    """Whether a method's kept sets are less diverse than chance.
-
-    Args:
-        z: [n] of `z_scores`, in the figure's own direction; nan is left out of the mean.
-        percentile: [n] of `z_scores`.
-        images: [n].
-        higher_is_diverse: True for effective rank and cells, False for mean cosine.
-        seed: of the bootstrap.
-
-    Returns:
-        ``value``, ``lo``, ``hi``: mean z with a 95 % interval clustered by image. ``share_below_chance``: share of the
-        samples less diverse than the median random subset, ties counting half; its null is 0.5. ``p``: one two-sided
-        Wilcoxon signed-rank test of the images' mean percentiles against 0.5 (`signed_rank_p`), images being the
-        independent unit; 1.0 where all are at 0.5. None where there is nothing to say.
-
-    Raises:
-        ValueError: where the lengths differ.
-    """
-    z, percentile = (np.asarray(torch.as_tensor(x).cpu(), dtype=np.float64) for x in (z, percentile))
-    codes = cluster_codes(images)
-    if not z.shape == percentile.shape == codes.shape:
-        raise ValueError(f"z {z.shape}, percentile {percentile.shape}, {len(codes)} images differ; give one of each a sample")
-    known = ~np.isnan(percentile)
-    oriented = percentile[known] if higher_is_diverse else 1.0 - percentile[known]
-    share, p = None, None
-    if len(oriented):
-        off = np.where(np.abs(oriented - 0.5) <= 1e-9, 0.0, oriented - 0.5)
-        share = float(np.mean((off < 0) + 0.5 * (off == 0)))
-        dense = np.unique(codes[known], return_inverse=True)[1].reshape(-1)
-        means = np.bincount(dense, weights=off) / np.bincount(dense)
-        # means that mirror each other must tie, as their sums leave 1e-17 of rounding between them
-        means = np.round(means, 12)
-        p = signed_rank_p(means)
-    return {**bootstrap_mean(z, images, seed=seed).as_dict(), "share_below_chance": share, "p": p}
 
 
 def score_collapse(scores: torch.Tensor, top: int | None = None) -> dict[str, torch.Tensor]:

@@ -268,7 +268,7 @@ def _explained(
     whole = bool(full.all())
     safe = gram if whole else torch.where(full[:, None, None], gram, torch.eye(gram.shape[1]).to(gram))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(safe)[0])
-    explained = torch.linalg.vecdot(inverse.flatten(1), _gather(space.square, images, chosen).flatten(1))
+    explained: torch.Tensor = torch.linalg.vecdot(inverse.flatten(1), _gather(space.square, images, chosen).flatten(1))
     if not whole:
         lacking = (~full).nonzero()[:, 0]
         values, vectors = torch.linalg.eigh(gram[lacking])

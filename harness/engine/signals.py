@@ -139,7 +139,7 @@ def before_llm(
     words = None
     if "text_features" in step.needs:
         words = adapter.embed(torch.tensor(batch.questions, device=image.device))
-    return Signals(
+    return Signals.collected(
         features=features,
         vision_features=rows(tower.features),
         **{name: rows(tensor) for name, tensor in tower.signals.items() if name in step.needs},
@@ -226,7 +226,7 @@ class DecoderSignals:
             of_rows = layout.positions[..., group, :]
             at = lambda where: of_rows.gather(-1, where.expand(*of_rows.shape[:-1], -1))
             response = self.adapter.rope_response(at(text), at(columns), self.adapter.kind(self.index).name)
-        return Signals(
+        return Signals.collected(
             features=state.features[group] if "features" in needs and state.features is not None else None,
             text_features=None if words is None else self.adapter.embed(torch.tensor(words, device=group.device)),
             text_attention=rows(self.attention),

@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 
 from harness.store.runs import unpack
+from metrics.chance import summarise_z
+from metrics.clusters import cluster_codes
 from metrics.figures import BIAS, CLUSTERS, COVERAGE, DIVERSITY, FIGURES, LAYERS, MATCHED, SCORES
-from metrics.statistics import bootstrap_means, cluster_codes, paired_difference
+from metrics.overlap import map_overlap
+from metrics.statistics import bootstrap_means, paired_difference
 
 _NO_CHANCE = "merged tokens are no subset of the image's tokens, so chance has no meaning for them"
 
@@ -49,8 +52,6 @@ def _figures(columns: dict, names: tuple[str, ...], images: np.ndarray, seed: in
 
 
 def _chance(columns: dict, images: np.ndarray, seed: int) -> dict[str, dict]:
-    from metrics.collapse import summarise_z
-
     return {
         name: summarise_z(columns[f"z_{name}"], columns[f"percentile_{name}"], images, higher, seed=seed)
         for name, higher in FIGURES.items()
@@ -62,12 +63,10 @@ def _bias(columns: dict, figures: dict, grids: list, images: np.ndarray, seed: i
 
     The overlap with the mean map is null where grids differ.
     """
-    from metrics.coverage import map_overlap
-
     overlap = None
     if len(set(grids)) == 1:
         kept = np.stack([unpack(bits, grids[0]).ravel() for bits in columns["kept"]])
-        found = bootstrap_means(np.asarray(map_overlap(kept, images))[:, None], images, seed=seed)[0]
+        found = bootstrap_means(map_overlap(kept, images)[:, None], images, seed=seed)[0]
         overlap = {**found.as_dict(), "chance": float(np.mean(kept.sum(1)) / kept.shape[1])}
     place = columns["row_position"]
     pull = paired_difference(place, np.where(np.isnan(place), np.nan, 0.5), images, seed=seed)

@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from harness.results.summary import CellScores, _adjust, _answers, _winners, plain
 from metrics import evidence, latency
-from metrics.collapse import summarise_z
+from metrics.chance import summarise_z
 from reports.cells import dig, strata
 from reports.findings import Finding, findings
 
