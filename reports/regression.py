@@ -129,7 +129,7 @@ def counted(found: Comparison) -> str:
 
 
 def changed(found: Comparison) -> list[Verdict]:
-    """Return the figures that differ and did not fail, the larger changes of a rule first; times are left out, as they always differ."""
+    """Return the figures that differ and did not fail, the larger changes of a rule first; times are left out."""
     moved = [
         v for v in found.verdicts
         if v.status in ("passed", "noted") and v.rule not in ("latency", "benchmarks") and v.changed
