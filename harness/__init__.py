@@ -16,7 +16,9 @@ def __getattr__(name: str) -> object:
     if name in ("compare", "Run", "CompareConfig"):
         from importlib import import_module
 
-        value: object = getattr(import_module("harness.run.config" if name == "CompareConfig" else "harness.run.comparison"), name)
+        value: object = getattr(
+            import_module("harness.run.config" if name == "CompareConfig" else "harness.run.comparison"), name
+        )
         globals()[name] = value
         return value
     raise AttributeError(f"module 'harness' has no attribute {name!r}")

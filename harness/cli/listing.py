@@ -112,13 +112,14 @@ def rows(what: str) -> list[dict[str, object]]:
         from harness.models.families import FAMILIES
         from harness.models.shapes import PUBLIC
 
-        return [
-            *({"name": name, "kind": "embedded"} for name in EMBEDDED),
-            *({"name": name, "kind": "shape alone, for flops"} for name in PUBLIC if name not in EMBEDDED),
-            *({"name": name, "kind": f"of another package: {point.value}"} for name, point in plugged().items()),
-            {"name": "<folder>", "kind": f"local Hugging Face folder; families: {', '.join(FAMILIES)}"},
-            {"name": "<owner/name>", "kind": "hub id of one of these, such as llava-hf/llava-1.5-7b-hf"},
+        kinds = [
+            *((name, "embedded") for name in EMBEDDED),
+            *((name, "shape alone, for flops") for name in PUBLIC if name not in EMBEDDED),
+            *((name, f"of another package: {point.value}") for name, point in plugged().items()),
+            ("<folder>", f"local Hugging Face folder; families: {', '.join(FAMILIES)}"),
+            ("<owner/name>", "hub id of one of these, such as llava-hf/llava-1.5-7b-hf"),
         ]
+        return [{"name": name, "kind": kind} for name, kind in kinds]
     from methods.registry import entries
 
     return [
