@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-_LINES, _WIDTH = 3, 600  # of a message
+_LINES, _WIDTH = 3, 600  # the most lines of a message, and characters of a line
 
 
 class RequestError(ValueError):

@@ -24,7 +24,7 @@ OWN = frozenset(
 
 _LARGEST_JSON = 2**28  # bytes
 _LARGEST_TOML = 2**20  # bytes
-_DIGITS = 40  # of a whole number in JSON
+_DIGITS = 40  # the most digits of a whole number in JSON
 
 
 def regular(path: Path) -> Path:

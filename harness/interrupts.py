@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import IO, NoReturn
 
-CODE = 130  # of the exit, as shells have it for Ctrl-C
+CODE = 130  # the exit code, as shells have it for Ctrl-C
 _asked = threading.Event()
 
 

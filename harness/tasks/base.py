@@ -26,7 +26,7 @@ class TaskInfo:
     knows_evidence: bool
     scored: bool = True  # False where there are no answers: such a task ranks by loyalty alone, its accuracy is null
     prompt: str = "{question}"  # how a question is put to the model
-    answer_tokens: int = 16  # that an answer may need
+    answer_tokens: int = 16  # tokens that an answer may need
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ _SHARD = re.compile(r"([A-Za-z0-9_]+)-\d{5}-of-(\d{5})")  # "test-00000-of-00003
 
 
 def existing(path: Path, task: str) -> Path:
-    """Return the path.
+    """Return the path if a file or folder is there.
 
     Args:
         path: of a file or folder.

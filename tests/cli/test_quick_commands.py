@@ -1,4 +1,4 @@
-"""Commands that say what there is, count by formula or read a stored run do so where torch and transformers cannot be imported."""
+"""Commands that list, count by formula or read a stored run do so where torch and transformers cannot be imported."""
 
 from __future__ import annotations
 
@@ -53,6 +53,6 @@ def test_reading_stored_runs(stored_run, tmp_path):
     one, other = (stored_run(images=range(3), machine=machine).folder for machine in (0, 1))
     for command in (
         ["samples", one], ["samples", one, "--csv"], ["regress", one, one], ["report", one],
-        ["report", one, other, "--out", tmp_path / "both.html"], ["explain", one],
+        ["report", one, other, "--out", tmp_path / "both.html"],
     ):  # fmt: skip
         assert printed(*command), command
