@@ -49,10 +49,7 @@ def test_flops(method, budget):
     assert printed("flops", "--shape", "llava-1.5-7b", "--budget", budget, *named)
 
 
-def test_reading_stored_runs(stored_run, tmp_path):
-    one, other = (stored_run(images=range(3), machine=machine).folder for machine in (0, 1))
-    for command in (
-        ["samples", one], ["samples", one, "--csv"], ["regress", one, one], ["report", one],
-        ["report", one, other, "--out", tmp_path / "both.html"],
-    ):  # fmt: skip
+def test_reading_a_stored_run(stored_run):
+    folder = stored_run(images=range(3)).folder
+    for command in (["samples", folder], ["regress", folder, folder, "--json"]):
         assert printed(*command), command
