@@ -137,7 +137,7 @@ def loyalty_figures(columns: Mapping[str, Floats], images: Integers, seed: int) 
 
 
 def evidence_figures(columns: Mapping[str, Floats], own: CellScores, none: CellScores | None, seed: int) -> JsonObject | None:
-    """Return what became of the evidence in the samples that a cell answered; None where no question names its evidence.
+    """Return how much of the evidence a cell kept in the samples that it answered, and what that did to accuracy.
 
     Args:
         columns: [n] each, of `sample_columns.NUMBER_COLUMNS`.
@@ -146,7 +146,8 @@ def evidence_figures(columns: Mapping[str, Floats], own: CellScores, none: CellS
         seed: of the bootstrap.
 
     Returns:
-        Recall of the evidence, accuracy by recall, and the evidence swap with the part of the loss that it gives back.
+        Recall of the evidence, accuracy by recall, and the evidence swap with the part of the loss that it gives back; None
+        where no question names its evidence, or no answer has a score.
     """
     columns, images = {name: column[own.answered] for name, column in columns.items()}, own.image[own.answered]
     if not np.isfinite(columns["recall"]).any() or not np.isfinite(columns["score"]).any():

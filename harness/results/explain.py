@@ -19,7 +19,7 @@ _ASKED = {
 
 
 def explain(run: RunFolder, seed: int = 0) -> JsonObject:
-    """Return what explains accuracy in a run, from its folder alone.
+    """Return what predicts accuracy in a run, from its folder alone.
 
     Correlations take the cells whose kept tokens were analysed; strata take mergers too. References are left out of
     both, but `random` is a method here: see `cell_facts.is_explained`.

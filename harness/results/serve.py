@@ -86,7 +86,7 @@ class Server(ThreadingHTTPServer):
         return f"http://{LOOPBACK}:{self.server_port}/{self.token}/"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Print an error as one line; a browser that has gone is none."""
+        """Print an error as one line; a browser that has gone away is no error."""
         error = sys.exception()
         if not isinstance(error, (ConnectionError, TimeoutError)):
             print(f"error: {type(error).__name__}: {error}", file=sys.stderr)

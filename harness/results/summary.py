@@ -53,20 +53,20 @@ def summarise(run: RunFolder) -> JsonObject:
     manifest = run.manifest()
     seed, margin = manifest["config"]["seed"], manifest["config"]["margin"]
     questions = RunQuestions.of(run)
-    stored, own = _read(run, questions, seed)
-    by_name = {(facts["method"], facts["keep"]): scores for _, facts, scores in stored if len(scores.score)}
-    winners = best_methods(stored)
+    scored_cells, read = _read(run, questions, seed)
+    by_name = {(facts["method"], facts["keep"]): scores for _, facts, scores in scored_cells if len(scores.score)}
+    winners = best_methods(scored_cells)
     known, usual = run.layouts(), tuple(manifest["grid"])
     timings, again = run.timings(), run.timings(1)
     own_pass = {ident: number for number, ident in sorted(timings, reverse=True)}  # the first in which a cell was timed
-    none = next(((ident, facts) for ident, facts, _ in stored if facts["method"] == "none"), None)
+    none = next(((ident, facts) for ident, facts, _ in scored_cells if facts["method"] == "none"), None)
     cells = []
-    for ident, facts, scores in stored:
+    for ident, facts, scores in scored_cells:
         cell = {name: facts[name] for name in ("model", "task", "method", "params", "keep", "budget", "reference", "skipped")}
         cell |= {name: facts[name] for name in ("positions", "tokens", "flops", "schedule")}
         cell |= answer_figures(scores, by_name, winners, facts, seed, margin)
         cell["families"] = cell["families"] and {questions.families[i]: figure for i, figure in cell["families"].items()}
-        cell["loyalty"], cell["evidence"] = own[ident]
+        cell["loyalty"], cell["evidence"] = read[ident]
         cell["seeds"] = seed_figures(scores, run.repeats(ident))
         analysed = run.analysis(ident)
         grids = {i: known[i][1] if i in known else usual for i in set(analysed["image"])}
@@ -76,7 +76,7 @@ def summarise(run: RunFolder) -> JsonObject:
         cell["task_figures"] = facts.get("task_figures")
         cells.append(cell)
     adjust_for_multiple_tests(cells)
-    _pareto(cells, stored, {ident: times for (number, ident), times in timings.items() if number == 0}, seed)
+    _pareto(cells, scored_cells, {ident: times for (number, ident), times in timings.items() if number == 0}, seed)
     return {
         "schema_version": SCHEMA_VERSION,
         "cells": cells,
@@ -139,17 +139,17 @@ def _read(
 ) -> tuple[ScoredCells, dict[int, tuple[JsonObject | None, JsonObject | None]]]:
     """The scores of every cell; by cell its ``loyalty`` and ``evidence``, for which nothing else is needed but `none`."""
     cells = run.cells()
-    stored: dict[int, CellScores] = {}
-    own: dict[int, tuple[JsonObject | None, JsonObject | None]] = {}
+    scores_of: dict[int, CellScores] = {}
+    read: dict[int, tuple[JsonObject | None, JsonObject | None]] = {}
     none: CellScores | None = None
     for ident, _, facts in sorted(cells, key=lambda cell: cell[2]["method"] != "none"):
         found = read_columns(run, ident, questions, (*NUMBER_COLUMNS, "failed IS NULL"))
         columns = dict(zip((*NUMBER_COLUMNS, "answered"), found.table.T))
         answered = columns.pop("answered") > 0
-        stored[ident] = scores = CellScores(columns["score"].copy(), found.image, found.family, answered)
+        scores_of[ident] = scores = CellScores(columns["score"].copy(), found.image, found.family, answered)
         none = scores if none is None and facts["method"] == "none" and len(scores.score) else none
-        own[ident] = loyalty_figures(columns, found.image, seed), evidence_figures(columns, scores, none, seed)
-    return [(ident, facts, stored[ident]) for ident, _, facts in cells], own
+        read[ident] = loyalty_figures(columns, found.image, seed), evidence_figures(columns, scores, none, seed)
+    return [(ident, facts, scores_of[ident]) for ident, _, facts in cells], read
 
 
 def _latency(
@@ -198,12 +198,12 @@ def _memory(facts: JsonObject) -> JsonObject | None:
     }
 
 
-def _pareto(cells: Sequence[JsonObject], stored: ScoredCells, timings: Mapping[int, StageTimes], seed: int) -> None:
+def _pareto(cells: Sequence[JsonObject], scored_cells: ScoredCells, timings: Mapping[int, StageTimes], seed: int) -> None:
     """Which cells are on the front of accuracy against TTFT and against FLOPs; blind and oracle are not in it."""
     for cell in cells:
         cell["pareto"] = {"latency": None, "flops": None}
     entered = [
-        (cell, ident, scores) for cell, (ident, facts, scores) in zip(cells, stored, strict=True)
+        (cell, ident, scores) for cell, (ident, facts, scores) in zip(cells, scored_cells, strict=True)
         if scores.scored and facts["method"] not in ("blind", "oracle")
     ]  # fmt: skip
     flops = {ident: cell["flops"]["total"] for cell, ident, _ in entered if cell["flops"]}

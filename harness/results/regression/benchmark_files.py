@@ -43,23 +43,23 @@ def regress_benchmarks(baseline: Path, candidate: Path, thresholds: Thresholds |
     Raises:
         RequestError: where a file cannot be read or holds no benchmarks.
     """
-    limits = thresholds or default_thresholds()
+    thresholds = thresholds or default_thresholds()
     (before, machine), (after, other) = _read(baseline), _read(candidate)
-    found: list[Verdict] = []
+    verdicts: list[Verdict] = []
     for name in dict.fromkeys((*before, *after)):
         if name not in after:
-            found.append(Verdict("vanished", name, limits.status("vanished"), "the candidate has no such benchmark"))
+            verdicts.append(Verdict("vanished", name, thresholds.status("vanished"), "the candidate has no such benchmark"))
         elif name not in before:
-            found.append(Verdict("new", name, "noted", "the baseline has no such benchmark"))
+            verdicts.append(Verdict("new", name, "noted", "the baseline has no such benchmark"))
         else:
-            found.append(_compare(name, before[name], after[name], machine == other, limits))
+            verdicts.append(_compare(name, before[name], after[name], machine == other, thresholds))
     notes = () if machine == other else (f"The machines differ ({machine} and {other}): medians without a floor are not judged.",)
     facts = (("Benchmarks", str(len(after))), ("Machine", machine if machine == other else f"{machine} → {other}"))
-    return Comparison(str(baseline), str(candidate), tuple(found), facts, notes)
+    return Comparison(str(baseline), str(candidate), tuple(verdicts), facts, notes)
 
 
-def _compare(name: str, before: BenchmarkTiming, after: BenchmarkTiming, same_machine: bool, limits: Thresholds) -> Verdict:
-    rule = limits.benchmarks
+def _compare(name: str, before: BenchmarkTiming, after: BenchmarkTiming, same_machine: bool, thresholds: Thresholds) -> Verdict:
+    rule = thresholds.benchmarks
     if before.ratio is not None and after.ratio is not None:
         values = before.ratio, after.ratio
         make = VerdictMaker("benchmarks", name, values, "times its floor", "ratio")
@@ -75,7 +75,9 @@ def _compare(name: str, before: BenchmarkTiming, after: BenchmarkTiming, same_ma
         return make("not judged", f"{told}; {rounds} rounds are fewer than {rule.min_rounds}")
     change = values[1] / values[0] - 1 if values[0] > 0 else 0.0
     if change > rule.tolerance:
-        return make(limits.status("benchmarks"), f"{told}, {100 * change:.0f} % slower; {100 * rule.tolerance:g} % are tolerated")
+        return make(
+            thresholds.status("benchmarks"), f"{told}, {100 * change:.0f} % slower; {100 * rule.tolerance:g} % are tolerated"
+        )
     return make("passed", told)
 
 

@@ -24,7 +24,7 @@ _EXACT = 1e-9  # relative: what the order of a sum may change
 _PLANNED = {"schedule": "LLM layer", "grid": "side of the grid", "tower": "tower block"}
 
 
-def schedule(pair: RunPair, cell: MatchedCell, limits: Thresholds) -> Verdict | None:
+def schedule(pair: RunPair, cell: MatchedCell, thresholds: Thresholds) -> Verdict | None:
     """Compare the visual tokens at every layer, exactly; of methods that count by the image, their mean.
 
     Schedules that are means over images of several sizes compare where the images are the same ones; else what was kept of
@@ -37,20 +37,20 @@ def schedule(pair: RunPair, cell: MatchedCell, limits: Thresholds) -> Verdict | 
         if not pair.same_questions:
             return make("not judged", "counts follow from the images, and the runs saw other images")
         change = _change(*tokens)
-        if change is not None and abs(change) <= limits.schedule.adaptive:
+        if change is not None and abs(change) <= thresholds.schedule.adaptive:
             return make("passed", "counts follow from the images; their mean is within the tolerance")
         return make(
-            limits.status("schedule"), f"counts follow from the same images, but their mean changed by {_percent(change)}"
+            thresholds.status("schedule"), f"counts follow from the same images, but their mean changed by {_percent(change)}"
         )
     if (name := cell.replanned) is not None:
-        return make(limits.status("schedule"), _first_difference(sides[0][name], sides[1][name], _PLANNED[name]))
+        return make(thresholds.status("schedule"), _first_difference(sides[0][name], sides[1][name], _PLANNED[name]))
     if cell.recounted:
         return make(
-            limits.status("schedule"), f"planned alike, but {cell.recounted} of {cell.common} questions kept other counts"
+            thresholds.status("schedule"), f"planned alike, but {cell.recounted} of {cell.common} questions kept other counts"
         )
     if cell.resized:
         text = f"other counts were kept of images of {cell.resized} of the {cell.sizes_of_both} sizes that both runs saw"
-        return make(limits.status("schedule"), text)
+        return make(thresholds.status("schedule"), text)
     if cell.means and not cell.sizes_of_both:
         return make("not judged", _OTHER_SIZES)
     if cell.means:
@@ -58,7 +58,7 @@ def schedule(pair: RunPair, cell: MatchedCell, limits: Thresholds) -> Verdict | 
     return make("passed", "the same tokens at every layer")
 
 
-def flops(pair: RunPair, cell: MatchedCell, limits: Thresholds) -> Verdict | None:
+def flops(pair: RunPair, cell: MatchedCell, thresholds: Thresholds) -> Verdict | None:
     """Compare FLOPs exactly, part by part, on the same questions; else what visual tokens cost beside those of `none`."""
     sides = cell.baseline.facts["flops"], cell.candidate.facts["flops"]
     if None in sides:
@@ -68,28 +68,28 @@ def flops(pair: RunPair, cell: MatchedCell, limits: Thresholds) -> Verdict | Non
     if not cell.same_schedule:
         return make("not judged", "the schedule differs, and FLOPs with it")
     if cell.adaptive:
-        return _adaptive(pair, limits, make, totals)
+        return _adaptive(pair, thresholds, make, totals)
     if cell.means:
         return make("not judged", _OTHER_SIZES)
     exact = _PARTS if pair.same_questions else ("vision", "projector")
     parts = [name for name in exact if _differ(sides[0][name], sides[1][name])]
     if parts:
         told = ", ".join(f"{name} {sides[0][name]:.6g} → {sides[1][name]:.6g}" for name in parts)
-        return make(limits.status("flops"), f"on an equal schedule: {told}")
+        return make(thresholds.status("flops"), f"on an equal schedule: {told}")
     if pair.same_questions:
         return make("passed", "the same in every part")
     shares = [_above_blind(pair, side, cell, lambda f: sum(f["flops"][part] for part in _BY_TEXT)) for side in (0, 1)]
     change = _change(*shares)
     if change is None:
         return make("not judged", _OTHER_TEXT)
-    if abs(change) <= limits.flops.other_questions:
+    if abs(change) <= thresholds.flops.other_questions:
         return Verdict("flops", cell.label, "passed", _BUT_TEXT)
     return make(
-        limits.status("flops"), f"on an equal schedule, what visual tokens cost beside none changed by {_percent(change)}"
+        thresholds.status("flops"), f"on an equal schedule, what visual tokens cost beside none changed by {_percent(change)}"
     )
 
 
-def kv_bytes(pair: RunPair, cell: MatchedCell, limits: Thresholds) -> Verdict | None:
+def kv_bytes(pair: RunPair, cell: MatchedCell, thresholds: Thresholds) -> Verdict | None:
     """Compare the bytes of the KV cache exactly: by formula, and measured where the same prompt was timed."""
     sides = cell.baseline.facts["flops"], cell.candidate.facts["flops"]
     if None in sides:
@@ -99,7 +99,7 @@ def kv_bytes(pair: RunPair, cell: MatchedCell, limits: Thresholds) -> Verdict | 
     if not cell.same_schedule:
         return make("not judged", "the schedule differs, and KV bytes with it")
     if cell.adaptive:
-        return _adaptive(pair, limits, make, values)
+        return _adaptive(pair, thresholds, make, values)
     if cell.means:
         return make("not judged", _OTHER_SIZES)
     if not pair.same_questions:
@@ -109,16 +109,16 @@ def kv_bytes(pair: RunPair, cell: MatchedCell, limits: Thresholds) -> Verdict | 
             return make("not judged", _OTHER_TEXT)
         if not _differ(before, after):
             return Verdict("kv_bytes", cell.label, "passed", _BUT_TEXT)
-        return make(limits.status("kv_bytes"), f"of visual tokens, on an equal schedule: {before:,.0f} → {after:,.0f}")
+        return make(thresholds.status("kv_bytes"), f"of visual tokens, on an equal schedule: {before:,.0f} → {after:,.0f}")
     if _differ(*values):
-        return make(limits.status("kv_bytes"), f"on an equal schedule: {values[0]:,.0f} → {values[1]:,.0f}")
+        return make(thresholds.status("kv_bytes"), f"on an equal schedule: {values[0]:,.0f} → {values[1]:,.0f}")
     measured = [_get(facts, "kv", "measured") for facts in (cell.baseline.facts, cell.candidate.facts)]
     if None not in measured and measured[0] != measured[1]:
-        return make(limits.status("kv_bytes"), f"measured on the same prompt: {measured[0]:,} → {measured[1]:,}")
+        return make(thresholds.status("kv_bytes"), f"measured on the same prompt: {measured[0]:,} → {measured[1]:,}")
     return make("passed", "the same")
 
 
-def latency(pair: RunPair, cell: MatchedCell, limits: Thresholds) -> Verdict | None:
+def latency(pair: RunPair, cell: MatchedCell, thresholds: Thresholds) -> Verdict | None:
     """Compare the speed-up of time to first token over `none` in the same run.
 
     A loss fails where it is over the tolerance and the two intervals lie apart.
@@ -139,17 +139,17 @@ def latency(pair: RunPair, cell: MatchedCell, limits: Thresholds) -> Verdict | N
     if noisy:
         return make("not judged", f"timing was noisy in the {' and the '.join(noisy)}")
     before, after = ratios
-    tolerance = max(limits.latency.tolerance, *(abs(aa - 1) for side in (pair.baseline, pair.candidate)
+    tolerance = max(thresholds.latency.tolerance, *(abs(aa - 1) for side in (pair.baseline, pair.candidate)
                     if (aa := _get(side.summary, "checks", "aa", "value")) is not None), 0.0)  # fmt: skip
     apart = None not in (before["lo"], after["hi"]) and after["hi"] < before["lo"]
     change = after["value"] / before["value"] - 1
     told = f"{before['value']:.2f}× [{_range(before)}] → {after['value']:.2f}× [{_range(after)}]"
     if change < -tolerance and apart:
-        return make(limits.status("latency"), f"speed-up over none {told}; a loss of {100 * tolerance:.0f} % is tolerated")
+        return make(thresholds.status("latency"), f"speed-up over none {told}; a loss of {100 * tolerance:.0f} % is tolerated")
     return make("passed", f"speed-up over none {told}")
 
 
-def drift(pair: RunPair, cell: MatchedCell, limits: Thresholds) -> Verdict | None:
+def drift(pair: RunPair, cell: MatchedCell, thresholds: Thresholds) -> Verdict | None:
     """Compare the kept tokens on the same questions, by their mean Jaccard index."""
     facts = cell.baseline.facts
     if cell.key.method in ("none", "blind") or facts["grid"]:
@@ -165,22 +165,22 @@ def drift(pair: RunPair, cell: MatchedCell, limits: Thresholds) -> Verdict | Non
     if not cell.same_schedule:
         return make("not judged", f"the schedule differs, and the kept tokens with it (Jaccard {cell.jaccard:.3f})")
     told = f"kept tokens of {cell.common} questions agree to {cell.jaccard:.3f}"
-    if cell.jaccard < limits.drift.jaccard:
-        return make(limits.status("drift"), f"{told}; at least {limits.drift.jaccard:g} is asked")
+    if cell.jaccard < thresholds.drift.jaccard:
+        return make(thresholds.status("drift"), f"{told}; at least {thresholds.drift.jaccard:g} is asked")
     return make("passed", told)
 
 
-def failures(pair: RunPair, cell: MatchedCell, limits: Thresholds) -> Verdict | None:
+def failures(pair: RunPair, cell: MatchedCell, thresholds: Thresholds) -> Verdict | None:
     """Compare the shares of samples that failed; None where there are none."""
     before, after = cell.failed
     if not before and not after:
         return None
     make = VerdictMaker("failures", cell.label, [before, after], "failed samples", "share")
     told = f"{100 * before:.1f} % → {100 * after:.1f} % of the samples failed"
-    return make(limits.status("failures") if after - before > limits.failures.tolerance else "passed", told)
+    return make(thresholds.status("failures") if after - before > thresholds.failures.tolerance else "passed", told)
 
 
-def agreement(pair: RunPair, cell: MatchedCell, limits: Thresholds) -> Verdict | None:
+def agreement(pair: RunPair, cell: MatchedCell, thresholds: Thresholds) -> Verdict | None:
     """Note the share of equal answers to the same questions; it fails nothing."""
     if cell.agreement is None:
         return None
@@ -194,14 +194,14 @@ CELL_RULES: tuple[Callable[[RunPair, MatchedCell, Thresholds], Verdict | None], 
 """All rules of this file, in the order of a report."""
 
 
-def _adaptive(pair: RunPair, limits: Thresholds, make: VerdictMaker, values: list[float | None]) -> Verdict:
+def _adaptive(pair: RunPair, thresholds: Thresholds, make: VerdictMaker, values: list[float | None]) -> Verdict:
     """Cost of a method whose counts follow from the images: as exact as its counts."""
     change = _change(*values)
     if not pair.same_questions or change is None:
         return make("not judged", "counts follow from the images, and the runs saw other images")
-    if abs(change) <= limits.schedule.adaptive:
+    if abs(change) <= thresholds.schedule.adaptive:
         return make("passed", "counts follow from the images; the mean is within the tolerance")
-    return make(limits.status(make.rule), f"the mean on the same images changed by {_percent(change)}")
+    return make(thresholds.status(make.rule), f"the mean on the same images changed by {_percent(change)}")
 
 
 def _above_blind(

@@ -17,7 +17,7 @@ from metrics.figures import FIGURES
 
 @dataclass(frozen=True)
 class FamilywiseTest:
-    """What many columns lost from the baseline to the candidate, tested together; a column is a figure of a cell."""
+    """A test, as one family, of what many columns lost from the baseline to the candidate; a column is a figure of a cell."""
 
     means: tuple[Floats, Floats]  # [M] of the baseline and of the candidate, on what compares
     losses: familywise.ColumnLosses
@@ -51,38 +51,38 @@ class FamilywiseTest:
         return cls((before, after), losses, images, int(sizes[1][:, 0].sum()), pair.paired, level)
 
     @property
-    def few(self) -> bool:
+    def underpowered(self) -> bool:
         """Whether no loss, however large, could be significant on so few images."""
         least = familywise.least_p(self.images[0]) if self.paired else familywise.least_p(*self.images)
         return least > self.level
 
     @property
-    def on(self) -> str:
+    def samples_in_words(self) -> str:
         """The samples that compare, in words."""
         if self.paired:
             return f"on the same {self.questions} questions of {self.images[0]} images"
         return f"on {self.images[0]} and {self.images[1]} different images"
 
     @property
-    def too_few(self) -> str:
-        """Why a loss could not be told from chance, in words."""
+    def why_underpowered(self) -> str:
+        """The reason why a loss cannot be told from chance, in words."""
         return f"{min(self.images)} images are too few to tell that from chance"
 
 
-def accuracy_test(pair: RunPair, limits: Thresholds) -> FamilywiseTest:
+def accuracy_test(pair: RunPair, thresholds: Thresholds) -> FamilywiseTest:
     """Return what all cells that both runs measured lost in accuracy, a column each in the order of `RunPair.matched`."""
-    return FamilywiseTest.of(pair, [(cell.totals, cell.sizes) for cell in pair.matched], limits.accuracy.level)
+    return FamilywiseTest.of(pair, [(cell.totals, cell.sizes) for cell in pair.matched], thresholds.accuracy.level)
 
 
-def accuracy(pair: RunPair, test: FamilywiseTest, limits: Thresholds) -> Iterator[Verdict]:
+def accuracy(pair: RunPair, test: FamilywiseTest, thresholds: Thresholds) -> Iterator[Verdict]:
     """Judge the accuracy of each cell: a drop fails where it is over the tolerance and significant over all cells.
 
     Args:
         pair: of the runs.
         test: from `accuracy_test`.
-        limits: of which the table ``accuracy`` decides.
+        thresholds: of which the table ``accuracy`` decides.
     """
-    rule, losses = limits.accuracy, test.losses
+    rule, losses = thresholds.accuracy, test.losses
     for column, cell in enumerate(pair.matched):
         before, after = (float(mean[column]) for mean in test.means)
         make = VerdictMaker("accuracy", cell.label, (before, after), "accuracy", "share")
@@ -92,30 +92,30 @@ def accuracy(pair: RunPair, test: FamilywiseTest, limits: Thresholds) -> Iterato
             continue
         low, high = losses.interval(column)
         value, least, most = (0.0 - 100 * part for part in (loss, high, low))  # of 0 no -0
-        told = f"{value:+.1f} points [{least:+.1f} to {most:+.1f}] {test.on}"
+        told = f"{value:+.1f} points [{least:+.1f} to {most:+.1f}] {test.samples_in_words}"
         if loss <= rule.tolerance + 1e-12:
             yield make("passed", told)
-        elif test.few:
-            yield make("not judged", f"{told}; {test.too_few}")
+        elif test.underpowered:
+            yield make("not judged", f"{told}; {test.why_underpowered}")
         elif losses.p[column] > rule.level:
             yield make("passed", f"{told}; chance gives such a drop in some cell with p = {losses.p[column]:.2g}")
         else:
             yield make(
-                limits.status("accuracy"),
+                thresholds.status("accuracy"),
                 f"{told}, p = {losses.p[column]:.1g} over all cells; {100 * rule.tolerance:g} points are tolerated",
             )
 
 
-def diversity(pair: RunPair, limits: Thresholds) -> Iterator[Verdict]:
+def diversity(pair: RunPair, thresholds: Thresholds) -> Iterator[Verdict]:
     """Judge the diversity of each cell's kept tokens by the figure that lost most.
 
     A loss of any figure fails where it is over the tolerance and significant over all cells and figures.
 
     Args:
         pair: of the runs.
-        limits: of which the table ``diversity`` decides.
+        thresholds: of which the table ``diversity`` decides.
     """
-    rule = limits.diversity
+    rule = thresholds.diversity
     places: list[tuple[MatchedCell, str, float]] = []
     tables: list[ImageSums] = []
     for cell in pair.matched:
@@ -134,24 +134,24 @@ def diversity(pair: RunPair, limits: Thresholds) -> Iterator[Verdict]:
     test = FamilywiseTest.of(pair, tables, rule.level)
     for cell in dict.fromkeys(cell for cell, _, _ in places):
         own = [(column, name, sign) for column, (owner, name, sign) in enumerate(places) if owner is cell]
-        yield _worst(cell, test, own, limits)
+        yield _worst(cell, test, own, thresholds)
 
 
-def _worst(cell: MatchedCell, test: FamilywiseTest, columns: Iterable[tuple[int, str, float]], limits: Thresholds) -> Verdict:
+def _worst(cell: MatchedCell, test: FamilywiseTest, columns: Iterable[tuple[int, str, float]], thresholds: Thresholds) -> Verdict:
     """The verdict on a cell's figures: that on the one that lost most, significant ones first."""
-    rule, losses, seen = limits.diversity, test.losses, []
+    rule, losses, seen = thresholds.diversity, test.losses, []
     for column, name, sign in columns:
         before, after = (sign * float(mean[column]) for mean in test.means)
         loss = float(losses.value[column]) / abs(before) if before else 0.0
         over = loss > rule.tolerance
-        significant = over and not test.few and bool(losses.p[column] <= rule.level)
+        significant = over and not test.underpowered and bool(losses.p[column] <= rule.level)
         seen.append((significant, over, loss, name, before, after, float(losses.p[column])))
     significant, over, loss, name, before, after, p = max(seen)
-    told = f"{name} {before:.4g} → {after:.4g} {test.on}"
+    told = f"{name} {before:.4g} → {after:.4g} {test.samples_in_words}"
     make = VerdictMaker("diversity", cell.label, (before, after), name, "number")
     if significant:
         said = f"{told}, {100 * loss:.1f} % less diverse, p = {p:.1g} over all cells"
-        return make(limits.status("diversity"), f"{said}; {100 * rule.tolerance:g} % are tolerated")
-    if over and test.few:
-        return make("not judged", f"{told}, {100 * loss:.1f} % less diverse; {test.too_few}")
+        return make(thresholds.status("diversity"), f"{said}; {100 * rule.tolerance:g} % are tolerated")
+    if over and test.underpowered:
+        return make("not judged", f"{told}, {100 * loss:.1f} % less diverse; {test.why_underpowered}")
     return make("passed", told)

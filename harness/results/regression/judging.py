@@ -1,4 +1,4 @@
-"""How a rule puts what it found into a verdict. Needs no torch."""
+"""The step from what a rule found to its verdict. Needs no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.store.verdicts import Status, Unit, Verdict
 
 @dataclass(frozen=True)
 class VerdictMaker:
-    """Makes the verdict of one rule on one cell whose two figures are known: call it with a status and a sentence."""
+    """A maker of verdicts for one rule and one cell whose two figures are known; call it with a status and a sentence."""
 
     rule: str  # one of `harness.store.verdicts.RULES`
     cell: str  # as a reader names it: ``sts at 64``

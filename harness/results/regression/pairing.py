@@ -96,7 +96,7 @@ class RunSide:
 
     @cached_property
     def sizes(self) -> dict[str, SizeOfImage]:
-        """By image its visual tokens and their grid; empty for a model whose images are all of one size."""
+        """The visual tokens and the grid of each image; empty for a model whose images are all of one size."""
         return self.run.layouts()
 
     def counts_by_size(self, columns: Columns) -> dict[SizeOfImage, set[float]]:
@@ -148,12 +148,15 @@ class MatchedCell:
 
     @property
     def same_schedule(self) -> bool:
-        """Whether what follows from the schedule compares; counts that follow from the images have a tolerance of their own."""
+        """Whether both runs kept as many tokens, so that FLOPs, KV bytes, diversity and kept tokens compare.
+
+        True of adaptive methods, whose counts follow from the images and have a tolerance of their own.
+        """
         return self.adaptive or (self.replanned is None and not self.recounted and not self.resized)
 
     @property
     def replanned(self) -> str | None:
-        """The first of `PLANNED` that differs; one that either run does not tell, or that is a mean, is left aside."""
+        """The first entry of `PLANNED` that differs; one that either run does not tell, or that is a mean, is left aside."""
         mine, theirs = self.baseline.facts, self.candidate.facts
         told = [name for name in PLANNED if name in mine and name in theirs and not (self.means and name == "schedule")]
         return next((name for name in told if mine[name] != theirs[name]), None)

@@ -35,7 +35,7 @@ def regress(
     Raises:
         RequestError: where one is no finished run, or they have no cell in common.
     """
-    limits = thresholds or default_thresholds()
+    thresholds = thresholds or default_thresholds()
     runs = [run if isinstance(run, RunFolder) else RunFolder(Path(run), read_only=True) for run in (baseline, candidate)]
     pair = RunPair(*runs)
     if not set(pair.baseline.cells) & set(pair.candidate.cells):
@@ -44,24 +44,24 @@ def regress(
             f"{runs[1].folder}: has no cell in common with {runs[0].folder} ({what[1]} against {what[0]}); "
             "compare runs of one model, task, prompt and budget mode"
         )
-    answers = accuracy_test(pair, limits)
-    found = [*_presence(pair, limits), *accuracy(pair, answers, limits), *diversity(pair, limits)]
-    found += [verdict for cell in pair.matched for rule in CELL_RULES if (verdict := rule(pair, cell, limits)) is not None]
+    test = accuracy_test(pair, thresholds)
+    verdicts = [*_presence(pair, thresholds), *accuracy(pair, test, thresholds), *diversity(pair, thresholds)]
+    verdicts += [verdict for cell in pair.matched for rule in CELL_RULES if (verdict := rule(pair, cell, thresholds)) is not None]
     places, order = {pair.labels[key]: i for i, key in enumerate(pair.keys)}, list(RULES)
-    found.sort(key=lambda verdict: (order.index(verdict.rule), places[verdict.cell]))
+    verdicts.sort(key=lambda verdict: (order.index(verdict.rule), places[verdict.cell]))
     names = [str(run.folder) for run in runs]
-    return Comparison(names[0], names[1], tuple(found), _facts(pair), _notes(pair, answers, limits))
+    return Comparison(names[0], names[1], tuple(verdicts), _facts(pair), _notes(pair, test, thresholds))
 
 
-def _presence(pair: RunPair, limits: Thresholds) -> Iterator[Verdict]:
+def _presence(pair: RunPair, thresholds: Thresholds) -> Iterator[Verdict]:
     """Cells that are on one side alone, or measured on one side alone."""
     for key in pair.keys:
         label, mine, theirs = pair.labels[key], pair.baseline.cells.get(key), pair.candidate.cells.get(key)
         was = mine is not None and not mine.skipped
         if was and theirs is None:
-            yield Verdict("vanished", label, limits.status("vanished"), "the candidate has no such cell")
+            yield Verdict("vanished", label, thresholds.status("vanished"), "the candidate has no such cell")
         elif was and theirs is not None and theirs.skipped:
-            yield Verdict("skipped", label, limits.status("skipped"), f"measured before, skipped now: {theirs.skipped}")
+            yield Verdict("skipped", label, thresholds.status("skipped"), f"measured before, skipped now: {theirs.skipped}")
         elif not was and theirs is not None and not theirs.skipped:
             text = "the baseline has no such cell" if mine is None else f"measured now, skipped before: {mine.skipped}"
             yield Verdict("new", label, "noted", text)
@@ -97,7 +97,7 @@ _ASIDE = frozenset({*HANDLING_OPTIONS, "methods", "keep", "plugin", "samples", "
 """Settings whose change is told elsewhere, or makes no cell another."""
 
 
-def _notes(pair: RunPair, answers: FamilywiseTest, limits: Thresholds) -> tuple[str, ...]:
+def _notes(pair: RunPair, test: FamilywiseTest, thresholds: Thresholds) -> tuple[str, ...]:
     """What a reader must know before trusting the verdicts."""
     base, cand, found = pair.baseline.manifest, pair.candidate.manifest, []
     if base["fingerprints"].get("weights") != cand["fingerprints"].get("weights"):
@@ -114,11 +114,11 @@ def _notes(pair: RunPair, answers: FamilywiseTest, limits: Thresholds) -> tuple[
         found.append(
             "The runs share too few questions: accuracy compares as that of two samples, drift and agreement not at all."
         )
-    seen = answers.losses.detectable()
+    seen = test.losses.detectable()
     seen = seen[np.isfinite(seen)]
-    if answers.few:
-        found.append(f"{min(answers.images)} images are too few for any drop of accuracy to be significant; use more.")
-    elif len(seen) and float(np.median(seen)) > limits.accuracy.tolerance:
+    if test.underpowered:
+        found.append(f"{min(test.images)} images are too few for any drop of accuracy to be significant; use more.")
+    elif len(seen) and float(np.median(seen)) > thresholds.accuracy.tolerance:
         found.append(
             f"In half of the cells, a drop under {100 * float(np.median(seen)):.1f} points would be missed more than one time in "
             "five; more images see smaller ones."
