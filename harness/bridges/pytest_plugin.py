@@ -104,7 +104,8 @@ class PrunescopeFixture:
         if found.jaccard is None:
             _fail(f"{found.label}: {_store(baseline).folder} holds no kept tokens of the same questions")
         if found.jaccard < jaccard:
-            luck = "; its choice depends on the seed, and the seeds differ" if found.baseline.depends_on_seed and not same_seed else ""
+            drawn = found.baseline.depends_on_seed and not same_seed
+            luck = "; its choice depends on the seed, and the seeds differ" if drawn else ""
             _fail(f"{found.label} drifted: kept tokens of {found.common} questions agree to {found.jaccard:.3f} (Jaccard) with "
                   f"{_store(baseline).folder}, at least {jaccard:g} is asked{luck}")  # fmt: skip
 

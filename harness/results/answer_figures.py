@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.results.cell_facts import JsonObject, is_competitor
+from harness.results.cell_facts import is_competitor
+from harness.results.types import Floats, Integers, JsonObject
 from metrics import accuracy as acc
 from metrics import evidence
 from metrics.statistics import Estimate, bootstrap_mean, holm, mcnemar_exact, paired_difference
@@ -18,9 +19,6 @@ TESTS = ("difference_none", "difference_like", "difference_winner")
 _FIGURES = (
     "accuracy", "families", "retention", "retention_adjusted", *TESTS, "mcnemar", "non_inferior", "loyalty", "difficulty",
 )  # fmt: skip
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

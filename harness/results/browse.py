@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 
 from harness.errors import RequestError, nearest
-from harness.results.cell_facts import JsonObject
+from harness.results.types import JsonObject
 from harness.store.integrity import opened_to_read
 from harness.store.runs import RunFolder
 from harness.tasks.target import shown
@@ -53,25 +53,14 @@ class OpenRun(RunFolder):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, read_only=True)
-        self._opened: sqlite3.Connection | None = None
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """The connection to the results as they are, unchecked; bytes that are no UTF-8 are replaced."""
-        if self._opened is None:
-            self._opened = opened_to_read(self.folder / "results.sqlite")
-            self._opened.text_factory = _text
-        return self._opened
-
-    def close(self) -> None:
-        """Close the connection to the results, where one was opened."""
-        if self._opened is not None:
-            self._opened.close()
-            self._opened = None
-
-
-def _text(stored: bytes) -> str:
-    return stored.decode(errors="replace")
+        """To the results as they are."""
+        if self._connection is None:
+            self._connection = opened_to_read(self.folder / "results.sqlite")
+            self._connection.text_factory = lambda text: text.decode(errors="replace")
+        return self._connection
 
 
 def overview(run: RunFolder) -> JsonObject:

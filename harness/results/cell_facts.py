@@ -1,13 +1,9 @@
-"""What the stored facts of a cell say of its part in a comparison. Needs no torch."""
+"""The rules by which a cell of a run takes part in comparisons, from its stored facts. Needs no torch."""
 
 from __future__ import annotations
 
-from typing import Any
-
+from harness.results.types import JsonObject
 from methods.expressions import bare
-
-JsonObject = dict[str, Any]
-"""A parsed object of JSON: the facts of a cell, an entry of ``summary.json``, a manifest."""
 
 
 def is_competitor(facts: JsonObject) -> bool:

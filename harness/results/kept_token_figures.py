@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.results.cell_facts import JsonObject
+from harness.results.types import Columns, Integers, JsonObject
 from harness.store.runs import unpack
 from metrics.figures import BIAS, CLUSTERS, COVERAGE, DIVERSITY, FIGURES, LAYERS, MATCHED, SCORES
 from metrics.statistics import bootstrap_means, cluster_codes, paired_difference
 
 _NO_CHANCE = "merged tokens are no subset of the image's tokens, so chance has no meaning for them"
 
-Columns = Mapping[str, NDArray[Any]]
-"""What `RunFolder.analysis` reads: [n] each, numbers as float64, texts and bytes as objects; ``layers`` [n, layers, LAYERS]."""
 Grid = tuple[int, int] | None
 """(h, w) of an image's tokens; None where they are no one full grid."""
 
@@ -51,12 +48,12 @@ def kept_token_figures(columns: Columns, facts: JsonObject, grids: Mapping[str, 
     return out
 
 
-def _figures(columns: Columns, names: tuple[str, ...], images: NDArray[np.int64], seed: int) -> dict[str, JsonObject | None]:
+def _figures(columns: Columns, names: tuple[str, ...], images: Integers, seed: int) -> dict[str, JsonObject | None]:
     found = bootstrap_means(np.stack([columns[name] for name in names], 1), images, seed=seed)
     return {name: None if figure.value is None else figure.as_dict() for name, figure in zip(names, found, strict=True)}
 
 
-def _chance(columns: Columns, images: NDArray[np.int64], seed: int) -> JsonObject:
+def _chance(columns: Columns, images: Integers, seed: int) -> JsonObject:
     from metrics.collapse import summarise_z
 
     return {
@@ -66,7 +63,7 @@ def _chance(columns: Columns, images: NDArray[np.int64], seed: int) -> JsonObjec
 
 
 def _bias(
-    columns: Columns, figures: Mapping[str, JsonObject | None], grids: Sequence[Grid], images: NDArray[np.int64], seed: int
+    columns: Columns, figures: Mapping[str, JsonObject | None], grids: Sequence[Grid], images: Integers, seed: int
 ) -> JsonObject:
     """Pull to a place, and whether it explains collapse: z against random subsets with as many tokens in every row.
 
@@ -92,7 +89,7 @@ def _bias(
     return {**figures, "row_position": position, "overlap": overlap, "row_z": row_z}
 
 
-def _layers(tables: NDArray[np.float32], images: NDArray[np.int64], seed: int) -> dict[str, list[JsonObject | None]] | None:
+def _layers(tables: NDArray[np.float32], images: Integers, seed: int) -> dict[str, list[JsonObject | None]] | None:
     """For every name of LAYERS a figure a layer; a name that was measured nowhere is left out."""
     questions, layers, names = tables.shape
     if not layers:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
 
+from harness.results.types import Floats, Integers
 from harness.store.runs import RunFolder
 
 NUMBER_COLUMNS = ("score", "agree", "kl", "recall", "recall_before", "swap_score")
@@ -21,9 +21,9 @@ class RunQuestions:
     """All questions of a run in the order of images and questions."""
 
     sorted_ids: list[str]  # [Q] in the order in which a cell's samples are stored
-    place: NDArray[np.int64]  # [Q] of each of `sorted_ids` in the order of images and questions
-    image: NDArray[np.int64]  # [Q] by place: the image, counted from 0 in their order
-    family: NDArray[np.int64]  # [Q] by place, counted from 0 in the order of their names
+    place: Integers  # [Q] of each of `sorted_ids` in the order of images and questions
+    image: Integers  # [Q] by place: the image, counted from 0 in their order
+    family: Integers  # [Q] by place, counted from 0 in the order of their names
     families: list[str]  # their names, sorted
 
     @classmethod
@@ -54,10 +54,10 @@ class RunQuestions:
 class SampleColumns:
     """The samples of one cell, in the order of images and questions."""
 
-    place: NDArray[np.int64]  # [n], rising: the question, counted in the order of images and questions
-    image: NDArray[np.int64]  # [n], not falling
-    family: NDArray[np.int64]  # [n], places in `RunQuestions.families`
-    table: NDArray[np.float64]  # [n, names]; nan is missing
+    place: Integers  # [n], rising: the question, counted in the order of images and questions
+    image: Integers  # [n], not falling
+    family: Integers  # [n], places in `RunQuestions.families`
+    table: Floats  # [n, names]; nan is missing
 
 
 def read_columns(run: RunFolder, cell: int, questions: RunQuestions, names: Sequence[str] = NUMBER_COLUMNS) -> SampleColumns:

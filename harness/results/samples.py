@@ -9,8 +9,8 @@ from itertools import islice
 from typing import TextIO
 
 from harness.errors import RequestError, nearest
-from harness.results.cell_facts import JsonObject
 from harness.results.spreadsheets import write_rows
+from harness.results.types import JsonObject
 from harness.store.runs import RunFolder
 from harness.store.stored import database
 from metrics.accuracy import ANSWERED

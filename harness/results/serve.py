@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 from harness import interrupts
 from harness.errors import RequestError, nearest
 from harness.results.browse import OpenRun, SampleFilter, overview, picture, question, samples_page
-from harness.results.cell_facts import JsonObject
+from harness.results.types import JsonObject
 from harness.store.stored import reading
 
 LOOPBACK = "127.0.0.1"

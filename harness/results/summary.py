@@ -12,7 +12,6 @@ from threadpoolctl import threadpool_limits
 
 from harness.results.answer_figures import (
     CellScores,
-    Floats,
     ScoredCells,
     adjust_for_multiple_tests,
     answer_figures,
@@ -21,11 +20,11 @@ from harness.results.answer_figures import (
     loyalty_figures,
     seed_figures,
 )
-from harness.results.cell_facts import JsonObject
 from harness.results.explain import explain_if_analysed
 from harness.results.kept_token_figures import kept_token_figures
 from harness.results.sample_columns import NUMBER_COLUMNS, RunQuestions, read_columns
 from harness.results.spreadsheets import write_rows
+from harness.results.types import Floats, JsonObject
 from harness.store.runs import RunFolder
 from harness.store.schema import SCHEMA_VERSION
 from metrics import latency

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harness.results.cell_facts import JsonObject
 from harness.results.regression.judging import VerdictMaker
 from harness.results.regression.pairing import MatchedCell, RunPair
 from harness.results.regression.thresholds import Thresholds
+from harness.results.types import JsonObject
 from harness.store.verdicts import Verdict
 
 _PARTS = ("vision", "projector", "selection", "llm_prefill", "decode_per_token")

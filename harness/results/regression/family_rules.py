@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.results.regression.judging import VerdictMaker
-from harness.results.regression.pairing import Floats, ImageSums, MatchedCell, RunPair
+from harness.results.regression.pairing import ImageSums, MatchedCell, RunPair
 from harness.results.regression.thresholds import Thresholds
+from harness.results.types import Floats
 from harness.store.verdicts import Verdict
 from metrics import familywise
 from metrics.figures import FIGURES

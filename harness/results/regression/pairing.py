@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.results.cell_facts import JsonObject
+from harness.results.types import Columns, Floats, Integers, JsonObject
 from harness.store.runs import RunFolder
 from harness.store.stored import database
 
@@ -20,13 +19,10 @@ _DRAWN = frozenset({"random", "oracle"})  # methods whose choice depends on the 
 PLANNED = ("schedule", "grid", "tower")
 """What is known of a cell's tokens before it runs: at every LLM layer, of a shrunken image, at every tower block."""
 
-Floats = NDArray[np.float64]
-Rows = tuple[NDArray[np.int64], NDArray[np.int64]]
+Rows = tuple[Integers, Integers]
 """Rows of the columns of the baseline and of the candidate."""
 ImageSums = tuple[tuple[Floats, Floats], tuple[Floats, Floats]]
 """(sums over an image's questions of the baseline, of the candidate), (how many questions each sums), float64 [I] each."""
-Columns = Mapping[str, NDArray[Any]]
-"""What `RunFolder.columns` or `RunFolder.analysis` reads of a cell."""
 SizeOfImage = tuple[int, tuple[int, int] | None]
 """Visual tokens of an image, and their grid (h, w) where they are one."""
 

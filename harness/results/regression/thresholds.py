@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 from harness.errors import RequestError, nearest
 from harness.files import read_toml
-from harness.results.cell_facts import JsonObject
+from harness.results.types import JsonObject
 from harness.store.verdicts import Status
 
 DEFAULTS = Path(__file__).with_name("thresholds.toml")
