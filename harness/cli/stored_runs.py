@@ -82,7 +82,7 @@ def regress(
         raise RequestError("--against: stands for the baseline, so give CANDIDATE alone: regress CANDIDATE --against REF:PATH")
     if len(runs) != 2:
         raise RequestError(f"regress: takes BASELINE and CANDIDATE, {len(runs)} given; or CANDIDATE --against REF:PATH")
-    from harness.results.thresholds import read_thresholds
+    from harness.results.regression.thresholds import read_thresholds
     from harness.store.stored import opened, reading
 
     limits = read_thresholds(thresholds)
@@ -94,11 +94,11 @@ def regress(
         if files[0] != files[1]:
             raise RequestError(f"regress: {runs[0]} and {runs[1]} are of two kinds; give two run folders, or two .json files")
         if files[0]:
-            from harness.results.benchmark_files import regress_benchmarks
+            from harness.results.regression.benchmark_files import regress_benchmarks
 
             found = regress_benchmarks(baseline, candidate, limits)
         else:
-            from harness.results.regress import regress as run_regress
+            from harness.results.regression.regress import regress as run_regress
 
             with reading(baseline, candidate) as (before, after):
                 found = run_regress(before, after, limits)

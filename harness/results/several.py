@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.errors import RequestError
 from harness.files import named, write_named
-from harness.results.columns import RunQuestions, numbers
+from harness.results.sample_columns import RunQuestions, read_columns
 from harness.store.runs import RunFolder
 from metrics.statistics import PairedDifference, holm, paired_difference
 from reports.several import Aligned, Difference, Setting, Several, Shown
@@ -44,7 +44,7 @@ class RunColumn:
 
     def scores(self, row: CellRow) -> NDArray[np.float64]:
         """Return a cell's scores of all questions, float64 [questions] by place; nan is missing."""
-        found = numbers(self.run, self.cells[row][0], self.questions, ("score",))
+        found = read_columns(self.run, self.cells[row][0], self.questions, ("score",))
         scores = np.full(len(self.questions.image), np.nan)
         scores[found.place] = found.table[:, 0]
         return scores

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def test_the_picture_has_every_room_and_its_arrows_point_down():
     packages = [name for name in order if (ROOT / name).is_dir()]
     assert sorted(rooms.values()) == sorted(packages)
     chains = [line.split("-->") for line in drawn.splitlines() if "-->" in line]
-    arrows = [(rooms[a.strip()], rooms[b.strip()]) for chain in chains for a, b in zip(chain, chain[1:])]
+    arrows = [(rooms[a.strip()], rooms[b.strip()]) for chain in chains for a, b in pairwise(chain)]
     assert len(arrows) > len(rooms) - 2
     assert all(order.index(above) < order.index(below) for above, below in arrows)
 
