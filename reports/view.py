@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from harness.store.areas import Area
+from harness.store.layouts import Area
 
 
 @dataclass(frozen=True)

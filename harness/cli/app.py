@@ -170,7 +170,7 @@ def report(
     """
     from harness.results.report import write_report
     from harness.results.several import write_several
-    from harness.store.stored import reading
+    from harness.store.open_runs import reading
 
     with reading(*runs) as stored:
         for run in stored:
@@ -191,7 +191,7 @@ def explain(
     """
     from harness.results.explain import as_text
     from harness.results.explain import explain as run_explain
-    from harness.store.stored import reading
+    from harness.store.open_runs import reading
 
     with reading(run) as (stored,):
         found = run_explain(stored)
@@ -311,7 +311,7 @@ def flops(
     Conventions: flops (2 a multiply-add), macs, paper (4nd^2 + 2n^2d + 2ndm a layer), paper-gated (3ndm), visual-only.
     """
     load_plugins(plugin or ())
-    from harness.run.counting import count
+    from harness.run.flops import count
 
     if method is None and keep is not None:
         raise RequestError(f"--keep {keep}: says how many tokens a method keeps; name it with --method, such as --method random")

@@ -54,7 +54,7 @@ def regress(
     if len(runs) != 2:
         raise RequestError(f"regress: takes BASELINE and CANDIDATE, {len(runs)} given; or CANDIDATE --against REF:PATH")
     from harness.results.thresholds import read_thresholds
-    from harness.store.stored import opened, reading
+    from harness.store.open_runs import opened, reading
 
     limits = read_thresholds(thresholds)
     written = {name: path for name, path in (("markdown", markdown), ("junit", junit), ("html", html)) if path is not None}
@@ -108,7 +108,7 @@ def samples(
     if not 1 <= limit <= _MOST_ROWS:
         raise RequestError(f"--limit {limit}: must be at least 1 and at most {_MOST_ROWS:,}")
     from harness.results import samples as stored
-    from harness.store.stored import reading
+    from harness.store.open_runs import reading
 
     with reading(run) as (folder,):
         rows = stored.samples(folder, method, keep, wrong, family, evidence_lost, failed)

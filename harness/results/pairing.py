@@ -8,8 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
+from harness.store.open_runs import database
 from harness.store.runs import RunFolder
-from harness.store.stored import database
 
 _BITS = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 _DRAWS_LUCK = frozenset({"random", "oracle"})  # methods whose choice depends on the seed
@@ -78,7 +78,7 @@ class RunSide:
     @cached_property
     def sizes(self) -> dict[str, tuple[int, tuple[int, int] | None]]:
         """By image its visual tokens and their grid; empty for a model whose images are all of one size."""
-        return self.run.layouts()
+        return {image: (layout.tokens, layout.grid) for image, layout in self.run.layouts().items()}
 
     def counts_by_size(self, columns: Mapping[str, np.ndarray]) -> dict[tuple, set[float]]:
         """How many tokens a cell kept of images of each size."""

@@ -70,7 +70,7 @@ def summarise(run: RunFolder) -> dict:
         cell["loyalty"], cell["evidence"] = own[ident]
         cell["seeds"] = _seeds(scores, run.repeats(ident))
         analysed = run.analysis(ident)
-        grids = {i: known[i][1] if i in known else usual for i in set(analysed["image"])}
+        grids = {i: known[i].grid if i in known else usual for i in set(analysed["image"])}
         cell |= kept_tokens(analysed, facts, grids, seed)
         number = own_pass.get(ident)
         times = timings.get((number, ident)), timings.get((number, ident_none))

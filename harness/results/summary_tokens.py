@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.store.runs import unpack
+from harness.store.arrays import unpack
 from metrics.figures import BIAS, CLUSTERS, COVERAGE, DIVERSITY, FIGURES, LAYERS, MATCHED, SCORES
 from metrics.statistics import bootstrap_means, cluster_codes, paired_difference
 

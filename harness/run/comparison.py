@@ -18,8 +18,8 @@ from harness.run.config import CompareConfig, load_plugins, restored, writable_f
 from harness.run.manifest import MOST_REASONS, code_digest, command, digest_of, identity, manifest_of, plain
 from harness.run.prepare import PreparedRun, prepare
 from harness.store.lock import locked
+from harness.store.open_runs import examined
 from harness.store.runs import RunFolder
-from harness.store.stored import examined
 
 if TYPE_CHECKING:
     from harness.run.plan import Cell

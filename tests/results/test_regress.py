@@ -15,7 +15,7 @@ from harness.errors import RequestError
 from harness.results.pairing import mean_jaccard
 from harness.results.regress import regress
 from harness.results.thresholds import DEFAULTS, read_thresholds
-from harness.store.runs import pack
+from harness.store.arrays import pack
 
 ROOT = Path(__file__).parents[2]
 

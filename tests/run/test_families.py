@@ -16,7 +16,7 @@ from harness.results import report
 from harness.run.batch_run import BatchRun, fitted
 from harness.run.comparison import compare
 from harness.run.executors.local import one_ahead
-from harness.store.runs import unpack
+from harness.store.arrays import unpack
 from harness.tasks import registry
 from harness.tasks.base import ImageSample, Question, TaskInfo
 
@@ -95,7 +95,7 @@ def test_a_whole_comparison(family, run):
     answered = {facts["method"]: found.store.columns(i) for i, _, facts in found.store.cells() if facts["skipped"] is None}
     counts = answered["none"]["kept_count"]
     assert found.report.stat().st_size > 10_000
-    assert len(set(counts)) == (1 if family == "gemma3" else len({tokens for tokens, _ in layouts.values()}))
+    assert len(set(counts)) == (1 if family == "gemma3" else len({layout.tokens for layout in layouts.values()}))
     assert bool(layouts) == (family != "gemma3")
     for (method, keep), cell in cells.items():
         if cell["skipped"] is not None:
@@ -111,7 +111,7 @@ def test_a_whole_comparison(family, run):
         if method in ("random", "divprune") and keep == 0.5:
             assert columns["kept_count"].tolist() == [round(0.5 * count) for count in counts]
         for image, bits, present in zip(columns["image"], columns["kept"], columns["kept_count"]):
-            tokens = layouts[image][0] if image in layouts else adapter.shape.visual_tokens
+            tokens = layouts[image].tokens if image in layouts else adapter.shape.visual_tokens
             if method in ("random", "divprune", "fastv", "sts"):
                 assert len(bits) == -(-tokens // 8)
                 assert unpack(bits, (1, tokens)).sum() == present

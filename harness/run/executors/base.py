@@ -137,17 +137,17 @@ def run_with(
                     idle.pop().give(waiting.popleft())
                 if isinstance(found, ShardResult) and shard is not None:
                     left -= 1
-                    advance(len(found.images) * len(found.findings))
+                    advance(len(found.images) * len(found.cell_results))
                     yield shard, found
     finally:
         for worker in workers:
             worker.stop()
 
 
-def attempt(work: Callable[[], Result]) -> Result | Exception:
-    """Return what some work gives, or the error that it ends with, made fit to be sent and with a note of its place."""
+def attempt(call: Callable[[], Result]) -> Result | Exception:
+    """Return what a call gives, or the error that it ends with, made fit to be sent and with a note of its place."""
     try:
-        return work()
+        return call()
     except RequestError as error:
         return error
     except Exception as error:
