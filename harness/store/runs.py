@@ -256,9 +256,9 @@ class RunFolder:
         """
         if not self.has("layouts"):
             return {}
-        chosen, asked = (
-            ("", ()) if images is None else (" AND image IN (SELECT value FROM json_each(?))", (json.dumps([*images]),))
-        )
+        chosen, asked = "", tuple[str, ...]()
+        if images is not None:
+            chosen, asked = " AND image IN (SELECT value FROM json_each(?))", (json.dumps(list(images)),)
         areas: dict[str, list[Area]] = {}
         if cell == 0 and self.has("areas"):
             query = f"SELECT image, rows, columns, top, left, bottom, right FROM areas WHERE 1{chosen} ORDER BY image, number"  # nosec B608
@@ -271,7 +271,7 @@ class RunFolder:
         }
 
     def done(self) -> set[tuple[int, int]]:
-        """Return (cell, place of the batch's first image) of all answers that are stored; a batch is stored whole or not at all."""
+        """Return (cell, place of the batch's first image) of the answers that are stored; a batch is stored whole or not at all."""
         return set(self.connection.execute("SELECT cell, place FROM done"))
 
     def add_timings(
