@@ -20,8 +20,9 @@ from harness.engine.sharing import CellPath, SharedPrefill
 from harness.engine.signals import GroupedVisionOutput, VisionOutput
 from harness.models.prompt import PixelBatch
 from harness.run.analysis import GroupedTokenAnalysis, TokenAnalysis
-from harness.run.evidence_swap import EvidenceSwap, SwappedSteps, swapped
+from harness.run.evidence_swap import SwappedSteps, steps_of_rows, swapped
 from harness.run.plan import Cell
+from harness.run.token_masks import fitted, present
 from harness.store.arrays import pack
 from harness.store.cell_results import CellResult, SampleRow, SelectionTrace
 from harness.store.layouts import ImageLayout
@@ -254,16 +255,9 @@ class BatchRun:
         places = [[i] for i in range(len(batch.questions))]
         for place in places:
             part = None if recorder is None else Recorder(recorder.attention)
-            one: Steps
-            if callable(steps):
-                one = steps.of(place) if isinstance(steps, SwappedSteps) else steps
-            else:
-                one = tuple(replace(s, select=s.select.of(place)) if isinstance(s.select, EvidenceSwap) else s for s in steps)
-            outputs.append(
-                self.engine.run(
-                    EngineRequest(batch.rows(place)[0], one, cell.object.positions, None, cell.blind, False, recorder=part)
-                )
-            )
+            one, own = batch.rows(place)[0], steps_of_rows(steps, place)
+            request = EngineRequest(one, own, cell.object.positions, None, cell.blind, False, recorder=part)
+            outputs.append(self.engine.run(request))
             if part is not None:
                 recorders.append(part)
         if recorder is not None:
@@ -398,33 +392,6 @@ class BatchRun:
             areas = span.areas if span is not None and len(span.areas) > 1 else ()
             layouts.append(ImageLayout(sample.image_id, count, None if span is None else span.grid, areas))
         return layouts
-
-
-def fitted(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Return a mask on another grid: bool [h, w], True where a token's area overlaps one that was True.
-
-    >>> fitted(np.array([[True, False, False]]), (1, 2))
-    array([[ True, False]])
-    """
-    if mask.shape == tuple(grid):
-        return mask
-    meets = []
-    for old, new in zip(mask.shape, grid):
-        start, end = np.arange(new)[:, None] * old, np.arange(1, new + 1)[:, None] * old
-        meets.append((np.arange(old) * new < end) & (np.arange(1, old + 1) * new > start))
-    overlaps: np.ndarray = meets[0].astype(int) @ mask.astype(int) @ meets[1].astype(int).T
-    return overlaps > 0
-
-
-def present(ids: torch.Tensor, count: int) -> torch.Tensor:
-    """Return a mask of the tokens that are present: bool [R, count].
-
-    Args:
-        ids: int64 [R, K] their ids, -1 for none.
-        count: tokens in all.
-    """
-    mask = torch.zeros(len(ids), count + 1, dtype=torch.bool, device=ids.device)
-    return mask.scatter_(1, ids.masked_fill(ids < 0, count), True)[:, :count]
 
 
 def _number(value: float) -> float | None:

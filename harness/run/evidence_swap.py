@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from harness.engine.request import Steps
 from methods.random import mix
 from methods.similarity import take
 from methods.types import ModelShape, Selection, Selector, Signals, Step
@@ -57,6 +58,18 @@ class SwappedSteps:
 def narrowed(ids: torch.Tensor) -> torch.Tensor:
     """Return token ids [R, K] without the columns that hold none, since other images may have kept more."""
     return ids[:, (ids >= 0).any(0)]
+
+
+def steps_of_rows(steps: Steps, rows: list[int]) -> Steps:
+    """Return steps for some of the questions: those of a swap hold what entered the LLM for each, others are left as they are.
+
+    Args:
+        steps: of a cell, swapped or not.
+        rows: places of the questions, whose images are alike.
+    """
+    if callable(steps):
+        return steps.of(rows) if isinstance(steps, SwappedSteps) else steps
+    return tuple(replace(s, select=s.select.of(rows)) if isinstance(s.select, EvidenceSwap) else s for s in steps)
 
 
 _NEEDS = frozenset({"evidence", "seeds"})

@@ -151,8 +151,6 @@ class IsolatedRun:
         rows: list[QuestionRow] = [
             (q.sample_id, sample.image_id, i, q.family, q.text, q.answer, None) for i, q in enumerate(sample.questions)
         ]
-            (q.sample_id, sample.image_id, i, q.family, q.text, q.answer, None) for i, q in enumerate(sample.questions)
-        ]
         return self._or(self.batch_run.questions, lambda: rows)
 
     def layouts(self) -> list[ImageLayout]:

@@ -271,7 +271,7 @@ class RunFolder:
         }
 
     def done(self) -> set[tuple[int, int]]:
-        """Return (cell, place of the batch's first image) of the answers that are stored; a batch is stored whole or not at all."""
+        """Return (cell, place of the batch's first image) of all stored answers; a batch is stored whole or not at all."""
         return set(self.connection.execute("SELECT cell, place FROM done"))
 
     def add_timings(

@@ -13,9 +13,10 @@ from harness.engine.engine import Engine
 from harness.errors import RequestError
 from harness.models import hf
 from harness.results import report
-from harness.run.batch_run import BatchRun, fitted
+from harness.run.batch_run import BatchRun
 from harness.run.comparison import compare
 from harness.run.executors.local import one_ahead
+from harness.run.token_masks import fitted
 from harness.store.arrays import unpack
 from harness.tasks import registry
 from harness.tasks.base import ImageSample, Question, TaskInfo
