@@ -70,10 +70,10 @@ def compare(config: CompareConfig | None = None, /, **options: object) -> Run:
         RequestError: where the request is wrong; nothing already computed is touched.
     """
     config = _request(options) if config is None else config
-    if config.checked().ray is not None:
+    if (address := config.checked().ray) is not None:
         from harness.run.executors.ray import check
 
-        check(config.ray)
+        check(address)
     started = time.time()
     if config.extend is not None:
         return extend(config, RunFolder(config.extend), started)

@@ -89,7 +89,8 @@ def run_latency_pass(config: CompareConfig, run: RunFolder, prepared: PreparedRu
         if number in timed.peak_bytes:
             facts[ids[cell.key]]["peak"] = {"peak_bytes": timed.peak_bytes[number]}
     latest = max((number for number, _ in before), default=-1)
-    run.add_timings(latest + 1, ((ids[cells[number].key], *rest) for number, *rest in timed.rows), facts)
+    rows = ((ids[cells[n].key], repeat, turn, stage, seconds) for n, repeat, turn, stage, seconds in timed.rows)
+    run.add_timings(latest + 1, rows, facts)
 
 
 def _what_to_time(run: RunFolder, prepared: PreparedRun, cells: list[Cell], ids: dict[str, int]) -> tuple[int | None, list[Cell]]:

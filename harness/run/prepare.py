@@ -1,4 +1,4 @@
-"""What a request needs, loaded: task, model, images, and the cells that are planned on them."""
+"""Preparing a run: task, model and images are loaded, and the cells are planned on them."""
 
 from __future__ import annotations
 
@@ -32,11 +32,19 @@ class PreparedRun:
     notes: list[str] = field(default_factory=list)
 
     def answer_tokens(self, config: CompareConfig) -> int:
-        """Answer tokens at most."""
+        """Return how many tokens an answer may have at the most.
+
+        Args:
+            config: the request.
+        """
         return self.task.info.answer_tokens if config.max_new_tokens is None else config.max_new_tokens
 
     def shape_on(self, place: int) -> ModelShape:
-        """The model's shape on an image."""
+        """Return the model's shape on an image.
+
+        Args:
+            place: of the image among the samples.
+        """
         return (self.shapes[place] if self.shapes else None) or self.adapter.shape
 
     @property
@@ -46,6 +54,7 @@ class PreparedRun:
 
     @property
     def active(self) -> list[Cell]:
+        """The cells that are not skipped."""
         return [cell for cell in self.cells if cell.skipped is None]
 
 
@@ -56,6 +65,9 @@ def prepare(config: CompareConfig, samples: int | None = None, task: Task | None
         config: the request, its plug-ins loaded.
         samples: images that can be read to make ready; all that the request asks for where not given.
         task: of the request, where it is made already.
+
+    Raises:
+        RequestError: where the request cannot be met.
     """
     from harness.models import hf
     from harness.run.plan import asked_for, make_cells
@@ -148,6 +160,11 @@ _DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu")
 
 
 def pick_device(text: str) -> str:
+    """Return the device that ``--device`` asks for; ``auto`` is a GPU where there is one.
+
+    Raises:
+        RequestError: where there is no such device, or no model can run there.
+    """
     import torch
 
     if text == "auto":
