@@ -21,7 +21,7 @@ _SMALL = 2**30  # bytes of weights below which several processes gain more than 
 
 
 def run_accuracy_pass(config: CompareConfig, run: RunFolder, prepared: PreparedRun, ids: dict[str, int]) -> None:
-    """Answer what has no answer yet; the batch size that fitted is noted in the manifest.
+    """Answer all questions that have no answer yet, and note in the manifest the batch size that fitted into memory.
 
     Args:
         config: the request.
@@ -93,7 +93,7 @@ def run_shards(
 
 
 def source_for_cluster(config: CompareConfig, prepared: PreparedRun) -> ShardRunnerSource:
-    """Return what the machines of a cluster run: the request with device and precision settled, and what must agree there."""
+    """Return what the machines of a cluster run: the request with its device and precision fixed, and what must agree there."""
     kind, dtype = prepared.adapter.device.type, str(prepared.adapter.dtype).removeprefix("torch.")
     sent = replace(config, device=kind, dtype=dtype, out=None, extend=None, resume=False, ray=None)
     return ShardRunnerSource(sent, expected=fingerprints(config, prepared))
@@ -108,15 +108,15 @@ def model_needs(prepared: PreparedRun) -> ModelNeeds:
 
 
 def threads_of(workers: int) -> int:
-    """Return the threads of each of several processes.
+    """Return how many threads each of several processes computes with.
 
-    They do not depend on how many of the processes there is work for: what is left of a run is then rounded alike.
+    The number does not depend on how many of the processes have shards to answer: what is left of a run is then rounded alike.
     """
     return max(1, cores() // workers)
 
 
 def workers_for(config: CompareConfig, needs: ModelNeeds) -> int:
-    """Return how many processes answer; where the request leaves it open and a small model lies on a CPU, one a core."""
+    """Return how many processes answer: as many as the request says, else one a core for a small model on a CPU, else one."""
     if config.workers is not None:
         return config.workers
     return cores() if needs.device == "cpu" and needs.small else 1

@@ -249,7 +249,7 @@ class BatchRun:
         )
 
     def _apart(self, cell: Cell, batch: Batch, steps: Steps, recorder: Recorder | None) -> EngineOutput:
-        """Question by question, each from its pixels on: the reference that shared work is held against."""
+        """Answers question by question, each from its pixels on: the reference for what is computed once for several."""
         outputs: list[EngineOutput] = []
         recorders: list[Recorder] = []
         places = [[i] for i in range(len(batch.questions))]
@@ -265,7 +265,7 @@ class BatchRun:
         return join(outputs, places)
 
     def _again(self, cell: Cell, seed: int) -> list[tuple[str, int, float]]:
-        """Scores under another seed."""
+        """Return the scores of a cell's answers under another seed."""
         output = self._answer(cell, self.batch.reseeded(*self._seeds(seed)), cell.given, fresh=True)
         adapter = self.engine.adapter
         return [
@@ -307,7 +307,7 @@ class BatchRun:
     @cached_property
     @torch.inference_mode()
     def analyst(self) -> TokenAnalysis | GroupedTokenAnalysis:
-        """The batch's visual tokens, made ready once for all cells."""
+        """The analysis of the batch's visual tokens, which is prepared once for all cells."""
         names = [q.sample_id for q in self._questions]
         batch, vision = self.batch, self.vision
         if isinstance(vision, VisionOutput):

@@ -49,7 +49,7 @@ class PreparedRun:
 
     @property
     def asked(self) -> Counter[ModelShape]:
-        """Where images differ, how many questions are asked about images of each shape."""
+        """How many questions are asked about images of each shape, where images differ."""
         return _asked(self.shapes, self.samples)
 
     @property

@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster: actors that load the model once and answer shards. Ray is imported once it is asked for."""
+"""Shards answered on a Ray cluster by actors, each of which loads the model once. Ray is imported when it is first needed."""
 
 from __future__ import annotations
 
