@@ -94,7 +94,7 @@ class BatchRun:
     @cached_property
     def shapes(self) -> list[ModelShape]:
         """The model's shape on each image."""
-        return [self.engine.adapter.shape_for(blocks) for blocks in self.views.blocks]
+        return [self.engine.adapter.shape_for(spans) for spans in self.views.blocks]
 
     @cached_property
     def shared(self) -> SharedPrefill:
@@ -168,7 +168,7 @@ class BatchRun:
     @cached_property
     def masks(self) -> list[np.ndarray | None]:
         """The evidence of each question on the grid of its image's tokens; None where there is none, or no one grid."""
-        grids = [blocks[0].grid if len(blocks) == 1 else None for blocks in self.views.blocks]
+        grids = [spans[0].grid if len(spans) == 1 else None for spans in self.views.blocks]
         owner = [i for i, sample in enumerate(self.samples) for _ in sample.questions]
         return [
             None if q.evidence is None or (grid := grids[i]) is None else fitted(q.evidence, grid)
@@ -181,7 +181,7 @@ class BatchRun:
 
         None where no image can have any.
         """
-        fits = any(len(blocks) == 1 and blocks[0].grid is not None for blocks in self.views.blocks)
+        fits = any(len(spans) == 1 and spans[0].grid is not None for spans in self.views.blocks)
         if not self.task.info.knows_evidence or not fits:
             return None
         held = torch.zeros(len(self.masks), max(self.views.counts), dtype=torch.bool)

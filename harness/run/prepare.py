@@ -84,12 +84,12 @@ def prepare(config: CompareConfig, samples: int | None = None, task: Task | None
     drawn = task.samples(config.samples, config.seed)
     found = list(islice(drawn, config.samples) if samples is None else islice(filter(_readable, drawn), samples))
     fixed = adapter.tiler.fixed
-    blocks = _blocks(config, adapter, found)
-    known = [block for block in blocks if block is not None]
-    text_tokens = _text_tokens(adapter, found, config.prompt, blocks)
-    shapes = [] if fixed else [None if block is None else adapter.shape_for((block,)) for block in blocks]
+    spans = _spans(config, adapter, found)
+    known = [span for span in spans if span is not None]
+    text_tokens = _text_tokens(adapter, found, config.prompt, spans)
+    shapes = [] if fixed else [None if span is None else adapter.shape_for((span,)) for span in spans]
     notes = _notes(config, task, known, not fixed) if samples is None else []
-    knows = task.info.knows_evidence and all(block.grid is not None for block in known)
+    knows = task.info.knows_evidence and all(span.grid is not None for span in known)
     asked = _asked(shapes, found) or None
     cells = make_cells(config, adapter.shape, knows, adapter.gives, text_tokens, adapter.cannot, asked)
     return PreparedRun(task, adapter, found, text_tokens, cells, shapes, notes)
@@ -99,25 +99,25 @@ def _asked(shapes: list[ModelShape | None], samples: list[ImageSample]) -> Count
     return Counter(shape for shape, sample in zip(shapes, samples) if shape is not None for _ in sample.questions)
 
 
-def _blocks(config: CompareConfig, adapter: Adapter, samples: list[ImageSample]) -> list[ImageSpan | None]:
+def _spans(config: CompareConfig, adapter: Adapter, samples: list[ImageSample]) -> list[ImageSpan | None]:
     """The visual tokens of each image; None of one that cannot be read. `RequestError` where none can.
 
     Where all images of a model are alike, they are not decoded but for the first that can be.
     """
     from harness.run.failures import reason
 
-    blocks: list[ImageSpan | None] = []
-    block, first = None, ""
+    spans: list[ImageSpan | None] = []
+    span, first = None, ""
     for sample in samples:
-        if block is None or not adapter.tiler.fixed:
+        if span is None or not adapter.tiler.fixed:
             try:
-                block = adapter.image_span(sample.image.size)
+                span = adapter.image_span(sample.image.size)
             except Exception as error:
-                block, first = None, first or reason(error)
-        blocks.append(block)
-    if not any(blocks):
+                span, first = None, first or reason(error)
+        spans.append(span)
+    if not any(spans):
         raise RequestError(f"task {config.task!r}: none of its {len(samples)} images can be read; the first: {first}")
-    return blocks
+    return spans
 
 
 def _readable(sample: ImageSample) -> bool:
@@ -127,32 +127,32 @@ def _readable(sample: ImageSample) -> bool:
         return False
 
 
-def _notes(config: CompareConfig, task: Task, blocks: list[ImageSpan], differ: bool) -> list[str]:
+def _notes(config: CompareConfig, task: Task, spans: list[ImageSpan], differ: bool) -> list[str]:
     """What is to be said of images that differ; `RequestError` where none has as many tokens as a budget."""
     from harness.run.config import read_keep
 
-    counts, notes = [block.count for block in blocks], []
+    counts, notes = [span.count for span in spans], []
     for text in config.keep if differ else ():
         fewer = sum(count < read_keep(text) for count in counts)
         if fewer == len(counts):
             raise RequestError(f"--keep {text}: these images yield {max(counts)} visual tokens at the most")
         if fewer:
             notes.append(f"{fewer} of {len(counts)} images have fewer than {text} visual tokens; they keep all of them there")
-    tiled = sum(block.grid is None for block in blocks)
+    tiled = sum(span.grid is None for span in spans)
     if tiled and task.info.knows_evidence:
-        notes.append(f"evidence is left out on {tiled} of {len(blocks)} images, whose visual tokens are no one full grid")
+        notes.append(f"evidence is left out on {tiled} of {len(spans)} images, whose visual tokens are no one full grid")
     return notes
 
 
-def _text_tokens(adapter: Adapter, samples: list[ImageSample], template: str, blocks: list[ImageSpan | None]) -> float:
+def _text_tokens(adapter: Adapter, samples: list[ImageSample], template: str, spans: list[ImageSpan | None]) -> float:
     """Mean tokens of a prompt that are not visual: before, after and among the visual ones."""
     from harness.run.batch_run import ask
 
     lengths = []
-    for sample, block in islice(((sample, block) for sample, block in zip(samples, blocks) if block is not None), 50):
+    for sample, span in islice(((sample, span) for sample, span in zip(samples, spans) if span is not None), 50):
         for question in sample.questions:
             before, after = adapter.prompt(ask(template, question.text))
-            lengths.append(len(before) + block.marks + len(after))
+            lengths.append(len(before) + span.marks + len(after))
     return sum(lengths) / len(lengths)
 
 

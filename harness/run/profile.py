@@ -92,7 +92,7 @@ def profile(config: ProfileConfig) -> dict[str, Any]:
     image = Image.fromarray(np.random.default_rng(config.seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
     views = adapter.pixels([image])
     shape = adapter.shape_for(views.blocks[0])
-    marks = sum(block.marks for block in views.blocks[0])
+    marks = sum(span.marks for span in views.blocks[0])
     cells = [
         cell for cell in make_cells(asked, shape, False, adapter.gives, config.text_tokens + marks, adapter.cannot)
         if cell.method != "blind" and not (cell.skipped and cell.reference)
