@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.store.areas import Area
+from harness.store.layouts import Area
 from reports.cells import Cell
 
 Mask = NDArray[np.bool_]

@@ -228,7 +228,7 @@ def flops(
     """
     if plugin:
         load_plugins(plugin)
-    from harness.run.counting import count
+    from harness.run.flops import count
 
     if method is None and keep is not None:
         raise RequestError(f"--keep {keep}: says how many tokens a method keeps; name it with --method, such as --method random")

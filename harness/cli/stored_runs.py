@@ -32,7 +32,7 @@ def report(
     """
     from harness.results.report import write_report
     from harness.results.several import write_several
-    from harness.store.stored import reading
+    from harness.store.open_runs import reading
 
     with reading(*runs) as stored:
         for run in stored:
@@ -50,7 +50,7 @@ def explain(run: RunFolder, as_json: Json = False) -> None:
     """
     from harness.results.explain import as_text
     from harness.results.explain import explain as run_explain
-    from harness.store.stored import reading
+    from harness.store.open_runs import reading
 
     with reading(run) as (stored,):
         found = run_explain(stored)
@@ -83,7 +83,7 @@ def regress(
     if len(runs) != 2:
         raise RequestError(f"regress: takes BASELINE and CANDIDATE, {len(runs)} given; or CANDIDATE --against REF:PATH")
     from harness.results.regression.thresholds import read_thresholds
-    from harness.store.stored import opened, reading
+    from harness.store.open_runs import opened, reading
 
     limits = read_thresholds(thresholds)
     written = {name: path for name, path in (("markdown", markdown), ("junit", junit), ("html", html)) if path is not None}
@@ -137,7 +137,7 @@ def samples(
     if not 1 <= limit <= _MOST_ROWS:
         raise RequestError(f"--limit {limit}: must be at least 1 and at most {_MOST_ROWS:,}")
     from harness.results import samples as stored
-    from harness.store.stored import reading
+    from harness.store.open_runs import reading
 
     with reading(run) as (folder,):
         rows = stored.samples(folder, method, keep, wrong, family, evidence_lost, failed)

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-from harness.store.areas import Area
+from harness.store.layouts import Area
 
 VISUAL = -1
 """Stands in a block's ids where a visual token is; in a prefix, where an earlier image of the prompt is."""

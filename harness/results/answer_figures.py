@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.results.cell_facts import is_competitor
+from harness.results.cell_kinds import is_competitor
 from harness.results.types import Floats, Integers, JsonObject
 from metrics import accuracy as acc
 from metrics import evidence

@@ -54,13 +54,11 @@ class OpenRun(RunFolder):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, read_only=True)
 
-    @property
-    def connection(self) -> sqlite3.Connection:
-        """To the results as they are."""
-        if self._connection is None:
-            self._connection = opened_to_read(self.folder / "results.sqlite")
-            self._connection.text_factory = lambda text: text.decode(errors="replace")
-        return self._connection
+    def connect(self) -> sqlite3.Connection:
+        """Open a connection to the results as they are."""
+        connection = opened_to_read(self.folder / "results.sqlite")
+        connection.text_factory = lambda text: text.decode(errors="replace")
+        return connection
 
 
 def overview(run: RunFolder) -> JsonObject:
@@ -206,17 +204,17 @@ def _facts(run: RunFolder, cell: int, name: str) -> JsonObject:
 
 def _grid(run: RunFolder, cell: int, image: str, usual: list[int] | None) -> list[int] | None:
     """(h, w) of an image's tokens, as they are (cell 0) or as a cell shrank them; None where they are no full grid."""
-    asked = "SELECT height, width FROM layouts WHERE cell = ? AND image = ?"
-    row = run.connection.execute(asked, (cell, image)).fetchone() if run.has("layouts") else None
-    if row is None:
+    layout = run.layouts(cell, [image]).get(image)
+    if layout is None:
         return usual
-    return None if row[0] is None else list(row)
+    return None if layout.grid is None else list(layout.grid)
 
 
 def _mask(run: RunFolder, cell: int, facts: JsonObject, image: str, kept: bytes | None, whole: list[int] | None) -> JsonObject:
     """The tokens that a cell kept of an image, and their grid, or the areas that they cover where they are no full grid."""
     grid = _grid(run, cell, image, facts["grid"]) if facts.get("grid") else whole
-    areas = () if grid is not None or facts.get("grid") else run.areas(image)
+    layout = None if grid is not None or facts.get("grid") else run.layouts(images=[image]).get(image)
+    areas = layout.areas if layout is not None else ()
     shape = [1, sum(area.count for area in areas)] if areas else grid
     return {"kept": _bits(kept, shape), "grid": grid, "areas": [astuple(area) for area in areas]}
 

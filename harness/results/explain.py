@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 
 from harness.errors import RequestError
-from harness.results.cell_facts import is_explained
+from harness.results.cell_kinds import is_explained
 from harness.results.types import JsonObject
 from harness.store.runs import RunFolder
 from metrics.explain import LISTS, STRATA, CellColumns, correlations, strata

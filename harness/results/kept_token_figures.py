@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.results.types import Columns, Integers, JsonObject
-from harness.store.runs import unpack
+from harness.store.arrays import unpack
 from metrics.chance import summarise_z
 from metrics.clusters import cluster_codes
 from metrics.figures import BIAS, CLUSTERS, COVERAGE, DIVERSITY, FIGURES, LAYERS, MATCHED, SCORES

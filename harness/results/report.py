@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.store.runs import RunFolder, unpack
+from harness.store.arrays import unpack
+from harness.store.runs import RunFolder
 from harness.tasks.target import shown
 from reports.view import GalleryAnswer, GalleryImage, GalleryQuestion, RunView
 
@@ -52,8 +53,8 @@ def gallery(run: RunFolder, images: int) -> list[GalleryImage]:
     for image in first:
         (png,) = database.execute("SELECT png FROM images WHERE id = ?", (image,)).fetchone()
         questions = []
-        grid = known[0][image][1] if image in known[0] else usual  # None where the tokens are no full grid
-        areas = run.areas(image)
+        grid = known[0][image].grid if image in known[0] else usual  # None where the tokens are no full grid
+        areas = known[0][image].areas if image in known[0] else ()
         whole = (sum(area.count for area in areas),) if areas else grid
         for ident, family, text, target, evidence in (row[1:] for row in listed if row[0] == image):
             found = "SELECT cell, prediction, score, kept FROM samples WHERE question = ? AND cell = ? AND failed IS NULL"
@@ -64,7 +65,7 @@ def gallery(run: RunFolder, images: int) -> list[GalleryImage]:
                     continue
                 shape = whole
                 if facts["grid"]:
-                    shape = known[cell][image][1] if image in known[cell] else tuple(facts["grid"])
+                    shape = known[cell][image].grid if image in known[cell] else tuple(facts["grid"])
                 note = _note(facts, shape)
                 if shape is None:
                     answers.append(GalleryAnswer(facts["method"], facts["keep"] or 0, row[1], row[2], None, (1, 1), note))

@@ -11,8 +11,8 @@ from typing import TextIO
 from harness.errors import RequestError, nearest
 from harness.results.spreadsheets import write_rows
 from harness.results.types import JsonObject
+from harness.store.open_runs import database
 from harness.store.runs import RunFolder
-from harness.store.stored import database
 from metrics.accuracy import ANSWERED
 from metrics.evidence import KEPT
 

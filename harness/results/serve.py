@@ -25,7 +25,7 @@ from harness import interrupts
 from harness.errors import RequestError, nearest
 from harness.results.browse import OpenRun, SampleFilter, overview, picture, question, samples_page
 from harness.results.types import JsonObject
-from harness.store.stored import reading
+from harness.store.open_runs import reading
 
 LOOPBACK = "127.0.0.1"
 NAMES = frozenset({LOOPBACK, "localhost"})

@@ -68,7 +68,7 @@ def summarise(run: RunFolder) -> JsonObject:
         cell["loyalty"], cell["evidence"] = read[ident]
         cell["seeds"] = seed_figures(scores, run.repeats(ident))
         analysed = run.analysis(ident)
-        grids = {i: known[i][1] if i in known else usual for i in set(analysed["image"])}
+        grids = {i: known[i].grid if i in known else usual for i in set(analysed["image"])}
         cell |= kept_token_figures(analysed, facts, grids, seed)
         cell["latency"] = _latency(timings, own_pass.get(ident), (ident, facts), none)
         cell["memory"] = _memory(facts)

@@ -15,7 +15,7 @@ from harness.errors import RequestError
 from harness.results.regression.pairing import mean_jaccard
 from harness.results.regression.regress import regress
 from harness.results.regression.thresholds import DEFAULTS, read_thresholds
-from harness.store.runs import pack
+from harness.store.arrays import pack
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.results.types import Columns, Floats, Integers, JsonObject
+from harness.store.open_runs import database
 from harness.store.runs import RunFolder
-from harness.store.stored import database
 
 _BITS = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 _DRAWN = frozenset({"random", "oracle"})  # methods whose choice depends on the seed
@@ -93,7 +93,7 @@ class RunSide:
     @cached_property
     def sizes(self) -> dict[str, SizeOfImage]:
         """The visual tokens and the grid of each image; empty for a model whose images are all of one size."""
-        return self.run.layouts()
+        return {image: (layout.tokens, layout.grid) for image, layout in self.run.layouts().items()}
 
     def counts_by_size(self, columns: Columns) -> dict[SizeOfImage, set[float]]:
         """Return how many tokens a cell kept of images of each size.
