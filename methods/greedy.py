@@ -6,7 +6,7 @@ from methods.lazy import torch
 
 
 def least_energy(distance: torch.Tensor, exponent: float, keep: int) -> torch.Tensor:
-    """Greedy minimisation of potential energy under the Riesz kernel d^-s.
+    """Select tokens by greedy minimisation of potential energy under the Riesz kernel d^-s.
 
     The first is the token of least total energy; then always the token of least energy against
     the kept, ties toward the lower index. Energies are summed in float64.
@@ -49,7 +49,7 @@ def _power(ratio: torch.Tensor, exponent: float) -> torch.Tensor:
 
 
 def max_min(similarity: torch.Tensor, first: torch.Tensor, keep: int) -> torch.Tensor:
-    """Farthest-point sampling: always the token whose most similar kept token is the least similar.
+    """Select tokens by farthest-point sampling: always the one whose most similar kept token is the least similar.
 
     Args:
         similarity: [B, N, N], symmetric; its diagonal is not read.
@@ -78,7 +78,9 @@ their length."""
 
 
 def determinantal(kernel: torch.Tensor, keep: int, quality: torch.Tensor | None = None) -> torch.Tensor:
-    """Greedy maximisation of the determinant of the kept rows and columns, by incremental Cholesky (Chen et al. 2018).
+    """Select tokens by greedy maximisation of the determinant of the kept rows and columns.
+
+    By incremental Cholesky (Chen et al. 2018).
 
     Gains fall by orders of magnitude, so all but the kernel is float64. Once the kernel's rank is spent, what no longer adds
     anything is taken by rising index.

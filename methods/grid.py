@@ -21,7 +21,7 @@ class Grid(Method):
 
 
 def select(signals: Signals, keep: int) -> Selection:
-    """The same places for every image. Without a full grid, even steps along the sequence."""
+    """Return the same places for every image; without a full grid, even steps along the sequence."""
     places = even_places(signals.grid or (1, signals.count), keep).to(signals.device)
     return Selection(places.expand(signals.batch, -1))
 

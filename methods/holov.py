@@ -92,7 +92,7 @@ class HoloVSelector:
 
 
 def allot(score: torch.Tensor, room: torch.Tensor, keep: int) -> torch.Tensor:
-    """How many tokens each crop keeps: [B, P] scores and [P] sizes to int64 [B, P], summing to ``keep``.
+    """Return how many tokens each crop keeps: [B, P] scores and [P] sizes to int64 [B, P], summing to ``keep``.
 
     Shares by score, rounded down; the remainder goes one by one to the best crops that have room.
     """

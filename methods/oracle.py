@@ -26,6 +26,6 @@ class Oracle(Method):
 
 
 def select(signals: Signals, keep: int) -> Selection:
-    """Rank by evidence [B, N], ties by the row's random stream."""
+    """Return the top ``keep`` by evidence [B, N], ties by the row's random stream."""
     luck = mix(signals.seeds[:, None] + mix(torch.arange(signals.count, device=signals.seeds.device)))
     return Selection(top(luck.double() + signals.evidence.double() * 2.0**33, keep))

@@ -55,6 +55,6 @@ class PoolSelector:
 
 
 def cells(size: int, parts: int) -> torch.Tensor:
-    """Which of ``size`` lines each of ``parts`` cells averages: bool [parts, size]."""
+    """Return which of ``size`` lines each of ``parts`` cells averages: bool [parts, size]."""
     line, part = torch.arange(size), torch.arange(parts)[:, None]
     return (line >= part * size // parts) & (line < -(-(part + 1) * size // parts))

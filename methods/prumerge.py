@@ -78,7 +78,13 @@ class PruMergeSelector:
 
 
 def outliers(attention: torch.Tensor) -> int:
-    """How many scores of a row lie above Q3 + 1.5 (Q3 - Q1). Rows [B, N] must agree: the engine asks one image at a time."""
+    """Return how many scores of a row lie above Q3 + 1.5 (Q3 - Q1).
+
+    Rows [B, N] must agree in it: the engine asks one image at a time.
+
+    Raises:
+        ValueError: where they differ.
+    """
     wide = attention.double()
     low, high = wide.quantile(0.25, dim=-1), wide.quantile(0.75, dim=-1)
     counts = (wide > (high + 1.5 * (high - low))[:, None]).sum(-1)

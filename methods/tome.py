@@ -57,14 +57,14 @@ class ToMe(Method):
 
 
 def reachable(tokens: int, keep: int, blocks: int) -> bool:
-    """Whether so many halvings reach ``keep``: a block merges at most half of its tokens."""
+    """Return whether so many blocks can reach ``keep``: a block merges at most half of its tokens."""
     for _ in range(blocks):
         tokens -= tokens // 2
     return keep >= tokens
 
 
 def merged_counts(tokens: int, keep: int, blocks: int) -> tuple[int, ...]:
-    """Tokens after each block with one constant r, at most half a block's tokens; exactly ``keep`` at the end."""
+    """Return the tokens after each block with one constant r, at most half a block's tokens; exactly ``keep`` at the end."""
 
     def run(r: int) -> list[int]:
         present, counts = tokens, []

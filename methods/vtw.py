@@ -43,5 +43,5 @@ def _withdraw(layer: int) -> Step:
 
 
 def select(signals: Signals, keep: int) -> Selection:
-    """Nothing: int64 [B, 0]."""
+    """Return no token: int64 [B, 0]."""
     return Selection(torch.zeros(signals.batch, 0, dtype=torch.int64, device=signals.device))

@@ -18,7 +18,7 @@ FEWEST = 6
 
 
 def accuracy(scores: Numbers, images: Iterable[Hashable], seed: int = 0) -> Estimate:
-    """Mean score with a 95 % interval clustered by image.
+    """Return the mean score with a 95 % interval clustered by image.
 
     Args:
         scores: [n] in [0, 1]; nan is left out.
@@ -32,7 +32,7 @@ def accuracy(scores: Numbers, images: Iterable[Hashable], seed: int = 0) -> Esti
 
 
 def by_family(scores: Numbers, families: Clusters, images: Clusters, seed: int = 0) -> dict[Hashable, Estimate]:
-    """`accuracy` of each question family, in the order of their names.
+    """Return `accuracy` of each question family, in the order of their names.
 
     Args:
         scores: [n].
@@ -55,12 +55,12 @@ def by_family(scores: Numbers, families: Clusters, images: Clusters, seed: int =
 
 
 def retention(accuracy: float | None, none: float | None) -> float | None:
-    """accuracy / accuracy of `none`; None where that is not positive or something is not measured."""
+    """Return accuracy / accuracy of `none`; None where that is not positive or something is not measured."""
     return _ratio(accuracy, none, 0.0)
 
 
 def retention_adjusted(accuracy: float | None, none: float | None, blind: float | None) -> float | None:
-    """(accuracy - blind) / (none - blind): retention of what seeing is worth.
+    """Return (accuracy - blind) / (none - blind): retention of what seeing is worth.
 
     Args:
         accuracy: of the method.
@@ -82,7 +82,7 @@ def _ratio(accuracy: float | None, none: float | None, origin: float) -> float |
 def loyalty_agreement(
     predictions: Sequence[str], none_predictions: Sequence[str], images: Iterable[Hashable], seed: int = 0
 ) -> Estimate:
-    """Share of answers equal to the unpruned model's, right or wrong; outer blanks do not count.
+    """Return the share of answers equal to the unpruned model's, right or wrong; outer blanks do not count.
 
     Args:
         predictions: [n] answers of the method; None (failed) is left out.
@@ -105,7 +105,7 @@ def loyalty_agreement(
 
 
 def loyalty_kl(kl: Numbers, images: Iterable[Hashable], seed: int = 0) -> Estimate:
-    """Mean KL(none || pruned) of the first answer token, in nats.
+    """Return the mean KL(none || pruned) of the first answer token, in nats.
 
     Args:
         kl: [n] one divergence a sample; nan is left out.
@@ -122,7 +122,7 @@ def difficulty(
     images: Clusters,
     seed: int = 0,
 ) -> dict[str, Estimate | int | None]:
-    """Accuracy on hard and on easy samples.
+    """Return accuracy on hard and on easy samples.
 
     Hard: `none` answers and `downsample` at the same budget does not. Easy: both answer. Samples that
     `none` does not answer say nothing about pruning, and are in neither.
@@ -157,7 +157,7 @@ def difficulty(
 def smallest_detectable(
     se_of_difference: float, images: int, questions: int, power: float = 0.8, alpha: float = 0.05
 ) -> float | None:
-    """The smallest true difference that a two-sided test finds with this power: (z_{1-alpha/2} + z_power) se.
+    """Return the smallest true difference that a two-sided test finds: (z_{1-alpha/2} + z_power) se.
 
     It is no smaller than `FEWEST` answers, each of another image: with fewer images that differ, the signs of their
     differences can be flipped in so few ways that no p is below 0.05, so a small se of few images promises nothing.
@@ -188,7 +188,9 @@ def non_inferior_p(
     images: Iterable[Hashable],
     margin: float,
 ) -> float:
-    """One-sided p of a loss of the margin or more: how often images like these would show no larger a loss than was seen.
+    """Return the one-sided p of a loss of the margin or more.
+
+    That is how often images like these would show no larger a loss than was seen.
 
     The spread is that of a world in which the margin is lost, not the one seen: the bootstrap of images that lose nothing is
     0 [0, 0], and would take three of them for proof. The answers that would have been lost and were not add their share:
@@ -227,7 +229,7 @@ def non_inferior_p(
 
 
 def non_inferior(difference: PairedDifference, p: float, margin: float) -> bool:
-    """Whether the whole interval of (method - reference) lies above -margin, and `non_inferior_p` is at most 0.025.
+    """Return whether the whole interval of (method - reference) is above -margin and `non_inferior_p` at most 0.025.
 
     Args:
         difference: its 95 % interval makes this a one-sided test at 2.5 %. Without an interval nothing is claimed.

@@ -12,7 +12,7 @@ SUBSETS = 64
 
 
 def random_subsets(count: int, keep: int, subsets: int = SUBSETS, *, generator_seed: torch.Tensor) -> torch.Tensor:
-    """Uniform random subsets from one seed an image; the batch, the device and the other images do not matter.
+    """Return uniform random subsets from one seed an image; the batch, the device and the other images do not matter.
 
     Each token gets a hash of (seed, subset, token); the lowest ``keep`` are taken. Subsets of one seed are therefore
     nested over ``keep``.
@@ -38,7 +38,7 @@ def random_subsets(count: int, keep: int, subsets: int = SUBSETS, *, generator_s
 
 
 def token_hashes(seeds: torch.Tensor, subsets: int, count: int) -> torch.Tensor:
-    """A hash of (seed, subset, token): seeds int64 [B] to int64 [B, S, N]; no two tokens of a subset share one."""
+    """Return a hash of (seed, subset, token), different for all tokens of a subset: seeds int64 [B] to int64 [B, S, N]."""
     seed = seeds.to(torch.int64)
     streams = _mix(_mix(seed)[:, None] + torch.arange(1, subsets + 1, device=seed.device) * _GOLDEN)  # [B, S]
     return _mix(streams[..., None] + torch.arange(1, count + 1, device=seed.device) * _GOLDEN)
@@ -59,7 +59,7 @@ def _shift(x: torch.Tensor, by: int) -> torch.Tensor:
 
 
 def z_scores(values: torch.Tensor, null: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each value against its null.
+    """Return how far each value lies from its null, as z and as percentile.
 
     Args:
         values: [B] a figure of the kept set.
@@ -83,7 +83,7 @@ def z_scores(values: torch.Tensor, null: torch.Tensor) -> tuple[torch.Tensor, to
 
 
 def score_collapse(scores: torch.Tensor, top: int | None = None) -> dict[str, torch.Tensor]:
-    """How concentrated the scores are by which a method ranks. p = scores / their sum.
+    """Return how concentrated the scores are by which a method ranks. p = scores / their sum.
 
     Args:
         scores: [B, N]; a row with a negative score is first shifted so that its least is 0.
@@ -122,7 +122,7 @@ def score_collapse(scores: torch.Tensor, top: int | None = None) -> dict[str, to
 
 
 def token_clusters(features: torch.Tensor, cosine: float = 0.9) -> torch.Tensor:
-    """Clusters of near-identical tokens: average linkage, merged down to a mean cosine.
+    """Return clusters of near-identical tokens: average linkage, merged down to a mean cosine.
 
     Args:
         features: [B, N, D].
@@ -139,7 +139,7 @@ def token_clusters(features: torch.Tensor, cosine: float = 0.9) -> torch.Tensor:
 
 
 def gram_clusters(gram: torch.Tensor, cosine: float = 0.9) -> torch.Tensor:
-    """`token_clusters` from the cosines of all pairs, [B, N, N]."""
+    """Return `token_clusters` from the cosines of all pairs, [B, N, N]."""
     from scipy.cluster import hierarchy
 
     distances = (1.0 - gram).clamp_(min=0.0).cpu().numpy()
@@ -154,7 +154,7 @@ def gram_clusters(gram: torch.Tensor, cosine: float = 0.9) -> torch.Tensor:
 
 
 def cluster_mass(clusters: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """Share of the score mass that lies in the cluster with most of it.
+    """Return the share of the score mass that lies in the cluster with most of it.
 
     Args:
         clusters: int64 [B, N] of `token_clusters`.
@@ -172,7 +172,7 @@ def cluster_mass(clusters: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
 
 
 def cluster_visits(clusters: torch.Tensor, kept: torch.Tensor) -> dict[str, torch.Tensor]:
-    """How the kept set spreads over clusters of near-identical tokens.
+    """Return how the kept set spreads over clusters of near-identical tokens.
 
     Args:
         clusters: int64 [B, N] of `token_clusters`.

@@ -18,7 +18,7 @@ _FAR = 1e6  # where there is no kept token, in tokens
 
 
 def coverage(kept: torch.Tensor | Flags, grid: tuple[int, int], cells: int = CELLS) -> dict[str, torch.Tensor]:
-    """All coverage figures of kept sets on their grid.
+    """Return all coverage figures of kept sets on their grid.
 
     Args:
         kept: bool [..., h*w], row by row.
@@ -56,7 +56,7 @@ def coverage(kept: torch.Tensor | Flags, grid: tuple[int, int], cells: int = CEL
 
 
 def cell_coverage(kept: torch.Tensor | Flags, grid: tuple[int, int], cells: int = CELLS) -> torch.Tensor:
-    """Share of the cells of a coarse g x g grid that hold a kept token; vectorised over all leading dimensions.
+    """Return the share of the cells of a coarse g x g grid that hold a kept token; vectorised over all leading dimensions.
 
     Args:
         kept: bool [..., h*w].
@@ -76,7 +76,7 @@ def cell_coverage(kept: torch.Tensor | Flags, grid: tuple[int, int], cells: int 
 
 
 def cell_membership(grid: tuple[int, int], cells: int = CELLS) -> tuple[torch.Tensor, int]:
-    """The coarse cell of each token, int64 [h*w], and the number of cells; none is empty."""
+    """Return the coarse cell of each token, int64 [h*w], and the number of cells; none is empty."""
     height, width = grid
     tall, wide = min(cells, height), min(cells, width)
     row, column = torch.arange(height) * tall // height, torch.arange(width) * wide // width
@@ -84,17 +84,17 @@ def cell_membership(grid: tuple[int, int], cells: int = CELLS) -> tuple[torch.Te
 
 
 def row_share(kept: torch.Tensor | Flags, grid: tuple[int, int]) -> torch.Tensor:
-    """Share of the kept tokens that lies in each row, top first: float64 [..., h], sum 1; chance is 1/h; nan of none."""
+    """Return the share of the kept tokens in each row, top first: float64 [..., h], sum 1; chance is 1/h; nan of none."""
     return _share(_checked(kept, grid), grid, -1)
 
 
 def column_share(kept: torch.Tensor | Flags, grid: tuple[int, int]) -> torch.Tensor:
-    """Share of the kept tokens that lies in each column, left first: float64 [..., w], sum 1; chance is 1/w; nan of none."""
+    """Return the share of the kept tokens in each column, left first: float64 [..., w], sum 1; chance is 1/w; nan of none."""
     return _share(_checked(kept, grid), grid, -2)
 
 
 def row_bias(kept: torch.Tensor | Flags, grid: tuple[int, int]) -> dict[str, torch.Tensor]:
-    """Pull of each kept set towards rows or columns.
+    """Return the pull of each kept set towards rows or columns.
 
     Args:
         kept: bool [..., h*w].

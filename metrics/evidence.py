@@ -13,7 +13,7 @@ KEPT = 0.5
 
 
 def recall(kept: Flags, evidence: Flags) -> Floats:
-    """Share of the evidence tokens among the kept: |kept and evidence| / |evidence|.
+    """Return the share of the evidence tokens among the kept: |kept and evidence| / |evidence|.
 
     Args:
         kept: bool [n, N] the tokens still present.
@@ -34,7 +34,7 @@ def recall(kept: Flags, evidence: Flags) -> Floats:
 
 
 def summarise(recall: Numbers, scores: Numbers, images: Clusters, seed: int = 0) -> dict[str, Estimate | int | None]:
-    """Recall, and accuracy where the evidence was kept and where it was lost: an association, not a cause.
+    """Return recall, and accuracy where the evidence was kept and where it was lost: an association, not a cause.
 
     Args:
         recall: [n] of `recall`; nan where there is no evidence.
@@ -65,7 +65,7 @@ def summarise(recall: Numbers, scores: Numbers, images: Clusters, seed: int = 0)
 
 
 def swap(swapped: Numbers, scores: Numbers, none_scores: Numbers, images: Clusters, seed: int = 0) -> dict[str, Estimate | None]:
-    """Evidence swap: accuracy gained by forcing the evidence into the kept set, at the same K. A cause.
+    """Return the accuracy gained by forcing the evidence into the kept set at the same K: a cause, unlike `summarise`.
 
     Args:
         swapped: [n] scores with the evidence swapped in; nan where there is none.

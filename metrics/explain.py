@@ -35,7 +35,7 @@ class CellColumns:
 
 
 def correlations(cells: Sequence[CellColumns], seed: int = 0, resamples: int = 2000) -> dict[str, dict[str, Any]]:
-    """Whether figures of the kept tokens go with right answers: the rank correlation of each with the score.
+    """Return the rank correlation of each figure of the kept tokens with the score: which of them go with right answers.
 
     Three lists. ``across_methods``: within question and budget, so that image, question and budget cannot explain it.
     ``across_methods_before_llm``: the same of methods that prune before the LLM, within equal numbers of kept tokens;
@@ -129,7 +129,7 @@ def _listed(
 
 
 def strata(cells: Sequence[CellColumns], complexity: Mapping[Hashable, float], seed: int = 0) -> dict[str, list[dict[str, Any]]]:
-    """Which family of methods is right most often on simple and on complex images.
+    """Return which family of methods is right most often on simple and on complex images.
 
     Images are cut into `STRATA` of equal size by complexity, ties in the order given. A family's score on a question is
     the mean over its cells of the budget, so a family with many variants of one method is mostly that method. The winner

@@ -32,17 +32,17 @@ class ColumnLosses:
     critical: float  # the statistic (in standard errors under no change) that is significant at the level
 
     def interval(self, column: int) -> tuple[float, float]:
-        """The normal 95 % interval of one column, for display; the test does not use it."""
+        """Return the normal 95 % interval of one column, for display; the test does not use it."""
         half = 1.96 * self.se[column]
         return float(self.value[column] - half), float(self.value[column] + half)
 
     def detectable(self) -> Floats:
-        """The loss that the test finds with a power of 80 %, by column: (critical + z) se."""
+        """Return the loss that the test finds with a power of 80 %, by column: (critical + z) se."""
         return (self.critical + _POWER) * self.se
 
 
 def paired(totals: Floats, sizes: Floats, level: float, seed: int = 0, draws: int = DRAWS) -> ColumnLosses:
-    """Losses on the same questions: signs of whole images are flipped.
+    """Test losses on the same questions: signs of whole images are flipped.
 
     With t the summed loss of image i in column m, T = sum_i t / sqrt(sum_i t^2), which has mean 0 and variance 1 under
     random signs; p is the share of draws whose largest T over all columns reaches it.
@@ -75,7 +75,7 @@ def unpaired(
     seed: int = 0,
     draws: int = DRAWS,
 ) -> ColumnLosses:
-    """Losses between runs on different images of one population: images change sides at random.
+    """Test losses between runs on different images of one population: images change sides at random.
 
     With e = total - (mean of all) size of each image, T = sum of e over the baseline's images, in standard deviations of
     that sum over random splits into sides of the same numbers of images.
@@ -112,7 +112,7 @@ def unpaired(
 
 
 def least_p(images: int, others: int | None = None) -> float:
-    """The smallest p that so many images can give: 2^-I of paired ones, one split in C(Ib + Ic, Ib) of unpaired ones.
+    """Return the smallest p that so many images can give: 2^-I of paired ones, one split in C(Ib + Ic, Ib) of unpaired ones.
 
     >>> least_p(8)
     0.00390625

@@ -36,7 +36,7 @@ class Timing:
 
 
 def columns(rounds: Sequence[Timing]) -> dict[str, Floats]:
-    """Rounds as one array [rounds] a stage, in seconds; nan is not measured, a stage never measured is absent."""
+    """Return rounds as one array [rounds] a stage, in seconds; nan is not measured, a stage never measured is absent."""
     names = [field.name for field in fields(Timing)] + ["ttft"]
     table = {name: np.array([getattr(r, name) for r in rounds], dtype=np.float64) for name in names}
     return {name: column for name, column in table.items() if not np.isnan(column).all()}
@@ -48,7 +48,7 @@ def summarise(
     flops_ratio_promised: float | None = None,
     seed: int = 0,
 ) -> dict[str, dict[str, float | None] | float | bool | None]:
-    """The latency figures of a cell.
+    """Return the latency figures of a cell.
 
     Args:
         times: stage of `STAGES` -> [rounds] seconds. TTFT is summed from its stages where absent.
@@ -82,14 +82,15 @@ def summarise(
     return result
 
 
-def ttft(times: Mapping[str, Floats]) -> Floats:
-    """Time to first token of each round, summed from its stages: [rounds]."""
-    total: Floats = np.sum([times[stage] for stage in FIRST_TOKEN], axis=0)
+def ttft(times: Mapping[str, Floats] | Mapping[str, float]) -> Floats:
+    """Return the time to first token of each round, summed from its stages: [rounds]."""
+    stages: list[Floats | float] = [times[stage] for stage in FIRST_TOKEN]
+    total: Floats = np.sum(np.asarray(stages), axis=0)
     return total
 
 
 def variation(seconds: Floats) -> float | None:
-    """Coefficient of variation, standard deviation (n - 1) over mean; None of under two rounds or a mean of 0."""
+    """Return the standard deviation (n - 1) over the mean; None of under two rounds or a mean of 0."""
     seconds = np.asarray(seconds, dtype=np.float64)
     seconds = seconds[~np.isnan(seconds)]
     if len(seconds) < 2 or seconds.mean() == 0:

@@ -23,7 +23,7 @@ class FrontShare:
 
 
 def front(accuracy: Numbers, cost: Numbers) -> Flags:
-    """Cells that no other cell dominates, being no dearer and no less accurate, and better in one of the two.
+    """Return the cells that no other cell dominates, being no dearer and no less accurate, and better in one of the two.
 
     Args:
         accuracy: [..., C], higher is better.
@@ -48,7 +48,7 @@ def front(accuracy: Numbers, cost: Numbers) -> Flags:
 
 
 def front_share(scores: Numbers, images: Clusters, costs: Numbers, seed: int = 0, resamples: int = 1000) -> FrontShare:
-    """How often each cell is on the front when images, and rounds where costs were timed, are drawn with replacement.
+    """Return how often each cell is on the front when images, and rounds where costs were timed, are drawn with replacement.
 
     All cells see the same draw, so that what is common to them (a hard image, a slow round) does not blur their order.
 

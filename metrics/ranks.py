@@ -15,7 +15,7 @@ from metrics.statistics import Estimate, percentiles
 
 @dataclass(frozen=True)
 class RankSums:
-    """What `within_rank_correlation` is a ratio of, by cluster."""
+    """Sums of products of ranks by cluster, from which `within_rank_correlation` takes its ratio."""
 
     sums: Floats  # [C, 3] of uv, u^2 and v^2
     n: int  # rows without a nan
@@ -27,7 +27,7 @@ class RankSums:
         return None if self.n < 3 or x == 0 or y == 0 else float(product / (x * y) ** 0.5)
 
     def correlation(self, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Estimate:
-        """rho with its interval from resampling clusters."""
+        """Return rho with its interval from resampling clusters."""
         if self.value is None or len(self.sums) < 2:
             return Estimate(self.value)
         product, x, y = resampled(self.sums, seed, resamples).T
@@ -36,7 +36,7 @@ class RankSums:
         return Estimate(self.value, *percentiles(draws, level)) if len(draws) > 1 else Estimate(self.value)
 
     def p(self, seed: int = 0, permutations: int = 4000) -> float | None:
-        """Two-sided p of no relation: the signs of the clusters' sums of uv are flipped, as in `paired_difference`."""
+        """Return the two-sided p of no relation, by flipping signs of the clusters' sums of uv, as `paired_difference` does."""
         return None if self.value is None else sign_flip(self.sums[:, 0], seed, permutations)
 
 
@@ -47,7 +47,7 @@ def within_rank_sums(
     clusters: Iterable[Hashable],
     spanning: bool = False,
 ) -> RankSums:
-    """The sums behind `within_rank_correlation`, of the same arguments: they give the value, the interval and a p."""
+    """Return the sums behind `within_rank_correlation`, of the same arguments: they give value, interval and p."""
     codes, group, left, right = _codes(clusters), _codes(groups), np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if not codes.shape == group.shape == left.shape == right.shape:
         sizes = f"x {left.shape}, y {right.shape}, {len(group)} groups, {len(codes)} clusters"
@@ -73,7 +73,7 @@ def within_rank_correlation(
     level: float = 0.95,
     spanning: bool = False,
 ) -> Estimate:
-    """Rank correlation within groups, pooled over them, with an interval from resampling clusters.
+    """Return the rank correlation within groups, pooled over them, with an interval from resampling clusters.
 
     u and v are the mid-ranks of x and y within a group of m rows, less their mean and over m, so that a large group
     does not weigh as the cube of its size: rho = sum uv / sqrt(sum u^2 sum v^2) over all rows. Of one group it is

@@ -10,7 +10,7 @@ EXACT = 50  # differences up to which the null distribution is counted out, as i
 
 
 def signed_rank_p(differences: Numbers) -> float:
-    """Two-sided p of differences that are symmetric around zero.
+    """Return the two-sided p of differences that are symmetric around zero.
 
     Zeros are left out, as Wilcoxon did, and equal magnitudes share their mean rank. Up to `EXACT` differences the
     distribution of the positive ranks' sum over all 2^n signs is counted with these very ranks, so that ties cost no

@@ -21,7 +21,7 @@ class Estimate:
     hi: float | None = None
 
     def as_dict(self) -> dict[str, float | None]:
-        """The form that `summary.json` holds."""
+        """Return the form that `summary.json` holds."""
         return {"value": self.value, "lo": self.lo, "hi": self.hi}
 
 
@@ -36,7 +36,7 @@ class PairedDifference:
     se: float | None = None
 
     def as_dict(self) -> dict[str, float | None]:
-        """The form that `summary.json` holds."""
+        """Return the form that `summary.json` holds."""
         return {"value": self.value, "lo": self.lo, "hi": self.hi, "p": self.p}
 
 
@@ -60,7 +60,7 @@ def bootstrap_mean(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> Estimate:
-    """Mean with a percentile interval from resampling clusters.
+    """Return the mean with a percentile interval from resampling clusters.
 
     A resample draws C clusters with replacement; its mean is the ratio of the sums of scores and of
     counts, since clusters differ in size.
@@ -93,7 +93,7 @@ def bootstrap_mean(
 def bootstrap_means(
     table: Floats, clusters: Iterable[Hashable], seed: int = 0, resamples: int = 2000, level: float = 0.95
 ) -> list[Estimate]:
-    """`bootstrap_mean` of many columns at once, under the same draws of clusters.
+    """Return `bootstrap_mean` of many columns at once, under the same draws of clusters.
 
     Args:
         table: [n, M]; nan means not measured, and is left out of its column.
@@ -140,7 +140,7 @@ def bootstrap_ratio(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> Estimate:
-    """Sum of one column over the sum of another, with a percentile interval from resampling clusters.
+    """Return the sum of one column over the sum of another, with a percentile interval from resampling clusters.
 
     Args:
         above: [n]; a row with nan on either side is left out.
@@ -178,7 +178,7 @@ def paired_difference(
     permutations: int = 4000,
     level: float = 0.95,
 ) -> PairedDifference:
-    """Mean of a - b on the same samples, with a cluster bootstrap interval and a sign-flip test.
+    """Return the mean of a - b on the same samples, with a cluster bootstrap interval and a sign-flip test.
 
     The test flips the sign of each cluster's summed difference at random; p is
     (hits + 1) / (permutations + 1), a hit being a total at least as far from 0 as the observed one.
@@ -214,7 +214,7 @@ def paired_difference(
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down correction: adjusted p values, each at most 1, in the order given.
+    """Return p values adjusted by Holm's step-down correction, each at most 1, in the order given.
 
     Args:
         p: raw p values; None (no test) stays None and does not count towards the number of tests.
@@ -231,7 +231,7 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
 
 
 def mcnemar_exact(a: Numbers, b: Numbers) -> float:
-    """Exact two-sided McNemar test of two methods' right and wrong answers to the same questions.
+    """Return the p of an exact two-sided McNemar test of two methods' right and wrong answers to the same questions.
 
     Valid where samples are independent (one question an image); see `paired_difference` otherwise.
 
@@ -259,7 +259,7 @@ def mcnemar_exact(a: Numbers, b: Numbers) -> float:
 
 
 def bootstrap_median(values: Numbers, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Estimate:
-    """Median with a percentile bootstrap interval.
+    """Return the median with a percentile bootstrap interval.
 
     Args:
         values: [n] independent measurements; nan is left out.
@@ -296,7 +296,7 @@ def rank_correlation(
     resamples: int = 500,
     level: float = 0.95,
 ) -> Estimate:
-    """Spearman's rank correlation with an interval from resampling clusters.
+    """Return Spearman's rank correlation with an interval from resampling clusters.
 
     Args:
         x: [n], for instance a diversity figure; a row with nan on either side is left out.
