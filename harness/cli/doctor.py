@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from importlib import import_module
 from importlib.util import find_spec
 
 from harness.cli.options import Json
@@ -37,7 +38,7 @@ def doctor() -> dict[str, str]:
         found[name] = _state(name, wanted)
     if not found["transformers"].startswith("missing") and _newer(found["transformers"]):
         found["transformers"] += f"; newer than {'.'.join(map(str, SEEN_TRANSFORMERS))}, the newest tested"
-    found |= _device() | _models()
+    found |= _torchvision() | _device() | _models()
     for extra, packages in extras.items():
         if extra not in _DEVELOPMENT:
             lacking = [name for name, wanted in packages.items() if _wrong(name, wanted)]
@@ -89,6 +90,23 @@ def _state(name: str, wanted: str) -> str:
 
 def _newer(there: str) -> bool:
     return tuple(int(part) for part in there.split(",")[0].split(".")[:2]) > SEEN_TRANSFORMERS
+
+
+def _torchvision() -> dict[str, str]:
+    """What can be used of torchvision, where it is installed; some image processors are written with it."""
+    there = _version("torchvision")
+    if there is None:
+        return {}
+    from harness.models.torchvision_ops import declare_torchvision_ops
+
+    if declare_torchvision_ops():
+        return {"torchvision": f"{there}, built for another torch: image processors work, compiled operators do not"}
+    try:
+        import_module("torchvision")
+    except Exception as error:  # of its libraries, of its torch: many kinds, one line
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
+        return {"torchvision": f"{there}, but cannot be imported ({first}): pip install --force-reinstall torchvision"}
+    return {"torchvision": there}
 
 
 def _device() -> dict[str, str]:
