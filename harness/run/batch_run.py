@@ -77,7 +77,7 @@ class BatchRun:
     @cached_property
     def shapes(self) -> list[ModelShape]:
         """The model's shape on each image."""
-        return [self.engine.adapter.shape_for(blocks) for blocks in self.views.blocks]
+        return [self.engine.adapter.shape_for(blocks) for blocks in self.views.spans]
 
     @cached_property
     def shared(self) -> SharedPrefill:
@@ -113,7 +113,7 @@ class BatchRun:
             return self.make_batch(cell.grid)
         grids = [cell.plan(shape)[2] for shape in self.shapes]
         views = [self.engine.adapter.pixels([image], grid) for image, grid in zip(self.images, grids, strict=True)]
-        return self.make_batch(cell.grid, PixelBatch([v.tensors[0] for v in views], [v.blocks[0] for v in views]))
+        return self.make_batch(cell.grid, PixelBatch([v.tensors[0] for v in views], [v.spans[0] for v in views]))
 
     def make_batch(self, grid: tuple[int, int] | None, views: PixelBatch | None = None) -> Batch:
         """The batch as it is, or with images shrunk to ``grid``, or without images where that is (0, 0).
@@ -143,7 +143,7 @@ class BatchRun:
     @cached_property
     def masks(self) -> list[np.ndarray | None]:
         """The evidence of each question on the grid of its image's tokens; None where there is none, or no one grid."""
-        grids = [blocks[0].grid if len(blocks) == 1 else None for blocks in self.views.blocks]
+        grids = [blocks[0].grid if len(blocks) == 1 else None for blocks in self.views.spans]
         owner = [i for i, sample in enumerate(self.samples) for _ in sample.questions]
         return [
             None if q.evidence is None or grids[i] is None else fitted(q.evidence, grids[i])
@@ -153,7 +153,7 @@ class BatchRun:
     @cached_property
     def evidence(self) -> torch.Tensor | None:
         """Bool [R, N], False behind the tokens of images that have fewer; None where no image can have any."""
-        fits = any(len(blocks) == 1 and blocks[0].grid is not None for blocks in self.views.blocks)
+        fits = any(len(blocks) == 1 and blocks[0].grid is not None for blocks in self.views.spans)
         if not self.task.info.knows_evidence or not fits:
             return None
         held = torch.zeros(len(self.masks), max(self.views.counts), dtype=torch.bool)
@@ -188,13 +188,13 @@ class BatchRun:
         if recorder is not None:
             found.analysis = self.analyst.run(cell, output, recorder)
             if cell.swaps and self.batch.evidence is not None:
-                found.samples = self._swap(cell, rows, output.kept_before)
+                found.samples = self._swap(cell, rows, output.entered)
             found.traces = self._traces(output, recorder)
         if cell.grid is not None and cell.varies and not cell.blind:
             found.layouts = self._layouts(batch)
         found.repeats = [row for seed in seeds for row in self._again(cell, seed)]
         if self.sharing and cell in self.sharers:
-            self.shared.passed(self.sharers.index(cell))
+            self.shared.release(self.sharers.index(cell))
         return found
 
     def refer_to(self, none: Cell) -> None:
@@ -206,7 +206,7 @@ class BatchRun:
         if not self.sharing:
             return self._apart(cell, batch if rows is None else batch.rows(rows)[0], steps, recorder)
         alone = cell.grid is not None or cell.in_tower
-        shared = None if alone else self.shared.bare if fresh else self.shared
+        shared = None if alone else self.shared.without_checkpoints if fresh else self.shared
         return self.engine.run(
             EngineRequest(batch, steps, cell.object.positions, shared, cell.blind, recorder=recorder, rows=rows)
         )
@@ -258,7 +258,7 @@ class BatchRun:
         for row, question in enumerate(self._questions):
             size, scores, went = counts[int(self.batch.image[row])], None, None
             if recorder.scores is not None:
-                ids = recorder.scored[row].cpu()
+                ids = recorder.scored_ids[row].cpu()
                 scores = np.full(size, np.nan, np.float16)
                 scores[ids[ids >= 0].numpy()] = recorder.scores[row].cpu()[ids >= 0].half().numpy()
             if source is not None:
@@ -277,7 +277,7 @@ class BatchRun:
             return TokenAnalysis(self.projected, vision.grid, batch.image, batch.image_seeds, batch.evidence, names)
         rows = [batch.questions_about(group) for group in vision.groups]
         each = []
-        for one, group, places in zip(vision.each, vision.groups, rows, strict=True):
+        for one, group, places in zip(vision.outputs, vision.groups, rows, strict=True):
             part, _ = batch.rows(places)
             projected, own = self.shared.part(torch.tensor(group)).projected, [names[place] for place in places]
             each.append(TokenAnalysis(projected, one.grid, part.image, part.image_seeds, part.evidence, own))
@@ -317,7 +317,7 @@ class BatchRun:
             return None, None
         held = self.batch.evidence.cpu().numpy()
         on = lambda ids: evidence.recall(present(ids, held.shape[1]).cpu().numpy(), held)
-        return on(output.kept), on(output.kept_before)
+        return on(output.kept), on(output.entered)
 
     def image_rows(self, place: int) -> list[tuple]:
         """Rows of the table ``images``; ``place`` is that of the first."""
@@ -346,14 +346,14 @@ class BatchRun:
         """Rows of the table ``areas``: of every image whose tokens are no one full grid, what they cover."""
         return [
             (sample.image_id, number, *astuple(area))
-            for sample, blocks in zip(self.samples, self.views.blocks, strict=True)
+            for sample, blocks in zip(self.samples, self.views.spans, strict=True)
             if len(blocks) == 1 and len(blocks[0].areas) > 1
             for number, area in enumerate(blocks[0].areas)
         ]
 
     def _layouts(self, batch: Batch) -> list[Layout]:
         found = []
-        for sample, blocks, count in zip(self.samples, batch.pixels.blocks, batch.pixels.counts, strict=True):
+        for sample, blocks, count in zip(self.samples, batch.pixels.spans, batch.pixels.counts, strict=True):
             height, width = (blocks[0].grid if len(blocks) == 1 else None) or (None, None)
             found.append((sample.image_id, count, height, width))
         return found
