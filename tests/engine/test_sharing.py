@@ -153,7 +153,7 @@ def test_methods_share_one_similarity_of_a_batch(work, adapter, monkeypatch):
     assert len(made) == 1 and made[0] is many.projected
 
 
-def test_junctions_are_where_two_walks_meet():
+def test_checkpoints_are_where_two_paths_meet():
     step = lambda layer, keep: replace(create("fastv").steps(PUBLIC["llava-1.5-7b"], Budget(64, "final"))[0], keep=keep)
     walks = [CellPath((), "original"), CellPath((step(1, 9),), "original"), CellPath((step(1, 7),), "original")]
     found = PrefixTree(walks, 8)
