@@ -155,9 +155,9 @@ def test_methods_share_one_similarity_of_a_batch(work, adapter, monkeypatch):
 
 def test_checkpoints_are_where_two_paths_meet():
     step = lambda layer, keep: replace(create("fastv").steps(PUBLIC["llava-1.5-7b"], Budget(64, "final"))[0], keep=keep)
-    walks = [CellPath((), "original"), CellPath((step(1, 9),), "original"), CellPath((step(1, 7),), "original")]
-    found = PrefixTree(walks, 8)
+    paths = [CellPath((), "original"), CellPath((step(1, 9),), "original"), CellPath((step(1, 7),), "original")]
+    found = PrefixTree(paths, 8)
     assert Counter(map(len, (steps for _, steps in found.requests))) == {0: 1}
-    assert found.last[prefix_key("original", ())] == 2
-    assert not PrefixTree(walks[:1], 8).requests
-    assert PrefixTree([replace(walks[1], swaps=True)], 8).requests
+    assert found.last_path[prefix_key("original", ())] == 2
+    assert not PrefixTree(paths[:1], 8).requests
+    assert PrefixTree([replace(paths[1], swaps=True)], 8).requests

@@ -14,6 +14,7 @@ from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest
 from harness.errors import RequestError
 from harness.models import hf
+from harness.models.catalogue import GROUP
 from harness.models.configuration import check_configuration
 from harness.models.families import FAMILIES
 
@@ -135,7 +136,7 @@ def test_models_of_other_packages(monkeypatch):
         "wrong": lambda device, dtype: 3,
         "broken": lambda device, dtype: 1 / 0,
     }
-    points = {name: EntryPoint(name, f"their_package:{name}", hf.GROUP) for name in made}
+    points = {name: EntryPoint(name, f"their_package:{name}", GROUP) for name in made}
     monkeypatch.setattr(hf, "plugged", lambda: points)
     monkeypatch.setattr(EntryPoint, "load", lambda point: made[point.name])
     assert hf.load("mine", "cpu", "bfloat16") is adapter

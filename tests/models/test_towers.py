@@ -136,7 +136,7 @@ def test_signals_stand_where_the_tokens_made_of_them_stand(family, tall, tower):
             return (inputs[-1],)
 
         hook = adapter.tower.merger.register_forward_pre_hook(cut)
-        projected = Engine.see.__wrapped__(Engine(adapter, 1), tall.pixels).projected[0]
+        projected = Engine.encode_images.__wrapped__(Engine(adapter, 1), tall.pixels).projected[0]
         hook.remove()
         order = adapter.whole_tower.patch_order(torch.tensor([spans[0].cut]))
         states = inputs[0]
