@@ -131,7 +131,7 @@ def _models() -> dict[str, str]:
     for name, path in EMBEDDED.items():
         found[f"model {name}"] = "usable" if (path / "model.safetensors").exists() else f"weights missing at {path}"
     for family, spec in FAMILIES.items():
-        lacking = [package for package in spec.needs if find_spec(package) is None]
+        lacking = [package for package in spec.packages if find_spec(package) is None]
         found[f"family {family}"] = f"missing {', '.join(lacking)}: pip install {' '.join(lacking)}" if lacking else "usable"
     return found
 

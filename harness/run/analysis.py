@@ -177,7 +177,7 @@ class TokenAnalysis:
 
     def _scores(self, recorder: Recorder) -> dict[str, np.ndarray]:
         """Collapse of the scores of the first attention-ranked step, over the tokens that stood there."""
-        scores, ids = recorder.scores, recorder.scored
+        scores, ids = recorder.scores, recorder.scored_ids
         assert scores is not None and ids is not None, "scores come with the tokens that they belong to"
         found = score_collapse(scores)
         clusters = self.space.clusters.to(ids.device)[self.image].gather(1, ids.clamp_min(0))
@@ -196,7 +196,7 @@ class TokenAnalysis:
                 size = evidence.sum(1)
                 found["recall"] = recall = torch.where(size > 0, held.sum(1) / size.clamp_min(1), torch.nan)
             if recorder.attention:
-                found |= attention_figures(recorder.rows[layer], held)
+                found |= attention_figures(recorder.attention_rows[layer], held)
                 if recall is not None:  # of all evidence: what is gone cannot be found
                     found["evidence_top"] = (found["evidence_top"] * recall).where(recall != 0, 0.0)
             for place, name in enumerate(LAYERS):

@@ -94,7 +94,7 @@ class BatchRun:
     @cached_property
     def shapes(self) -> list[ModelShape]:
         """The model's shape on each image."""
-        return [self.engine.adapter.shape_for(spans) for spans in self.views.blocks]
+        return [self.engine.adapter.shape_for(spans) for spans in self.views.spans]
 
     @cached_property
     def shared(self) -> SharedPrefill:
@@ -133,7 +133,7 @@ class BatchRun:
             return self.make_batch(cell.grid)
         grids = [cell.plan(shape)[2] for shape in self.shapes]
         views = [self.engine.adapter.pixels([image], grid) for image, grid in zip(self.images, grids, strict=True)]
-        return self.make_batch(cell.grid, PixelBatch([v.tensors[0] for v in views], [v.blocks[0] for v in views]))
+        return self.make_batch(cell.grid, PixelBatch([v.tensors[0] for v in views], [v.spans[0] for v in views]))
 
     def make_batch(self, grid: tuple[int, int] | None, views: PixelBatch | None = None) -> Batch:
         """Return the batch as it is, with its images shrunk, or without images.
@@ -168,7 +168,7 @@ class BatchRun:
     @cached_property
     def masks(self) -> list[np.ndarray | None]:
         """The evidence of each question on the grid of its image's tokens; None where there is none, or no one grid."""
-        grids = [spans[0].grid if len(spans) == 1 else None for spans in self.views.blocks]
+        grids = [spans[0].grid if len(spans) == 1 else None for spans in self.views.spans]
         owner = [i for i, sample in enumerate(self.samples) for _ in sample.questions]
         return [
             None if q.evidence is None or (grid := grids[i]) is None else fitted(q.evidence, grid)
@@ -181,7 +181,7 @@ class BatchRun:
 
         None where no image can have any.
         """
-        fits = any(len(spans) == 1 and spans[0].grid is not None for spans in self.views.blocks)
+        fits = any(len(spans) == 1 and spans[0].grid is not None for spans in self.views.spans)
         if not self.task.info.knows_evidence or not fits:
             return None
         held = torch.zeros(len(self.masks), max(self.views.counts), dtype=torch.bool)
@@ -217,13 +217,13 @@ class BatchRun:
         if recorder is not None:
             result.analysis = self.analyst.run(cell, output, recorder)
             if cell.swaps and self.batch.evidence is not None:
-                result.samples = self._swap(cell, rows, output.kept_before)
+                result.samples = self._swap(cell, rows, output.entered)
             result.traces = self._traces(output, recorder)
         if cell.grid is not None and cell.varies and not cell.blind:
             result.layouts = self._layouts(batch.pixels)
         result.repeats = [row for seed in seeds for row in self._again(cell, seed)]
         if self.sharing and cell in self.sharers:
-            self.shared.passed(self.sharers.index(cell))
+            self.shared.release(self.sharers.index(cell))
         return result
 
     def refer_to(self, none: Cell) -> None:
@@ -243,7 +243,7 @@ class BatchRun:
         if not self.sharing:
             return self._apart(cell, batch if rows is None else batch.rows(rows)[0], steps, recorder)
         alone = cell.grid is not None or cell.in_tower
-        shared = None if alone else self.shared.bare if fresh else self.shared
+        shared = None if alone else self.shared.without_checkpoints if fresh else self.shared
         return self.engine.run(
             EngineRequest(batch, steps, cell.object.positions, shared, cell.blind, recorder=recorder, rows=rows)
         )
@@ -288,8 +288,8 @@ class BatchRun:
         """Scores that the cell ranked by, and where merged tokens went, by the original tokens of each question's image."""
         counts, ranks = self.batch.pixels.counts, None
         if recorder.scores is not None:
-            assert recorder.scored is not None, "scores come with the tokens that they belong to"
-            ranks = recorder.scores, recorder.scored
+            assert recorder.scored_ids is not None, "scores come with the tokens that they belong to"
+            ranks = recorder.scores, recorder.scored_ids
         source = output.source if output.source is not None else recorder.source
         found = []
         for row, question in enumerate(self._questions):
@@ -314,7 +314,7 @@ class BatchRun:
             return TokenAnalysis(self.projected, vision.grid, batch.image, batch.image_seeds, batch.evidence, names)
         rows = [batch.questions_about(group) for group in vision.groups]
         each = []
-        for one, group, places in zip(vision.each, vision.groups, rows, strict=True):
+        for one, group, places in zip(vision.outputs, vision.groups, rows, strict=True):
             part, _ = batch.rows(places)
             projected, own = self.shared.part(torch.tensor(group)).projected, [names[place] for place in places]
             each.append(TokenAnalysis(projected, one.grid, part.image, part.image_seeds, part.evidence, own))
@@ -354,7 +354,7 @@ class BatchRun:
         if self.batch.evidence is None or cell.merges or cell.grid is not None:
             return None, None
         held = self.batch.evidence.cpu().numpy()
-        kept, before = (present(ids, held.shape[1]).cpu().numpy() for ids in (output.kept, output.kept_before))
+        kept, before = (present(ids, held.shape[1]).cpu().numpy() for ids in (output.kept, output.entered))
         return evidence.recall(kept, held), evidence.recall(before, held)
 
     def image_rows(self, place: int) -> list[ImageRow]:
@@ -387,7 +387,7 @@ class BatchRun:
 
     def _layouts(self, pixels: PixelBatch) -> list[ImageLayout]:
         layouts = []
-        for sample, spans, count in zip(self.samples, pixels.blocks, pixels.counts, strict=True):
+        for sample, spans, count in zip(self.samples, pixels.spans, pixels.counts, strict=True):
             span = spans[0] if len(spans) == 1 else None  # of several images in a prompt, neither grid nor areas are kept
             areas = span.areas if span is not None and len(span.areas) > 1 else ()
             layouts.append(ImageLayout(sample.image_id, count, None if span is None else span.grid, areas))

@@ -150,9 +150,9 @@ def read(path: Path, seed: int = 0) -> SignalCase:
     tensors.setdefault("seeds", torch.tensor([_stream(seed, path.stem)]))
     tensors.setdefault("sizes", torch.ones(1, count))
     if grid is not None and "positions" not in tensors:
-        from harness.engine.signals import places
+        from harness.engine.signals import grid_coordinates
 
-        tensors["positions"] = places(grid, "cpu")
+        tensors["positions"] = grid_coordinates(grid, "cpu")
     return SignalCase(path, Signals(**tensors, count=count, batch=1, grid=grid), count)
 
 
@@ -267,7 +267,7 @@ def capture(
                 for key, tensor in signals.items()
             }
             path = out / f"{file_name(question.sample_id)}.npz"
-            grid = batch_run.batch.pixels.blocks[0][0].grid  # of an image in tiles, there is none
+            grid = batch_run.batch.pixels.spans[0][0].grid  # of an image in tiles, there is none
             written.append(_saved(path, arrays | ({} if grid is None else {"grid": np.array(grid)})))
     return written
 

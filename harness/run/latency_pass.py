@@ -182,7 +182,7 @@ def time_batches(
                 timed.rows += [(place, repeat, number, stage, value) for stage, value in seconds.items()]
                 continue
             timed.kv_bytes[place] = output.kv_bytes
-            marks = 0 if cell.blind else sum(span.marks for span in batch.pixels.blocks[0])
+            marks = 0 if cell.blind else sum(span.marks for span in batch.pixels.spans[0])
             timed.text_tokens[place] = len(batch.prefix) + marks + len(batch.questions[0])
             peak = device_peak_bytes(device)
             if peak is not None:

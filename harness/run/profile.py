@@ -91,8 +91,8 @@ def profile(config: ProfileConfig) -> dict[str, Any]:
     side = _side(adapter)
     image = Image.fromarray(np.random.default_rng(config.seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
     views = adapter.pixels([image])
-    shape = adapter.shape_for(views.blocks[0])
-    marks = sum(span.marks for span in views.blocks[0])
+    shape = adapter.shape_for(views.spans[0])
+    marks = sum(span.marks for span in views.spans[0])
     cells = [
         cell for cell in make_cells(asked, shape, False, adapter.gives, config.text_tokens + marks, adapter.cannot)
         if cell.method != "blind" and not (cell.skipped and cell.reference)

@@ -182,7 +182,7 @@ def test_evidence_follows_each_images_own_tokens(run):
         assert not batch_run.batch.evidence[row, count:].any()
         assert int(batch_run.batch.evidence[row].sum()) == (0 if mask is None else mask.sum())
         if mask is not None:
-            height, width = batch_run.views.blocks[image][0].grid
+            height, width = batch_run.views.spans[image][0].grid
             top, left = -(-height // 4), -(-width // 2)  # the upper quarter of the left half
             assert mask[:top, :left].all()
             assert mask.sum() == top * left
