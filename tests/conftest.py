@@ -1,16 +1,26 @@
-"""Shared fixtures, and one option: ``pytest --benchmark`` runs the benchmarks, plain ``pytest`` skips them."""
+"""Shared fixtures, and how tests are run: in two processes, or the benchmarks alone with ``pytest --benchmark``."""
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch and numpy are imported: two processes share the machine's cores
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
 from hypothesis import settings
 
 from tests.made_up_runs import edit_facts, make_run, stored_run
+from tests.needs import STRICT, declare_torchvision_operators, import_or_fail, need
 
 __all__ = ["edit_facts", "make_run", "stored_run"]
 
+WORKERS = 2
+if STRICT:
+    pytest.importorskip = import_or_fail
+declare_torchvision_operators()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background, and by all that tests would start there
 settings.register_profile("same", derandomize=True)  # the same examples each time, so that a red run can be repeated
 settings.load_profile("same")
@@ -18,6 +28,28 @@ settings.load_profile("same")
 
 def pytest_addoption(parser) -> None:
     parser.addoption("--benchmark", action="store_true", help="run the benchmarks alone (pytest-benchmark cases)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config) -> None:
+    """Run tests in two processes, a file's tests in one of them, unless the command line says otherwise.
+
+    This stands here and not in ``addopts``, where ``-n`` would break ``-p no:xdist``, and where it could not be left out: a
+    benchmark shares its time with nobody, and a second process for the tests of one file would wait in vain.
+    """
+    if hasattr(config, "workerinput"):
+        return  # a worker, which would else start workers of its own
+    option = config.option
+    if getattr(option, "numprocesses", 0) is not None or option.tx or option.dist != "no" or option.distload:
+        return  # no xdist, or it was told what to do
+    one_file = len({argument.partition("::")[0] for argument in config.args}) == 1 and ".py" in config.args[0]
+    if not (option.benchmark or option.usepdb or option.capture == "no" or one_file):
+        option.numprocesses, option.dist = WORKERS, "loadfile"
+
+
+def pytest_runtest_setup(item) -> None:
+    for mark in item.iter_markers("needs"):
+        need(*mark.args)
 
 
 def pytest_collection_modifyitems(config, items) -> None:
