@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch and numpy are imported: two processes share the machine's cores
-    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+if "--benchmark" not in sys.argv:  # before torch and numpy are imported: threads that wait for each other cost tiny models most
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 from hypothesis import settings
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 pytest.importorskip("lmms_eval")
+pytestmark = pytest.mark.differential
 
 from harness.bridges import lmms_eval as bridge
 from harness.bridges import manifest
