@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 CLOSING = re.compile(r"^=+ (?P<counts>.*(?:passed|failed|error|skipped|no tests ran).*) in [\d.]+s.* =+$", re.MULTILINE)
@@ -21,7 +22,7 @@ def counts(log: str) -> dict[str, int] | None:
     return told
 
 
-def main(paths: list[str]) -> int:
+def main(paths: Iterable[str]) -> int:
     """Print the sum over logs and return the exit code."""
     told = [counts(Path(path).read_text(errors="replace")) if Path(path).exists() else None for path in paths]
     whole = {name: sum(one[name] for one in told if one) for name in ("passed", "failed", "skipped")}

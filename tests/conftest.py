@@ -39,14 +39,17 @@ def pytest_cmdline_main(config) -> None:
     This stands here and not in ``addopts``, where ``-n`` would break ``-p no:xdist``, and where it could not be left out: a
     benchmark shares its time with nobody, and a second process for the tests of one file would wait in vain.
     """
-    if hasattr(config, "workerinput"):
-        return  # a worker, which would else start workers of its own
-    option = config.option
+    if "PYTEST_XDIST_WORKER" not in os.environ and wants_workers(config.option, config.args):
+        config.option.numprocesses, config.option.dist = WORKERS, "loadfile"
+
+
+def wants_workers(option, arguments: list[str]) -> bool:
+    """Return whether tests should be shared among processes, by the options and paths of a command line."""
     if getattr(option, "numprocesses", 0) is not None or option.tx or option.dist != "no" or option.distload:
-        return  # no xdist, or it was told what to do
-    one_file = len({argument.partition("::")[0] for argument in config.args}) == 1 and ".py" in config.args[0]
-    if not (option.benchmark or option.usepdb or option.capture == "no" or one_file):
-        option.numprocesses, option.dist = WORKERS, "loadfile"
+        return False  # there is no xdist, or it was told what to do
+    paths = {argument.partition("::")[0] for argument in arguments}
+    one_file = len(paths) == 1 and all(path.endswith(".py") for path in paths)
+    return not (option.benchmark or option.usepdb or option.capture == "no" or one_file)
 
 
 def pytest_runtest_setup(item) -> None:

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 pytest.importorskip("lmms_eval")
-pytestmark = pytest.mark.differential
 
 from harness.bridges import lmms_eval as bridge
 from harness.bridges import manifest
@@ -24,6 +23,7 @@ from methods.registry import create
 from methods.schedule import plan
 from methods.types import Budget
 
+pytestmark = pytest.mark.differential
 YAML = """\
 task: local_shapes
 dataset_path: json
