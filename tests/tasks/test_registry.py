@@ -320,9 +320,12 @@ def test_without_datasets_the_remedy_is_named(library, monkeypatch):
         create("pope")
 
 
+@pytest.mark.families
+@pytest.mark.needs("datasets")
 def test_real_datasets(tmp_path, parquet):
     """With the library itself, on a local folder laid out as on the hub."""
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     parquet(tmp_path / "data" / "test-00000-of-00001.parquet", pope())
     data = datasets.load_dataset(str(tmp_path), split="test", cache_dir=str(tmp_path / "cache"))
     table = hub.HubTable(data, "POPE test")
