@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from metrics.statistics import holm
 from reports import wording
-from reports.cells import SIGNIFICANT, Interval, Stratum, dig, interval, keep, method, number, role
+from reports.cells import SIGNIFICANT, Cell, Interval, Stratum, dig, interval, keep, known_interval, method, number, role
 
 _ROUNDS = 12  # that a run times, where it is not told otherwise
 _NAMED = 4  # cells told one by one in a sentence
@@ -38,35 +39,37 @@ class Finding:
 class Tested:
     """A cell, its figure, and the corrected p of what is asked of it."""
 
-    cell: dict
+    cell: Cell
     figure: Interval
     p: float
 
     @property
     def name(self) -> str:
+        """The method and its budget, as a sentence names them."""
         return f"{method(self.cell)} at {keep(self.cell)}"
 
 
-def findings(stratum: Stratum, explained: dict | None = None) -> list[Finding]:
-    """What the tests of a run settle, the most useful first.
+def findings(stratum: Stratum, explained: dict[str, Any] | None = None) -> list[Finding]:
+    """Return what the tests of a run settle, the most useful first.
 
     Args:
         stratum: cells that may be compared.
         explained: ``explained`` of summary.json: what predicts accuracy.
 
     Returns:
-        Nothing of what is not significant.
+        Significant findings alone.
     """
     asked = (_winner, _non_inferior, _ranking, _collapse, _diversity, _swap, _speed)
     found = [finding for ask in asked for finding in ask(stratum)]
     return [*found, *_explained(explained or {})]
 
 
-def _corrected(rows: Iterable[tuple[dict, Interval | None, float | None]]) -> list[Tested]:
+def _corrected(rows: Iterable[tuple[Cell, Interval | None, float | None]]) -> list[Tested]:
     """The significant ones of a family of tests, in the order given."""
     known = [(cell, figure, p) for cell, figure, p in rows if figure is not None and p is not None]
     adjusted = holm([p for _, _, p in known])
-    return [Tested(cell, figure, p) for (cell, figure, _), p in zip(known, adjusted, strict=True) if p < SIGNIFICANT]
+    pairs = zip(known, adjusted, strict=True)
+    return [Tested(cell, figure, p) for (cell, figure, _), p in pairs if p is not None and p < SIGNIFICANT]
 
 
 def _normal_p(distance: float, se: float) -> float | None:
@@ -243,12 +246,12 @@ def _speed(stratum: Stratum) -> list[Finding]:
     ]
 
 
-def _methods(stratum: Stratum) -> list[dict]:
+def _methods(stratum: Stratum) -> list[Cell]:
     """Methods with a budget; no yardsticks, no controls."""
     return [c for c in stratum.pruned if role(c) == "method" and keep(c) is not None]
 
 
-def _explained(explained: dict) -> list[Finding]:
+def _explained(explained: dict[str, Any]) -> list[Finding]:
     """The figures that go with right answers, list by list, and whether complexity parts attention from diversity."""
     found = []
     for name, where in _LABELS.items():
@@ -278,11 +281,11 @@ def _explained(explained: dict) -> list[Finding]:
     return found
 
 
-def _dicts(found: object) -> list[dict]:
+def _dicts(found: object) -> list[dict[str, Any]]:
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
-def _sure(one: dict) -> bool:
+def _sure(one: dict[str, Any]) -> bool:
     p = number(one, "p_holm")
     return p is not None and p < SIGNIFICANT
 
@@ -293,7 +296,7 @@ def _figure(name: str) -> str:
     return f"{plain}, against chance" if z else f"{plain}, against the same rows" if name.startswith("row_z_") else plain
 
 
-def _rho(row: dict) -> str:
-    sign = lambda value: wording.signed(f"{value:+.2f}")
-    rho = interval({"rho": row}, "rho")
-    return f"rank correlation {sign(rho.value)}" + (f" [{sign(rho.lo)} to {sign(rho.hi)}]" if rho.hi > rho.lo else "")
+def _rho(row: dict[str, Any]) -> str:
+    rho = known_interval({"rho": row}, "rho")
+    value, lo, hi = (wording.signed(f"{bound:+.2f}") for bound in (rho.value, rho.lo, rho.hi))
+    return f"rank correlation {value}" + (f" [{lo} to {hi}]" if rho.hi > rho.lo else "")

@@ -16,14 +16,14 @@ UNDRAWABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
 def label(text: object, most: int = 44) -> str:
-    """Text that a figure can hold: no control characters, no leading underscore (matplotlib hides it), not endless."""
+    """Return text that a figure can hold: no control characters, no leading underscore (matplotlib hides it), not endless."""
     clean = UNDRAWABLE.sub(" ", str(text))
     clean = clean if len(clean) <= most else clean[: most - 1] + "…"
     return "\u200a" + clean if clean.startswith("_") else clean
 
 
 def inline(drawing: Drawing, name: str, title: str) -> str:
-    """The SVG element of a figure, to be put into HTML as it is.
+    """Return the SVG element of a figure, to be put into HTML as it is.
 
     Args:
         drawing: a matplotlib figure.

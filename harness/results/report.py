@@ -1,9 +1,10 @@
-"""From a run folder to its page: what the report may show is what the folder holds."""
+"""The report of a finished run, made from its folder alone."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,12 @@ _CANDIDATES = 300  # images among which those to show are chosen
 
 
 def write_report(run: RunFolder, images: int = 12) -> Path:
-    """Write ``report.html`` beside the results and return its path."""
+    """Write ``report.html`` beside the results of a finished run and return its path.
+
+    Args:
+        run: the folder, whose summary is written.
+        images: how many images the gallery shows at the most.
+    """
     from reports.page import render
 
     summary = run.summary()
@@ -26,7 +32,12 @@ def write_report(run: RunFolder, images: int = 12) -> Path:
 
 
 def gallery(run: RunFolder, images: int) -> list[GalleryImage]:
-    """The most telling images, analysed ones first, with every cell's answer and the tokens it kept."""
+    """Return the most telling images of a run, analysed ones first, with every cell's answer and the tokens it kept.
+
+    Args:
+        run: a finished run.
+        images: how many images at the most.
+    """
     database, usual = run.connection, tuple(run.manifest()["grid"])
     known = {ident: run.layouts(ident) for ident in (0, *(ident for ident, _, _ in run.cells()))}
     cells = [(ident, facts) for ident, _, facts in run.cells() if facts["skipped"] is None and facts["method"] != "blind"]
@@ -71,7 +82,7 @@ def gallery(run: RunFolder, images: int) -> list[GalleryImage]:
     return out
 
 
-def _telling(run: RunFolder, cells: list[tuple[int, dict]], images: int) -> list[str]:
+def _telling(run: RunFolder, cells: list[tuple[int, dict[str, Any]]], images: int) -> list[str]:
     """The images to show: those whose questions part the pruned cells, and in a run without scores the first.
 
     Of a large run the first `_CANDIDATES` are looked at, analysed ones before all others.
@@ -98,7 +109,8 @@ def _telling(run: RunFolder, cells: list[tuple[int, dict]], images: int) -> list
     return most_telling(answers, images, frozenset(run.complexity()))
 
 
-def _note(facts: dict, grid: tuple[int, int] | None) -> str:
+def _note(facts: dict[str, Any], grid: tuple[int, ...] | None) -> str:
+    """What a reader must know about how an answer's tokens are drawn."""
     if facts["grid"] and grid is not None:
         return f"image shrunk to {grid[0]} x {grid[1]} tokens"
     if grid is None:
