@@ -33,6 +33,7 @@ def inline(drawing: Drawing, name: str, title: str) -> str:
     Returns:
         `<svg ...>` without namespace declarations (HTML needs none), metadata or comments.
     """
+    _lay_out(drawing)
     out = io.StringIO()
     drawing.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     root = ElementTree.fromstring(out.getvalue())  # nosec B314  # what matplotlib has just drawn
@@ -58,3 +59,14 @@ def inline(drawing: Drawing, name: str, title: str) -> str:
     largest = f"max-width: {points * 1.7:.0f}px"  # on a wide screen small figures do not grow into posters
     root.attrib.update({"role": "img", "aria-label": title, "style": largest})
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def _lay_out(drawing: Drawing) -> None:
+    """Find the places of axes and names once; `savefig` would draw the whole figure one time more for it."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    engine = drawing.get_layout_engine()
+    if engine is not None:
+        FigureCanvasSVG(drawing)  # which measures text as it will be written
+        engine.execute(drawing)
+        drawing.set_layout_engine(None)
