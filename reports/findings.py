@@ -65,7 +65,7 @@ def findings(stratum: Stratum, explained: dict[str, Any] | None = None) -> list[
 
 
 def _corrected(rows: Iterable[tuple[Cell, Interval | None, float | None]]) -> list[Tested]:
-    """The significant ones of a family of tests, in the order given."""
+    """Return the significant ones of a family of tests, in the order given."""
     known = [(cell, figure, p) for cell, figure, p in rows if figure is not None and p is not None]
     adjusted = holm([p for _, _, p in known])
     pairs = zip(known, adjusted, strict=True)
@@ -102,12 +102,12 @@ def student_p(t: float, freedom: int) -> float:
 
 
 def _se(figure: Interval) -> float:
-    """Standard error that a 95 % interval implies; the longer arm, so that a lopsided one claims less."""
+    """Return the standard error that a 95 % interval implies, by its longer arm, so that a lopsided one claims less."""
     return max(figure.hi - figure.value, figure.value - figure.lo) / 1.96
 
 
 def _finding(kind: str, start: str, rows: list[Tested], text: Callable[[Tested], str], *figures: str) -> list[Finding]:
-    """One sentence for all cells of which the same holds, the strongest of them told one by one."""
+    """Return one sentence for all cells of which the same holds; the strongest of them are told one by one."""
     if not rows:
         return []
     told = [f"{row.name} ({text(row)})" for row in rows[:_NAMED]]
@@ -123,7 +123,7 @@ def _points(figure: Interval) -> str:
 
 
 def _winner(stratum: Stratum) -> list[Finding]:
-    """The first at a budget, where its lead over the next holds.
+    """Return the most accurate method of each budget at which its lead over the next is significant.
 
     The lead over the next alone is claimed: whoever beats the runner-up by more than chance beats all, and of equal methods
     the first two part less than any two named beforehand.
@@ -150,7 +150,7 @@ def _winner(stratum: Stratum) -> list[Finding]:
 
 
 def _non_inferior(stratum: Stratum) -> list[Finding]:
-    """Cells whose loss to the unpruned model is smaller than the margin, at 2.5 % one-sided over all of them together."""
+    """Return the cells whose loss to the unpruned model is below the margin, at 2.5 % one-sided over all of them together."""
     rows, margins = [], set()
     for cell in _methods(stratum):
         gap, margin = interval(cell, "difference_none"), number(cell, "non_inferior.margin")
@@ -168,7 +168,7 @@ def _non_inferior(stratum: Stratum) -> list[Finding]:
 
 
 def _ranking(stratum: Stratum) -> list[Finding]:
-    """What a ranking is worth over random tokens on the same schedule; the summary has corrected these."""
+    """Return what a ranking is worth over random tokens on the same schedule; the summary has corrected these p."""
     rows = [
         Tested(c, gap, p)
         for c in _methods(stratum)
@@ -185,7 +185,7 @@ def _ranking(stratum: Stratum) -> list[Finding]:
 
 
 def _diversity(stratum: Stratum) -> list[Finding]:
-    """Less diverse than random tokens of the same number on the same image, whatever is in them."""
+    """Return the cells that are less diverse than random tokens of the same number on the same image."""
     rows = [
         (c, z, number(c, f"{_RANK}.p") if z.hi < 0 else 1.0)
         for c in _methods(stratum) if (z := interval(c, _RANK)) is not None
@@ -196,7 +196,7 @@ def _diversity(stratum: Stratum) -> list[Finding]:
 
 
 def _collapse(stratum: Stratum) -> list[Finding]:
-    """Less diverse than chance and short of evidence too: each of the two is tested, the weaker p counts."""
+    """Return the cells that are less diverse than chance and short of evidence too: both are tested, the weaker p counts."""
     rows, against = [], {}
     for cell in _methods(stratum):
         control = stratum.control(cell)
@@ -222,7 +222,7 @@ def _z_text(row: Tested) -> str:
 
 
 def _swap(stratum: Stratum) -> list[Finding]:
-    """How much of the loss comes back with the evidence, at the same number of tokens."""
+    """Return how much of the loss comes back with the evidence, at the same number of tokens."""
     rows = [
         (c, gain, _normal_p(gain.value, _se(gain)) if gain.lo > 0 else 1.0)
         for c in _methods(stratum) if (gain := interval(c, "evidence.swap_gain")) is not None and gain.hi > gain.lo
@@ -241,7 +241,7 @@ def _swap(stratum: Stratum) -> list[Finding]:
 
 
 def _speed(stratum: Stratum) -> list[Finding]:
-    """Prefill against what its FLOPs promise."""
+    """Return the cells whose prefill is slower or faster than their FLOPs promise."""
     rows = []
     for cell in _methods(stratum):
         gain = interval(cell, _GAIN)
@@ -264,12 +264,12 @@ def _speed(stratum: Stratum) -> list[Finding]:
 
 
 def _methods(stratum: Stratum) -> list[Cell]:
-    """Methods with a budget; no yardsticks, no controls."""
+    """Return the cells of methods with a budget, without references, bounds and controls."""
     return [c for c in stratum.pruned if role(c) == "method" and keep(c) is not None]
 
 
 def _explained(explained: dict[str, Any]) -> list[Finding]:
-    """The figures that go with right answers, list by list, and whether complexity parts attention from diversity."""
+    """Return the figures that go with right answers, and whether complexity parts attention from diversity."""
     found = []
     for name, where in _LABELS.items():
         rows = _dicts(dig(explained, f"correlations.{name}.rows"))

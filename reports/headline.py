@@ -76,7 +76,7 @@ def _at(stratum: Stratum, k: int) -> Headline:
 
 
 def _by_loyalty(stratum: Stratum, k: int, loyal: list[Cell]) -> Headline:
-    """The headline of a task without answers: how often a method says what the unpruned model says."""
+    """Return the headline of a task without answers: how often a method says what the unpruned model says."""
     ranked = sorted(loyal, key=lambda c: -known_number(c, "loyalty.agreement"))
     best, rest = ranked[0], ranked[1:]
     found = known_interval(best, "loyalty.agreement")
@@ -199,7 +199,7 @@ def _against_references(cells: list[Cell], best: Cell) -> Sentence | None:
 
 
 def _ties(racing: list[Cell]) -> Sentence | None:
-    """Whether the lead over all others is real: by the paired tests where the run has them, else by the interval."""
+    """Say whether the lead over all others is real: by the paired tests where the run has them, else by the interval."""
     tests = [(c, p) for c in racing[1:] if (p := p_value(c, "difference_winner")[0]) is not None]
     control_won = interval(racing[0], "difference_winner") is not None  # then the tests are against random tokens
     if tests and not control_won and len(tests) == len(racing) - 1:
@@ -222,7 +222,7 @@ def _ties(racing: list[Cell]) -> Sentence | None:
 
 
 def _named(cells: list[Cell]) -> str:
-    """Some methods with their accuracies, the rest as a count."""
+    """Name the first four methods with their accuracies, and count the rest."""
     names = [f"{method(c)} ({wording.percent(number(c, 'accuracy'))} %)" for c in cells[:4]]
     return wording.listed([*names, f"{len(cells) - 4} more"] if len(cells) > 4 else names)
 

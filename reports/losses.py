@@ -103,7 +103,7 @@ def _cost(cell: Cell) -> LossFigure:
 
 
 def _worst(stratum: Stratum, cell: Cell) -> list[tuple[str, float]]:
-    """The question families whose accuracy falls most, worst first; plain differences of two accuracies."""
+    """Return the question families whose accuracy falls most, worst first, as plain differences of two accuracies."""
     whole, changes = (stratum.none or {}).get("families") or {}, []
     for name, found in (cell.get("families") or {}).items():
         mine, theirs = number({"found": found}, "found"), number({"found": whole.get(name)}, "found")
@@ -113,7 +113,7 @@ def _worst(stratum: Stratum, cell: Cell) -> list[tuple[str, float]]:
 
 
 def _why(cell: Cell, gap: Interval | None, like: Interval | None, recall: Interval | None, theirs: Interval | None) -> list[str]:
-    """What this run shows of the reasons; each sentence needs its own interval or test."""
+    """Say what this run shows of the reasons; each sentence needs its own interval or test."""
     p, _ = p_value(cell, "difference_none")
     if gap is None or p is None or p >= SIGNIFICANT or gap.value >= 0:
         return ["No loss could be shown."] if gap is not None else []

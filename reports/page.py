@@ -20,7 +20,7 @@ from reports.templating import encodable, environment, own_file
 from reports.view import RunView
 
 SCRIPTS = ("page.js", "table.js", "draw.js", "gallery.js")
-"""In this order: one script in the page."""
+"""Files that make the one script of the page, in this order."""
 _REASONS = 5  # why samples failed, on the page; the manifest and `samples --failed` have more
 
 
@@ -62,7 +62,7 @@ def render(run: RunView) -> str:
 
 
 def _policy(script: str) -> str:
-    """Nothing but inline styles, data: images and this very script, known by its hash."""
+    """Return the policy that allows inline styles, data: images and this very script, known by its hash, and nothing else."""
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     return (
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; "
@@ -95,7 +95,7 @@ def _title(manifest: dict[str, Any], groups: list[Stratum]) -> str:
 
 
 def _facts(run: RunView) -> list[tuple[str, str]]:
-    """What was measured on what; facts the manifest lacks are left out."""
+    """Return the facts of the run by name; those that the manifest lacks are left out."""
     m = run.manifest
     pruned = {method(c) for c in run.cells if keep(c) is not None and not c.get("skipped")}
     found = [
@@ -121,7 +121,7 @@ def _images(run: RunView) -> float | None:
 
 
 def _moment(text: object) -> str | None:
-    """A date and time as a reader writes it; what is none stays as it is."""
+    """Write a date and time as a reader does; text that is no date stays as it is."""
     try:
         return datetime.fromisoformat(str(text)).strftime("%Y-%m-%d %H:%M %Z").strip()
     except ValueError:
@@ -129,14 +129,14 @@ def _moment(text: object) -> str | None:
 
 
 def _options(manifest: dict[str, Any]) -> list[tuple[str, str]]:
-    """Every option of the run, those that were left out too; lists as the command line takes them."""
+    """Return every option of the run, those that were left out too; lists as the command line takes them."""
     config = manifest.get("config") or {}
     texts = {name: ",".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in config.items() if v not in (None, [])}
     return sorted(texts.items())
 
 
 def _apart(groups: list[Stratum]) -> tuple[str, str]:
-    """The best and the worst method at the smallest budget: what the gallery puts side by side first."""
+    """Return the best and the worst method at the smallest budget, which the gallery puts side by side first."""
     for group in groups:
         racing = [
             c for k in reversed(group.budgets) for c in group.at(k) if role(c) == "method" and number(c, "accuracy") is not None
@@ -148,7 +148,7 @@ def _apart(groups: list[Stratum]) -> tuple[str, str]:
 
 
 def _same_machine(run: RunView) -> list[str]:
-    """What the A/A check says: how far two timings of the same thing lie apart here."""
+    """Say by the A/A check how far two timings of the same thing lie apart on this machine."""
     ratio = interval(run.checks, "aa")
     if ratio is None:
         return []
@@ -166,7 +166,7 @@ def _whole(manifest: dict[str, Any], key: str) -> str | None:
 
 
 def _alerts(run: RunView) -> list[str]:
-    """What a reader must know before trusting a number."""
+    """Return what a reader must know before trusting a number."""
     failures = number(run.manifest, "failures") or 0
     noisy = sorted({f"{method(c)} at {keep(c)}" if keep(c) else method(c) for c in run.cells if dig(c, "latency.noisy")})
     gone = table.skipped(run.cells)

@@ -159,7 +159,7 @@ def _flops(cell: Shown | None) -> Text:
 
 
 def _said(several: Several) -> list[str]:
-    """What the differences settle, run by run; nothing where they settle nothing."""
+    """Say what the differences settle, run by run."""
     found = []
     for number_, name in enumerate(several.names[1:]):
         gaps = [(row, gap) for row in several.rows if (gap := row.differences[number_]) is not None]
@@ -180,7 +180,7 @@ def _said(several: Several) -> list[str]:
 
 
 def _figure(several: Several, rows: list[Aligned]) -> dict[str, str] | None:
-    """A row a cell, a mark a run."""
+    """Draw accuracy with a row a cell and a mark a run; None where no cell is in two runs."""
     from matplotlib.lines import Line2D
 
     from reports.figures.drawing import bare_rows, canvas, legend, room, styled

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.store.findings import SelectionTrace
 from harness.store.runs import RunFolder, unpack
 from harness.tasks.target import shown
 from reports.view import GalleryAnswer, GalleryImage, GalleryQuestion, RunView
@@ -56,34 +57,41 @@ def gallery(run: RunFolder, images: int) -> list[GalleryImage]:
         areas = run.areas(image)
         whole = (sum(area.count for area in areas),) if areas else grid
         for ident, family, text, target, evidence in (row[1:] for row in listed if row[0] == image):
-            found = "SELECT cell, prediction, score, kept FROM samples WHERE question = ? AND cell = ? AND failed IS NULL"
+            found = "SELECT prediction, score, kept FROM samples WHERE question = ? AND cell = ? AND failed IS NULL"
             answers = []
             for cell, facts in cells:
                 row = database.execute(found, (ident, cell)).fetchone()
                 if row is None:
                     continue
-                shape = whole
+                shape: tuple[int, ...] | None = whole
                 if facts["grid"]:
                     shape = known[cell][image][1] if image in known[cell] else tuple(facts["grid"])
-                note = _note(facts, shape)
-                if shape is None:
-                    answers.append(GalleryAnswer(facts["method"], facts["keep"] or 0, row[1], row[2], None, (1, 1), note))
-                    continue
-                place = (1, 1) if len(shape) == 1 else shape  # areas belong to the image
-                kept = unpack(row[3], shape) if row[3] is not None else np.ones(shape, bool)
-                merges = not facts["prunes"] and not facts["grid"] and facts["method"] != "none"
-                trace = traces.get((cell, ident))
-                scores, source = (trace.scores, trace.source) if trace else (None, None)
-                said = facts["method"], facts["keep"] or 0, row[1], row[2]
-                answers.append(GalleryAnswer(*said, kept, place, note, scores, source, merges))
+                prediction, score, bits = row
+                answers.append(_answer(facts, prediction, score, bits, shape, traces.get((cell, ident))))
             mask = unpack(evidence, grid) if evidence is not None and grid is not None else None
             questions.append(GalleryQuestion(ident, family, text, shown(target), mask, answers))
         out.append(GalleryImage(image, png, questions, areas))
     return out
 
 
+def _answer(
+    facts: dict[str, Any], prediction: str, score: float | None, bits: bytes | None, shape: tuple[int, ...] | None,
+    trace: SelectionTrace | None,
+) -> GalleryAnswer:  # fmt: skip
+    """A cell's answer to one question; of tokens without a known shape, the words alone."""
+    said = facts["method"], facts["keep"] or 0, prediction, score
+    note = _note(facts, shape)
+    if shape is None:
+        return GalleryAnswer(*said, None, (1, 1), note)
+    grid = (1, 1) if len(shape) == 1 else (shape[0], shape[1])  # of one length: areas, which belong to the image
+    kept = unpack(bits, shape) if bits is not None else np.ones(shape, bool)
+    merges = not facts["prunes"] and not facts["grid"] and facts["method"] != "none"
+    scores, source = (trace.scores, trace.source) if trace else (None, None)
+    return GalleryAnswer(*said, kept, grid, note, scores, source, merges)
+
+
 def _telling(run: RunFolder, cells: list[tuple[int, dict[str, Any]]], images: int) -> list[str]:
-    """The images to show: those whose questions part the pruned cells, and in a run without scores the first.
+    """Return the images whose questions part the pruned cells most, and in a run without scores the first.
 
     Of a large run the first `_CANDIDATES` are looked at, analysed ones before all others.
     """

@@ -113,7 +113,7 @@ def side_by_side(runs: Sequence[RunFolder], seed: int = 0) -> Several:
 
 
 def _shared(first: RunColumn, other: RunColumn) -> SharedPlaces | None:
-    """Places of the questions that both runs asked, with the same answer: (in the first, in the other); None of too few."""
+    """Return the places of the questions that both runs asked, with the same answer; None where there are too few."""
     both = [(place, other.asked[question]) for question, place in first.asked.items() if question in other.asked]
     if not both or len(both) < _LEAST * min(len(first.asked), len(other.asked)):
         return None
@@ -133,7 +133,7 @@ def _difference(gap: PairedDifference | None, p: float | None) -> Difference | N
 
 
 def _apart(row: CellRow, rows: Sequence[CellRow]) -> str:
-    """What else tells a row from another of the same method and budget."""
+    """Return what else tells a row from another of the same method and budget."""
     alike = [other for other in rows if other[:2] == row[:2] and other != row]
     return ", ".join(
         dict.fromkeys(str(getattr(row, name)) for other in alike for name in ("budget", "positions")
@@ -142,7 +142,7 @@ def _apart(row: CellRow, rows: Sequence[CellRow]) -> str:
 
 
 def _other_work(sides: Sequence[RunColumn], row: CellRow) -> str:
-    """How a cell's work differs between runs of one model: another schedule or other FLOPs."""
+    """Say whether a cell had another schedule in some of the runs of one model."""
     facts = [side.cells[row][1] for side in sides if row in side.cells and not side.cells[row][1]["skipped"]]
     if len({fact["model"] for fact in facts}) > 1:
         return ""

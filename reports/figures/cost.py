@@ -90,7 +90,7 @@ def _by_cost(
     stratum: Stratum, look: dict[str, Look], path: str, axis: str, title: str, caption: str, divisor: float = 1.0,
     log: bool = False, front: str | None = "",
 ) -> Drawn | None:  # fmt: skip
-    """Accuracy against a figure: names beside points, the front as steps.
+    """Draw accuracy against what it costs, with names beside the points and the front as steps.
 
     Args:
         front: under which the summary holds the front; empty where it is reckoned here from the points; None for none.
@@ -147,7 +147,7 @@ def _point(cell: Cell, path: str, divisor: float) -> Point:
 
 
 def _lines(shown: dict[str, list[Cell]], path: str, divisor: float) -> list[Segment]:
-    """Pieces of the lines and bars that are drawn: between a method's points, and across each point."""
+    """Return the lines that are drawn between a method's points, and the bars across each point."""
     found: list[Segment] = []
     for cells in shown.values():
         ordered = sorted(cells, key=lambda c: known_number(c, path))
@@ -160,7 +160,7 @@ def _lines(shown: dict[str, list[Cell]], path: str, divisor: float) -> list[Segm
 
 
 def _tokens_axis(axes: Axes, stratum: Stratum) -> None:
-    """A log axis with a tick at every budget."""
+    """Make the axis of tokens logarithmic, with a tick at every budget."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     axes.set_xscale("log", base=2)
@@ -175,13 +175,13 @@ def _near(budgets: list[int]) -> set[int]:
 
 
 def _wider(axes: Axes, log: bool) -> float:
-    """A right limit that leaves room for names."""
+    """Return a right limit that leaves room for names."""
     lo, hi = axes.get_xlim()
     return hi * (hi / lo) ** 0.08 if log else hi + 0.06 * (hi - lo)
 
 
 def _references(axes: Axes, stratum: Stratum, path: str, divisor: float, shown: dict[str, list[Cell]]) -> str:
-    """The unpruned and the blind model as lines; what the caption says of one that is far below."""
+    """Draw the unpruned and the blind model as lines, and return what the caption says where the blind one is far below."""
     cells = [c for found in shown.values() for c in found]
     lowest = min(known_interval(c, "accuracy").lo for c in cells)
     highest = max(known_interval(c, "accuracy").hi for c in cells)
@@ -209,7 +209,7 @@ def _references(axes: Axes, stratum: Stratum, path: str, divisor: float, shown: 
 
 
 def _steps(axes: Axes, stratum: Stratum, found: dict[str, list[Cell]], path: str, divisor: float, front: str) -> None:
-    """The Pareto front: the summary's, or of token counts that of the points themselves."""
+    """Draw the Pareto front as steps: the one in the summary, or of token counts that of the points themselves."""
     if front:
         on = [c for c in stratum.cells if dig(c, f"pareto.{front}.on") and number(c, path) is not None]
     else:

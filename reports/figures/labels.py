@@ -92,7 +92,7 @@ def _best(
     ink: NDArray[np.float64],
     frame: Box,
 ) -> tuple[Point, Spot, Box] | None:
-    """The spot at which a name covers no point and no name, and the least of the lines."""
+    """Return the spot at which a name covers no point and no name, and as little of the lines as can be."""
     found: tuple[Point, Spot, Box] | None = None
     least = np.inf
     for rank, spot in enumerate(_SPOTS):

@@ -68,7 +68,7 @@ def layers(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
 
 
 def _left(axes: Axes, kept: dict[str, Cell], look: dict[str, Look]) -> None:
-    """The share of the evidence in each layer under each method, names beside the ends."""
+    """Draw the share of the evidence in each layer under each method, with names beside the ends."""
     ends: list[tuple[str, float, Look]] = []
     last = []  # layers, method by method
     for name, cell in kept.items():
@@ -85,7 +85,7 @@ def _left(axes: Axes, kept: dict[str, Cell], look: dict[str, Look]) -> None:
 
 
 def _line(axes: Axes, column: list[dict[str, Any] | None], scale: float, colour: str) -> None:
-    """One figure of the unpruned model in every layer, with its interval as a band."""
+    """Draw one figure of the unpruned model in every layer, with its interval as a band."""
     known = [(i, f) for i, f in enumerate(column) if f is not None]
     places = [i for i, _ in known]
 

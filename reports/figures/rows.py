@@ -87,7 +87,7 @@ def _yardstick(stratum: Stratum, name: str) -> bool:
 
 
 def _rows(stratum: Stratum, names: list[str], path: str, filled: Callable[[Cell], bool]) -> tuple[Drawing, Axes]:
-    """Axes with a row a name and a mark a budget."""
+    """Draw axes with a row a name and a mark a budget."""
     from matplotlib.lines import Line2D
 
     budgets = stratum.budgets

@@ -13,7 +13,7 @@ _MOST = 30  # rows; beyond, the smallest budget alone is drawn
 
 
 def _fitting(stratum: Stratum, cells: list[Cell]) -> tuple[list[Cell], str]:
-    """The cells to draw, and what the caption says of those left out."""
+    """Return the cells to draw, and what the caption says of those left out."""
     if len(cells) <= _MOST:
         return cells, ""
     least = min(stratum.budgets)
