@@ -17,7 +17,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h", "<", ">")
 LINES: tuple[LineStyle, ...] = ("-", (0, (6, 1.5)), (0, (3, 1, 1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (9, 2)), (0, (2, 1)))
 RC: dict[str, Any] = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["Arial", "DejaVu Sans", "Liberation Sans", "Bitstream Vera Sans", "sans-serif"],
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.labelsize": 9,
@@ -38,20 +37,6 @@ RC: dict[str, Any] = {
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.spines.left": True,
-    "axes.spines.bottom": True,
-    "axes.facecolor": "white",
-    "figure.facecolor": "white",
-    "grid.linestyle": "-",
-    "xtick.direction": "out",
-    "ytick.direction": "out",
-    "xtick.bottom": True,
-    "ytick.left": True,
-    "xtick.top": False,
-    "ytick.right": False,
-    "lines.solid_capstyle": "round",
-    "patch.edgecolor": "white",
-    "patch.force_edgecolor": True,
 }
 
 

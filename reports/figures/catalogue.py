@@ -1,4 +1,4 @@
-"""The figures of the page, drawn with matplotlib; each caption says how it was measured."""
+"""The figures of the page, drawn with seaborn and matplotlib; each caption says how it was measured."""
 
 from __future__ import annotations
 

@@ -32,10 +32,12 @@ class Drawn(NamedTuple):
 def styled() -> Iterator[None]:
     """Draw all figures within in the style of the page."""
     import matplotlib
+    import seaborn
 
-    style: Any = RC  # matplotlib types its keys as literals, of which each release knows others
+    style: Any = {**seaborn.axes_style("ticks"), **RC}
     with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
+        warnings.filterwarnings("ignore", message="The set_bad function", category=PendingDeprecationWarning)  # of seaborn
         yield
 
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from reports.cells import Cell, Stratum, imitated, number, role
 from reports.cells import method as name_of
 from reports.figures.drawing import Drawn, bare_rows, bars, canvas, legend, mark, panels, room
-from reports.figures.heatmap import heat_map
 from reports.style import FAINT, INK, Look
 from reports.svg import label
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
 # z of the figure is drawn so that left is less diverse; a high mean cosine is less diverse, so its axis runs backwards.
@@ -26,6 +24,10 @@ Z_PANELS = (
 
 def families(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
     """Draw as a heat map how much of the unpruned accuracy each question family keeps at the smallest budget."""
+    import numpy as np
+    import pandas as pd
+    import seaborn
+
     if not stratum.budgets or stratum.none is None:
         return None
     k = min(stratum.budgets)
@@ -33,23 +35,35 @@ def families(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
     cells = [c for c in stratum.at(k) if c.get("families")]
     if not whole or not cells:
         return None
-    unpruned = number(stratum.none, "accuracy")
-    table = np.full((len(cells), 1 + len(whole)), np.nan)
-    for row, cell in enumerate(cells):
-        overall = number(cell, "accuracy")
-        if overall is not None and unpruned:
-            table[row, 0] = 100 * overall / unpruned
-        for column, (family, before) in enumerate(whole.items(), 1):
+    rows = {}
+    for cell in cells:
+        overall, unpruned = number(cell, "accuracy"), number(stratum.none, "accuracy")
+        row = {"all": 100 * overall / unpruned if overall is not None and unpruned else np.nan}
+        for family, before in whole.items():
             # families may hold dots, so they are not addressed by path
             after = number({"x": cell["families"].get(family)}, "x")
-            if after is not None:
-                table[row, column] = 100 * after / before
-    if np.isnan(table).all():
+            row[label(family, 16)] = np.nan if after is None else 100 * after / before
+        rows[label(name_of(cell))] = row
+    frame = pd.DataFrame.from_dict(rows, orient="index").astype(float)
+    if frame.isna().all(axis=None):
         return None
-    drawing, axes = canvas(min(11.0, 2.6 + 0.62 * table.shape[1]), 1.3 + 0.3 * table.shape[0])
-    low = min(60.0, float(np.floor(np.nanmin(table) / 10) * 10))
-    heat_map(axes, table, [label(name_of(c)) for c in cells], ["all", *(label(f, 16) for f in whole)], low)
+    drawing, axes = canvas(min(11.0, 2.6 + 0.62 * frame.shape[1]), 1.3 + 0.3 * frame.shape[0])
+    low = min(60.0, float(np.floor(np.nanmin(frame.to_numpy()) / 10) * 10))
+    seaborn.heatmap(
+        frame, ax=axes, annot=True, fmt=".0f", cmap="vlag_r", center=100, vmin=low, vmax=200 - low, linewidths=1.2,
+        linecolor="white", annot_kws={"fontsize": 8.5},
+        cbar=False,
+    )  # fmt: skip
+    _legible(axes)
     axes.axvline(1, color=INK, linewidth=1.2)
+    axes.set_facecolor("#e3e6ea")
+    axes.grid(False)
+    axes.tick_params(length=0)
+    axes.xaxis.tick_top()
+    axes.set_xticks(
+        axes.get_xticks(), [t.get_text() for t in axes.get_xticklabels()], rotation=35, ha="left", rotation_mode="anchor"
+    )
+    axes.set_yticks(axes.get_yticks(), [t.get_text() for t in axes.get_yticklabels()], rotation=0)
     return Drawn(
         drawing,
         f"Retention by question family at {k} tokens",
@@ -58,6 +72,17 @@ def families(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
         "model never answers are left out. Rows: best first. One family holds fewer questions than "
         "the whole task, so differences of a few points within a column are noise.",
     )
+
+
+def _legible(axes: Axes) -> None:
+    """Dark or light numbers in a heat map, whichever stands out more (WCAG relative luminance)."""
+    import numpy as np
+
+    mesh = axes.collections[0]
+    hidden = np.ma.getmaskarray(np.ma.asarray(mesh.get_array())).ravel()
+    for text, colour in zip(axes.texts, np.asarray(mesh.get_facecolor())[~hidden], strict=True):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+        text.set_color(INK if np.dot((0.2126, 0.7152, 0.0722), linear) > 0.23 else "white")
 
 
 def collapse(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
