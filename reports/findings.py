@@ -79,26 +79,9 @@ def _normal_p(distance: float, se: float) -> float | None:
 
 def _rounds_p(distance: float, se: float) -> float | None:
     """`_normal_p` of a median over few rounds, whose interval is itself uncertain: Student's t of 11 degrees of freedom."""
-    return student_p(distance / se, _ROUNDS - 1) if se > 0 else None
+    from scipy.special import stdtr
 
-
-def student_p(t: float, freedom: int) -> float:
-    """Return the two-sided p of Student's t with an odd number of degrees of freedom, to an absolute error of 1e-15.
-
-    `scipy.special.stdtr` gives the same; importing it would take longer than drawing a figure.
-
-    Source: Abramowitz & Stegun 1964, Handbook of Mathematical Functions, 26.7.3.
-
-    >>> round(student_p(-2.2, 11), 6)
-    0.050086
-    """
-    assert freedom % 2 and freedom > 1
-    angle = math.atan(abs(t) / math.sqrt(freedom))
-    term = series = math.cos(angle)
-    for step in range(2, freedom - 1, 2):
-        term *= step / (step + 1) * math.cos(angle) ** 2
-        series += term
-    return max(0.0, 1 - 2 / math.pi * (angle + math.sin(angle) * series))
+    return float(2 * stdtr(_ROUNDS - 1, -abs(distance) / se)) if se > 0 else None
 
 
 def _se(figure: Interval) -> float:

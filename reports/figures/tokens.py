@@ -35,18 +35,21 @@ def families(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
     cells = [c for c in stratum.at(k) if c.get("families")]
     if not whole or not cells:
         return None
-    rows = {}
-    for cell in cells:
-        overall, unpruned = number(cell, "accuracy"), number(stratum.none, "accuracy")
-        row = {"all": 100 * overall / unpruned if overall is not None and unpruned else np.nan}
-        for family, before in whole.items():
+    unpruned = number(stratum.none, "accuracy")
+    table = np.full((len(cells), 1 + len(whole)), np.nan)
+    for row, cell in enumerate(cells):
+        overall = number(cell, "accuracy")
+        if overall is not None and unpruned:
+            table[row, 0] = 100 * overall / unpruned
+        for column, (family, before) in enumerate(whole.items(), 1):
             # families may hold dots, so they are not addressed by path
             after = number({"x": cell["families"].get(family)}, "x")
-            row[label(family, 16)] = np.nan if after is None else 100 * after / before
-        rows[label(name_of(cell))] = row
-    frame = pd.DataFrame.from_dict(rows, orient="index").astype(float)
-    if frame.isna().all(axis=None):
+            if after is not None:
+                table[row, column] = 100 * after / before
+    if np.isnan(table).all():
         return None
+    names, columns = [label(name_of(cell)) for cell in cells], ["all", *(label(family, 16) for family in whole)]
+    frame = pd.DataFrame(table, index=names, columns=columns)  # shortened names may be alike
     drawing, axes = canvas(min(11.0, 2.6 + 0.62 * frame.shape[1]), 1.3 + 0.3 * frame.shape[0])
     low = min(60.0, float(np.floor(np.nanmin(frame.to_numpy()) / 10) * 10))
     seaborn.heatmap(

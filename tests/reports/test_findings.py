@@ -13,7 +13,7 @@ from harness.results.summary import plain
 from metrics import evidence, latency
 from metrics.chance import summarise_z
 from reports.cells import dig, strata
-from reports.findings import Finding, findings, student_p
+from reports.findings import Finding, findings
 
 METHODS, BUDGETS, MARGIN = ("a", "b", "c", "d"), (192, 64), 0.02
 
@@ -170,12 +170,3 @@ def test_equal_methods_give_false_findings_no_oftener_than_the_level():
     print(dict(seen))
     most = int(binom.ppf(0.99, draws, 0.05))
     assert all(count <= most for count in seen.values()), (dict(seen), most)
-
-
-@pytest.mark.parametrize("freedom", [3, 11, 21])
-def test_p_of_students_t_is_that_of_scipy(freedom):
-    from scipy.special import stdtr
-
-    for t in np.linspace(-9, 9, 61):
-        assert student_p(t, freedom) == pytest.approx(2 * stdtr(freedom, -abs(t)), abs=1e-14)
-    assert student_p(float("inf"), freedom) == 0.0
