@@ -1,16 +1,28 @@
-"""Shared fixtures, and one option: ``pytest --benchmark`` runs the benchmarks, plain ``pytest`` skips them."""
+"""Shared fixtures, and how tests are run: in two processes, or the benchmarks alone with ``pytest --benchmark``."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 
 import pytest
+
+if "--benchmark" not in sys.argv:  # before torch and numpy are imported: threads that wait for each other cost tiny models most
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
 from hypothesis import settings
 
 from tests.made_up_runs import edit_facts, make_run, stored_run
+from tests.needs import STRICT, declare_torchvision_operators, import_or_fail, need
 
 __all__ = ["edit_facts", "make_run", "stored_run"]
 
+WORKERS = 2
+if STRICT:
+    pytest.importorskip = import_or_fail
+declare_torchvision_operators()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background, and by all that tests would start there
 settings.register_profile("same", derandomize=True)  # the same examples each time, so that a red run can be repeated
 settings.load_profile("same")
@@ -18,6 +30,31 @@ settings.load_profile("same")
 
 def pytest_addoption(parser) -> None:
     parser.addoption("--benchmark", action="store_true", help="run the benchmarks alone (pytest-benchmark cases)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config) -> None:
+    """Run tests in two processes, a file's tests in one of them, unless the command line says otherwise.
+
+    This stands here and not in ``addopts``, where ``-n`` would break ``-p no:xdist``, and where it could not be left out: a
+    benchmark shares its time with nobody, and a second process for the tests of one file would wait in vain.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ and wants_workers(config.option, config.args):
+        config.option.numprocesses, config.option.dist = WORKERS, "loadfile"
+
+
+def wants_workers(option, arguments: list[str]) -> bool:
+    """Return whether tests should be shared among processes, by the options and paths of a command line."""
+    if getattr(option, "numprocesses", 0) is not None or option.tx or option.dist != "no" or option.distload:
+        return False  # there is no xdist, or it was told what to do
+    paths = {argument.partition("::")[0] for argument in arguments}
+    one_file = len(paths) == 1 and all(path.endswith(".py") for path in paths)
+    return not (option.benchmark or option.usepdb or option.capture == "no" or one_file)
+
+
+def pytest_runtest_setup(item) -> None:
+    for mark in item.iter_markers("needs"):
+        need(*mark.args)
 
 
 def pytest_collection_modifyitems(config, items) -> None:

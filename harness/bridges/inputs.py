@@ -13,7 +13,7 @@ from harness.errors import RequestError
 from harness.models.adapter import Adapter
 from harness.models.prompt import VISUAL, ImageSpan, grid_span
 from harness.models.tiling import AnyResolutionTiler, InternVLTiler, PackedTiler, RowTiler, SingleTiler, side, tile_areas
-from harness.store.areas import Area
+from harness.store.layouts import Area
 
 IMAGE_INPUTS = ("pixel_values", "image_sizes", "image_grid_thw", "pixel_attention_mask", "batch_num_images")
 """Names of what processors give for images."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 if TYPE_CHECKING:
-    from harness.results.pairing import MatchedCell
+    from harness.results.regression.pairing import MatchedCell
     from harness.run.comparison import Run
     from harness.store.runs import RunFolder
 
@@ -123,7 +123,8 @@ class PrunescopeFixture:
         if found.jaccard is None:
             _fail(f"{found.label}: {_store(baseline).folder} holds no kept tokens of the same questions")
         if found.jaccard < jaccard:
-            luck = "; its choice depends on the seed, and the seeds differ" if found.baseline.lucky and not same_seed else ""
+            drawn = found.baseline.depends_on_seed and not same_seed
+            luck = "; its choice depends on the seed, and the seeds differ" if drawn else ""
             _fail(f"{found.label} drifted: kept tokens of {found.common} questions agree to {found.jaccard:.3f} (Jaccard) with "
                   f"{_store(baseline).folder}, at least {jaccard:g} is asked{luck}")  # fmt: skip
 
@@ -139,8 +140,8 @@ class PrunescopeFixture:
             AssertionError: where it does; the message says by how much.
         """
         __tracebackhide__ = True
-        from harness.results.regress import regress
-        from harness.results.thresholds import read_thresholds
+        from harness.results.regression.regress import regress
+        from harness.results.regression.thresholds import read_thresholds
 
         found = regress(_store(baseline), _store(run), read_thresholds(thresholds))
         if found.failed:
@@ -185,7 +186,7 @@ def _cell(run: Run | Path | str, method: str, keep: int | None) -> dict[str, Any
 def _match(run: Run | Path | str, baseline: Run | Path | str, method: str, keep: int | None) -> tuple[MatchedCell, bool]:
     """The cell in both runs, and whether they had one seed."""
     __tracebackhide__ = True
-    from harness.results.pairing import RunPair
+    from harness.results.regression.pairing import RunPair
 
     stores, names = (_store(baseline), _store(run)), []
     for store in stores:

@@ -183,7 +183,7 @@ def projector_signals(
     words = None
     if "text_features" in step.needs:
         words = adapter.embed(torch.tensor(batch.questions, device=image.device))
-    return Signals(
+    return Signals.collected(
         features=features,
         vision_features=rows(vision.features),
         **{name: rows(tensor) for name, tensor in vision.signals.items() if name in step.needs},
@@ -287,7 +287,7 @@ class DecoderSignals:
             of_rows = layout.positions[..., group, :]
             at: _TensorMap = lambda where: of_rows.gather(-1, where.expand(*of_rows.shape[:-1], -1))
             response = self.adapter.rope_response(at(text), at(columns), self.adapter.kind(self.layer).name)
-        return Signals(
+        return Signals.collected(
             features=state.features[group] if "features" in needs and state.features is not None else None,
             text_features=None if words is None else self.adapter.embed(torch.tensor(words, device=group.device)),
             text_attention=rows(self.attention),

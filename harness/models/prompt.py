@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from harness.store.areas import Area
+from harness.store.layouts import Area
 from methods.lazy import torch
 
 VISUAL = -1

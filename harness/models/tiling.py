@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from harness.models.prompt import NEWLINE, VISUAL, ImageSpan, PixelBatch, grid_span
-from harness.store.areas import Area
+from harness.store.layouts import Area
 from methods.lazy import torch
 from methods.types import BudgetError
 

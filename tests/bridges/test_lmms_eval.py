@@ -23,6 +23,7 @@ from methods.registry import create
 from methods.schedule import plan
 from methods.types import Budget
 
+pytestmark = pytest.mark.differential
 YAML = """\
 task: local_shapes
 dataset_path: json

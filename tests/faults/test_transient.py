@@ -36,10 +36,10 @@ def test_one_failure_at_every_stage(tmp_path, undisturbed, monkeypatch, stages):
     failed: list[str] = []
     measure, now = ShardRunner._measure, []
 
-    def measured(self, work, place, cells, stored):
+    def measured(self, batch_run, place, cells, result):
         now[:] = [stages[place]] if place < len(stages) else []
         try:
-            measure(self, work, place, cells, stored)
+            measure(self, batch_run, place, cells, result)
         finally:
             now.clear()
 

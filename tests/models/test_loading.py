@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -17,8 +16,9 @@ from harness.models import hf
 from harness.models.catalogue import GROUP
 from harness.models.configuration import check_configuration
 from harness.models.families import FAMILIES
+from tests.needs import installed, need
 
-TORCHVISION = find_spec("torchvision") is not None
+TORCHVISION = installed("torchvision")
 WITH_VIDEO = ("llava-onevision", "internvl", "qwen2-vl", "qwen2.5-vl", "qwen3-vl", "smolvlm")
 LEVEL = 1 / 255 / 0.26  # of eight bits a colour, in normalised pixels, at the least
 
@@ -57,10 +57,13 @@ def saved(family, path) -> None:
     (path / "processor_config.json").write_text(json.dumps(facts | {"processor_class": kind}))
 
 
+@pytest.mark.families
 def test_a_family_loads_from_its_folder(family, alike, unequal, tmp_path):
     """Through AutoProcessor. Its image part is torchvision's where that is installed, and rounds other pixels than Pillow."""
-    if family.name in WITH_VIDEO and not TORCHVISION:
-        pytest.skip("the video part of its processor wants torchvision, which is not installed")
+    if family.name in WITH_VIDEO:
+        need("torchvision")  # for the video part of its processor
+    if family.name == "smolvlm":
+        need("num2words")
     saved(family, tmp_path)
     loaded = hf.load(str(tmp_path), dtype="float32")
     assert type(loaded.processor).__name__ == type(family.adapter.processor).__mro__[1].__name__

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from harness.results.summary import CellScores, _adjust, _answers, _winners, plain
+from harness.results.answer_figures import CellScores, adjust_for_multiple_tests, answer_figures, best_methods
+from harness.results.summary import plain
 from metrics import evidence, latency
-from metrics.collapse import summarise_z
+from metrics.chance import summarise_z
 from reports.cells import dig, strata
-from reports.findings import Finding, findings
+from reports.findings import Finding, findings, student_p
 
 METHODS, BUDGETS, MARGIN = ("a", "b", "c", "d"), (192, 64), 0.02
 
@@ -47,11 +48,11 @@ def summary_cells(
         kept = np.clip(np.repeat(rng.beta(3, 3, images), per) + rng.normal(0, 0.05, n) + add(recall, (name, keep)), 0, 1)
         own[ident] = _own(rng, score, kept, image, add(z, (name, keep)), add(swap, (name, keep)), add(speed, (name, keep)))
     by_name = {(facts["method"], facts["keep"]): scores for _, facts, scores in stored}
-    winners, cells = _winners(stored), []
+    winners, cells = best_methods(stored), []
     for ident, facts, scores in stored:
         cell = {"model": "m", "task": "t", "budget": "average", "skipped": None, **facts}
-        cells.append(cell | _answers(scores, by_name, winners, facts, 0, MARGIN) | own[ident])
-    _adjust(cells)
+        cells.append(cell | answer_figures(scores, by_name, winners, facts, 0, MARGIN) | own[ident])
+    adjust_for_multiple_tests(cells)
     return plain(cells)
 
 
@@ -169,3 +170,12 @@ def test_equal_methods_give_false_findings_no_oftener_than_the_level():
     print(dict(seen))
     most = int(binom.ppf(0.99, draws, 0.05))
     assert all(count <= most for count in seen.values()), (dict(seen), most)
+
+
+@pytest.mark.parametrize("freedom", [3, 11, 21])
+def test_p_of_students_t_is_that_of_scipy(freedom):
+    from scipy.special import stdtr
+
+    for t in np.linspace(-9, 9, 61):
+        assert student_p(t, freedom) == pytest.approx(2 * stdtr(freedom, -abs(t)), abs=1e-14)
+    assert student_p(float("inf"), freedom) == 0.0

@@ -233,3 +233,18 @@ def test_no_torch_and_lazy_imports():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_heat_map_needs_neither_pandas_nor_scipy():
+    code = """
+import sys
+from reports.cells import strata
+from reports.figures.catalogue import figures
+whole = {"model": "m", "task": "t", "method": "none", "accuracy": {"value": 0.5}, "families": {"colour": {"value": 0.5}}}
+(stratum,) = strata([whole, {**whole, "method": "sts", "keep": 4}])
+(drawn,) = [figure for figure in figures(stratum, "s") if figure.name == "s-families"]
+assert ">100<" in drawn.svg and ">sts<" in drawn.svg
+print([m for m in ("seaborn", "pandas", "scipy.stats", "matplotlib.pyplot") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

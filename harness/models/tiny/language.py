@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from harness.models.tiny.build import CompanionText, words
 from harness.models.tiny.tower import TowerTask, half_precision, normalise, pixels
 from harness.progress import track
-from harness.tasks.shapes.questions import FAMILIES, ShapesQuestion, ask, ask_all
+from harness.tasks.shapes.families import FAMILIES
+from harness.tasks.shapes.questions import ShapesQuestion, ask, ask_all
 from harness.tasks.shapes.scene import GRID, Scene, generator, make_scene
 
 TOKENS = GRID * GRID
