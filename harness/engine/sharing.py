@@ -31,7 +31,7 @@ class CellPath:
 
     steps: tuple[Step, ...]
     positions: PositionMode
-    swaps: bool = False  # whether it is walked again with the evidence swapped in
+    swaps: bool = False  # whether it is run again with the evidence swapped in
 
     def checkpoints(self, layers: int) -> list[tuple[PrefixKey, int, Step | None]]:
         """Return the places where it could part from other paths.

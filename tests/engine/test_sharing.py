@@ -91,7 +91,7 @@ def test_a_sweep_gives_what_each_cell_gives_alone(work, cells, layers_run):
     assert max(map(len, held)) < len(cells) / 3
 
 
-def test_equal_walks_share_all_layers(work, layers_run):
+def test_equal_paths_share_all_layers(work, layers_run):
     method = create("random[like=fastv]")
     steps = method.steps(work.engine.adapter.shape, Budget(64))
     config = CompareConfig(methods=("random[like=fastv]",), keep=("64",))
