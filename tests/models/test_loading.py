@@ -12,7 +12,7 @@ import transformers
 from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest
 from harness.errors import RequestError
-from harness.models import hf
+from harness.models import catalogue, hf
 from harness.models.catalogue import GROUP
 from harness.models.configuration import check_configuration
 from harness.models.families import FAMILIES
@@ -140,7 +140,8 @@ def test_models_of_other_packages(monkeypatch):
         "broken": lambda device, dtype: 1 / 0,
     }
     points = {name: EntryPoint(name, f"their_package:{name}", GROUP) for name in made}
-    monkeypatch.setattr(hf, "plugged", lambda: points)
+    for module in (hf, catalogue):
+        monkeypatch.setattr(module, "plugged", lambda: points)
     monkeypatch.setattr(EntryPoint, "load", lambda point: made[point.name])
     assert hf.load("mine", "cpu", "bfloat16") is adapter
     assert asked == [("cpu", torch.bfloat16)]
