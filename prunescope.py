@@ -10,7 +10,7 @@ _FROM = {
 __all__ = [name for names in _FROM.values() for name in names]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     for module, names in _FROM.items():
         if name in names:
             from importlib import import_module

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 
-def __getattr__(name: str):
-    """Import on first use: ``from harness import compare`` costs torch, ``--help`` does not."""
+if TYPE_CHECKING:
+    from harness.run.comparison import Run, compare
+    from harness.run.config import CompareConfig
+
+__all__ = ["CompareConfig", "Run", "compare"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on its first use: ``from harness import compare`` costs torch, ``--help`` does not."""
     if name in ("compare", "Run", "CompareConfig"):
         from importlib import import_module
 
-        value = getattr(import_module("harness.run.config" if name == "CompareConfig" else "harness.run.comparison"), name)
+        value: object = getattr(
+            import_module("harness.run.config" if name == "CompareConfig" else "harness.run.comparison"), name
+        )
         globals()[name] = value
         return value
     raise AttributeError(f"module 'harness' has no attribute {name!r}")

@@ -10,7 +10,7 @@ from harness import interrupts
 
 
 def run() -> NoReturn:
-    """The command line of a process of its own: interruptions are heeded before anything heavy is imported.
+    """Run the command line in a process of its own; interruptions are handled before anything heavy is imported.
 
     An interrupted process leaves at once with its exit code. Python would else end it by a signal where the interruption
     had passed through a library's ``exec``, and wait for threads that are still at work.

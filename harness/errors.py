@@ -7,26 +7,26 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-_LINES, _WIDTH = 3, 600  # of a message
+_LINES, _WIDTH = 3, 600  # the most lines of a message, and characters of a line
 
 
 class RequestError(ValueError):
-    """The request was wrong: the message says what, where, and the nearest thing that would work."""
+    """A wrong request: the message says what is wrong, where, and the nearest thing that would work."""
 
 
 class SampleError(ValueError):
-    """One sample cannot be measured; the message is the reason that is stored in the place of its answer."""
+    """A sample that cannot be measured: the message is the reason that is stored in the place of its answer."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The tail of a message that names the nearest valid choice."""
+    """Return the tail of a message that names the valid choice nearest to a word, or all choices where none is near."""
     known = list(known)
     close = get_close_matches(word, known, 1, 0.5)
     return f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(sorted(known))}"
 
 
 def readable(message: str) -> str:
-    """A message as a terminal may show it: three lines at most, none endless, and nothing that steers the terminal.
+    """Shorten a message for a terminal: three lines at most, none endless, and nothing that steers the terminal.
 
     >>> readable("a\\x1b[31m\\n\\nb")
     'a\ufffd[31m\\nb'
@@ -36,7 +36,7 @@ def readable(message: str) -> str:
 
 
 def shown(text: str) -> str:
-    """Text as a terminal may show it: what would steer it is replaced, lines stay."""
+    """Replace every character of a text that would steer a terminal; line breaks stay."""
     return "\n".join("".join(c if c.isprintable() else "\ufffd" for c in line) for line in text.split("\n"))
 
 
@@ -45,7 +45,7 @@ def _shortened(line: str) -> str:
 
 
 def unexpected(error: BaseException) -> str:
-    """One line on an error that is no wrong request: its kind, what it says, and where it came from."""
+    """Describe an internal error in one line: its class, the file and line that raised it, and its message."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename).is_relative_to(Path(__file__).parents[1])]
     place = (own or list(frames))[-1:]

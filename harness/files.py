@@ -24,11 +24,15 @@ OWN = frozenset(
 
 _LARGEST_JSON = 2**28  # bytes
 _LARGEST_TOML = 2**20  # bytes
-_DIGITS = 40  # of a whole number in JSON
+_DIGITS = 40  # the most digits of a whole number in JSON
 
 
 def regular(path: Path) -> Path:
-    """The path; `OSError` where nothing is there, or a pipe, a device or a socket, reading which may never end."""
+    """Return the path if it is a regular file or a folder.
+
+    Raises:
+        OSError: where nothing is there, or a pipe, a device or a socket, reading which may never end.
+    """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise OSError(errno.EINVAL, "is no regular file")
@@ -36,13 +40,17 @@ def regular(path: Path) -> Path:
 
 
 def opened(path: Path) -> IO[bytes]:
-    """A new file to write; `FileExistsError` where anything has the name, a link too."""
+    """Open a new file to write.
+
+    Raises:
+        FileExistsError: where anything has the name, a link too.
+    """
     return path.open("xb")
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes its name once it is complete; what has the name until then stays as it is.
+    """Open a file to write that takes its name once it is complete; what has the name until then stays as it is.
 
     Nothing is written through a link, which in a folder from elsewhere may lead anywhere.
 
@@ -64,7 +72,11 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_whole(path: Path, text: str, refusal: str) -> None:
-    """Write a file whole or not at all; where that fails, a `RequestError` that begins with ``refusal``."""
+    """Write a file whole or not at all.
+
+    Raises:
+        RequestError: where it cannot be written; the message begins with ``refusal``.
+    """
     try:
         with whole(path) as file:
             file.write(text.encode("utf-8"))
@@ -73,7 +85,11 @@ def write_whole(path: Path, text: str, refusal: str) -> None:
 
 
 def named(option: str, path: Path) -> Path:
-    """Where the file that an option names will lie, asked before anything is computed for it.
+    """Return where the file that an option names will lie; called before anything is computed for it.
+
+    Args:
+        option: the option, for messages, such as ``--markdown``.
+        path: its value.
 
     Raises:
         RequestError: where it would take the place of a run's own file.
@@ -89,8 +105,14 @@ def named(option: str, path: Path) -> Path:
 
 
 def write_named(option: str, path: Path, text: str) -> None:
-    """Write the file that an option names, its folder with it; into a terminal, a device or a pipe, such as ``/dev/stdout``,
-    as it is.
+    """Write the file that an option names, and make its folder where there is none.
+
+    A terminal, a device or a pipe, such as ``/dev/stdout``, is written into as it is.
+
+    Args:
+        option: the option, for messages, such as ``--markdown``.
+        path: its value.
+        text: the whole content.
 
     Raises:
         RequestError: where it would take the place of a run's own file, or cannot be written.
@@ -115,7 +137,7 @@ def write_named(option: str, path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+    """Return the content of a JSON file.
 
     Raises:
         RequestError: where it cannot be read, is not JSON, or holds what no file of ours does: NaN, infinity, whole
@@ -160,7 +182,11 @@ def _whole(text: str) -> int:
 
 
 def read_toml(where: str, path: Path) -> dict[str, Any]:
-    """The content of a TOML file, or `RequestError` that begins with ``where``."""
+    """Return the content of a TOML file.
+
+    Raises:
+        RequestError: where it cannot be read or is no TOML; the message begins with ``where``.
+    """
     import tomllib
 
     try:

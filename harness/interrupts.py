@@ -1,4 +1,4 @@
-"""How a command ends that is interrupted: Ctrl-C and SIGTERM alike, with a line that says what goes on with it."""
+"""How an interrupted command ends: on Ctrl-C and SIGTERM alike, with a line that says how to go on with it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import IO, NoReturn
 
-CODE = 130  # of the exit, as shells have it for Ctrl-C
+CODE = 130  # the exit code, as shells have it for Ctrl-C
 _asked = threading.Event()
 
 
 def heed() -> None:
-    """From now on SIGTERM interrupts as Ctrl-C does; a second one while the command is ending is no matter.
+    """Make SIGTERM interrupt as Ctrl-C does from now on; a second one while the command is ending does nothing.
 
     An interruption is remembered. While a module is being imported it waits for the next `check`; libraries may make
     another exception of it, or lose it, elsewhere too.
@@ -45,28 +45,32 @@ def _importing(frame: FrameType | None) -> bool:
 
 
 def asked() -> bool:
-    """Whether this command was interrupted, whatever became of the exception."""
+    """Return whether this command was interrupted, whatever became of the exception."""
     return _asked.is_set()
 
 
 def check() -> None:
-    """Interrupt where that was asked for and has waited, or did not come through."""
+    """Raise `KeyboardInterrupt` where an interruption has waited for this call, or its exception was lost.
+
+    Raises:
+        KeyboardInterrupt: where the command was interrupted.
+    """
     if _asked.is_set():
         raise KeyboardInterrupt
 
 
 def expected() -> None:
-    """The interruption was what the command waited for, and its proper end."""
+    """Forget an interruption that is the proper end of a command, such as that of `open`."""
     _asked.clear()
 
 
 class Interrupted(Exception):
-    """A command was interrupted; the message says what goes on with it."""
+    """An interrupted command: the message says how to go on with it."""
 
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Let what an interruption says pass through typer, which drops a `KeyboardInterrupt`."""
+    """Turn `KeyboardInterrupt` into `Interrupted`, so that its message passes through typer, which drops the former."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -74,12 +78,13 @@ def told() -> Iterator[None]:
 
 
 def leave(how: str = "") -> NoReturn:
-    """Say how an interrupted command goes on, or that it is begun again, and exit."""
+    """Say how to go on with an interrupted command, by default by repeating it, and exit with code 130."""
     print(f"interrupted; {how or 'repeat the command'}", file=sys.stderr)
     sys.exit(CODE)
 
 
 def flushed(stream: IO[str] | None) -> None:
-    """Write what a stream holds back, if it can still be written."""
+    """Flush a stream if it can still be written."""
     with suppress(OSError, ValueError, AttributeError):
-        stream.flush()
+        if stream is not None:
+            stream.flush()

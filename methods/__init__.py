@@ -5,7 +5,7 @@ What a plug-in imports: ``register, Signals, Selection, Method, Step, Budget, Mo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from methods.registry import create, entries, entry, register
@@ -23,8 +23,8 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str):
-    """Import on first use, so that ``--help`` and reports need no torch."""
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that ``--help`` answers quickly."""
     if name in _WHERE:
         from importlib import import_module
 

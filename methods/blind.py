@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from methods.registry import register
+from methods.registration import register
 from methods.types import Budget, Method, ModelShape, Step
 
 

@@ -7,31 +7,53 @@ spends no more than the budget, in whatever mode it is counted.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, TypedDict, Unpack
 
 from methods import cost
 from methods.schedule import schedule
-from methods.types import PROJECTOR, Budget, BudgetError, ModelShape, Schedule, Selector, Step
+from methods.types import (
+    PROJECTOR,
+    Budget,
+    BudgetError,
+    ModelShape,
+    PositionMode,
+    Schedule,
+    Selection,
+    Selector,
+    Signals,
+    Step,
+)
 
 Pairs = tuple[tuple[int, int], ...]
 """((layer, tokens present from there on), ...), layers rising; layer 0 means before the LLM."""
 
 
+class StepFacts(TypedDict, total=False):
+    """Fields of a `Step` that `at_projector` hands on as they are."""
+
+    rows: int
+    merges: bool
+    adaptive: bool
+    space: Literal["llm", "tower"]
+    positions: PositionMode | None
+
+
 def spent(budget: Budget, shape: ModelShape, planned: Schedule) -> float:
-    """What a schedule spends, in tokens or, in mode ``flops``, in FLOPs."""
+    """Return what a schedule spends, in tokens or, in mode ``flops``, in FLOPs."""
     if budget.mode == "flops":
         return cost.total(shape, planned, budget.text_tokens)
     return planned.final if budget.mode == "final" else planned.average
 
 
 def allowed(budget: Budget, shape: ModelShape) -> float:
-    """What may be spent: tokens, or the FLOPs of pruning at the projector to so many tokens for nothing."""
+    """Return what may be spent: tokens, or the FLOPs of pruning at the projector to so many tokens for nothing."""
     if budget.mode != "flops":
         return budget.tokens
     reference = Step(PROJECTOR, _nothing, budget.tokens, budget.tokens)
     return cost.total(shape, schedule(shape, (reference,)), budget.text_tokens)
 
 
-def _nothing(signals, keep):
+def _nothing(signals: Signals, keep: int) -> Selection:
     raise NotImplementedError
 
 
@@ -42,7 +64,7 @@ def solve(
     make: Callable[[Pairs], tuple[Step, ...]],
     start: int | None = None,
 ) -> tuple[Step, ...]:
-    """The steps with the largest counts that do not exceed the budget.
+    """Return the steps with the largest counts that do not exceed the budget.
 
     Args:
         budget: how much, and how it is counted.
@@ -80,7 +102,7 @@ def solve(
 
 
 def largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
-    """The largest whole number in [low, high] that fits; ``low`` is known to, and what fits is an interval."""
+    """Return the largest whole number in [low, high] that fits; ``low`` must fit, and what fits must be an interval."""
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
@@ -94,11 +116,15 @@ def at_projector(
     needs: frozenset[str],
     flops: Callable[[int], float] = lambda keep: 0.0,
     least: int = 1,
-    **facts,
+    **facts: Unpack[StepFacts],
 ) -> tuple[Step, ...]:
-    """The one step of a method that acts before the LLM, where average and final tokens are the same.
+    """Return the one step of a method that acts before the LLM, where average and final tokens are the same.
 
     Args:
+        budget: how much, and how it is counted.
+        shape: the model.
+        select: the step's selector.
+        needs: signals that it reads.
         flops: of the selection, for a count.
         least: the fewest tokens that the method can leave.
         facts: further fields of the step.
@@ -115,7 +141,7 @@ def at_projector(
             raise BudgetError(f"leaves {least} tokens at the least; {budget.tokens} asked")
         return make(budget.tokens)
     limit = allowed(budget, shape)
-    fits = lambda keep: spent(budget, shape, schedule(shape, make(keep))) <= limit
+    fits: Callable[[int], bool] = lambda keep: spent(budget, shape, schedule(shape, make(keep))) <= limit
     if not fits(least):
         raise BudgetError(_too_little(budget, shape, spent(budget, shape, schedule(shape, make(least))), limit))
     return make(largest(least, shape.visual_tokens, fits))
@@ -128,7 +154,7 @@ def _too_little(budget: Budget, shape: ModelShape, least: float, limit: float) -
 
 
 def at_depth(layer: int, of: int, layers: int) -> int:
-    """Layer ``layer`` of a paper's ``of``-layer model on one of ``layers``.
+    """Return the layer of a model with ``layers`` layers that stands for a paper's ``layer`` of ``of``.
 
     The number itself on models of 24 layers or more, the same fraction below, at least 1.
     """

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from methods import cost
 from methods.budget import at_projector
 from methods.greedy import determinantal
-from methods.registry import register
+from methods.lazy import torch
+from methods.registration import register
 from methods.similarity import cosine
 from methods.types import Budget, Method, ModelShape, PositionMode, Selection, Signals, Step
 
@@ -45,7 +44,7 @@ class CDPruner(Method):
 
 
 def select(signals: Signals, keep: int) -> Selection:
-    """Indices [B, keep] in the order of selection.
+    """Return indices [B, keep] in the order of selection.
 
     In float64: gains late in the selection are a millionth of the first, and float32 products would decide by their rounding.
     """
@@ -54,7 +53,7 @@ def select(signals: Signals, keep: int) -> Selection:
 
 
 def relevance(image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
-    """Relevance in [0, 1] to the instruction: [B, N, C] and [B, M, C] to [B, N].
+    """Return the relevance of each token to the instruction, in [0, 1]: [B, N, C] and [B, M, C] to [B, N].
 
     Minus the cosine, mean over text vectors, min-max scaled over the image's tokens; 1 where all are equal.
     (Minus, because patch tokens of CLIP point away from the text that names them.)

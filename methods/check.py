@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import MISSING, fields, replace
+from typing import Any
 
-import torch
-
-from methods.registry import Entry, MethodError
-from methods.types import SIGNAL_NAMES, Budget, BudgetError, ModelShape, Selection, Signals, Step
+from methods.expressions import MethodError
+from methods.lazy import torch
+from methods.registration import Entry
+from methods.types import SIGNAL_NAMES, Budget, BudgetError, ModelShape, Selection, Selector, Signals, Step
 
 _SHAPE = ModelShape(
     "random",
@@ -96,7 +97,7 @@ def _try(entry: Entry, step: Step, whole: Signals) -> torch.Tensor | None:
     return chosen.carry
 
 
-def _parameters(select) -> list[inspect.Parameter]:
+def _parameters(select: Selector) -> list[inspect.Parameter]:
     try:
         return list(inspect.signature(select).parameters.values())
     except (TypeError, ValueError):
@@ -104,7 +105,7 @@ def _parameters(select) -> list[inspect.Parameter]:
 
 
 def wrong(answer: object, batch: int, count: int, keep: int | None) -> str | None:
-    """What is wrong with a selector's answer, or None.
+    """Return what is wrong with a selector's answer, or None where it is well-formed.
 
     Args:
         answer: what it returned.
@@ -121,7 +122,8 @@ def wrong(answer: object, batch: int, count: int, keep: int | None) -> str | Non
         return f"returned indices of shape {list(indices.shape)}, not [{batch}, {'K' if keep is None else keep}]"
     if keep is not None and indices.shape[1] != keep:
         return f"returned {indices.shape[1]} tokens where {keep} were asked"
-    merger = answer.tokens is not None
+    tokens = answer.tokens
+    merger = tokens is not None
     if bool((indices >= count).any()) or bool((indices < (-1 if merger else 0)).any()):
         worst = int(indices.max()) if bool((indices >= count).any()) else int(indices.min())
         return f"returned index {worst}, outside 0 to {count - 1}"
@@ -130,8 +132,7 @@ def wrong(answer: object, batch: int, count: int, keep: int | None) -> str | Non
         if len(set(placed)) < len(placed):
             twice = next(index for index in placed if placed.count(index) > 1)
             return f"returned index {twice} twice"
-    if merger:
-        tokens = answer.tokens
+    if tokens is not None:
         if tokens.dim() != 3 or tokens.shape[:2] != indices.shape:
             return f"returned tokens of shape {list(tokens.shape)} for {list(indices.shape)} indices"
         if not bool(torch.isfinite(tokens).all()):
@@ -140,10 +141,22 @@ def wrong(answer: object, batch: int, count: int, keep: int | None) -> str | Non
 
 
 def random_signals(batch: int, count: int, text: int = 5, seed: int = 0) -> Signals:
-    """Every signal for ``batch`` rows of ``count`` tokens, widths as small as can be."""
+    """Return every signal but the optional ones, drawn at random and as narrow as can be.
+
+    Args:
+        batch: B, the rows.
+        count: N, visual tokens of a row; a full grid where it is a square.
+        text: T, instruction tokens of a row.
+        seed: of the drawing.
+    """
     g = torch.Generator().manual_seed(seed)
-    draw = lambda *size: torch.randn(*size, generator=g)
-    rows = lambda: draw(batch, 2, text, count + text).softmax(-1)[..., :count]
+
+    def draw(*size: int) -> torch.Tensor:
+        return torch.randn(*size, generator=g)
+
+    def rows() -> torch.Tensor:
+        return draw(batch, 2, text, count + text).softmax(-1)[..., :count]
+
     side = int(count**0.5)
     grid = (side, side) if side * side == count else None
     lines = (torch.arange(max(side, 1)) + 0.5) / max(side, 1)
@@ -164,5 +177,6 @@ def random_signals(batch: int, count: int, text: int = 5, seed: int = 0) -> Sign
 
 
 def _row(signals: Signals, row: int) -> Signals:
-    parts = {name: value[row : row + 1] if torch.is_tensor(value) else value for name, value in vars(signals).items()}
-    return Signals(**{**parts, "batch": 1})
+    """One row of a batch as a batch of its own."""
+    parts: dict[str, Any] = {name: value[row : row + 1] for name, value in vars(signals).items() if torch.is_tensor(value)}
+    return replace(signals, **parts, batch=1)

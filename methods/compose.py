@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from methods.budget import allowed, largest, spent
-from methods.registry import MethodError, canonical, create, entry, parse
+from methods.expressions import MethodError, parse
+from methods.loading import entry
 from methods.schedule import schedule
+from methods.single import canonical_single, create_single
 from methods.types import Budget, BudgetError, Method, ModelShape, Step
 
 _SHARE = 0.5  # of what the first half leaves, that the second keeps in the last layer; more only where all enter
@@ -29,7 +31,7 @@ class Composed(Method):
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
         limit, reason = allowed(budget, shape), ""
-        before, inside, total = create(self.first), create(self.second), shape.visual_tokens
+        before, inside, total = create_single(self.first), create_single(self.second), shape.visual_tokens
 
         def at(size: int) -> tuple[Step, ...]:
             """``size`` tokens enter and half of them reach the end; beyond all tokens, each more is one more at the end."""
@@ -70,11 +72,15 @@ def _ladder(tokens: int) -> list[int]:
 
 
 def compose(halves: list[str]) -> Composed:
-    """The composition of two expressions, or `MethodError` with what is wrong with the pair."""
+    """Return the composition of two expressions, each of one method.
+
+    Raises:
+        MethodError: with what is wrong with the pair, or with one of the two.
+    """
     whole = "+".join(halves)
     if len(halves) != 2:
         raise MethodError(f"{whole}: a composition has two methods, one before the LLM and one inside it")
-    first, second = map(canonical, halves)
+    first, second = map(canonical_single, halves)
     for half in (first, second):
         if entry(parse(half)[0]).reference:
             raise MethodError(f"{whole}: {half} is a reference, not a method to combine")
@@ -86,16 +92,16 @@ def compose(halves: list[str]) -> Composed:
         raise MethodError(f"{whole}: the second must act inside the LLM only, {second} acts before it")
     if parse(second)[0] == "vtw":
         raise MethodError(f"{whole}: vtw leaves no token, so the budget has no one way to be split")
-    if not create(first).budgeted:
+    if not create_single(first).budgeted:
         raise MethodError(f"{whole}: {first} decides its count from the image, so there is no budget to split")
-    return Composed(first=first, second=second, positions=create(first).positions)
+    return Composed(first=first, second=second, positions=create_single(first).positions)
 
 
 def _sites(expression: str) -> set[int]:
     """Stages at which a method acts: 0 tower, 1 projector, 2 decoder."""
     words = entry(parse(expression)[0]).site
     try:
-        steps = create(expression).steps(_TYPICAL, Budget(288))
+        steps = create_single(expression).steps(_TYPICAL, Budget(288))
     except BudgetError:
         steps = ()
     if steps:

@@ -17,7 +17,7 @@ PANEL = 96
 
 
 def vision(shape: ModelShape, schedule: Schedule) -> float:
-    """Patch embedding and tower blocks; nothing where there is no image."""
+    """Return the FLOPs of patch embedding and tower blocks; 0 where there is no image."""
     if not schedule.vision_attention:
         return 0.0
     patches = schedule.vision_attention[0] - int(shape.has_cls)
@@ -28,7 +28,7 @@ def vision(shape: ModelShape, schedule: Schedule) -> float:
 
 
 def vision_block(shape: ModelShape, attended: float, fed: float, index: int = 0) -> float:
-    """One tower block on one tile: q, k, v, QK', AV, o on ``attended`` tokens and the MLP on ``fed``."""
+    """Return the FLOPs of one tower block on one tile: q, k, v, QK', AV, o on ``attended`` tokens and the MLP on ``fed``."""
     width, seen = shape.vision_width, attended
     if shape.window and index not in shape.global_blocks:
         seen = min(attended, shape.window)
@@ -37,11 +37,12 @@ def vision_block(shape: ModelShape, attended: float, fed: float, index: int = 0)
 
 
 def projector(shape: ModelShape, schedule: Schedule) -> float:
+    """Return the FLOPs of the projector's linear maps on the tokens that it is given."""
     return 2.0 * schedule.projector * sum(inner * outer for inner, outer in shape.projector_layers)
 
 
 def llm_layer(shape: ModelShape, queries: float, keys: float) -> float:
-    """One LLM layer: new tokens, against all the keys they may see."""
+    """Return the FLOPs of one LLM layer on ``queries`` new tokens that attend to ``keys`` tokens, themselves included."""
     inner, shared = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     projections = 4.0 * queries * shape.width * (inner + shared)
     attention = 4.0 * queries * keys * inner
@@ -49,39 +50,39 @@ def llm_layer(shape: ModelShape, queries: float, keys: float) -> float:
 
 
 def head(shape: ModelShape) -> float:
-    """The output head on one token."""
+    """Return the FLOPs of the output head on one token."""
     return 2.0 * shape.width * shape.vocabulary
 
 
 def prefill(shape: ModelShape, schedule: Schedule, text_tokens: float) -> float:
-    """All LLM layers on visual and text tokens, and the head on the last."""
+    """Return the FLOPs of all LLM layers on visual and text tokens, and of the head on the last token."""
     return sum(llm_layer(shape, n + text_tokens, n + text_tokens) for n in schedule.llm) + head(shape)
 
 
 def total(shape: ModelShape, schedule: Schedule, text_tokens: float) -> float:
-    """Tower through prefill: what stands before the first answer token."""
+    """Return the FLOPs of tower through prefill, selection included: what stands before the first answer token."""
     before = vision(shape, schedule) + projector(shape, schedule) + schedule.selection_flops
     return before + prefill(shape, schedule, text_tokens)
 
 
 def similarity(tokens: float, width: int, others: float) -> float:
-    """Normalising N tokens of width D and all products with M others: 2NMD + 3ND."""
+    """Return the FLOPs of normalising N tokens of width D and all products with M others: 2NMD + 3ND."""
     return 2.0 * tokens * others * width + 3.0 * tokens * width
 
 
 def pairs(tokens: float, width: int) -> float:
-    """All products of N tokens of width D with each other, the lower half in panels, and their norms: about N^2 D + 3ND."""
+    """Return the FLOPs of all products of N tokens of width D with each other, the lower half in panels: about N^2 D + 3ND."""
     panels = sum((tokens - start) * min(PANEL, tokens - start) for start in range(0, ceil(tokens), PANEL))
     return 2.0 * panels * width + 3.0 * tokens * width
 
 
 def attention_rows(heads: int, rows: int, keys: int, head_dim: int) -> float:
-    """The probed rows beside SDPA: QK' for the rows, their softmax (5 a score), the mean over heads."""
+    """Return the FLOPs of attention rows probed beside SDPA: QK', their softmax (5 a score), the mean over heads."""
     return heads * rows * keys * (2.0 * head_dim + 5.0 + 1.0)
 
 
 def attention_ahead(shape: ModelShape, rows: int, keys: int) -> float:
-    """The rows that a layer would compute, before it runs: its norm, keys of all and queries of the rows, then the rows."""
+    """Return the FLOPs of attention rows before their layer runs: its norm, keys of all, queries of the rows, then the rows."""
     keys_made = 2.0 * keys * shape.width * shape.kv_heads * shape.head_dim + 4.0 * keys * shape.width
     return (
         keys_made
@@ -91,12 +92,12 @@ def attention_ahead(shape: ModelShape, rows: int, keys: int) -> float:
 
 
 def cls_row(shape: ModelShape, tokens: int) -> float:
-    """The CLS row of one tower block beside SDPA."""
+    """Return the FLOPs of the attention row of CLS in one tower block, probed beside SDPA."""
     return attention_rows(shape.vision_heads, 1, tokens + 1, shape.vision_width // shape.vision_heads)
 
 
 def joint_space(shape: ModelShape, tokens: int, words: int) -> float:
-    """Image and text embeddings of the joint space: the tower blocks nobody else reads, the projection, the text encoder."""
+    """Return the FLOPs of embeddings in the joint space: tower blocks run for them alone, the projection, the text encoder."""
     blocks = shape.joint_blocks * vision_block(shape, tokens + 1, tokens + 1)
     layers, width, mlp = shape.joint_text
     text = layers * (8.0 * words * width**2 + 4.0 * words**2 * width + 4.0 * words * width * mlp)
@@ -104,20 +105,20 @@ def joint_space(shape: ModelShape, tokens: int, words: int) -> float:
 
 
 def ranking(tokens: int) -> float:
-    """Choosing the top of N scores: about N log2 N comparisons."""
+    """Return the operations of choosing the top of N scores: about N log2 N comparisons."""
     return tokens * log2(max(tokens, 2))
 
 
 def greedy(tokens: int, keep: int, per_token: float = 2.0) -> float:
-    """K rounds that update and compare N candidates."""
+    """Return the operations of K rounds that update and compare N candidates."""
     return per_token * tokens * keep
 
 
 def cholesky(tokens: int, keep: int) -> float:
-    """Greedy determinant maximisation: round i takes a product of i x N and four passes over N."""
+    """Return the FLOPs of greedy determinant maximisation: round i takes a product of i x N and four passes over N."""
     return float(tokens) * keep * (keep + 4.0)
 
 
 def merging(left: int, right: int, width: int, merged: int) -> float:
-    """Bipartite matching of two halves (cosines, maxima) and the weighted mean of the merged."""
+    """Return the FLOPs of bipartite matching of two halves (cosines, maxima) and of the weighted means of the merged."""
     return 2.0 * left * right * width + left * right + 3.0 * (left + right) * width + 3.0 * merged * width

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from methods import cost
 from methods.budget import at_depth, solve
-from methods.registry import register
+from methods.lazy import torch
+from methods.registration import register
 from methods.similarity import take, top
 from methods.types import Budget, BudgetError, Method, ModelShape, Selection, Signals, Step, decoder
 
@@ -62,9 +61,11 @@ class DARTSelector:
 
     def __call__(self, signals: Signals, keep: int) -> Selection:
         wide = torch.float64 if signals.keys.dtype == torch.float64 else torch.float32
-        norm = lambda keys: torch.linalg.vector_norm(keys, ord=1, dim=-1, dtype=wide)
-        visual = top(norm(signals.keys), min(self.image_pivots, keep))
-        text = top(norm(signals.text_keys), min(self.text_pivots, signals.text_keys.shape[1]))
+        norms, text_norms = (
+            torch.linalg.vector_norm(keys, ord=1, dim=-1, dtype=wide) for keys in (signals.keys, signals.text_keys)
+        )
+        visual = top(norms, min(self.image_pivots, keep))
+        text = top(text_norms, min(self.text_pivots, signals.text_keys.shape[1]))
         states, words = signals.hidden_states, signals.text_hidden
         if signals.norm_scale is not None:
             states, words = states * signals.norm_scale, words * signals.norm_scale

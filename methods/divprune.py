@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from methods import cost
 from methods.budget import at_projector
 from methods.greedy import max_min
-from methods.registry import register
+from methods.lazy import torch
+from methods.registration import register
 from methods.similarity import cosine
 from methods.types import Budget, Method, ModelShape, PositionMode, Selection, Signals, Step
 
@@ -36,12 +35,12 @@ class DivPrune(Method):
 
 
 def select(signals: Signals, keep: int) -> Selection:
-    """Indices [B, keep] in the order of selection, from ``features`` [B, N, D]."""
+    """Return indices [B, keep] in the order of selection, from ``features`` [B, N, D]."""
     similarity = cosine(signals.features)
     return Selection(max_min(similarity, loneliest(similarity), keep))
 
 
 def loneliest(similarity: torch.Tensor) -> torch.Tensor:
-    """The token whose most similar other token is least similar, ties toward the lower index: [B, N, N] to int64 [B]."""
+    """Return the token whose most similar other token is least similar, ties to the lower index: [B, N, N] to int64 [B]."""
     itself = torch.eye(similarity.shape[-1], dtype=torch.bool, device=similarity.device)
     return similarity.masked_fill(itself, -torch.inf).amax(-1).argmin(-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import log
 
-from methods.registry import register
+from methods.registration import register
 from methods.types import Budget, Method, ModelShape, Step
 
 
@@ -22,7 +22,7 @@ class Downsample(Method):
 
 
 def grid_within(tokens: int, grid: tuple[int, int]) -> tuple[int, int]:
-    """The h x w of most tokens with h * w <= tokens, at most 2.1 times narrower or wider than the grid's aspect.
+    """Return the h x w of most tokens with h * w <= tokens, at most 2.1 times narrower or wider than the grid's aspect.
 
     Of equals the nearest to the aspect, then the wider: on a square 192 gives 12 x 16, 128 gives 8 x 16.
     """

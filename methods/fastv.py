@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from methods import cost
 from methods.budget import at_depth, solve
-from methods.registry import register
+from methods.registration import register
 from methods.similarity import mean_rows, top
 from methods.types import Budget, BudgetError, Method, ModelShape, Selection, Signals, Step, decoder
 
@@ -42,6 +42,6 @@ class FastV(Method):
 
 
 def select(signals: Signals, keep: int) -> Selection:
-    """Top ``keep`` of the last row of ``text_attention`` [B, H, T, N], mean over heads."""
+    """Return the top ``keep`` of the last row of ``text_attention`` [B, H, T, N], mean over heads."""
     scores = mean_rows(signals.text_attention, -1)
     return Selection(top(scores, keep), scores=scores)

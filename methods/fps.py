@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from methods import cost
 from methods.budget import at_projector
 from methods.greedy import max_min
-from methods.registry import register
+from methods.lazy import torch
+from methods.registration import register
 from methods.similarity import cosine
 from methods.types import Budget, Method, ModelShape, Selection, Signals, Step
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
+from methods.lazy import torch
 
 
 def least_energy(distance: torch.Tensor, exponent: float, keep: int) -> torch.Tensor:
-    """Greedy minimisation of potential energy under the Riesz kernel d^-s.
+    """Select tokens by greedy minimisation of potential energy under the Riesz kernel d^-s.
 
     The first is the token of least total energy; then always the token of least energy against
     the kept, ties toward the lower index. Energies are summed in float64.
@@ -49,7 +49,7 @@ def _power(ratio: torch.Tensor, exponent: float) -> torch.Tensor:
 
 
 def max_min(similarity: torch.Tensor, first: torch.Tensor, keep: int) -> torch.Tensor:
-    """Farthest-point sampling: always the token whose most similar kept token is the least similar.
+    """Select tokens by farthest-point sampling: always the one whose most similar kept token is the least similar.
 
     Args:
         similarity: [B, N, N], symmetric; its diagonal is not read.
@@ -71,13 +71,16 @@ def max_min(similarity: torch.Tensor, first: torch.Tensor, keep: int) -> torch.T
     return kept.T.contiguous()
 
 
-_SPENT = {torch.float32: 7.6e-6, torch.float64: 1e-10}
-"""Share of its own diagonal under which what a token adds is rounding: of a float32 kernel, 64 units in the last place; of a
-float64 one, of the float32 tokens that it is made of: their distance to a span is then 1e-5 of their length."""
+_SPENT = {4: 7.6e-6, 8: 1e-10}
+"""By bytes of a kernel's number, the share of its own diagonal under which what a token adds is rounding: of a float32 kernel,
+64 units in the last place; of a float64 one, of the float32 tokens that it is made of: their distance to a span is then 1e-5 of
+their length."""
 
 
 def determinantal(kernel: torch.Tensor, keep: int, quality: torch.Tensor | None = None) -> torch.Tensor:
-    """Greedy maximisation of the determinant of the kept rows and columns, by incremental Cholesky (Chen et al. 2018).
+    """Select tokens by greedy maximisation of the determinant of the kept rows and columns.
+
+    By incremental Cholesky (Chen et al. 2018).
 
     Gains fall by orders of magnitude, so all but the kernel is float64. Once the kernel's rank is spent, what no longer adds
     anything is taken by rising index.
@@ -93,7 +96,7 @@ def determinantal(kernel: torch.Tensor, keep: int, quality: torch.Tensor | None 
     batch, count, _ = kernel.shape
     table, base = kernel.reshape(batch * count, count), torch.arange(batch, device=kernel.device) * count
     gain = kernel.diagonal(dim1=1, dim2=2).double()  # what each token would add: its squared distance from the kept ones' span
-    spent = gain * _SPENT[kernel.dtype]
+    spent = gain * _SPENT[kernel.dtype.itemsize]
     weight = torch.ones_like(gain) if quality is None else quality.double().square()
     away = torch.zeros_like(gain)
     kept = torch.empty(batch, keep, dtype=torch.int64, device=kernel.device)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-import torch
-
 from methods.budget import at_projector
-from methods.registry import register
+from methods.lazy import torch
+from methods.registration import register
 from methods.types import Budget, Method, ModelShape, Selection, Signals, Step
 
 
@@ -22,14 +21,14 @@ class Grid(Method):
 
 
 def select(signals: Signals, keep: int) -> Selection:
-    """The same places for every image. Without a full grid, even steps along the sequence."""
+    """Return the same places for every image; without a full grid, even steps along the sequence."""
     places = even_places(signals.grid or (1, signals.count), keep).to(signals.device)
     return Selection(places.expand(signals.batch, -1))
 
 
 @lru_cache(maxsize=64)
 def even_places(grid: tuple[int, int], keep: int) -> torch.Tensor:
-    """``keep`` places of an h x w grid in row-major order: even rows, and in each even columns.
+    """Return ``keep`` places of an h x w grid in row-major order: even rows, and in each even columns.
 
     The number of rows is that whose lattice is nearest to square; rows differ by one place at most.
     """
@@ -38,5 +37,6 @@ def even_places(grid: tuple[int, int], keep: int) -> torch.Tensor:
     place = torch.arange(keep)
     line = ((place + 1) * rows - 1) // keep  # row i holds the places from i * keep // rows on
     low, high = line * keep // rows, (line + 1) * keep // rows
-    row = (2 * line + 1) * height // (2 * rows)
-    return row * width + (2 * (place - low) + 1) * width // (2 * (high - low))
+    row, column = (2 * line + 1) * height // (2 * rows), (2 * (place - low) + 1) * width // (2 * (high - low))
+    places: torch.Tensor = row * width + column
+    return places

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from methods import cost
 from methods.budget import at_projector
-from methods.registry import register
+from methods.lazy import torch
+from methods.registration import register
 from methods.similarity import cosine, top
 from methods.types import Budget, Method, ModelShape, PositionMode, Selection, Signals, Step
 
@@ -80,7 +79,7 @@ class HoloVSelector:
         return features.view(batch, *member.shape, width) if member.numel() == count else features[:, member]
 
     @staticmethod
-    def _variance(tokens, attended, inside, sizes) -> torch.Tensor:
+    def _variance(tokens: torch.Tensor, attended: torch.Tensor, inside: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
         """Variance of each token's similarity to the others of its crop, on the scale of attention: [B, P, S]."""
         alike = cosine(tokens).double() * (inside[:, :, None] & inside[:, None, :])
         alike.diagonal(dim1=2, dim2=3).zero_()
@@ -93,7 +92,7 @@ class HoloVSelector:
 
 
 def allot(score: torch.Tensor, room: torch.Tensor, keep: int) -> torch.Tensor:
-    """How many tokens each crop keeps: [B, P] scores and [P] sizes to int64 [B, P], summing to ``keep``.
+    """Return how many tokens each crop keeps: [B, P] scores and [P] sizes to int64 [B, P], summing to ``keep``.
 
     Shares by score, rounded down; the remainder goes one by one to the best crops that have room.
     """

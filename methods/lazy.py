@@ -20,6 +20,9 @@ else:
         def __getattr__(self, name: str) -> Any:
             from importlib import import_module
 
-            return getattr(import_module("torch"), name)
+            module = import_module("torch")
+            # the module's own dictionary from here on: the next look-up costs what one in the module costs, and sees its changes
+            object.__setattr__(self, "__dict__", module.__dict__)
+            return getattr(module, name)
 
     torch = _Torch()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-
+from methods.lazy import torch
 from methods.similarity import cosine, top
 
 
 def bipartite(metric: torch.Tensor, merged: int, first: int) -> torch.Tensor:
-    """Bipartite soft matching (ToMe, arXiv:2210.09461, section 3).
+    """Match tokens in pairs by bipartite soft matching (ToMe, arXiv:2210.09461, section 3).
 
     Tokens of parity ``first`` look for their most similar token of the other parity; the
     ``merged`` most similar pairs are joined.
@@ -33,7 +32,7 @@ def bipartite(metric: torch.Tensor, merged: int, first: int) -> torch.Tensor:
 
 
 def join(tokens: torch.Tensor, sizes: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Size-weighted means of the tokens that end together, in the order of their lowest source.
+    """Return size-weighted means of the tokens that end together, in the order of their lowest source.
 
     Args:
         tokens: [B, N, D].
@@ -60,7 +59,7 @@ def join(tokens: torch.Tensor, sizes: torch.Tensor, target: torch.Tensor) -> tup
 
 
 def density_peaks(tokens: torch.Tensor, clusters: int) -> torch.Tensor:
-    """Cluster means by density peaks with k-nearest density (Du et al. 2016), k = ``clusters``.
+    """Return cluster means by density peaks with k-nearest density (Du et al. 2016), k = ``clusters``.
 
     A token is its own nearest, so that with k = 2 two tokens that are nearest to each other are equally dense: of such the
     lower index counts as the denser (the authors of SparseVLM add noise). Distances are symmetric to the last bit for that.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from methods.budget import at_projector
+from methods.lazy import torch
 from methods.random import mix
-from methods.registry import register
+from methods.registration import register
 from methods.similarity import top
 from methods.types import Budget, Method, ModelShape, Selection, Signals, Step
 
@@ -27,6 +26,6 @@ class Oracle(Method):
 
 
 def select(signals: Signals, keep: int) -> Selection:
-    """Rank by evidence [B, N], ties by the row's random stream."""
+    """Return the top ``keep`` by evidence [B, N], ties by the row's random stream."""
     luck = mix(signals.seeds[:, None] + mix(torch.arange(signals.count, device=signals.seeds.device)))
     return Selection(top(luck.double() + signals.evidence.double() * 2.0**33, keep))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from methods import cost
 from methods.budget import at_projector
 from methods.greedy import determinantal
-from methods.registry import register
+from methods.registration import register
 from methods.similarity import cosine, products
 from methods.types import Budget, Method, ModelShape, PositionMode, Selection, Signals, Step
 

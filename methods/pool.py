@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from methods.downsample import grid_within
-from methods.registry import register
+from methods.lazy import torch
+from methods.registration import register
 from methods.types import PROJECTOR, Budget, BudgetError, Method, ModelShape, PositionMode, Selection, Signals, Step
 
 _NEEDS = frozenset({"vision_features"})
@@ -56,6 +55,6 @@ class PoolSelector:
 
 
 def cells(size: int, parts: int) -> torch.Tensor:
-    """Which of ``size`` lines each of ``parts`` cells averages: bool [parts, size]."""
+    """Return which of ``size`` lines each of ``parts`` cells averages: bool [parts, size]."""
     line, part = torch.arange(size), torch.arange(parts)[:, None]
     return (line >= part * size // parts) & (line < -(-(part + 1) * size // parts))

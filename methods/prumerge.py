@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
 
 from methods import cost
 from methods.budget import at_projector
-from methods.registry import register
+from methods.lazy import torch
+from methods.registration import register
 from methods.similarity import cosine, take, top
 from methods.types import PROJECTOR, Budget, Method, ModelShape, PositionMode, Selection, Signals, Step
 
@@ -41,7 +41,7 @@ class PruMerge(Method):
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
         tokens, width = shape.visual_tokens, shape.vision_width
         fixed = cost.cls_row(shape, tokens) + cost.ranking(tokens)
-        flops = lambda keep: fixed + cost.similarity(tokens, width, keep) + 2.0 * keep * tokens * width
+        flops: Callable[[int], float] = lambda keep: fixed + cost.similarity(tokens, width, keep) + 2.0 * keep * tokens * width
         if self.adaptive:
             typical = max(1, round(0.055 * tokens))  # the paper's mean over its benchmarks
             select = PruMergeSelector(True)
@@ -78,7 +78,13 @@ class PruMergeSelector:
 
 
 def outliers(attention: torch.Tensor) -> int:
-    """How many scores of a row lie above Q3 + 1.5 (Q3 - Q1). Rows [B, N] must agree: the engine asks one image at a time."""
+    """Return how many scores of a row lie above Q3 + 1.5 (Q3 - Q1).
+
+    Rows [B, N] must agree in it: the engine asks one image at a time.
+
+    Raises:
+        ValueError: where they differ.
+    """
     wide = attention.double()
     low, high = wide.quantile(0.25, dim=-1), wide.quantile(0.75, dim=-1)
     counts = (wide > (high + 1.5 * (high - low))[:, None]).sum(-1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from methods import cost
 from methods.budget import at_depth, solve
-from methods.registry import register
+from methods.registration import register
 from methods.similarity import mean_rows, top
 from methods.types import Budget, BudgetError, Method, ModelShape, PositionMode, Selection, Signals, Step, decoder
 
@@ -50,6 +50,6 @@ class PyramidDrop(Method):
 
 
 def select(signals: Signals, keep: int) -> Selection:
-    """Top ``keep`` of the last row of ``text_attention_ahead`` [B, H, T, N], mean over heads."""
+    """Return the top ``keep`` of the last row of ``text_attention_ahead`` [B, H, T, N], mean over heads."""
     scores = mean_rows(signals.text_attention_ahead, -1)
     return Selection(top(scores, keep), scores=scores)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
-
 from methods.budget import at_projector
-from methods.registry import canonical, create, register
+from methods.lazy import torch
+from methods.registration import register
+from methods.registry import canonical, create
 from methods.similarity import top
 from methods.types import Budget, BudgetError, Method, ModelShape, Selection, Signals, Step
 
@@ -71,7 +71,7 @@ class RandomSelector:
 
 
 def mix(value: torch.Tensor) -> torch.Tensor:
-    """Thirty-two well-mixed bits of int64 values, by multiply and xor-shift (after Steele et al. 2014)."""
+    """Return 32 well-mixed bits of int64 values, by multiply and xor-shift (after Steele et al. 2014)."""
     value = value & 0xFFFFFFFF
     for constant in (0x7FEB352D, 0x846CA68B):
         value = ((value ^ (value >> 16)) * constant) & 0xFFFFFFFF

@@ -8,7 +8,7 @@ from methods.types import Budget, BudgetError, Method, ModelShape, Schedule, Ste
 
 
 def schedule(shape: ModelShape, steps: Iterable[Step], grid: tuple[int, int] | None = None) -> Schedule:
-    """Visual tokens at every ViT block and LLM layer of a model.
+    """Return the visual tokens at every ViT block and LLM layer of a model.
 
     Args:
         shape: the model.
@@ -26,7 +26,10 @@ def schedule(shape: ModelShape, steps: Iterable[Step], grid: tuple[int, int] | N
     cls = int(shape.has_cls)
     inside = {step.site.layer: step.after for step in steps if step.site.stage == 0}
     count, attention, mlp = shape.visual_tokens, [], []
-    per_tile = lambda count: (shape.tile_tokens or count * shape.merge // shape.tiles) + cls
+
+    def per_tile(count: int) -> int:
+        return (shape.tile_tokens or count * shape.merge // shape.tiles) + cls
+
     for block in range(shape.vision_layers):
         attention.append(per_tile(count))
         count = inside.get(block, count)
@@ -45,7 +48,11 @@ def schedule(shape: ModelShape, steps: Iterable[Step], grid: tuple[int, int] | N
 
 
 def plan(method: Method, shape: ModelShape, budget: Budget) -> tuple[tuple[Step, ...], Schedule]:
-    """A method's steps at a budget and their schedule; raises `BudgetError` where it cannot be met."""
+    """Return a method's steps at a budget, and their schedule.
+
+    Raises:
+        BudgetError: where the method cannot meet the budget on a model of this shape.
+    """
     if budget.tokens < 1:
         raise BudgetError(f"{budget.tokens} tokens asked, at least 1 must stay")
     if budget.tokens > shape.visual_tokens:

@@ -6,20 +6,20 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-
-import torch
+from typing import TypeAlias
 
 from methods.cost import PANEL
+from methods.lazy import torch
 
 _HELD = 4  # similarities that `shared_similarity` keeps at most; the oldest goes
 
-_Held = dict[tuple[int, torch.dtype], tuple[weakref.ref, torch.Tensor]]
+_Held: TypeAlias = "dict[tuple[int, torch.dtype], tuple[weakref.ref[torch.Tensor], torch.Tensor]]"
 _shared: ContextVar[_Held | None] = ContextVar("shared_similarity", default=None)
 
 
 @contextmanager
 def shared_similarity() -> Iterator[None]:
-    """Inside it, `cosine` of one set of tokens is computed once and handed out again for the same tensor object.
+    """Share cosines: in this context, `cosine` of one set of tokens is computed once for the same tensor object.
 
     At most four matrices are held, each while its tokens live, and none behind the end of the context. The tokens must not
     change meanwhile. An inner context shares with nothing outside it; a thread that starts inside shares nothing.
@@ -32,7 +32,7 @@ def shared_similarity() -> Iterator[None]:
 
 
 def cosine(tokens: torch.Tensor, others: torch.Tensor | None = None, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """All cosines between two sets of tokens: [..., N, D] and [..., M, D] to [..., N, M]; a zero token has cosine 0.
+    """Return all cosines between two sets of tokens: [..., N, D] and [..., M, D] to [..., N, M]; a zero token has cosine 0.
 
     Of one set they are symmetric to the last bit, and those of a row do not depend on the rest of the batch. The result may
     be handed out again (`shared_similarity`): never change it in place.
@@ -68,7 +68,7 @@ def _cosine(tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def products(tokens: torch.Tensor) -> torch.Tensor:
-    """Inner products of one set of tokens, symmetric to the last bit: [B, N, D] to [B, N, N], float32 or float64."""
+    """Return inner products of one set of tokens, symmetric to the last bit: [B, N, D] to [B, N, N], float32 or float64."""
     return _mirrored(_lower_products(tokens, tokens.dtype))
 
 
@@ -101,7 +101,7 @@ def _mirrored(square: torch.Tensor) -> torch.Tensor:
 
 
 def top(scores: torch.Tensor, keep: int) -> torch.Tensor:
-    """Indices of the ``keep`` highest scores, highest first, ties toward the lower index: [B, N] to int64 [B, keep].
+    """Return indices of the ``keep`` highest scores, highest first, ties to the lower index: [B, N] to int64 [B, keep].
 
     NaN ranks last.
     """
@@ -110,14 +110,14 @@ def top(scores: torch.Tensor, keep: int) -> torch.Tensor:
 
 
 def mean_rows(attention: torch.Tensor, rows: torch.Tensor | slice | int) -> torch.Tensor:
-    """Mean over heads and the chosen text rows: [B, H, T, N] to [B, N], in float32 at least."""
+    """Return the mean over heads and the chosen text rows: [B, H, T, N] to [B, N], in float32 at least."""
     chosen = attention[:, :, rows]
     chosen = chosen if chosen.dtype == torch.float64 else chosen.float()
     return chosen.mean(1) if chosen.dim() == 3 else chosen.mean((1, 2))
 
 
 def take(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Rows of each batch entry: [B, N, D] and int64 [B, K] to [B, K, D]."""
+    """Return the rows of each batch entry that an index names: [B, N, D] and int64 [B, K] to [B, K, D]."""
     batch, count, width = tokens.shape
     base = torch.arange(batch, device=index.device)[:, None] * count
     return tokens.reshape(batch * count, width).index_select(0, (index + base).view(-1)).view(batch, -1, width)

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from math import log
 from typing import Literal
 
-import torch
-
 from methods import cost
 from methods.budget import at_depth, solve
+from methods.lazy import torch
 from methods.merging import density_peaks
-from methods.registry import register
+from methods.registration import register
 from methods.similarity import take, top
 from methods.types import Budget, BudgetError, Method, ModelShape, Selection, Signals, Step, decoder
 
@@ -48,7 +47,7 @@ class SparseVLM(Method):
 
     version: Literal["1", "2"] = "1"
     recycle: bool | None = None
-    positions: Literal["auto", "original", "contiguous"] = "auto"
+    positions: Literal["auto", "original", "contiguous"] = "auto"  # type: ignore[assignment]  # "auto" ends in __post_init__
 
     def __post_init__(self) -> None:
         if self.positions == "auto":
@@ -56,6 +55,7 @@ class SparseVLM(Method):
 
     @property
     def recycles(self) -> bool:
+        """Whether dropped tokens are recycled, by parameter or by version."""
         return self.version == "1" if self.recycle is None else self.recycle
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
@@ -97,13 +97,13 @@ class SparseVLM(Method):
         return solve(budget, shape, counts, make)
 
     def present(self, before: int, keep: int) -> int:
-        """Tokens after a step that keeps ``keep`` of ``before``, recycled ones included."""
+        """Return the tokens present after a step that keeps ``keep`` of ``before``, recycled ones included."""
         if keep >= before:
             return before
         return keep + (clusters(candidates(before - keep)) if self.recycles else 0)
 
     def kept(self, before: int, after: int) -> int:
-        """The most that a step may keep of ``before`` so that at most ``after`` are present, at least 1."""
+        """Return the most that a step may keep of ``before`` so that at most ``after`` are present, at least 1."""
         keep = min(after, before)
         while keep > 1 and self.present(before, keep) > after:
             keep -= max(1, (self.present(before, keep) - after) // 2)
@@ -111,17 +111,17 @@ class SparseVLM(Method):
 
 
 def candidates(dropped: int) -> int:
-    """How many of the dropped are recycled: int(0.3 n) + 1, never more than there are."""
+    """Return how many of the dropped are recycled: int(0.3 n) + 1, never more than there are."""
     return min(dropped, int(0.3 * dropped) + 1)
 
 
 def clusters(recycled: int) -> int:
-    """Into how many means: int(m / 10) + 1, never more than there are."""
+    """Return into how many means the recycled are clustered: int(m / 10) + 1, never more than there are."""
     return min(recycled, int(recycled / 10) + 1)
 
 
 def raters(features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
-    """Text tokens that the image speaks of: bool [B, T].
+    """Return the raters, text tokens that the image speaks of: bool [B, T].
 
     Softmax over text of features [B, N, D] . text_features [B, T, D], mean over visual tokens, above their mean.
     """
@@ -131,7 +131,7 @@ def raters(features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
 
 
 def unroped(signals: Signals) -> torch.Tensor:
-    """Version 2's attention: [B, T, N].
+    """Return version 2's attention: [B, T, N].
 
     Scores [B, H, T, N] over the rotary response [B, T, N], softmax over visual tokens, mean over the half
     of the heads whose text rows give most attention to the image.

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from methods import cost
 from methods.budget import at_projector, solve
 from methods.greedy import least_energy
-from methods.registry import register
+from methods.lazy import torch
+from methods.registration import register
 from methods.similarity import cosine, mean_rows, top
 from methods.types import PROJECTOR, Budget, Method, ModelShape, Selection, Signals, Step, decoder
 
@@ -97,11 +96,11 @@ class Spread:
     exponent: float
 
     def __call__(self, signals: Signals, keep: int) -> Selection:
-        """Indices [B, keep] in the order of selection, from ``features`` [B, N, D] and ``positions`` [B, N, 2]."""
+        """Return indices [B, keep] in the order of selection, from ``features`` [B, N, D] and ``positions`` [B, N, 2]."""
         return Selection(least_energy(self.distance(signals), self.exponent, keep))
 
     def distance(self, signals: Signals) -> torch.Tensor:
-        """Mixed distance [B, N, N]; each part is divided by its mean, so that the weights weigh equals."""
+        """Return the mixed distance [B, N, N]; each part is divided by its mean, so that the weights weigh equals."""
         total: torch.Tensor | None = None
         if self.spatial_weight < 1:
             total = _scaled((1 - cosine(signals.features)).clamp_min_(0), 1 - self.spatial_weight)
@@ -118,6 +117,6 @@ def _scaled(part: torch.Tensor, weight: float) -> torch.Tensor:
 
 
 def select(signals: Signals, keep: int) -> Selection:
-    """Stage 2: top ``keep`` by attention [B, H, T, N], mean over heads and instruction tokens."""
+    """Return the top ``keep`` of stage 2 by attention [B, H, T, N], mean over heads and instruction tokens."""
     scores = mean_rows(signals.text_attention, slice(None))
     return Selection(top(scores, keep), scores=scores)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from methods import cost
 from methods.budget import allowed, largest, spent
 from methods.merging import bipartite, join
-from methods.registry import register
+from methods.registration import register
 from methods.schedule import schedule
 from methods.types import Budget, BudgetError, Method, ModelShape, PositionMode, Selection, Signals, Step, vision
 
@@ -37,7 +38,7 @@ class ToMe(Method):
             return self._at(shape, budget.tokens)
         limit = allowed(budget, shape)
         least = next(k for k in range(1, shape.visual_tokens + 1) if reachable(shape.visual_tokens, k, shape.vision_layers))
-        fits = lambda keep: spent(budget, shape, schedule(shape, self._at(shape, keep))) <= limit
+        fits: Callable[[int], bool] = lambda keep: spent(budget, shape, schedule(shape, self._at(shape, keep))) <= limit
         if not fits(least):
             raise BudgetError(f"costs more than {limit / 1e9:.4g} GFLOPs even with {least} tokens")
         return self._at(shape, largest(least, shape.visual_tokens, fits))
@@ -56,14 +57,14 @@ class ToMe(Method):
 
 
 def reachable(tokens: int, keep: int, blocks: int) -> bool:
-    """Whether so many halvings reach ``keep``: a block merges at most half of its tokens."""
+    """Return whether so many blocks can reach ``keep``: a block merges at most half of its tokens."""
     for _ in range(blocks):
         tokens -= tokens // 2
     return keep >= tokens
 
 
 def merged_counts(tokens: int, keep: int, blocks: int) -> tuple[int, ...]:
-    """Tokens after each block with one constant r, at most half a block's tokens; exactly ``keep`` at the end."""
+    """Return the tokens after each block with one constant r, at most half a block's tokens; exactly ``keep`` at the end."""
 
     def run(r: int) -> list[int]:
         present, counts = tokens, []

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
-import torch
+from methods.lazy import torch
 
 BudgetMode = Literal["average", "final", "flops"]
 PositionMode = Literal["original", "contiguous"]
@@ -36,36 +36,43 @@ class UndeclaredSignal(AttributeError):
     """A selector read a signal that it does not name in its ``needs``."""
 
 
+def _absent() -> Any:
+    """The default of a signal: None, which no view made by `Signals.only` lets through."""
+    return field(default=None)
+
+
 @dataclass(frozen=True)
 class Signals:
-    """What a selector may look at. B rows of equal N and, for text signals, equal T.
+    """What a selector may look at: B rows of equal N and, for text signals, of equal T.
 
-    Reading a signal that was not declared, or that this model cannot give, raises `UndeclaredSignal`.
+    A selector is handed a view made by `only`: every signal that it declares is a tensor there (those of `OPTIONAL_SIGNALS`
+    may be None), and reading any other raises `UndeclaredSignal`. The types of the fields are those of the view. Outside a
+    view, a signal that this model or file does not give is None.
     """
 
-    features: torch.Tensor | None = None  # [B, N, D] projected visual tokens
-    vision_features: torch.Tensor | None = None  # [B, N, Dv] tower states at the layer the model reads
-    vision_keys: torch.Tensor | None = None  # [B, N, Dk] keys there, mean over heads
-    vision_keys_full: torch.Tensor | None = None  # [B, N, Dv] keys there, heads joined
-    cls_attention: torch.Tensor | None = None  # [B, H, N] attention from CLS there
-    cls_feature: torch.Tensor | None = None  # [B, Dv]
-    cls_key: torch.Tensor | None = None  # [B, Dk]
-    image_embeds: torch.Tensor | None = None  # [B, N, C] joint image-text space
-    text_embeds: torch.Tensor | None = None  # [B, M, C] joint image-text space
-    text_features: torch.Tensor | None = None  # [B, T, D] embeddings of the instruction
-    text_attention: torch.Tensor | None = None  # [B, H, T, N] rows of layer k-1
-    text_attention_ahead: torch.Tensor | None = None  # [B, H, T, N] rows that layer k would compute
-    keys: torch.Tensor | None = None  # [B, N, Dkv] of layer k-1
-    text_keys: torch.Tensor | None = None  # [B, T, Dkv] of layer k-1
-    hidden_states: torch.Tensor | None = None  # [B, N, D] at the input of layer k
-    text_hidden: torch.Tensor | None = None  # [B, T, D] at the input of layer k
-    positions: torch.Tensor | None = None  # [B, N, 2] row and column in [0, 1]
-    evidence: torch.Tensor | None = None  # bool [B, N]; only for the oracle
-    sizes: torch.Tensor | None = None  # [B, N] how many original tokens each stands for
-    seeds: torch.Tensor | None = None  # int64 [B] one random stream a row
-    received_attention: torch.Tensor | None = None  # [B, H, N] mean attention that each token receives, at the read layer
-    text_logits: torch.Tensor | None = None  # [B, H, T, N] scaled scores of layer k-1 before the softmax
-    rope_response: torch.Tensor | None = None  # [B, T, N] mean cosine of the rotary angles between two places
+    features: torch.Tensor = _absent()  # [B, N, D] projected visual tokens
+    vision_features: torch.Tensor = _absent()  # [B, N, Dv] tower states at the layer the model reads
+    vision_keys: torch.Tensor = _absent()  # [B, N, Dk] keys there, mean over heads
+    vision_keys_full: torch.Tensor = _absent()  # [B, N, Dv] keys there, heads joined
+    cls_attention: torch.Tensor = _absent()  # [B, H, N] attention from CLS there
+    cls_feature: torch.Tensor = _absent()  # [B, Dv]
+    cls_key: torch.Tensor = _absent()  # [B, Dk]
+    image_embeds: torch.Tensor = _absent()  # [B, N, C] joint image-text space
+    text_embeds: torch.Tensor = _absent()  # [B, M, C] joint image-text space
+    text_features: torch.Tensor = _absent()  # [B, T, D] embeddings of the instruction
+    text_attention: torch.Tensor = _absent()  # [B, H, T, N] rows of layer k-1
+    text_attention_ahead: torch.Tensor = _absent()  # [B, H, T, N] rows that layer k would compute
+    keys: torch.Tensor = _absent()  # [B, N, Dkv] of layer k-1
+    text_keys: torch.Tensor = _absent()  # [B, T, Dkv] of layer k-1
+    hidden_states: torch.Tensor = _absent()  # [B, N, D] at the input of layer k
+    text_hidden: torch.Tensor = _absent()  # [B, T, D] at the input of layer k
+    positions: torch.Tensor = _absent()  # [B, N, 2] row and column in [0, 1]
+    evidence: torch.Tensor = _absent()  # bool [B, N]; only for the oracle
+    sizes: torch.Tensor = _absent()  # [B, N] how many original tokens each stands for
+    seeds: torch.Tensor = _absent()  # int64 [B] one random stream a row
+    received_attention: torch.Tensor = _absent()  # [B, H, N] mean attention that each token receives, at the read layer
+    text_logits: torch.Tensor = _absent()  # [B, H, T, N] scaled scores of layer k-1 before the softmax
+    rope_response: torch.Tensor = _absent()  # [B, T, N] mean cosine of the rotary angles between two places
     norm_scale: torch.Tensor | None = None  # [D] weight of the LLM's final norm; optional
     carry: torch.Tensor | None = None  # what the method's step before this one handed on; optional
     count: int = 0  # N; free to read, as are the next three
@@ -73,9 +80,35 @@ class Signals:
     device: torch.device | str = "cpu"
     grid: tuple[int, int] | None = None  # (h, w) where the N tokens are a full grid
 
+    @classmethod
+    def collected(
+        cls,
+        *,
+        count: int,
+        batch: int = 1,
+        device: torch.device | str = "cpu",
+        grid: tuple[int, int] | None = None,
+        **found: torch.Tensor | None,
+    ) -> Signals:
+        """Return the signals that a model or file gives, from tensors by name; None stands for one that it does not give.
+
+        Args:
+            count: N.
+            batch: B.
+            device: where the tensors are.
+            grid: (h, w) where the N tokens are a full grid.
+            found: tensors by signal name, of the shapes that the fields state.
+        """
+        given: dict[str, Any] = {name: tensor for name, tensor in found.items() if tensor is not None}
+        return cls(**given, count=count, batch=batch, device=device, grid=grid)
+
     def only(self, needs: frozenset[str]) -> Signals:
-        """A view with the declared signals alone; reading any other raises and names it."""
-        given = {name: getattr(self, name) for name in needs}
+        """Return a view with the declared signals alone; reading any other raises and names it.
+
+        Raises:
+            UndeclaredSignal: where a declared signal that is not optional is absent.
+        """
+        given: dict[str, Any] = {name: getattr(self, name) for name in needs}
         missing = sorted(name for name, value in given.items() if value is None and name not in OPTIONAL_SIGNALS)
         if missing:
             raise UndeclaredSignal(f"this model or file gives no {', '.join(missing)}")
@@ -86,7 +119,7 @@ class Signals:
 class _Declared(Signals):
     _needs: frozenset[str] = frozenset()
 
-    def __getattribute__(self, name: str):
+    def __getattribute__(self, name: str) -> Any:
         if name in SIGNAL_NAMES and name not in object.__getattribute__(self, "_needs"):
             raise UndeclaredSignal(f"signal {name!r} was read but is not declared in needs")
         return object.__getattribute__(self, name)
@@ -127,6 +160,7 @@ class Site:
 
 
 def vision(block: int) -> Site:
+    """Return the site inside a block of the vision tower, between its attention and its MLP."""
     return Site(0, block)
 
 
@@ -134,6 +168,7 @@ PROJECTOR = Site(1)
 
 
 def decoder(layer: int) -> Site:
+    """Return the site before a decoder layer of the LLM; the first that can be named is layer 1."""
     return Site(2, layer)
 
 
@@ -194,7 +229,7 @@ class ModelShape:
     tile_tokens: int = 0  # tower tokens of one tile, CLS left out; 0: as many as its visual tokens are made of
 
     def at_grid(self, grid: tuple[int, int]) -> ModelShape:
-        """The same model on an image of another size in tokens."""
+        """Return the same model's shape on an image of another size in tokens."""
         return replace(self, visual_tokens=grid[0] * grid[1], grid=grid, tiles=1, tile_tokens=0)
 
 
@@ -231,10 +266,12 @@ class Schedule:
 
     @property
     def final(self) -> int:
+        """Visual tokens in the last LLM layer."""
         return self.llm[-1] if self.llm else 0
 
     @property
     def average(self) -> float:
+        """Visual tokens, mean over LLM layers."""
         return sum(self.llm) / len(self.llm) if self.llm else 0.0
 
 
@@ -250,9 +287,13 @@ class Method:
         return True
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
-        """The steps that meet the budget on a model of this shape, or `BudgetError` with the reason."""
+        """Return the steps that meet the budget on a model of this shape.
+
+        Raises:
+            BudgetError: where the method cannot meet it; the message is the reason.
+        """
         raise NotImplementedError
 
     def image_grid(self, shape: ModelShape, budget: Budget) -> tuple[int, int] | None:
-        """The grid to which the image is shrunk before the tower; (0, 0) for no image; None for as it is."""
+        """Return the grid to which the image is shrunk before the tower; (0, 0) for no image; None for as it is."""
         return None

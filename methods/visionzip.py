@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from methods import cost
 from methods.budget import at_projector
-from methods.registry import register
+from methods.lazy import torch
+from methods.registration import register
 from methods.similarity import take, top
 from methods.types import Budget, Method, ModelShape, PositionMode, Selection, Signals, Step
 
@@ -57,7 +56,7 @@ class VisionZip(Method):
 
 
 def contextual(keep: int, by_cls: bool) -> int:
-    """Contextual tokens among ``keep``: ten of every 64, at least one where a dominant token stands beside it."""
+    """Return how many of ``keep`` tokens are contextual: ten of every 64, at least one beside a dominant token."""
     return min(max(1, round(keep * 10 / 64)), max(0, keep - 1 - int(by_cls)))
 
 

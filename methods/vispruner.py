@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from methods import cost
 from methods.budget import at_projector
-from methods.registry import register
+from methods.lazy import torch
+from methods.registration import register
 from methods.similarity import cosine
 from methods.types import Budget, Method, ModelShape, PositionMode, Selection, Signals, Step
 
@@ -51,8 +50,7 @@ class VisPruner(Method):
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
         tokens = shape.visual_tokens
         fixed = cost.cls_row(shape, tokens) + cost.pairs(tokens, shape.vision_width) + tokens**2
-        rounds = lambda keep: (tokens - keep) / _PER_ROUND
-        flops = lambda keep: fixed + rounds(keep) * (tokens / 2) * (_NEIGHBOURS + 8)
+        flops = lambda keep: fixed + (tokens - keep) / _PER_ROUND * (tokens / 2) * (_NEIGHBOURS + 8)
         return at_projector(budget, shape, VisPrunerSelector(self.important), _NEEDS, flops)
 
 

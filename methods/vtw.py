@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from methods.budget import allowed, spent
-from methods.registry import register
+from methods.lazy import torch
+from methods.registration import register
 from methods.schedule import schedule
 from methods.types import Budget, BudgetError, Method, ModelShape, Selection, Signals, Step, decoder
 
@@ -44,5 +43,5 @@ def _withdraw(layer: int) -> Step:
 
 
 def select(signals: Signals, keep: int) -> Selection:
-    """Nothing: int64 [B, 0]."""
+    """Return no token: int64 [B, 0]."""
     return Selection(torch.zeros(signals.batch, 0, dtype=torch.int64, device=signals.device))

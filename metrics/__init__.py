@@ -4,15 +4,18 @@
 all others numpy and scipy at most.
 """
 
+from __future__ import annotations
+
 from importlib import import_module
+from types import ModuleType
 
 __all__ = [
-    "accuracy", "attention", "collapse", "coverage", "diversity", "evidence", "explain", "familywise", "figures", "flops",
-    "latency", "matched", "memory", "pareto", "ranks", "statistics", "subsets",
+    "accuracy", "attention", "chance", "collapse", "coverage", "diversity", "evidence", "explain", "familywise", "figures",
+    "flops", "latency", "matched", "memory", "overlap", "pareto", "ranks", "statistics", "subsets",
 ]  # fmt: skip
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> ModuleType:
     if name in __all__:
         return import_module(f"metrics.{name}")
     raise AttributeError(f"module 'metrics' has no {name!r}; it has {', '.join(__all__)}")

@@ -6,7 +6,9 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
-from metrics.statistics import Estimate, PairedDifference, _aligned, bootstrap_mean, chosen, cluster_codes
+from metrics.arrays import Clusters, Flags, Numbers
+from metrics.clusters import aligned, chosen, cluster_codes
+from metrics.statistics import Estimate, PairedDifference, bootstrap_mean
 
 ANSWERED = 0.5
 """A graded score counts as an answer from here on; right and wrong are 1 and 0."""
@@ -15,8 +17,8 @@ FEWEST = 6
 """Images that must differ, all one way, before a two-sided test that flips signs gets below 0.05: 2 / 2^6."""
 
 
-def accuracy(scores: Sequence[float] | np.ndarray, images: Iterable[Hashable], seed: int = 0) -> Estimate:
-    """Mean score with a 95 % interval clustered by image.
+def accuracy(scores: Numbers, images: Iterable[Hashable], seed: int = 0) -> Estimate:
+    """Return the mean score with a 95 % interval clustered by image.
 
     Args:
         scores: [n] in [0, 1]; nan is left out.
@@ -29,10 +31,8 @@ def accuracy(scores: Sequence[float] | np.ndarray, images: Iterable[Hashable], s
     return bootstrap_mean(scores, images, seed=seed)
 
 
-def by_family(
-    scores: Sequence[float] | np.ndarray, families: Sequence[Hashable], images: Sequence[Hashable], seed: int = 0
-) -> dict[Hashable, Estimate]:
-    """`accuracy` of each question family, in the order of their names.
+def by_family(scores: Numbers, families: Clusters, images: Clusters, seed: int = 0) -> dict[Hashable, Estimate]:
+    """Return `accuracy` of each question family, in the order of their names.
 
     Args:
         scores: [n].
@@ -51,16 +51,16 @@ def by_family(
     else:
         codes = cluster_codes(families)
         rows = {name: codes == code for code, name in enumerate(dict.fromkeys(families)) if name is not None}
-    return {name: accuracy(values[rows[name]], chosen(images, rows[name]), seed) for name in sorted(rows)}  # type: ignore[type-var]  # names are all texts or all numbers
+    return {name: accuracy(values[rows[name]], chosen(images, rows[name]), seed) for name in sorted(rows)}
 
 
 def retention(accuracy: float | None, none: float | None) -> float | None:
-    """accuracy / accuracy of `none`; None where that is not positive or something is not measured."""
+    """Return accuracy / accuracy of `none`; None where that is not positive or something is not measured."""
     return _ratio(accuracy, none, 0.0)
 
 
 def retention_adjusted(accuracy: float | None, none: float | None, blind: float | None) -> float | None:
-    """(accuracy - blind) / (none - blind): retention of what seeing is worth.
+    """Return (accuracy - blind) / (none - blind): retention of what seeing is worth.
 
     Args:
         accuracy: of the method.
@@ -82,7 +82,7 @@ def _ratio(accuracy: float | None, none: float | None, origin: float) -> float |
 def loyalty_agreement(
     predictions: Sequence[str], none_predictions: Sequence[str], images: Iterable[Hashable], seed: int = 0
 ) -> Estimate:
-    """Share of answers equal to the unpruned model's, right or wrong; outer blanks do not count.
+    """Return the share of answers equal to the unpruned model's, right or wrong; outer blanks do not count.
 
     Args:
         predictions: [n] answers of the method; None (failed) is left out.
@@ -104,8 +104,8 @@ def loyalty_agreement(
     return bootstrap_mean(equal, images, seed=seed)
 
 
-def loyalty_kl(kl: Sequence[float] | np.ndarray, images: Iterable[Hashable], seed: int = 0) -> Estimate:
-    """Mean KL(none || pruned) of the first answer token, in nats.
+def loyalty_kl(kl: Numbers, images: Iterable[Hashable], seed: int = 0) -> Estimate:
+    """Return the mean KL(none || pruned) of the first answer token, in nats.
 
     Args:
         kl: [n] one divergence a sample; nan is left out.
@@ -116,13 +116,13 @@ def loyalty_kl(kl: Sequence[float] | np.ndarray, images: Iterable[Hashable], see
 
 
 def difficulty(
-    scores: Sequence[float] | np.ndarray,
-    none_scores: Sequence[float] | np.ndarray,
-    downsample_scores: Sequence[float] | np.ndarray,
-    images: Sequence[Hashable],
+    scores: Numbers,
+    none_scores: Numbers,
+    downsample_scores: Numbers,
+    images: Clusters,
     seed: int = 0,
 ) -> dict[str, Estimate | int | None]:
-    """Accuracy on hard and on easy samples.
+    """Return accuracy on hard and on easy samples.
 
     Hard: `none` answers and `downsample` at the same budget does not. Easy: both answer. Samples that
     `none` does not answer say nothing about pruning, and are in neither.
@@ -148,7 +148,7 @@ def difficulty(
     answered = none >= ANSWERED
     hard, easy = answered & (small < ANSWERED), answered & (small >= ANSWERED)
 
-    def figure(rows: np.ndarray) -> Estimate | None:
+    def figure(rows: Flags) -> Estimate | None:
         return accuracy(mine[rows], chosen(images, rows), seed) if rows.any() else None
 
     return {"hard": figure(hard), "easy": figure(easy), "n_hard": int(hard.sum())}
@@ -157,7 +157,7 @@ def difficulty(
 def smallest_detectable(
     se_of_difference: float, images: int, questions: int, power: float = 0.8, alpha: float = 0.05
 ) -> float | None:
-    """The smallest true difference that a two-sided test finds with this power: (z_{1-alpha/2} + z_power) se.
+    """Return the smallest true difference that a two-sided test finds: (z_{1-alpha/2} + z_power) se.
 
     It is no smaller than `FEWEST` answers, each of another image: with fewer images that differ, the signs of their
     differences can be flipped in so few ways that no p is below 0.05, so a small se of few images promises nothing.
@@ -183,12 +183,14 @@ def smallest_detectable(
 
 def non_inferior_p(
     difference: PairedDifference,
-    scores: Sequence[float] | np.ndarray,
-    reference: Sequence[float] | np.ndarray,
+    scores: Numbers,
+    reference: Numbers,
     images: Iterable[Hashable],
     margin: float,
 ) -> float:
-    """One-sided p of a loss of the margin or more: how often images like these would show no larger a loss than was seen.
+    """Return the one-sided p of a loss of the margin or more.
+
+    That is how often images like these would show no larger a loss than was seen.
 
     The spread is that of a world in which the margin is lost, not the one seen: the bootstrap of images that lose nothing is
     0 [0, 0], and would take three of them for proof. The answers that would have been lost and were not add their share:
@@ -217,7 +219,7 @@ def non_inferior_p(
 
     if margin <= 0:
         raise ValueError(f"margin is {margin}; non-inferiority needs one above 0, such as 0.01")
-    codes, (mine, theirs) = _aligned(images, scores, reference)
+    codes, (mine, theirs) = aligned(images, scores, reference)
     totals = np.abs(np.bincount(codes, weights=mine - theirs)) if len(codes) else np.zeros(0)
     if len(totals) < FEWEST or difference.value is None or difference.se is None or difference.value <= -margin:
         return 1.0
@@ -227,7 +229,7 @@ def non_inferior_p(
 
 
 def non_inferior(difference: PairedDifference, p: float, margin: float) -> bool:
-    """Whether the whole interval of (method - reference) lies above -margin, and `non_inferior_p` is at most 0.025.
+    """Return whether the whole interval of (method - reference) is above -margin and `non_inferior_p` at most 0.025.
 
     Args:
         difference: its 95 % interval makes this a one-sided test at 2.5 %. Without an interval nothing is claimed.

@@ -8,7 +8,7 @@ import torch
 def attention_figures(
     rows: torch.Tensor, evidence: torch.Tensor | None = None, top: int | None = None, present: torch.Tensor | None = None
 ) -> dict[str, torch.Tensor]:
-    """How much of an attention row lies on the visual tokens, how evenly, and how much of it on the evidence.
+    """Return how much of an attention row lies on the visual tokens, how evenly, and how much of it on the evidence.
 
     a is the row, M = sum of a over the visual tokens, p = a / M, n the number of visual tokens present.
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-
 import numpy as np
 import torch
 
+from metrics.clusters import cluster_codes
 from metrics.diversity import unit
-from metrics.signed_rank import signed_rank_p
-from metrics.statistics import bootstrap_mean, cluster_codes
 
 SUBSETS = 64
 
 
 def random_subsets(count: int, keep: int, subsets: int = SUBSETS, *, generator_seed: torch.Tensor) -> torch.Tensor:
-    """Uniform random subsets from one seed an image; the batch, the device and the other images do not matter.
+    """Return uniform random subsets from one seed an image; the batch, the device and the other images do not matter.
 
     Each token gets a hash of (seed, subset, token); the lowest ``keep`` are taken. Subsets of one seed are therefore
     nested over ``keep``.
@@ -41,7 +38,7 @@ def random_subsets(count: int, keep: int, subsets: int = SUBSETS, *, generator_s
 
 
 def token_hashes(seeds: torch.Tensor, subsets: int, count: int) -> torch.Tensor:
-    """A hash of (seed, subset, token): seeds int64 [B] to int64 [B, S, N]; no two tokens of a subset share one."""
+    """Return a hash of (seed, subset, token), different for all tokens of a subset: seeds int64 [B] to int64 [B, S, N]."""
     seed = seeds.to(torch.int64)
     streams = _mix(_mix(seed)[:, None] + torch.arange(1, subsets + 1, device=seed.device) * _GOLDEN)  # [B, S]
     return _mix(streams[..., None] + torch.arange(1, count + 1, device=seed.device) * _GOLDEN)
@@ -62,7 +59,7 @@ def _shift(x: torch.Tensor, by: int) -> torch.Tensor:
 
 
 def z_scores(values: torch.Tensor, null: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each value against its null.
+    """Return how far each value lies from its null, as z and as percentile.
 
     Args:
         values: [B] a figure of the kept set.
@@ -85,51 +82,8 @@ def z_scores(values: torch.Tensor, null: torch.Tensor) -> tuple[torch.Tensor, to
     return torch.where(known, z, torch.nan), torch.where(known, percentile, torch.nan)
 
 
-def summarise_z(
-    z: torch.Tensor | np.ndarray,
-    percentile: torch.Tensor | np.ndarray,
-    images: Sequence[Hashable],
-    higher_is_diverse: bool,
-    seed: int = 0,
-) -> dict[str, float | None]:
-    """Whether a method's kept sets are less diverse than chance.
-
-    Args:
-        z: [n] of `z_scores`, in the figure's own direction; nan is left out of the mean.
-        percentile: [n] of `z_scores`.
-        images: [n].
-        higher_is_diverse: True for effective rank and cells, False for mean cosine.
-        seed: of the bootstrap.
-
-    Returns:
-        ``value``, ``lo``, ``hi``: mean z with a 95 % interval clustered by image. ``share_below_chance``: share of the
-        samples less diverse than the median random subset, ties counting half; its null is 0.5. ``p``: one two-sided
-        Wilcoxon signed-rank test of the images' mean percentiles against 0.5 (`signed_rank_p`), images being the
-        independent unit; 1.0 where all are at 0.5. None where there is nothing to say.
-
-    Raises:
-        ValueError: where the lengths differ.
-    """
-    z, percentile = (np.asarray(torch.as_tensor(x).cpu(), dtype=np.float64) for x in (z, percentile))
-    codes = cluster_codes(images)
-    if not z.shape == percentile.shape == codes.shape:
-        raise ValueError(f"z {z.shape}, percentile {percentile.shape}, {len(codes)} images differ; give one of each a sample")
-    known = ~np.isnan(percentile)
-    oriented = percentile[known] if higher_is_diverse else 1.0 - percentile[known]
-    share, p = None, None
-    if len(oriented):
-        off = np.where(np.abs(oriented - 0.5) <= 1e-9, 0.0, oriented - 0.5)
-        share = float(np.mean((off < 0) + 0.5 * (off == 0)))
-        dense = np.unique(codes[known], return_inverse=True)[1].reshape(-1)
-        means = np.bincount(dense, weights=off) / np.bincount(dense)
-        # means that mirror each other must tie, as their sums leave 1e-17 of rounding between them
-        means = np.round(means, 12)
-        p = signed_rank_p(means)
-    return {**bootstrap_mean(z, images, seed=seed).as_dict(), "share_below_chance": share, "p": p}
-
-
 def score_collapse(scores: torch.Tensor, top: int | None = None) -> dict[str, torch.Tensor]:
-    """How concentrated the scores are by which a method ranks. p = scores / their sum.
+    """Return how concentrated the scores are by which a method ranks. p = scores / their sum.
 
     Args:
         scores: [B, N]; a row with a negative score is first shifted so that its least is 0.
@@ -168,7 +122,7 @@ def score_collapse(scores: torch.Tensor, top: int | None = None) -> dict[str, to
 
 
 def token_clusters(features: torch.Tensor, cosine: float = 0.9) -> torch.Tensor:
-    """Clusters of near-identical tokens: average linkage, merged down to a mean cosine.
+    """Return clusters of near-identical tokens: average linkage, merged down to a mean cosine.
 
     Args:
         features: [B, N, D].
@@ -185,7 +139,7 @@ def token_clusters(features: torch.Tensor, cosine: float = 0.9) -> torch.Tensor:
 
 
 def gram_clusters(gram: torch.Tensor, cosine: float = 0.9) -> torch.Tensor:
-    """`token_clusters` from the cosines of all pairs, [B, N, N]."""
+    """Return `token_clusters` from the cosines of all pairs, [B, N, N]."""
     from scipy.cluster import hierarchy
 
     distances = (1.0 - gram).clamp_(min=0.0).cpu().numpy()
@@ -200,7 +154,7 @@ def gram_clusters(gram: torch.Tensor, cosine: float = 0.9) -> torch.Tensor:
 
 
 def cluster_mass(clusters: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """Share of the score mass that lies in the cluster with most of it.
+    """Return the share of the score mass that lies in the cluster with most of it.
 
     Args:
         clusters: int64 [B, N] of `token_clusters`.
@@ -218,7 +172,7 @@ def cluster_mass(clusters: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
 
 
 def cluster_visits(clusters: torch.Tensor, kept: torch.Tensor) -> dict[str, torch.Tensor]:
-    """How the kept set spreads over clusters of near-identical tokens.
+    """Return how the kept set spreads over clusters of near-identical tokens.
 
     Args:
         clusters: int64 [B, N] of `token_clusters`.

@@ -5,20 +5,20 @@ Token (r, c) of an h x w grid is the unit square around (c + 0.5, r + 0.5), in u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from metrics.statistics import cluster_codes
+from metrics.arrays import Flags
 
 CELLS = 8
 _CHUNK = 1 << 20  # float32 numbers held at once, 4 MB: what stays near the processor
 _FAR = 1e6  # where there is no kept token, in tokens
 
 
-def coverage(kept: torch.Tensor | np.ndarray, grid: tuple[int, int], cells: int = CELLS) -> dict[str, torch.Tensor]:
-    """All coverage figures of kept sets on their grid.
+def coverage(kept: torch.Tensor | Flags, grid: tuple[int, int], cells: int = CELLS) -> dict[str, torch.Tensor]:
+    """Return all coverage figures of kept sets on their grid.
 
     Args:
         kept: bool [..., h*w], row by row.
@@ -55,8 +55,8 @@ def coverage(kept: torch.Tensor | np.ndarray, grid: tuple[int, int], cells: int 
     return {name: figure.reshape(kept.shape[:-1]) for name, figure in figures.items()}
 
 
-def cell_coverage(kept: torch.Tensor | np.ndarray, grid: tuple[int, int], cells: int = CELLS) -> torch.Tensor:
-    """Share of the cells of a coarse g x g grid that hold a kept token; vectorised over all leading dimensions.
+def cell_coverage(kept: torch.Tensor | Flags, grid: tuple[int, int], cells: int = CELLS) -> torch.Tensor:
+    """Return the share of the cells of a coarse g x g grid that hold a kept token; vectorised over all leading dimensions.
 
     Args:
         kept: bool [..., h*w].
@@ -76,55 +76,25 @@ def cell_coverage(kept: torch.Tensor | np.ndarray, grid: tuple[int, int], cells:
 
 
 def cell_membership(grid: tuple[int, int], cells: int = CELLS) -> tuple[torch.Tensor, int]:
-    """The coarse cell of each token, int64 [h*w], and the number of cells; none is empty."""
+    """Return the coarse cell of each token, int64 [h*w], and the number of cells; none is empty."""
     height, width = grid
     tall, wide = min(cells, height), min(cells, width)
     row, column = torch.arange(height) * tall // height, torch.arange(width) * wide // width
     return (row[:, None] * wide + column[None, :]).reshape(-1), tall * wide
 
 
-def row_share(kept: torch.Tensor | np.ndarray, grid: tuple[int, int]) -> torch.Tensor:
-    """Share of the kept tokens that lies in each row, top first: float64 [..., h], sum 1; chance is 1/h; nan of none."""
+def row_share(kept: torch.Tensor | Flags, grid: tuple[int, int]) -> torch.Tensor:
+    """Return the share of the kept tokens in each row, top first: float64 [..., h], sum 1; chance is 1/h; nan of none."""
     return _share(_checked(kept, grid), grid, -1)
 
 
-def column_share(kept: torch.Tensor | np.ndarray, grid: tuple[int, int]) -> torch.Tensor:
-    """Share of the kept tokens that lies in each column, left first: float64 [..., w], sum 1; chance is 1/w; nan of none."""
+def column_share(kept: torch.Tensor | Flags, grid: tuple[int, int]) -> torch.Tensor:
+    """Return the share of the kept tokens in each column, left first: float64 [..., w], sum 1; chance is 1/w; nan of none."""
     return _share(_checked(kept, grid), grid, -2)
 
 
-def map_overlap(kept: torch.Tensor | np.ndarray, images: Sequence[Hashable] | None = None) -> torch.Tensor:
-    """Overlap of each kept set with what the method keeps on other images: positional bias.
-
-    The mean map of all other images is ranked (ties towards the lower index), and its top K compared with the K kept.
-
-    Args:
-        kept: bool [n, N] of one method, budget and grid.
-        images: [n] the image of each sample; by default each sample is an image of its own.
-
-    Returns:
-        float64 [n] |kept and top K| / K; 1 is a choice that ignores the image, K / N is chance. nan where nothing is
-        kept or there is no other image.
-
-    Source: the positional pull of FastV, arXiv:2412.13180.
-    """
-    kept = torch.as_tensor(kept).to(torch.bool)
-    codes = torch.as_tensor(cluster_codes(range(len(kept)) if images is None else images)).to(kept.device)
-    if codes.shape != kept.shape[:1]:
-        raise ValueError(f"{len(codes)} images but kept sets of {len(kept)} samples; give one image a sample")
-    if not len(kept):
-        return torch.zeros(0, dtype=torch.float64)
-    count = int(codes.max()) + 1
-    sums = torch.zeros(count, kept.shape[1], dtype=torch.float64, device=kept.device).index_add_(0, codes, kept.double())
-    others = sums.sum(0) - sums  # the same for all samples of an image
-    rank = others.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)[codes]
-    size = kept.sum(-1)
-    shared = (kept & (rank < size[:, None])).sum(-1).double() / size.clamp(min=1)
-    return torch.where((size > 0) & (count > 1), shared, torch.nan)
-
-
-def row_bias(kept: torch.Tensor | np.ndarray, grid: tuple[int, int]) -> dict[str, torch.Tensor]:
-    """Pull of each kept set towards rows or columns.
+def row_bias(kept: torch.Tensor | Flags, grid: tuple[int, int]) -> dict[str, torch.Tensor]:
+    """Return the pull of each kept set towards rows or columns.
 
     Args:
         kept: bool [..., h*w].
@@ -156,7 +126,7 @@ def row_bias(kept: torch.Tensor | np.ndarray, grid: tuple[int, int]) -> dict[str
     }
 
 
-def _checked(kept: torch.Tensor | np.ndarray, grid: tuple[int, int]) -> torch.Tensor:
+def _checked(kept: torch.Tensor | Flags, grid: tuple[int, int]) -> torch.Tensor:
     kept = torch.as_tensor(kept).to(torch.bool)
     if kept.ndim < 1 or kept.shape[-1] != grid[0] * grid[1]:
         raise ValueError(f"kept is {tuple(kept.shape)} on a grid of {grid[0]}x{grid[1]} = {grid[0] * grid[1]} tokens")

@@ -18,7 +18,7 @@ _CHUNK = 1 << 24  # float64 numbers held at once, 128 MB
 
 
 def unit(tokens: torch.Tensor) -> torch.Tensor:
-    """Tokens [..., K, D] divided by their L2 norm, in float64; an all-zero token stays zero."""
+    """Return tokens [..., K, D] divided by their L2 norm, in float64; an all-zero token stays zero."""
     tokens = tokens.to(torch.float64)
     # by the largest entry first: squares of very large or small entries leave the range
     peak = tokens.abs().amax(-1, keepdim=True)
@@ -28,7 +28,7 @@ def unit(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def spectrum(units: torch.Tensor) -> torch.Tensor:
-    """Eigenvalues of the Gram matrix of tokens, ascending: squared singular values.
+    """Return eigenvalues of the Gram matrix of tokens, ascending: squared singular values.
 
     Args:
         units: [..., K, D] normalised tokens.
@@ -41,14 +41,14 @@ def spectrum(units: torch.Tensor) -> torch.Tensor:
 
 
 def gram_spectrum(gram: torch.Tensor) -> torch.Tensor:
-    """Eigenvalues [..., K] of Gram matrices [..., K, K], ascending, with rounding set to 0."""
+    """Return eigenvalues [..., K] of Gram matrices [..., K, K], ascending, with rounding set to 0."""
     values = torch.linalg.eigvalsh(gram)
     floor = _ROUNDING * values.shape[-1] * values.amax(-1, keepdim=True)
     return torch.where(values > floor, values, 0.0)
 
 
 def effective_rank(eigenvalues: torch.Tensor) -> torch.Tensor:
-    """exp(H(p)), p = sigma / sum sigma, sigma the singular values (roots of the eigenvalues): [...].
+    """Return exp(H(p)), p = sigma / sum sigma, sigma the singular values (roots of the eigenvalues): [...].
 
     From 1 (all tokens on a line) to min(K, D); 0 where all tokens are zero. Source: Roy & Vetterli 2007, definition 1.
     """
@@ -56,7 +56,7 @@ def effective_rank(eigenvalues: torch.Tensor) -> torch.Tensor:
 
 
 def vendi(eigenvalues: torch.Tensor) -> torch.Tensor:
-    """exp(H(lambda / sum lambda)), the Vendi score with the cosine kernel: [...].
+    """Return exp(H(lambda / sum lambda)), the Vendi score with the cosine kernel: [...].
 
     Of unit tokens the sum is K, as in the paper; zero tokens count as absent. Source: Friedman & Dieng 2022,
     arXiv:2210.02410, definition 3.1.
@@ -71,7 +71,7 @@ def _exp_entropy(weights: torch.Tensor) -> torch.Tensor:
 
 
 def mean_cosine(gram: torch.Tensor) -> torch.Tensor:
-    """Mean of the off-diagonal cosines, [...] in [-1, 1], of Gram matrices [..., K, K]; nan of one token."""
+    """Return the mean of the off-diagonal cosines, [...] in [-1, 1], of Gram matrices [..., K, K]; nan of one token."""
     count = gram.shape[-1]
     if count < 2:
         return gram.new_full(gram.shape[:-2], torch.nan)
@@ -79,7 +79,7 @@ def mean_cosine(gram: torch.Tensor) -> torch.Tensor:
 
 
 def diversity(tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-    """All diversity figures of the kept tokens. lambda: eigenvalues of the Gram of the normalised tokens.
+    """Return all diversity figures of the kept tokens. lambda: eigenvalues of the Gram of the normalised tokens.
 
     Args:
         tokens: [..., K, D] features of the kept tokens, K >= 1.
@@ -108,7 +108,7 @@ def diversity(tokens: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def of_spectrum(values: torch.Tensor, cosine: torch.Tensor, count: int) -> dict[str, torch.Tensor]:
-    """The figures of `diversity` that eigenvalues [..., min(K, D)], ascending, give, and the mean cosine [...].
+    """Return the figures of `diversity` that eigenvalues [..., min(K, D)], ascending, give, and the mean cosine [...].
 
     Args:
         count: K.
@@ -140,7 +140,7 @@ def _nearest_cosine(gram: torch.Tensor) -> torch.Tensor:
 
 
 def representation(features: torch.Tensor, kept: torch.Tensor) -> dict[str, torch.Tensor]:
-    """How well the kept tokens stand for the rest. Distances are Euclidean between normalised tokens, in [0, 2].
+    """Return how well the kept tokens stand for the rest. Distances are Euclidean between normalised tokens, in [0, 2].
 
     Args:
         features: [B, N, D] all visual tokens.

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-
 import numpy as np
 
-from metrics.statistics import Estimate, bootstrap_mean, bootstrap_ratio, chosen
+from metrics.arrays import Clusters, Flags, Floats, Numbers
+from metrics.clusters import chosen
+from metrics.statistics import Estimate, bootstrap_mean, bootstrap_ratio
 
 KEPT = 0.5
 """Evidence counts as kept from this recall on."""
 
 
-def recall(kept: np.ndarray, evidence: np.ndarray) -> np.ndarray:
-    """Share of the evidence tokens among the kept: |kept and evidence| / |evidence|.
+def recall(kept: Flags, evidence: Flags) -> Floats:
+    """Return the share of the evidence tokens among the kept: |kept and evidence| / |evidence|.
 
     Args:
         kept: bool [n, N] the tokens still present.
@@ -33,10 +33,8 @@ def recall(kept: np.ndarray, evidence: np.ndarray) -> np.ndarray:
     return np.where(size > 0, found / np.maximum(size, 1), np.nan)
 
 
-def summarise(
-    recall: np.ndarray, scores: np.ndarray, images: Sequence[Hashable], seed: int = 0
-) -> dict[str, Estimate | int | None]:
-    """Recall, and accuracy where the evidence was kept and where it was lost: an association, not a cause.
+def summarise(recall: Numbers, scores: Numbers, images: Clusters, seed: int = 0) -> dict[str, Estimate | int | None]:
+    """Return recall, and accuracy where the evidence was kept and where it was lost: an association, not a cause.
 
     Args:
         recall: [n] of `recall`; nan where there is no evidence.
@@ -55,7 +53,7 @@ def summarise(
     if not shares.shape == scores.shape == (len(images),):
         raise ValueError(f"recall {shares.shape}, scores {scores.shape}, {len(images)} images differ")
 
-    def where(rows: np.ndarray) -> Estimate | None:
+    def where(rows: Flags) -> Estimate | None:
         return bootstrap_mean(scores[rows], chosen(images, rows), seed=seed) if rows.any() else None
 
     return {
@@ -66,10 +64,8 @@ def summarise(
     }
 
 
-def swap(
-    swapped: np.ndarray, scores: np.ndarray, none_scores: np.ndarray, images: Sequence[Hashable], seed: int = 0
-) -> dict[str, Estimate | None]:
-    """Evidence swap: accuracy gained by forcing the evidence into the kept set, at the same K. A cause.
+def swap(swapped: Numbers, scores: Numbers, none_scores: Numbers, images: Clusters, seed: int = 0) -> dict[str, Estimate | None]:
+    """Return the accuracy gained by forcing the evidence into the kept set at the same K: a cause, unlike `summarise`.
 
     Args:
         swapped: [n] scores with the evidence swapped in; nan where there is none.

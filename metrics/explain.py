@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from metrics.arrays import Flags, Floats, Whole
+from metrics.clusters import aligned, cluster_codes
 from metrics.ranks import within_rank_sums
 from metrics.resampling import CHUNK, resampled
-from metrics.statistics import _aligned, _percentiles, bootstrap_mean, cluster_codes, holm, paired_difference
+from metrics.statistics import bootstrap_mean, holm, paired_difference, percentiles
 
 FAMILIES = ("attention", "diversity", "both", "merging", "place", "chance")
 """Families of methods that are compared, by what they rank tokens by; see `methods.registry.FAMILIES`."""
@@ -27,11 +31,11 @@ class CellColumns:
     keep: int | None  # tokens of the budget; None where a budget means nothing
     ranks_by: str  # family of the method
     before_llm: bool  # whether all LLM layers see the same tokens
-    columns: Mapping[str, np.ndarray]  # [n] each: question, image, family as objects; score and any figures as numbers
+    columns: Mapping[str, NDArray[np.generic]]  # [n] each: question, image, family as objects; score and any figures as numbers
 
 
-def correlations(cells: Sequence[CellColumns], seed: int = 0, resamples: int = 2000) -> dict[str, dict]:
-    """Whether figures of the kept tokens go with right answers: the rank correlation of each with the score.
+def correlations(cells: Sequence[CellColumns], seed: int = 0, resamples: int = 2000) -> dict[str, dict[str, Any]]:
+    """Return the rank correlation of each figure of the kept tokens with the score: which of them go with right answers.
 
     Three lists. ``across_methods``: within question and budget, so that image, question and budget cannot explain it.
     ``across_methods_before_llm``: the same of methods that prune before the LLM, within equal numbers of kept tokens;
@@ -80,7 +84,7 @@ def correlations(cells: Sequence[CellColumns], seed: int = 0, resamples: int = 2
     }
 
 
-def _numbers(cells: Sequence[CellColumns], sizes: Sequence[int]) -> dict[str, np.ndarray]:
+def _numbers(cells: Sequence[CellColumns], sizes: Sequence[int]) -> dict[str, Floats]:
     """All columns of numbers as one table, float64 [n] each; nan where a cell has no such column."""
     given = [{k: v for k, v in cell.columns.items() if v.ndim == 1 and v.dtype.kind in "biuf"} for cell in cells]
     names = [name for name in dict.fromkeys(name for one in given for name in one) if not name.startswith("percentile_")]
@@ -88,7 +92,7 @@ def _numbers(cells: Sequence[CellColumns], sizes: Sequence[int]) -> dict[str, np
     return {name: np.concatenate([one.get(name, no) for one, no in zip(given, blank)]).astype(np.float64) for name in names}
 
 
-def _joined(*codes: np.ndarray) -> np.ndarray:
+def _joined(*codes: Whole) -> Whole:
     """One code for each combination of codes."""
     joined = codes[0]
     for code in codes[1:]:
@@ -97,10 +101,11 @@ def _joined(*codes: np.ndarray) -> np.ndarray:
 
 
 def _listed(
-    table: Mapping[str, np.ndarray], groups: np.ndarray, image: np.ndarray, spanning: bool, seed: int, resamples: int
-) -> dict:
+    table: Mapping[str, Floats], groups: Whole, image: Whole, spanning: bool, seed: int, resamples: int
+) -> dict[str, Any]:
     """Each figure of the table against its ``score``."""
-    score, rows = table["score"], []
+    score = table["score"]
+    rows: list[dict[str, Any]] = []
     for name in table:
         if name == "score":
             continue
@@ -123,8 +128,8 @@ def _listed(
     }
 
 
-def strata(cells: Sequence[CellColumns], complexity: Mapping[Hashable, float], seed: int = 0) -> dict[str, list[dict]]:
-    """Which family of methods is right most often on simple and on complex images.
+def strata(cells: Sequence[CellColumns], complexity: Mapping[Hashable, float], seed: int = 0) -> dict[str, list[dict[str, Any]]]:
+    """Return which family of methods is right most often on simple and on complex images.
 
     Images are cut into `STRATA` of equal size by complexity, ties in the order given. A family's score on a question is
     the mean over its cells of the budget, so a family with many variants of one method is mostly that method. The winner
@@ -170,7 +175,7 @@ def strata(cells: Sequence[CellColumns], complexity: Mapping[Hashable, float], s
                     figure["cells"] = len(families[family])
                 rows.append({"keep": keep, "stratum": name, **row})
         if "attention" in means and "diversity" in means:
-            found = _interaction(means["attention"] - means["diversity"], image, place == 0, place == len(STRATA) - 1, seed)
+            found = interaction(means["attention"] - means["diversity"], image, place == 0, place == len(STRATA) - 1, seed)
             if found is not None:
                 interactions.append({"keep": keep, **found})
     for name in ("winner_minus_runner_up", "attention_minus_diversity"):
@@ -184,7 +189,7 @@ def strata(cells: Sequence[CellColumns], complexity: Mapping[Hashable, float], s
     return {"strata": spans, "rows": rows, "interactions": interactions}
 
 
-def _aligned_scores(cells: Sequence[CellColumns], stratum: Mapping[Hashable, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _aligned_scores(cells: Sequence[CellColumns], stratum: Mapping[Hashable, int]) -> tuple[Floats, NDArray[np.object_], Whole]:
     """Scores [cells, n] of the questions on images of a stratum, nan where a cell lacks one; their images and strata [n]."""
     home = {q: i for cell in cells for q, i in zip(cell.columns["question"], cell.columns["image"]) if i in stratum}
     place = {question: column for column, question in enumerate(home)}
@@ -196,17 +201,24 @@ def _aligned_scores(cells: Sequence[CellColumns], stratum: Mapping[Hashable, int
     return scores, np.array(list(home.values()), dtype=object), np.array([stratum[i] for i in home.values()], dtype=np.int64)
 
 
-def _mean_over_cells(scores: np.ndarray) -> np.ndarray:
+def _mean_over_cells(scores: Floats) -> Floats:
     """Mean [n] of scores [cells, n] over the cells that have one; nan of none."""
     known = (~np.isnan(scores)).sum(0)
-    return np.divide(np.nansum(scores, axis=0), known, out=np.full(scores.shape[1], np.nan), where=known > 0)
+    means: Floats = np.divide(np.nansum(scores, axis=0), known, out=np.full(scores.shape[1], np.nan), where=known > 0)
+    return means
 
 
-def _row(means: Mapping[str, np.ndarray], scores: np.ndarray, cells: Sequence[CellColumns], image: np.ndarray, seed: int) -> dict:
+def _row(
+    means: Mapping[str, Floats], scores: Floats, cells: Sequence[CellColumns], image: NDArray[np.object_], seed: int
+) -> dict[str, Any]:
     """One budget and stratum: families, the winner, the differences, and the best single method."""
     figures = {name: bootstrap_mean(mean, image, seed) for name, mean in means.items()}
-    order = sorted((name for name, figure in figures.items() if figure.value is not None), key=lambda name: -figures[name].value)
-    differ = lambda a, b: {**paired_difference(means[a], means[b], image, seed).as_dict(), "p_holm": None}
+    scored = {name: figure.value for name, figure in figures.items() if figure.value is not None}
+    order = sorted(scored, key=lambda name: -scored[name])
+
+    def differ(one: str, other: str) -> dict[str, float | None]:
+        return {**paired_difference(means[one], means[other], image, seed).as_dict(), "p_holm": None}
+
     known = ~np.isnan(scores)
     totals = np.divide(np.nansum(scores, axis=1), known.sum(1), out=np.full(len(scores), -np.inf), where=known.any(1))
     best = int(totals.argmax())
@@ -223,27 +235,38 @@ def _row(means: Mapping[str, np.ndarray], scores: np.ndarray, cells: Sequence[Ce
     }
 
 
-def _interaction(
-    difference: np.ndarray, image: np.ndarray, low: np.ndarray, high: np.ndarray, seed: int, permutations: int = 4000
-) -> dict | None:
-    """Mean difference in the low stratum less that in the high one, with an interval and a two-sided p.
+def interaction(
+    difference: Floats, image: NDArray[np.generic], low: Flags, high: Flags, seed: int, permutations: int = 4000
+) -> dict[str, Any] | None:
+    """Return the mean difference in the low stratum less that in the high one, with an interval and a two-sided p.
 
     Each stratum's mean is the ratio of its images' sums. The interval resamples images within each stratum; the test
     deals the images of both anew, p = (hits + 1) / (permutations + 1) (Good 2005, section 3.3).
+
+    Args:
+        difference: [n] of one family's score less another's on each question; nan is left out.
+        image: [n] the image of each question.
+        low: [n] whether the question is on an image of the low stratum.
+        high: [n] the same of the high stratum.
+        seed: of draws and deals.
+        permutations: deals.
+
+    Returns:
+        ``value``, ``lo``, ``hi``, ``p``, and ``p_holm``, None until it is corrected; None where a stratum has no value.
     """
-    sums = []
+    sums: list[Floats] = []
     for part in (low, high):
-        codes, (values,) = _aligned(image[part], difference[part])
+        codes, (values,) = aligned(image[part], difference[part])
         if not len(values):
             return None
         sums.append(np.stack([np.bincount(codes, weights=values), np.bincount(codes)], 1))
     split, pool = len(sums[0]), np.concatenate(sums)
-    ratio = lambda totals: totals[..., 0] / totals[..., 1]
+    ratio: Callable[[Floats], Floats] = lambda totals: totals[..., 0] / totals[..., 1]
     value = float(ratio(sums[0].sum(0)) - ratio(sums[1].sum(0)))
-    interval = (None, None)
+    interval: tuple[float, float] | tuple[None, None] = (None, None)
     if min(map(len, sums)) > 1:
         draws = [ratio(resampled(part, seed + i, 2000)) for i, part in enumerate(sums)]
-        interval = _percentiles(draws[0] - draws[1], 0.95)
+        interval = percentiles(draws[0] - draws[1], 0.95)
     rng, rows, hits = np.random.default_rng([seed, 2]), max(1, CHUNK // len(pool)), 0
     for start in range(0, permutations, rows):
         dealt = rng.random((min(rows, permutations - start), len(pool))).argsort(1) < split
@@ -253,6 +276,6 @@ def _interaction(
     return {"value": value, "lo": interval[0], "hi": interval[1], "p": p, "p_holm": None}
 
 
-def _adjust(found: Sequence[dict]) -> None:
+def _adjust(found: Sequence[dict[str, Any]]) -> None:
     for one, p in zip(found, holm([one["p"] for one in found])):
         one["p_holm"] = p

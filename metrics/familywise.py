@@ -15,6 +15,8 @@ from math import comb
 
 import numpy as np
 
+from metrics.arrays import Floats
+
 _CHUNK = 2_000_000  # numbers held at once
 DRAWS = 20_000
 _POWER = 0.8416  # the normal quantile of a power of 80 %
@@ -24,23 +26,23 @@ _POWER = 0.8416  # the normal quantile of a power of 80 %
 class ColumnLosses:
     """What each column lost from the baseline to the candidate; above 0 is a loss. All are float64 [M]."""
 
-    value: np.ndarray  # difference of means, baseline - candidate; nan where nothing was measured
-    se: np.ndarray  # cluster-robust standard error
-    p: np.ndarray  # one-sided, adjusted over all columns
+    value: Floats  # difference of means, baseline - candidate; nan where nothing was measured
+    se: Floats  # cluster-robust standard error
+    p: Floats  # one-sided, adjusted over all columns
     critical: float  # the statistic (in standard errors under no change) that is significant at the level
 
     def interval(self, column: int) -> tuple[float, float]:
-        """The normal 95 % interval of one column, for display; the test does not use it."""
+        """Return the normal 95 % interval of one column, for display; the test does not use it."""
         half = 1.96 * self.se[column]
         return float(self.value[column] - half), float(self.value[column] + half)
 
-    def detectable(self) -> np.ndarray:
-        """The loss that the test finds with a power of 80 %, by column: (critical + z) se."""
+    def detectable(self) -> Floats:
+        """Return the loss that the test finds with a power of 80 %, by column: (critical + z) se."""
         return (self.critical + _POWER) * self.se
 
 
-def paired(totals: np.ndarray, sizes: np.ndarray, level: float, seed: int = 0, draws: int = DRAWS) -> ColumnLosses:
-    """Losses on the same questions: signs of whole images are flipped.
+def paired(totals: Floats, sizes: Floats, level: float, seed: int = 0, draws: int = DRAWS) -> ColumnLosses:
+    """Test losses on the same questions: signs of whole images are flipped.
 
     With t the summed loss of image i in column m, T = sum_i t / sqrt(sum_i t^2), which has mean 0 and variance 1 under
     random signs; p is the share of draws whose largest T over all columns reaches it.
@@ -59,20 +61,21 @@ def paired(totals: np.ndarray, sizes: np.ndarray, level: float, seed: int = 0, d
     value, se = _mean(totals, sizes)
     scale = np.sqrt((totals**2).sum(0))
 
-    def signs(rng: np.random.Generator, rows: int) -> np.ndarray:
-        return rng.integers(0, 2, size=(rows, len(totals)), dtype=np.int8) * 2.0 - 1.0
+    def signs(rng: np.random.Generator, rows: int) -> Floats:
+        drawn = rng.integers(0, 2, size=(rows, len(totals)), dtype=np.int8)
+        return np.multiply(drawn, 2.0, dtype=np.float64) - 1.0
 
     return ColumnLosses(value, se, *_max_t(totals, scale, totals.sum(0), signs, level, seed, draws))
 
 
 def unpaired(
-    baseline: tuple[np.ndarray, np.ndarray],
-    candidate: tuple[np.ndarray, np.ndarray],
+    baseline: tuple[Floats, Floats],
+    candidate: tuple[Floats, Floats],
     level: float,
     seed: int = 0,
     draws: int = DRAWS,
 ) -> ColumnLosses:
-    """Losses between runs on different images of one population: images change sides at random.
+    """Test losses between runs on different images of one population: images change sides at random.
 
     With e = total - (mean of all) size of each image, T = sum of e over the baseline's images, in standard deviations of
     that sum over random splits into sides of the same numbers of images.
@@ -98,7 +101,7 @@ def unpaired(
     centred = residuals - residuals.mean(0)  # splits are blind to a constant
     scale = np.sqrt((centred**2).sum(0) * own * (count - own) / max(count * (count - 1), 1))
 
-    def splits(rng: np.random.Generator, rows: int) -> np.ndarray:
+    def splits(rng: np.random.Generator, rows: int) -> Floats:
         chosen = rng.random((rows, count)).argpartition(own - 1, axis=1)[:, :own]
         side = np.zeros((rows, count))
         np.put_along_axis(side, chosen, 1.0, axis=1)
@@ -109,7 +112,7 @@ def unpaired(
 
 
 def least_p(images: int, others: int | None = None) -> float:
-    """The smallest p that so many images can give: 2^-I of paired ones, one split in C(Ib + Ic, Ib) of unpaired ones.
+    """Return the smallest p that so many images can give: 2^-I of paired ones, one split in C(Ib + Ic, Ib) of unpaired ones.
 
     >>> least_p(8)
     0.00390625
@@ -117,14 +120,14 @@ def least_p(images: int, others: int | None = None) -> float:
     return 0.5**images if others is None else 1 / comb(images + others, images)
 
 
-def _tables(totals: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _tables(totals: Floats, sizes: Floats) -> tuple[Floats, Floats]:
     totals, sizes = np.asarray(totals, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
     if totals.ndim != 2 or totals.shape != sizes.shape:
         raise ValueError(f"totals {totals.shape} and sizes {sizes.shape} differ; both are [images, columns]")
     return totals, sizes
 
 
-def _mean(totals: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _mean(totals: Floats, sizes: Floats) -> tuple[Floats, Floats]:
     """Ratio of sums and its standard error, sqrt(C / (C - 1) sum r^2) / n with r the images' residuals.
 
     Source: Cochran 1977, Sampling Techniques, section 6.3 (linearised ratio).
@@ -138,14 +141,14 @@ def _mean(totals: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _max_t(
-    table: np.ndarray,
-    scale: np.ndarray,
-    observed: np.ndarray,
-    draw: Callable[[np.random.Generator, int], np.ndarray],
+    table: Floats,
+    scale: Floats,
+    observed: Floats,
+    draw: Callable[[np.random.Generator, int], Floats],
     level: float,
     seed: int,
     draws: int,
-) -> tuple[np.ndarray, float]:
+) -> tuple[Floats, float]:
     """Adjusted p [M] of the observed sums, and the critical value, from the largest statistic of every draw."""
     still = scale == 0  # a column without any change is no loss
     unit = np.where(still, 1.0, scale)

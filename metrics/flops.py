@@ -32,7 +32,7 @@ class Flops:
         return self.vision + self.projector + self.selection + self.llm_prefill
 
     def as_dict(self) -> dict[str, float]:
-        """The keys of ``flops --json``, schedule apart."""
+        """Return what ``flops --json`` prints, but for the schedule."""
         return {
             "vision": self.vision,
             "projector": self.projector,
@@ -44,7 +44,7 @@ class Flops:
 
 
 def flops(shape: ModelShape, schedule: Schedule, text_tokens: float, convention: str = "flops") -> Flops:
-    """The cost of a schedule on a model.
+    """Return the cost of a schedule on a model.
 
     Conventions (n tokens, width d, MLP width m):
 
@@ -97,7 +97,7 @@ def flops(shape: ModelShape, schedule: Schedule, text_tokens: float, convention:
 
 
 def promised_speed_up(method: Flops, none: Flops) -> float | None:
-    """FLOPs of `none` over those of the method, tower through prefill: the gain that counting promises.
+    """Return FLOPs of `none` over those of the method, tower through prefill: the gain that counting promises.
 
     Args:
         method: of the pruned model.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from metrics.arrays import Floats
 from metrics.statistics import Estimate, bootstrap_median
 
 STAGES = ("vision", "projector", "selection", "prefill", "decode", "total", "ttft")
@@ -34,20 +35,20 @@ class Timing:
         return None if None in parts else sum(parts)
 
 
-def columns(rounds: Sequence[Timing]) -> dict[str, np.ndarray]:
-    """Rounds as one array [rounds] a stage, in seconds; nan is not measured, a stage never measured is absent."""
+def columns(rounds: Sequence[Timing]) -> dict[str, Floats]:
+    """Return rounds as one array [rounds] a stage, in seconds; nan is not measured, a stage never measured is absent."""
     names = [field.name for field in fields(Timing)] + ["ttft"]
     table = {name: np.array([getattr(r, name) for r in rounds], dtype=np.float64) for name in names}
     return {name: column for name, column in table.items() if not np.isnan(column).all()}
 
 
 def summarise(
-    times: Mapping[str, np.ndarray],
-    none_times: Mapping[str, np.ndarray],
+    times: Mapping[str, Floats],
+    none_times: Mapping[str, Floats],
     flops_ratio_promised: float | None = None,
     seed: int = 0,
 ) -> dict[str, dict[str, float | None] | float | bool | None]:
-    """The latency figures of a cell.
+    """Return the latency figures of a cell.
 
     Args:
         times: stage of `STAGES` -> [rounds] seconds. TTFT is summed from its stages where absent.
@@ -81,13 +82,15 @@ def summarise(
     return result
 
 
-def ttft(times: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Time to first token of each round, summed from its stages: [rounds]."""
-    return np.sum([times[stage] for stage in FIRST_TOKEN], axis=0)
+def ttft(times: Mapping[str, Floats] | Mapping[str, float]) -> Floats:
+    """Return the time to first token of each round, summed from its stages: [rounds]."""
+    stages: list[Floats | float] = [times[stage] for stage in FIRST_TOKEN]
+    total: Floats = np.sum(np.asarray(stages), axis=0)
+    return total
 
 
-def variation(seconds: np.ndarray) -> float | None:
-    """Coefficient of variation, standard deviation (n - 1) over mean; None of under two rounds or a mean of 0."""
+def variation(seconds: Floats) -> float | None:
+    """Return the standard deviation (n - 1) over the mean; None of under two rounds or a mean of 0."""
     seconds = np.asarray(seconds, dtype=np.float64)
     seconds = seconds[~np.isnan(seconds)]
     if len(seconds) < 2 or seconds.mean() == 0:
@@ -95,7 +98,7 @@ def variation(seconds: np.ndarray) -> float | None:
     return float(seconds.std(ddof=1) / seconds.mean())
 
 
-def _with_ttft(times: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _with_ttft(times: Mapping[str, Floats]) -> dict[str, Floats]:
     """Checked float64 arrays, TTFT added where its stages allow."""
     unknown = sorted(set(times) - set(STAGES))
     if unknown:
@@ -112,7 +115,7 @@ def _with_ttft(times: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return table
 
 
-def _paired_ratio(mine: np.ndarray | None, none: np.ndarray | None, seed: int) -> Estimate | None:
+def _paired_ratio(mine: Floats | None, none: Floats | None, seed: int) -> Estimate | None:
     if mine is None or none is None:
         return None
     if mine.shape != none.shape:

@@ -8,7 +8,7 @@ from metrics.collapse import SUBSETS, token_hashes
 
 
 def row_matched_subsets(places: torch.Tensor, grid: tuple[int, int], seeds: torch.Tensor, subsets: int = SUBSETS) -> torch.Tensor:
-    """Uniform random subsets with as many tokens in every row of the image as a kept set has.
+    """Return uniform random subsets with as many tokens in every row of the image as a kept set has.
 
     Args:
         places: int64 [R, K] kept tokens.

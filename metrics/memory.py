@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def peak_resident_bytes() -> int:
-    """Peak resident memory of this process in bytes, from its start on; freeing does not lower it.
+    """Return the peak resident memory of this process in bytes, from its start on; freeing does not lower it.
 
     Measure one cell a subprocess to compare cells. Source: ``VmHWM`` of proc(5) on Linux, elsewhere ``ru_maxrss``
     of getrusage(2).
@@ -36,7 +36,7 @@ def peak_resident_bytes() -> int:
 
 
 def device_peak_bytes(device: torch.device | str) -> int | None:
-    """Peak bytes that the allocator of a CUDA device handed out since `reset_device_peak`; None on a CPU.
+    """Return the peak bytes that the allocator of a CUDA device handed out since `reset_device_peak`; None on a CPU.
 
     Source: ``torch.cuda.max_memory_allocated``.
     """
@@ -56,7 +56,7 @@ def reset_device_peak(device: torch.device | str) -> None:
 
 
 def kv_bytes(layers: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> int:
-    """Bytes of a KV cache, measured.
+    """Return the bytes of a KV cache, measured.
 
     Args:
         layers: (key, value) of each layer, [B, H, L, D]; layers may differ in L. A tensor expanded over the batch

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from metrics.arrays import Clusters, Flags, Floats, Numbers, Reals, Whole
+from metrics.clusters import cluster_codes
 from metrics.resampling import pooled
-from metrics.statistics import cluster_codes
 
 _CHUNK = 4_000_000  # numbers held at once
 
@@ -18,12 +18,12 @@ _CHUNK = 4_000_000  # numbers held at once
 class FrontShare:
     """The front by the point values, and how often each cell is on it when data are drawn anew."""
 
-    on: np.ndarray  # bool [C]
-    share: np.ndarray  # float64 [C] in [0, 1]
+    on: Flags  # bool [C]
+    share: Floats  # float64 [C] in [0, 1]
 
 
-def front(accuracy: Sequence[float] | np.ndarray, cost: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Cells that no other cell dominates, being no dearer and no less accurate, and better in one of the two.
+def front(accuracy: Numbers, cost: Numbers) -> Flags:
+    """Return the cells that no other cell dominates, being no dearer and no less accurate, and better in one of the two.
 
     Args:
         accuracy: [..., C], higher is better.
@@ -37,19 +37,18 @@ def front(accuracy: Sequence[float] | np.ndarray, cost: Sequence[float] | np.nda
 
     Source: Pareto efficiency in the weak form, as in Kung, Luccio & Preparata 1975 (maxima of a set of vectors).
     """
-    accuracy, cost = np.asarray(accuracy, dtype=np.float64), np.asarray(cost, dtype=np.float64)
-    if accuracy.shape != cost.shape:
-        raise ValueError(f"accuracy is {accuracy.shape}, cost {cost.shape}; give one of each a cell")
+    scores, costs = np.asarray(accuracy, dtype=np.float64), np.asarray(cost, dtype=np.float64)
+    if scores.shape != costs.shape:
+        raise ValueError(f"accuracy is {scores.shape}, cost {costs.shape}; give one of each a cell")
     rival, own = (..., None, slice(None)), (..., slice(None), None)
-    no_worse = (cost[rival] <= cost[own]) & (accuracy[rival] >= accuracy[own])
-    better = (cost[rival] < cost[own]) | (accuracy[rival] > accuracy[own])
-    return ~(no_worse & better).any(-1) & ~np.isnan(accuracy) & ~np.isnan(cost)
+    no_worse = (costs[rival] <= costs[own]) & (scores[rival] >= scores[own])
+    better = (costs[rival] < costs[own]) | (scores[rival] > scores[own])
+    on: Flags = ~(no_worse & better).any(-1) & ~np.isnan(scores) & ~np.isnan(costs)
+    return on
 
 
-def front_share(
-    scores: np.ndarray, images: Sequence[Hashable], costs: np.ndarray, seed: int = 0, resamples: int = 1000
-) -> FrontShare:
-    """How often each cell is on the front when images, and rounds where costs were timed, are drawn with replacement.
+def front_share(scores: Numbers, images: Clusters, costs: Numbers, seed: int = 0, resamples: int = 1000) -> FrontShare:
+    """Return how often each cell is on the front when images, and rounds where costs were timed, are drawn with replacement.
 
     All cells see the same draw, so that what is common to them (a hard image, a slow round) does not blur their order.
 
@@ -68,45 +67,47 @@ def front_share(
 
     Source: Efron & Tibshirani 1993, chapter 8 (resampling of the units that are independent).
     """
-    scores, costs = np.asarray(scores, dtype=np.float64), np.asarray(costs, dtype=np.float64)
+    answers, prices = np.asarray(scores, dtype=np.float64), np.asarray(costs, dtype=np.float64)
     codes = cluster_codes(images)
-    if scores.ndim != 2 or scores.shape[1] != len(codes) or costs.ndim not in (1, 2) or len(costs) != len(scores):
+    if answers.ndim != 2 or answers.shape[1] != len(codes) or prices.ndim not in (1, 2) or len(prices) != len(answers):
         raise ValueError(
-            f"scores {scores.shape}, {len(codes)} images, costs {costs.shape}; give [C, n], [n] and [C] or [C, rounds]"
+            f"scores {answers.shape}, {len(codes)} images, costs {prices.shape}; give [C, n], [n] and [C] or [C, rounds]"
         )
-    measured = np.flatnonzero(np.bincount(codes[~np.isnan(scores).all(0)])) if scores.size else codes[:0]
-    totals, sizes = (_by_image(columns, codes)[measured] for columns in (np.nan_to_num(scores), ~np.isnan(scores)))
+    measured = np.flatnonzero(np.bincount(codes[~np.isnan(answers).all(0)])) if answers.size else codes[:0]
+    totals, sizes = (_by_image(columns, codes)[measured] for columns in (np.nan_to_num(answers), ~np.isnan(answers)))
     means = _means(totals.sum(0), sizes.sum(0))
-    totals, sizes = pooled(totals), pooled(sizes)
-    timed = costs if costs.ndim == 2 else costs[:, None]
+    above, below = pooled(totals), pooled(sizes)
+    timed = prices if prices.ndim == 2 else prices[:, None]
     on = front(means, _medians(timed))
     if not len(measured) or not resamples:
         return FrontShare(on, on.astype(np.float64))
-    rng, count, rounds = np.random.default_rng(seed), len(totals), timed.shape[1]
-    rows = max(1, _CHUNK // max(1, count, len(scores) * max(len(scores), rounds)))
-    hits = np.zeros(len(scores))
+    rng, count, rounds = np.random.default_rng(seed), len(above), timed.shape[1]
+    rows = max(1, _CHUNK // max(1, count, len(answers) * max(len(answers), rounds)))
+    hits = np.zeros(len(answers))
     for start in range(0, resamples, rows):
         size = min(rows, resamples - start)
         drawn = rng.multinomial(count, np.full(count, 1 / count), size=size)
         cost = _medians(timed[:, rng.integers(0, rounds, size=(size, rounds))]).T if rounds > 1 else _medians(timed)
-        accuracy = _means(drawn @ totals, drawn @ sizes)
+        accuracy = _means(drawn @ above, drawn @ below)
         hits += front(accuracy, np.broadcast_to(cost, accuracy.shape)).sum(0)
     return FrontShare(on, hits / resamples)
 
 
-def _by_image(columns: np.ndarray, codes: np.ndarray) -> np.ndarray:
+def _by_image(columns: Floats | Flags, codes: Whole) -> Floats:
     """Sums over the samples of each image: [C, n] to [images, C]."""
     count = int(codes.max()) + 1 if len(codes) else 0
     return np.stack([np.bincount(codes, weights=column, minlength=count) for column in columns], 1)
 
 
-def _means(totals: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def _means(totals: Reals, sizes: Reals) -> Floats:
     """Means without the rounding that would rank equal cells; nan of none."""
-    return np.round(np.divide(totals, sizes, out=np.full(totals.shape, np.nan), where=sizes > 0), 12)
+    means: Floats = np.divide(totals, sizes, out=np.full(totals.shape, np.nan), where=sizes > 0)
+    return np.round(means, 12)
 
 
-def _medians(rounds: np.ndarray) -> np.ndarray:
+def _medians(rounds: Floats) -> Floats:
     """Medians over the last axis, nan left out; nan of none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of rows that are all nan
-        return np.nanmedian(rounds, axis=-1)
+        medians: Floats = np.nanmedian(rounds, axis=-1)
+    return medians

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
+from metrics.arrays import Floats, Numbers, Whole
+from metrics.clusters import cluster_codes
 from metrics.resampling import resampled, sign_flip
-from metrics.statistics import Estimate, _percentiles, cluster_codes
+from metrics.statistics import Estimate, percentiles
 
 
 @dataclass(frozen=True)
 class RankSums:
-    """What `within_rank_correlation` is a ratio of, by cluster."""
+    """Sums of products of ranks by cluster, from which `within_rank_correlation` takes its ratio."""
 
-    sums: np.ndarray  # [C, 3] of uv, u^2 and v^2
+    sums: Floats  # [C, 3] of uv, u^2 and v^2
     n: int  # rows without a nan
 
     @property
@@ -25,27 +27,27 @@ class RankSums:
         return None if self.n < 3 or x == 0 or y == 0 else float(product / (x * y) ** 0.5)
 
     def correlation(self, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Estimate:
-        """rho with its interval from resampling clusters."""
+        """Return rho with its interval from resampling clusters."""
         if self.value is None or len(self.sums) < 2:
             return Estimate(self.value)
         product, x, y = resampled(self.sums, seed, resamples).T
         varies = (x > 0) & (y > 0)
         draws = product[varies] / np.sqrt(x[varies] * y[varies])
-        return Estimate(self.value, *_percentiles(draws, level)) if len(draws) > 1 else Estimate(self.value)
+        return Estimate(self.value, *percentiles(draws, level)) if len(draws) > 1 else Estimate(self.value)
 
     def p(self, seed: int = 0, permutations: int = 4000) -> float | None:
-        """Two-sided p of no relation: the signs of the clusters' sums of uv are flipped, as in `paired_difference`."""
+        """Return the two-sided p of no relation, by flipping signs of the clusters' sums of uv, as `paired_difference` does."""
         return None if self.value is None else sign_flip(self.sums[:, 0], seed, permutations)
 
 
 def within_rank_sums(
-    x: Sequence[float] | np.ndarray,
-    y: Sequence[float] | np.ndarray,
+    x: Numbers,
+    y: Numbers,
     groups: Iterable[Hashable],
     clusters: Iterable[Hashable],
     spanning: bool = False,
 ) -> RankSums:
-    """The sums behind `within_rank_correlation`, of the same arguments: they give the value, the interval and a p."""
+    """Return the sums behind `within_rank_correlation`, of the same arguments: they give value, interval and p."""
     codes, group, left, right = _codes(clusters), _codes(groups), np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if not codes.shape == group.shape == left.shape == right.shape:
         sizes = f"x {left.shape}, y {right.shape}, {len(group)} groups, {len(codes)} clusters"
@@ -62,8 +64,8 @@ def within_rank_sums(
 
 
 def within_rank_correlation(
-    x: Sequence[float] | np.ndarray,
-    y: Sequence[float] | np.ndarray,
+    x: Numbers,
+    y: Numbers,
     groups: Iterable[Hashable],
     clusters: Iterable[Hashable],
     seed: int = 0,
@@ -71,7 +73,7 @@ def within_rank_correlation(
     level: float = 0.95,
     spanning: bool = False,
 ) -> Estimate:
-    """Rank correlation within groups, pooled over them, with an interval from resampling clusters.
+    """Return the rank correlation within groups, pooled over them, with an interval from resampling clusters.
 
     u and v are the mid-ranks of x and y within a group of m rows, less their mean and over m, so that a large group
     does not weigh as the cube of its size: rho = sum uv / sqrt(sum u^2 sum v^2) over all rows. Of one group it is
@@ -107,14 +109,14 @@ def within_rank_correlation(
     return within_rank_sums(x, y, groups, clusters, spanning).correlation(seed, resamples, level)
 
 
-def _codes(labels: Iterable[Hashable]) -> np.ndarray:
+def _codes(labels: Iterable[Hashable]) -> Whole:
     """Labels as 0..C-1; of integers in their order, of others in order of first appearance."""
     if not (isinstance(labels, np.ndarray) and labels.dtype.kind in "iu"):
         labels = cluster_codes(labels)
     return np.unique(labels, return_inverse=True)[1].reshape(-1)
 
 
-def _centred_ranks(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+def _centred_ranks(values: Floats, groups: Whole) -> Floats:
     """Mid-ranks within groups 0..G-1, less their mean (m + 1) / 2, over the group's size m: [n]; equal values give 0."""
     order = np.lexsort((values, groups))
     if not len(order):

@@ -11,14 +11,20 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
+
+from metrics.arrays import Floats, Reals, Whole
 
 CHUNK = 2_000_000  # random numbers held at once, which bounds memory at some 16 MB
 GROUPS = 2048
 _ROWS = 256  # of the draws turned into floats at once
 
 
-def pooled(sums: np.ndarray) -> np.ndarray:
-    """Sums of each cluster [C, ...] as they are, or of more than `GROUPS` those of each random group, dealt alike every time."""
+def pooled(sums: Reals) -> Reals:
+    """Return sums of each cluster [C, ...] as they are, or of more than `GROUPS` clusters those of random groups.
+
+    The groups are dealt alike every time.
+    """
     if len(sums) <= GROUPS:
         return sums
     group, columns = _deal(len(sums)), sums.reshape(len(sums), -1)
@@ -27,12 +33,12 @@ def pooled(sums: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=16)
-def _deal(count: int) -> np.ndarray:
+def _deal(count: int) -> Whole:
     return np.random.default_rng([count, 3]).permutation(count) % GROUPS
 
 
 @lru_cache(maxsize=16)
-def _counts(seed: int, clusters: int, resamples: int) -> np.ndarray:
+def _counts(seed: int, clusters: int, resamples: int) -> NDArray[np.uint8]:
     """How often each draw of C clusters with replacement holds each of them: [resamples, C]."""
     rng, rows = np.random.default_rng(seed), max(1, CHUNK // clusters)
     times = np.empty((resamples, clusters), np.uint8)  # of more than 255 clusters none is ever drawn 256 times
@@ -44,8 +50,8 @@ def _counts(seed: int, clusters: int, resamples: int) -> np.ndarray:
     return times
 
 
-def resampled(sums: np.ndarray, seed: int, resamples: int) -> np.ndarray:
-    """Sums over draws of C clusters with replacement.
+def resampled(sums: Reals, seed: int, resamples: int) -> Floats:
+    """Return sums over draws of C clusters with replacement.
 
     Args:
         sums: float64 [C, k], of each cluster.
@@ -55,21 +61,21 @@ def resampled(sums: np.ndarray, seed: int, resamples: int) -> np.ndarray:
     Returns:
         float64 [resamples, k].
     """
-    sums = np.ascontiguousarray(pooled(sums), dtype=np.float64)
-    times = _counts(seed, len(sums), resamples)
-    return np.concatenate([times[i : i + _ROWS].astype(np.float64) @ sums for i in range(0, resamples, _ROWS)])
+    table: Floats = np.ascontiguousarray(pooled(sums), dtype=np.float64)
+    times = _counts(seed, len(table), resamples)
+    return np.concatenate([times[i : i + _ROWS].astype(np.float64) @ table for i in range(0, resamples, _ROWS)])
 
 
 @lru_cache(maxsize=2)
-def _signs(seed: int, clusters: int, permutations: int) -> np.ndarray:
+def _signs(seed: int, clusters: int, permutations: int) -> NDArray[np.int8]:
     """Random signs as 0 and 1: int8 [permutations, clusters]."""
     found = np.random.default_rng([seed, 1]).integers(0, 2, size=(permutations, clusters), dtype=np.int8)
     found.flags.writeable = False
     return found
 
 
-def sign_flip(totals: np.ndarray, seed: int, permutations: int) -> float:
-    """Two-sided p of the sum of cluster totals [C] under random signs: (hits + 1) / (permutations + 1)."""
+def sign_flip(totals: Reals, seed: int, permutations: int) -> float:
+    """Return the two-sided p of the sum of cluster totals [C] under random signs: (hits + 1) / (permutations + 1)."""
     many = len(totals) > GROUPS  # then all figures share one set of signs
     totals = pooled(totals)
     moving = totals if many else totals[totals != 0]  # zeros are the same under either sign

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+
+from metrics.arrays import Numbers
 
 EXACT = 50  # differences up to which the null distribution is counted out, as in scipy without ties
 
 
-def signed_rank_p(differences: Sequence[float] | np.ndarray) -> float:
-    """Two-sided p of differences that are symmetric around zero.
+def signed_rank_p(differences: Numbers) -> float:
+    """Return the two-sided p of differences that are symmetric around zero.
 
     Zeros are left out, as Wilcoxon did, and equal magnitudes share their mean rank. Up to `EXACT` differences the
     distribution of the positive ranks' sum over all 2^n signs is counted with these very ranks, so that ties cost no

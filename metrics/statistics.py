@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from metrics.arrays import Floats, Numbers, Reals, Whole
+from metrics.clusters import aligned, cluster_codes
 from metrics.resampling import CHUNK, resampled, sign_flip
 
 
@@ -19,7 +21,7 @@ class Estimate:
     hi: float | None = None
 
     def as_dict(self) -> dict[str, float | None]:
-        """The form that `summary.json` holds."""
+        """Return the form that `summary.json` holds."""
         return {"value": self.value, "lo": self.lo, "hi": self.hi}
 
 
@@ -34,70 +36,31 @@ class PairedDifference:
     se: float | None = None
 
     def as_dict(self) -> dict[str, float | None]:
-        """The form that `summary.json` holds."""
+        """Return the form that `summary.json` holds."""
         return {"value": self.value, "lo": self.lo, "hi": self.hi, "p": self.p}
 
 
-def cluster_codes(clusters: Iterable[Hashable]) -> np.ndarray:
-    """Clusters as integers 0..C-1 in order of first appearance: int64 [n]."""
-    if isinstance(clusters, np.ndarray) and clusters.dtype.kind == "i" and clusters.ndim == 1:
-        return _integer_codes(clusters)
-    seen: dict[Hashable, int] = {}
-    items = clusters.tolist() if hasattr(clusters, "tolist") else clusters
-    return np.array([seen.setdefault(item, len(seen)) for item in items], dtype=np.int64)
-
-
-def _integer_codes(clusters: np.ndarray) -> np.ndarray:
-    """`cluster_codes` of integers, without a loop."""
-    steps = np.diff(clusters)
-    if (steps >= 0).all():  # in runs already, as a run folder gives the samples of its images
-        return np.concatenate([np.zeros(min(1, len(clusters)), np.int64), np.cumsum(steps > 0)])
-    _, first, codes = np.unique(clusters, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[codes]
-
-
-def chosen(clusters: Sequence[Hashable], rows: np.ndarray) -> Sequence[Hashable]:
-    """The clusters of some rows, bool [n]; an array stays one."""
-    return clusters[rows] if isinstance(clusters, np.ndarray) else [clusters[i] for i in np.flatnonzero(rows)]
-
-
-def _aligned(clusters: Iterable[Hashable], *columns) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Codes and float64 columns of equal length, rows with a nan anywhere left out."""
-    codes = cluster_codes(clusters)
-    arrays = [np.asarray(column, dtype=np.float64) for column in columns]
-    for array in arrays:
-        if array.shape != codes.shape:
-            raise ValueError(f"{len(codes)} clusters but values of shape {array.shape}; give one cluster a value")
-    whole = np.all([~np.isnan(array) for array in arrays], axis=0)
-    if whole.all():
-        return codes, arrays
-    # codes are made dense again: a cluster whose rows are all left out must not be drawn
-    kept = codes[whole]
-    dense = np.cumsum(np.bincount(kept) > 0) - 1
-    return dense[kept], [array[whole] for array in arrays]
-
-
-def _resampled_ratios(totals: np.ndarray, sizes: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+def _resampled_ratios(totals: Reals, sizes: Reals, seed: int, resamples: int) -> Floats:
     """Sum of totals over sum of sizes for each draw of C clusters with replacement: [resamples]."""
-    above, below = resampled(np.stack([totals, sizes], 1), seed, resamples).T
-    return above / below
+    draws = resampled(np.stack([totals, sizes], 1), seed, resamples)
+    ratios: Floats = draws[:, 0] / draws[:, 1]
+    return ratios
 
 
-def _percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:
+def percentiles(draws: Floats, level: float) -> tuple[float, float]:
+    """Return the interval that holds the middle ``level`` of the draws [n]."""
     lo, hi = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(lo), float(hi)
 
 
 def bootstrap_mean(
-    scores: Sequence[float] | np.ndarray,
+    scores: Numbers,
     clusters: Iterable[Hashable],
     seed: int = 0,
     resamples: int = 2000,
     level: float = 0.95,
 ) -> Estimate:
-    """Mean with a percentile interval from resampling clusters.
+    """Return the mean with a percentile interval from resampling clusters.
 
     A resample draws C clusters with replacement; its mean is the ratio of the sums of scores and of
     counts, since clusters differ in size.
@@ -117,20 +80,20 @@ def bootstrap_mean(
 
     Source: Efron & Tibshirani 1993, chapter 13 (percentile); Davison & Hinkley 1997, section 3.8 (clusters).
     """
-    codes, (values,) = _aligned(clusters, scores)
+    codes, (values,) = aligned(clusters, scores)
     if not len(values):
         return Estimate(None)
     mean = float(values.mean())
     totals, sizes = np.bincount(codes, weights=values), np.bincount(codes)
     if len(totals) < 2:
         return Estimate(mean)
-    return Estimate(mean, *_percentiles(_resampled_ratios(totals, sizes, seed, resamples), level))
+    return Estimate(mean, *percentiles(_resampled_ratios(totals, sizes, seed, resamples), level))
 
 
 def bootstrap_means(
-    table: np.ndarray, clusters: Iterable[Hashable], seed: int = 0, resamples: int = 2000, level: float = 0.95
+    table: Floats, clusters: Iterable[Hashable], seed: int = 0, resamples: int = 2000, level: float = 0.95
 ) -> list[Estimate]:
-    """`bootstrap_mean` of many columns at once, under the same draws of clusters.
+    """Return `bootstrap_mean` of many columns at once, under the same draws of clusters.
 
     Args:
         table: [n, M]; nan means not measured, and is left out of its column.
@@ -165,19 +128,19 @@ def bootstrap_means(
             continue
         mean = float(totals[:, column].sum() / size.sum())
         kept = draws[~np.isnan(draws[:, column]), column]
-        found.append(Estimate(mean, *_percentiles(kept, level)) if (size > 0).sum() > 1 else Estimate(mean))
+        found.append(Estimate(mean, *percentiles(kept, level)) if (size > 0).sum() > 1 else Estimate(mean))
     return found
 
 
 def bootstrap_ratio(
-    above: Sequence[float] | np.ndarray,
-    below: Sequence[float] | np.ndarray,
+    above: Numbers,
+    below: Numbers,
     clusters: Iterable[Hashable],
     seed: int = 0,
     resamples: int = 2000,
     level: float = 0.95,
 ) -> Estimate:
-    """Sum of one column over the sum of another, with a percentile interval from resampling clusters.
+    """Return the sum of one column over the sum of another, with a percentile interval from resampling clusters.
 
     Args:
         above: [n]; a row with nan on either side is left out.
@@ -193,7 +156,7 @@ def bootstrap_ratio(
     Raises:
         ValueError: where the lengths differ.
     """
-    codes, (upper, lower) = _aligned(clusters, above, below)
+    codes, (upper, lower) = aligned(clusters, above, below)
     if not len(codes) or lower.sum() == 0:
         return Estimate(None)
     totals, sizes = np.bincount(codes, weights=upper), np.bincount(codes, weights=lower)
@@ -203,19 +166,19 @@ def bootstrap_ratio(
     with np.errstate(divide="ignore", invalid="ignore"):
         draws = _resampled_ratios(totals, sizes, seed, resamples)
     draws = draws[np.isfinite(draws)]
-    return Estimate(value, *_percentiles(draws, level)) if len(draws) else Estimate(value)
+    return Estimate(value, *percentiles(draws, level)) if len(draws) else Estimate(value)
 
 
 def paired_difference(
-    a: Sequence[float] | np.ndarray,
-    b: Sequence[float] | np.ndarray,
+    a: Numbers,
+    b: Numbers,
     clusters: Iterable[Hashable],
     seed: int = 0,
     resamples: int = 2000,
     permutations: int = 4000,
     level: float = 0.95,
 ) -> PairedDifference:
-    """Mean of a - b on the same samples, with a cluster bootstrap interval and a sign-flip test.
+    """Return the mean of a - b on the same samples, with a cluster bootstrap interval and a sign-flip test.
 
     The test flips the sign of each cluster's summed difference at random; p is
     (hits + 1) / (permutations + 1), a hit being a total at least as far from 0 as the observed one.
@@ -238,7 +201,7 @@ def paired_difference(
 
     Source: Good 2005, Permutation, Parametric and Bootstrap Tests, section 3.2; Phipson & Smyth 2010 (the +1).
     """
-    codes, (left, right) = _aligned(clusters, a, b)
+    codes, (left, right) = aligned(clusters, a, b)
     if not len(left):
         return PairedDifference(None, None, None, None)
     differences = left - right
@@ -247,11 +210,11 @@ def paired_difference(
     if len(totals) < 2:
         return PairedDifference(float(differences.mean()), None, None, p)
     draws = _resampled_ratios(totals, sizes, seed, resamples)
-    return PairedDifference(float(differences.mean()), *_percentiles(draws, level), p, float(draws.std(ddof=1)))
+    return PairedDifference(float(differences.mean()), *percentiles(draws, level), p, float(draws.std(ddof=1)))
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down correction: adjusted p values, each at most 1, in the order given.
+    """Return p values adjusted by Holm's step-down correction, each at most 1, in the order given.
 
     Args:
         p: raw p values; None (no test) stays None and does not count towards the number of tests.
@@ -267,8 +230,8 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def mcnemar_exact(a: Sequence[bool] | np.ndarray, b: Sequence[bool] | np.ndarray) -> float:
-    """Exact two-sided McNemar test of two methods' right and wrong answers to the same questions.
+def mcnemar_exact(a: Numbers, b: Numbers) -> float:
+    """Return the p of an exact two-sided McNemar test of two methods' right and wrong answers to the same questions.
 
     Valid where samples are independent (one question an image); see `paired_difference` otherwise.
 
@@ -295,8 +258,8 @@ def mcnemar_exact(a: Sequence[bool] | np.ndarray, b: Sequence[bool] | np.ndarray
     return float(binomtest(only_left, only_left + only_right, 0.5).pvalue)
 
 
-def bootstrap_median(values: Sequence[float] | np.ndarray, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Estimate:
-    """Median with a percentile bootstrap interval.
+def bootstrap_median(values: Numbers, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Estimate:
+    """Return the median with a percentile bootstrap interval.
 
     Args:
         values: [n] independent measurements; nan is left out.
@@ -322,18 +285,18 @@ def bootstrap_median(values: Sequence[float] | np.ndarray, seed: int = 0, resamp
         np.median(array[rng.integers(0, len(array), size=(min(rows, resamples - start), len(array)))], axis=1)
         for start in range(0, resamples, rows)
     ]
-    return Estimate(median, *_percentiles(np.concatenate(draws), level))
+    return Estimate(median, *percentiles(np.concatenate(draws), level))
 
 
 def rank_correlation(
-    x: Sequence[float] | np.ndarray,
-    y: Sequence[float] | np.ndarray,
+    x: Numbers,
+    y: Numbers,
     clusters: Iterable[Hashable],
     seed: int = 0,
     resamples: int = 500,
     level: float = 0.95,
 ) -> Estimate:
-    """Spearman's rank correlation with an interval from resampling clusters.
+    """Return Spearman's rank correlation with an interval from resampling clusters.
 
     Args:
         x: [n], for instance a diversity figure; a row with nan on either side is left out.
@@ -351,7 +314,7 @@ def rank_correlation(
 
     Source: Spearman 1904, with mid-ranks for ties; clusters as in `bootstrap_mean`.
     """
-    codes, (left, right) = _aligned(clusters, x, y)
+    codes, (left, right) = aligned(clusters, x, y)
     rho = _spearman(left, right)
     count = int(codes.max()) + 1 if len(codes) else 0
     if rho is None or count < 2:
@@ -359,7 +322,7 @@ def rank_correlation(
     return Estimate(rho, *_resampled_statistic(lambda rows: _spearman(left[rows], right[rows]), codes, seed, resamples, level))
 
 
-def _spearman(x: np.ndarray, y: np.ndarray) -> float | None:
+def _spearman(x: Floats, y: Floats) -> float | None:
     from scipy.stats import rankdata
 
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
@@ -368,7 +331,7 @@ def _spearman(x: np.ndarray, y: np.ndarray) -> float | None:
 
 
 def _resampled_statistic(
-    statistic: Callable[[np.ndarray], float | None], codes: np.ndarray, seed: int, resamples: int, level: float
+    statistic: Callable[[Whole], float | None], codes: Whole, seed: int, resamples: int, level: float
 ) -> tuple[float | None, float | None]:
     """Interval of a statistic of rows under draws of whole clusters."""
     rng = np.random.default_rng(seed)
@@ -377,4 +340,4 @@ def _resampled_statistic(
     members = np.split(order, np.cumsum(np.bincount(codes, minlength=count))[:-1])
     draws = [statistic(np.concatenate([members[c] for c in rng.integers(0, count, count)])) for _ in range(resamples)]
     kept = np.array([draw for draw in draws if draw is not None])
-    return _percentiles(kept, level) if len(kept) > 1 else (None, None)
+    return percentiles(kept, level) if len(kept) > 1 else (None, None)

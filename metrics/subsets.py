@@ -38,7 +38,7 @@ class Space:
 
     @classmethod
     def of(cls, features: torch.Tensor, grid: tuple[int, int] | None = None) -> Space:
-        """The space of visual tokens.
+        """Return the space of visual tokens.
 
         Args:
             features: [B, N, D] visual tokens of any float type.
@@ -122,7 +122,7 @@ class Space:
 
 
 def figures(space: Space, images: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
-    """All FIGURES of kept sets.
+    """Return all FIGURES of kept sets.
 
     Args:
         space: the images' tokens.
@@ -150,7 +150,7 @@ def figures(space: Space, images: torch.Tensor, chosen: torch.Tensor) -> dict[st
 def null(
     space: Space, keep: int, seeds: torch.Tensor, subsets: int = SUBSETS, images: torch.Tensor | None = None
 ) -> dict[str, torch.Tensor]:
-    """All FIGURES of random subsets of the same size on the same images. They depend on image and K alone.
+    """Return all FIGURES of random subsets of the same size on the same images. They depend on image and K alone.
 
     Args:
         space: the images' tokens.
@@ -181,7 +181,7 @@ def null(
 
 @cache
 def coverage_null(grid: tuple[int, int], keep: int) -> dict[str, torch.Tensor]:
-    """The coverage figures of `COVERAGE_SUBSETS` random subsets of K tokens of a grid, always the same: float64 [S] each."""
+    """Return the coverage figures of `COVERAGE_SUBSETS` random subsets of K tokens, always the same: float64 [S] each."""
     return coverage(_ranks(grid[0] * grid[1]) < keep, grid)
 
 
@@ -193,7 +193,7 @@ def _ranks(count: int) -> torch.Tensor:
 
 
 def spread(space: Space, images: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The figures of FIGURES that one spectrum gives: the ranks, ``log_det``, ``vendi`` and ``mean_cosine``, as `figures`.
+    """Return those of `figures` that one spectrum gives: the ranks, ``log_det``, ``vendi`` and ``mean_cosine``.
 
     For sets that are held against others in these alone; arguments as of `figures`.
     """
@@ -268,7 +268,7 @@ def _explained(
     whole = bool(full.all())
     safe = gram if whole else torch.where(full[:, None, None], gram, torch.eye(gram.shape[1]).to(gram))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(safe)[0])
-    explained = torch.linalg.vecdot(inverse.flatten(1), _gather(space.square, images, chosen).flatten(1))
+    explained: torch.Tensor = torch.linalg.vecdot(inverse.flatten(1), _gather(space.square, images, chosen).flatten(1))
     if not whole:
         lacking = (~full).nonzero()[:, 0]
         values, vectors = torch.linalg.eigh(gram[lacking])

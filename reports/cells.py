@@ -8,6 +8,9 @@ from typing import Any
 
 from methods.expressions import bare
 
+Cell = dict[str, Any]
+"""One entry of ``cells`` in summary.json, as the JSON parser returns it; `number`, `interval` and `dig` read it safely."""
+
 WHOLE = ("none", "blind")  # cells without a budget
 SIGNIFICANT = 0.05
 
@@ -22,8 +25,8 @@ class Interval:
     known: bool = True  # whether there is an interval: of one image there is none
 
 
-def dig(cell: dict, path: str) -> Any:
-    """What stands at a dotted path of a cell, or None where any part of it is missing or null.
+def dig(cell: Cell, path: str) -> Any:
+    """Return what stands at a dotted path of a cell, or None where any part of it is missing or null.
 
     >>> dig({"latency": None}, "latency.ttft.value") is None
     True
@@ -36,8 +39,8 @@ def dig(cell: dict, path: str) -> Any:
     return found
 
 
-def number(cell: dict, path: str) -> float | None:
-    """The finite number at a dotted path, or None; of a ``{value, lo, hi}`` its value."""
+def number(cell: Cell, path: str) -> float | None:
+    """Return the finite number at a dotted path, or None; of a ``{value, lo, hi}`` return its value."""
     found = dig(cell, path)
     if isinstance(found, dict):
         found = found.get("value")
@@ -46,28 +49,44 @@ def number(cell: dict, path: str) -> float | None:
     return found
 
 
-def interval(cell: dict, path: str) -> Interval | None:
-    """The interval at a dotted path, or None where its value is missing."""
+def interval(cell: Cell, path: str) -> Interval | None:
+    """Return the figure at a dotted path with its 95 % interval, or None where its value is missing."""
     value = number(cell, path)
     if value is None:
         return None
     lo, hi = number(cell, f"{path}.lo"), number(cell, f"{path}.hi")
-    known = lo is not None and hi is not None
-    return Interval(value, lo, hi) if known else Interval(value, value, value, known=False)
+    if lo is None or hi is None:
+        return Interval(value, value, value, known=False)
+    return Interval(value, lo, hi)
 
 
-def p_value(cell: dict, path: str) -> tuple[float | None, bool]:
-    """The p of a difference and whether it is Holm-corrected; the corrected one where there is one."""
+def known_number(cell: Cell, path: str) -> float:
+    """Return the number at a dotted path that the caller has found to be there; its absence is a fault of the caller."""
+    found = number(cell, path)
+    assert found is not None, f"{method(cell)} has no {path}"
+    return found
+
+
+def known_interval(cell: Cell, path: str) -> Interval:
+    """Return the interval at a dotted path whose value the caller has found to be there; see `known_number`."""
+    found = interval(cell, path)
+    assert found is not None, f"{method(cell)} has no {path}"
+    return found
+
+
+def p_value(cell: Cell, path: str) -> tuple[float | None, bool]:
+    """Return the p of a difference and whether it is Holm-corrected: the corrected p where there is one, else the raw one."""
     holm = number(cell, f"{path}.p_holm")
     return (holm, True) if holm is not None else (number(cell, f"{path}.p"), False)
 
 
-def method(cell: dict) -> str:
+def method(cell: Cell) -> str:
+    """Return the canonical expression of a cell's method, or ``?`` where it is missing."""
     return str(cell.get("method") or "?")
 
 
 def imitated(name: str) -> str | None:
-    """The method whose schedule a control follows.
+    """Return the method whose schedule a control of random tokens follows, or None where the name is no such control.
 
     >>> imitated("random[like=fastv[layer=2]]")
     'fastv[layer=2]'
@@ -88,8 +107,12 @@ def imitated(name: str) -> str | None:
     return next((p.removeprefix("like=") for p in parts if p.startswith("like=")), None)
 
 
-def role(cell: dict) -> str:
-    """``whole`` (none, blind), ``control`` (random), ``bound`` (oracle), ``reference`` (downsample) or ``method``."""
+def role(cell: Cell) -> str:
+    """Return the part a cell plays in the comparison.
+
+    Returns:
+        ``whole`` (none, blind), ``control`` (random), ``bound`` (oracle), ``reference`` (downsample) or ``method``.
+    """
     name = method(cell)
     base = bare(name)
     if name in WHOLE:
@@ -101,8 +124,8 @@ def role(cell: dict) -> str:
     return "reference" if cell.get("reference") or base == "downsample" else "method"
 
 
-def keep(cell: dict) -> int | None:
-    """The number of tokens asked for; None for cells without a budget."""
+def keep(cell: Cell) -> int | None:
+    """Return the number of tokens that a cell was asked to keep, or None for cells without a budget."""
     return None if method(cell) in WHOLE else cell.get("keep")
 
 
@@ -113,41 +136,45 @@ class Stratum:
     model: str
     task: str
     budget: str
-    cells: tuple[dict, ...]  # measured ones, budgets falling, accuracy falling within a budget
+    cells: tuple[Cell, ...]  # measured ones, budgets falling, accuracy falling within a budget
 
     @property
-    def none(self) -> dict | None:
+    def none(self) -> Cell | None:
+        """The cell of the unpruned model."""
         return self.only("none")
 
     @property
-    def blind(self) -> dict | None:
+    def blind(self) -> Cell | None:
+        """The cell of the model that sees no image."""
         return self.only("blind")
 
-    def only(self, name: str, at: int | None = None) -> dict | None:
+    def only(self, name: str, at: int | None = None) -> Cell | None:
+        """Return the cell of one method at one budget, or None where it was not measured."""
         return next((c for c in self.cells if method(c) == name and keep(c) == at), None)
 
-    def control(self, cell: dict) -> dict | None:
-        """The random cell to hold a cell against: on its own schedule where there is one."""
+    def control(self, cell: Cell) -> Cell | None:
+        """Return the random cell to hold a cell against: the one on its own schedule where there is one, else plain random."""
         rivals = self.at(keep(cell))
         like = next((c for c in rivals if imitated(method(c)) == method(cell)), None)
         return like or next((c for c in rivals if method(c) == "random"), None)
 
     @property
-    def pruned(self) -> list[dict]:
+    def pruned(self) -> list[Cell]:
+        """All cells with fewer tokens than the unpruned model; controls, references and bounds are among them."""
         return [c for c in self.cells if role(c) != "whole"]
 
     @property
     def budgets(self) -> list[int]:
-        """Budgets, largest first."""
+        """The budgets of these cells, largest first."""
         return sorted({k for c in self.pruned if (k := keep(c)) is not None}, reverse=True)
 
-    def at(self, k: int) -> list[dict]:
-        """The pruned cells at one budget, best first."""
+    def at(self, k: int | None) -> list[Cell]:
+        """Return the pruned cells at one budget, best first."""
         return [c for c in self.pruned if keep(c) == k]
 
     @property
     def methods(self) -> list[str]:
-        """Pruned methods, each followed by its control; controls of nothing, references and bounds last."""
+        """Names of the pruned methods, each followed by its control; controls of nothing, references and bounds last."""
         names = list(dict.fromkeys(method(c) for c in self.pruned))
         roles = {method(c): role(c) for c in self.pruned}
         mine = sorted(n for n in names if roles[n] == "method")
@@ -156,13 +183,13 @@ class Stratum:
         return ordered + rest
 
 
-def in_order(cells: list[dict]) -> list[dict]:
-    """Cells without a budget first, then budgets falling, and the more accurate first within one.
+def in_order(cells: list[Cell]) -> list[Cell]:
+    """Sort cells: those without a budget first, then budgets falling, and the more accurate first within one.
 
-    Where no answers are known, the one that agrees more often with the unpruned model.
+    Where no answers are known, the one that agrees more often with the unpruned model comes first.
     """
 
-    def key(cell: dict):
+    def key(cell: Cell) -> tuple[bool, int, float, str]:
         k = keep(cell)
         accuracy = number(cell, "accuracy")
         rank = number(cell, "loyalty.agreement") if accuracy is None else accuracy
@@ -171,14 +198,15 @@ def in_order(cells: list[dict]) -> list[dict]:
     return sorted(cells, key=key)
 
 
-def measured(cells: list[dict]) -> list[dict]:
+def measured(cells: list[Cell]) -> list[Cell]:
+    """Return the cells that were not skipped, in the order of `in_order`."""
     return in_order([c for c in cells if not c.get("skipped")])
 
 
-def strata(cells: list[dict]) -> list[Stratum]:
-    """The groups of measured cells that may be compared, in the order of their first cell."""
-    groups: dict[tuple[str, str, str], list[dict]] = {}
-    whole: dict[tuple[str, str], list[dict]] = {}
+def strata(cells: list[Cell]) -> list[Stratum]:
+    """Return the groups of measured cells that may be compared, in the order of their first cell."""
+    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    whole: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         if cell.get("skipped"):
             continue

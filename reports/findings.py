@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from metrics.statistics import holm
 from reports import wording
-from reports.cells import SIGNIFICANT, Interval, Stratum, dig, interval, keep, method, number, role
+from reports.cells import SIGNIFICANT, Cell, Interval, Stratum, dig, interval, keep, known_interval, method, number, role
 
 _ROUNDS = 12  # that a run times, where it is not told otherwise
 _NAMED = 4  # cells told one by one in a sentence
@@ -38,35 +39,37 @@ class Finding:
 class Tested:
     """A cell, its figure, and the corrected p of what is asked of it."""
 
-    cell: dict
+    cell: Cell
     figure: Interval
     p: float
 
     @property
     def name(self) -> str:
+        """The method and its budget, as a sentence names them."""
         return f"{method(self.cell)} at {keep(self.cell)}"
 
 
-def findings(stratum: Stratum, explained: dict | None = None) -> list[Finding]:
-    """What the tests of a run settle, the most useful first.
+def findings(stratum: Stratum, explained: dict[str, Any] | None = None) -> list[Finding]:
+    """Return what the tests of a run settle, the most useful first.
 
     Args:
         stratum: cells that may be compared.
         explained: ``explained`` of summary.json: what predicts accuracy.
 
     Returns:
-        Nothing of what is not significant.
+        Significant findings alone.
     """
     asked = (_winner, _non_inferior, _ranking, _collapse, _diversity, _swap, _speed)
     found = [finding for ask in asked for finding in ask(stratum)]
     return [*found, *_explained(explained or {})]
 
 
-def _corrected(rows: Iterable[tuple[dict, Interval | None, float | None]]) -> list[Tested]:
-    """The significant ones of a family of tests, in the order given."""
+def _corrected(rows: Iterable[tuple[Cell, Interval | None, float | None]]) -> list[Tested]:
+    """Return the significant ones of a family of tests, in the order given."""
     known = [(cell, figure, p) for cell, figure, p in rows if figure is not None and p is not None]
     adjusted = holm([p for _, _, p in known])
-    return [Tested(cell, figure, p) for (cell, figure, _), p in zip(known, adjusted, strict=True) if p < SIGNIFICANT]
+    pairs = zip(known, adjusted, strict=True)
+    return [Tested(cell, figure, p) for (cell, figure, _), p in pairs if p is not None and p < SIGNIFICANT]
 
 
 def _normal_p(distance: float, se: float) -> float | None:
@@ -82,12 +85,12 @@ def _rounds_p(distance: float, se: float) -> float | None:
 
 
 def _se(figure: Interval) -> float:
-    """Standard error that a 95 % interval implies; the longer arm, so that a lopsided one claims less."""
+    """Return the standard error that a 95 % interval implies, by its longer arm, so that a lopsided one claims less."""
     return max(figure.hi - figure.value, figure.value - figure.lo) / 1.96
 
 
 def _finding(kind: str, start: str, rows: list[Tested], text: Callable[[Tested], str], *figures: str) -> list[Finding]:
-    """One sentence for all cells of which the same holds, the strongest of them told one by one."""
+    """Return one sentence for all cells of which the same holds; the strongest of them are told one by one."""
     if not rows:
         return []
     told = [f"{row.name} ({text(row)})" for row in rows[:_NAMED]]
@@ -103,7 +106,7 @@ def _points(figure: Interval) -> str:
 
 
 def _winner(stratum: Stratum) -> list[Finding]:
-    """The first at a budget, where its lead over the next holds.
+    """Return the most accurate method of each budget at which its lead over the next is significant.
 
     The lead over the next alone is claimed: whoever beats the runner-up by more than chance beats all, and of equal methods
     the first two part less than any two named beforehand.
@@ -130,7 +133,7 @@ def _winner(stratum: Stratum) -> list[Finding]:
 
 
 def _non_inferior(stratum: Stratum) -> list[Finding]:
-    """Cells whose loss to the unpruned model is smaller than the margin, at 2.5 % one-sided over all of them together."""
+    """Return the cells whose loss to the unpruned model is below the margin, at 2.5 % one-sided over all of them together."""
     rows, margins = [], set()
     for cell in _methods(stratum):
         gap, margin = interval(cell, "difference_none"), number(cell, "non_inferior.margin")
@@ -148,7 +151,7 @@ def _non_inferior(stratum: Stratum) -> list[Finding]:
 
 
 def _ranking(stratum: Stratum) -> list[Finding]:
-    """What a ranking is worth over random tokens on the same schedule; the summary has corrected these."""
+    """Return what a ranking is worth over random tokens on the same schedule; the summary has corrected these p."""
     rows = [
         Tested(c, gap, p)
         for c in _methods(stratum)
@@ -165,7 +168,7 @@ def _ranking(stratum: Stratum) -> list[Finding]:
 
 
 def _diversity(stratum: Stratum) -> list[Finding]:
-    """Less diverse than random tokens of the same number on the same image, whatever is in them."""
+    """Return the cells that are less diverse than random tokens of the same number on the same image."""
     rows = [
         (c, z, number(c, f"{_RANK}.p") if z.hi < 0 else 1.0)
         for c in _methods(stratum) if (z := interval(c, _RANK)) is not None
@@ -176,7 +179,7 @@ def _diversity(stratum: Stratum) -> list[Finding]:
 
 
 def _collapse(stratum: Stratum) -> list[Finding]:
-    """Less diverse than chance and short of evidence too: each of the two is tested, the weaker p counts."""
+    """Return the cells that are less diverse than chance and short of evidence too: both are tested, the weaker p counts."""
     rows, against = [], {}
     for cell in _methods(stratum):
         control = stratum.control(cell)
@@ -202,7 +205,7 @@ def _z_text(row: Tested) -> str:
 
 
 def _swap(stratum: Stratum) -> list[Finding]:
-    """How much of the loss comes back with the evidence, at the same number of tokens."""
+    """Return how much of the loss comes back with the evidence, at the same number of tokens."""
     rows = [
         (c, gain, _normal_p(gain.value, _se(gain)) if gain.lo > 0 else 1.0)
         for c in _methods(stratum) if (gain := interval(c, "evidence.swap_gain")) is not None and gain.hi > gain.lo
@@ -221,7 +224,7 @@ def _swap(stratum: Stratum) -> list[Finding]:
 
 
 def _speed(stratum: Stratum) -> list[Finding]:
-    """Prefill against what its FLOPs promise."""
+    """Return the cells whose prefill is slower or faster than their FLOPs promise."""
     rows = []
     for cell in _methods(stratum):
         gain = interval(cell, _GAIN)
@@ -243,13 +246,13 @@ def _speed(stratum: Stratum) -> list[Finding]:
     ]
 
 
-def _methods(stratum: Stratum) -> list[dict]:
-    """Methods with a budget; no yardsticks, no controls."""
+def _methods(stratum: Stratum) -> list[Cell]:
+    """Return the cells of methods with a budget, without references, bounds and controls."""
     return [c for c in stratum.pruned if role(c) == "method" and keep(c) is not None]
 
 
-def _explained(explained: dict) -> list[Finding]:
-    """The figures that go with right answers, list by list, and whether complexity parts attention from diversity."""
+def _explained(explained: dict[str, Any]) -> list[Finding]:
+    """Return the figures that go with right answers, and whether complexity parts attention from diversity."""
     found = []
     for name, where in _LABELS.items():
         rows = _dicts(dig(explained, f"correlations.{name}.rows"))
@@ -278,11 +281,11 @@ def _explained(explained: dict) -> list[Finding]:
     return found
 
 
-def _dicts(found: object) -> list[dict]:
+def _dicts(found: object) -> list[dict[str, Any]]:
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
-def _sure(one: dict) -> bool:
+def _sure(one: dict[str, Any]) -> bool:
     p = number(one, "p_holm")
     return p is not None and p < SIGNIFICANT
 
@@ -293,7 +296,7 @@ def _figure(name: str) -> str:
     return f"{plain}, against chance" if z else f"{plain}, against the same rows" if name.startswith("row_z_") else plain
 
 
-def _rho(row: dict) -> str:
-    sign = lambda value: wording.signed(f"{value:+.2f}")
-    rho = interval({"rho": row}, "rho")
-    return f"rank correlation {sign(rho.value)}" + (f" [{sign(rho.lo)} to {sign(rho.hi)}]" if rho.hi > rho.lo else "")
+def _rho(row: dict[str, Any]) -> str:
+    rho = known_interval({"rho": row}, "rho")
+    value, lo, hi = (wording.signed(f"{bound:+.2f}") for bound in (rho.value, rho.lo, rho.hi))
+    return f"rank correlation {value}" + (f" [{lo} to {hi}]" if rho.hi > rho.lo else "")

@@ -7,10 +7,12 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from reports.view import GalleryAnswer, GalleryImage, GalleryQuestion
+from reports.view import GalleryAnswer, GalleryImage, GalleryQuestion, Mask
 
 HEAVIEST = 9_000_000
 """Characters of JSON that a page may hold; with figures and tables it stays well under 15 MB."""
@@ -28,7 +30,7 @@ class Payload:
 
 
 def payload(images: list[GalleryImage], heaviest: int = HEAVIEST) -> Payload:
-    """All that the gallery's script draws from.
+    """Return all that the gallery's script draws from.
 
     Args:
         images: with their questions and answers, the most telling first.
@@ -54,7 +56,7 @@ def payload(images: list[GalleryImage], heaviest: int = HEAVIEST) -> Payload:
 def most_telling(
     answers: Iterable[tuple[str, str, float, float | None]], most: int, first: frozenset[str] = frozenset()
 ) -> list[str]:
-    """The images whose questions part the methods most, the most telling first.
+    """Return the images whose questions part the methods most, the most telling first.
 
     An image's worth is the variance of the scores among methods at one budget, summed over its questions and budgets: it is
     highest where half of the methods answer right and half wrong.
@@ -81,8 +83,8 @@ def most_telling(
     return sorted(worth, key=lambda image: (image not in first, -worth[image]))[:most]
 
 
-def bits(mask: np.ndarray | None) -> str | None:
-    """A mask as base64 of its bits, row by row, the first token in the highest bit.
+def bits(mask: Mask | None) -> str | None:
+    """Write a mask as base64 of its bits, row by row, the first token in the highest bit.
 
     >>> bits(np.array([[True, False], [False, True]]))
     'kA=='
@@ -90,8 +92,8 @@ def bits(mask: np.ndarray | None) -> str | None:
     return None if mask is None else _base64(np.packbits(np.asarray(mask, bool).ravel()).tobytes())
 
 
-def ranks(scores: np.ndarray) -> str:
-    """Scores as base64 of one byte a token: 0 where there is none, else 1 for the lowest to 255 for the highest rank.
+def ranks(scores: NDArray[np.floating]) -> str:
+    """Write scores as base64 of one byte a token: 0 where there is none, else 1 for the lowest to 255 for the highest rank.
 
     Ranks, since scores of attention are so uneven that their plain values would all but one look alike.
 
@@ -105,14 +107,15 @@ def ranks(scores: np.ndarray) -> str:
     return _base64(out.tobytes())
 
 
-def _image(image: GalleryImage) -> dict:
-    found: dict = {"id": image.image_id, "png": _base64(image.png), "questions": [_question(q, image) for q in image.questions]}
+def _image(image: GalleryImage) -> dict[str, Any]:
+    questions = [_question(q, image) for q in image.questions]
+    found: dict[str, Any] = {"id": image.image_id, "png": _base64(image.png), "questions": questions}
     if image.areas:
         found["areas"] = [[a.rows, a.columns, a.top, a.left, a.bottom, a.right] for a in image.areas]
     return found
 
 
-def _question(question: GalleryQuestion, image: GalleryImage) -> dict:
+def _question(question: GalleryQuestion, image: GalleryImage) -> dict[str, Any]:
     evidence = question.evidence
     return {
         "id": question.sample_id,
@@ -125,9 +128,9 @@ def _question(question: GalleryQuestion, image: GalleryImage) -> dict:
     }
 
 
-def _answer(answer: GalleryAnswer, image: GalleryImage) -> dict:
+def _answer(answer: GalleryAnswer, image: GalleryImage) -> dict[str, Any]:
     tiled = answer.kept is not None and answer.kept.ndim == 1
-    shape = (sum(a.count for a in image.areas),) if tiled else tuple(answer.grid)
+    shape: tuple[int, ...] = (sum(a.count for a in image.areas),) if tiled else tuple(answer.grid)
     who = f"gallery: {{}} of {answer.method} at {answer.keep}"
     if answer.kept is not None and tuple(answer.kept.shape) != shape:
         raise ValueError(f"{who.format('kept mask')} is {answer.kept.shape}, its grid {shape}")
@@ -135,7 +138,7 @@ def _answer(answer: GalleryAnswer, image: GalleryImage) -> dict:
         if values is not None and np.size(values) != np.prod(shape):
             raise ValueError(f"{who.format(name)} has {np.size(values)} values for {np.prod(shape)} tokens")
     score = float("nan") if answer.score is None else float(answer.score)
-    found: dict = {
+    found: dict[str, Any] = {
         "method": answer.method,
         "keep": None if answer.keep is None else int(answer.keep) if float(answer.keep).is_integer() else float(answer.keep),
         "prediction": answer.prediction,

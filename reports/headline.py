@@ -5,7 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reports import wording
-from reports.cells import SIGNIFICANT, Interval, Stratum, dig, interval, method, number, p_value, role
+from reports.cells import (
+    SIGNIFICANT,
+    Cell,
+    Interval,
+    Stratum,
+    dig,
+    interval,
+    known_interval,
+    known_number,
+    method,
+    number,
+    p_value,
+    role,
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +36,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Headline:
-    """What is to be said about one budget."""
+    """The best method at one budget, and the sentences about it."""
 
     keep: int
     best: str | None
@@ -36,7 +49,7 @@ class Headline:
 
 
 def headlines(stratum: Stratum) -> list[Headline]:
-    """A headline for every budget of a group of comparable cells, largest budget first."""
+    """Return a headline for every budget of a group of comparable cells, largest budget first."""
     return [_at(stratum, k) for k in stratum.budgets]
 
 
@@ -49,29 +62,29 @@ def _at(stratum: Stratum, k: int) -> Headline:
         said = Sentence("open", "No pruning method beside the references was measured here.")
         return Headline(k, None, wording.MISSING, "", 0, (said,))
     best = racing[0]
-    found = interval(best, "accuracy")
-    said = [_against_none(best), _against_random(stratum, best), _against_references(cells, best), _ties(racing)]
+    found = known_interval(best, "accuracy")
+    sentences = (_against_none(best), _against_random(stratum, best), _against_references(cells, best), _ties(racing))
     return Headline(
         keep=k,
         best=method(best),
         accuracy=wording.percent(found.value),
         accuracy_range=wording.percent_range(found),
         of=len(racing),
-        sentences=tuple(s for s in said if s),
+        sentences=tuple(s for s in sentences if s),
         cost=cost(stratum, best),
     )
 
 
-def _by_loyalty(stratum: Stratum, k: int, loyal: list[dict]) -> Headline:
-    """The headline of a task without answers: how often a method says what the unpruned model says."""
-    ranked = sorted(loyal, key=lambda c: -number(c, "loyalty.agreement"))
+def _by_loyalty(stratum: Stratum, k: int, loyal: list[Cell]) -> Headline:
+    """Return the headline of a task without answers: how often a method says what the unpruned model says."""
+    ranked = sorted(loyal, key=lambda c: -known_number(c, "loyalty.agreement"))
     best, rest = ranked[0], ranked[1:]
-    found = interval(best, "loyalty.agreement")
+    found = known_interval(best, "loyalty.agreement")
     kl = number(best, "loyalty.kl")
     said = [Sentence("open", "No answers are known, so this is agreement with the unpruned model, right or wrong, not accuracy.")]
     if kl is not None:
         said.append(Sentence("open", f"Its first answer token diverges by {wording.plain(kl, 3)} nats."))
-    near = [c for c in rest if number(c, "loyalty.agreement") >= found.lo]
+    near = [c for c in rest if known_number(c, "loyalty.agreement") >= found.lo]
     if near:
         said.append(
             Sentence(
@@ -82,13 +95,13 @@ def _by_loyalty(stratum: Stratum, k: int, loyal: list[dict]) -> Headline:
     return Headline(k, method(best), percent, spread, len(ranked), tuple(said), "agreement", cost(stratum, best))
 
 
-def noisy(cell: dict) -> bool:
-    """Whether a cell's rounds vary too much for its times to be given in digits."""
+def noisy(cell: Cell) -> bool:
+    """Return whether a cell's rounds vary too much for its times to be given in digits."""
     return bool(dig(cell, "latency.noisy"))
 
 
-def cost(stratum: Stratum, cell: dict) -> str:
-    """What a cell costs: milliseconds to the first token against the unpruned model's, or compute where nothing was timed."""
+def cost(stratum: Stratum, cell: Cell) -> str:
+    """Say what a cell costs: milliseconds to the first token against the unpruned model's, or compute where nothing was timed."""
     ttft, ratio = interval(cell, "latency.ttft"), interval(cell, "latency.ratio")
     whole = interval(stratum.none, "latency.ttft") if stratum.none else None
     if ttft is not None and noisy(cell):
@@ -110,12 +123,12 @@ def cost(stratum: Stratum, cell: dict) -> str:
     return f"{wording.plain(total / divisor)} {name}{share}; nothing was timed."
 
 
-def _test_text(cell: dict, path: str) -> str:
+def _test_text(cell: Cell, path: str) -> str:
     p, holm = p_value(cell, path)
     return wording.p_text(p) + (", Holm" if holm and p is not None else "")
 
 
-def _against_none(best: dict) -> Sentence | None:
+def _against_none(best: Cell) -> Sentence | None:
     gap = interval(best, "difference_none")
     if gap is None:
         return None
@@ -146,7 +159,7 @@ def _against_none(best: dict) -> Sentence | None:
     return Sentence("bad", f"Less accurate than the unpruned model: {numbers}.{margin_text}")
 
 
-def _against_random(stratum: Stratum, best: dict) -> Sentence | None:
+def _against_random(stratum: Stratum, best: Cell) -> Sentence | None:
     gap = interval(best, "difference_like")
     if gap is not None:
         p, _ = p_value(best, "difference_like")
@@ -159,8 +172,8 @@ def _against_random(stratum: Stratum, best: dict) -> Sentence | None:
             return Sentence("good", f"Its ranking beats random tokens on the same schedule: {numbers}.")
         return Sentence("bad", f"Its ranking does worse than random tokens on the same schedule: {numbers}.")
     control = stratum.control(best)
-    chance, mine = interval(control, "accuracy") if control else None, interval(best, "accuracy")
-    if chance is None:
+    chance, mine = interval(control, "accuracy") if control else None, known_interval(best, "accuracy")
+    if control is None or chance is None:
         return Sentence("open", "No random control at this budget, so what its ranking is worth is not known.")
     apart = mine.lo > chance.hi or mine.hi < chance.lo
     side = "above" if mine.value > chance.value else "below" if mine.value < chance.value else "level with"
@@ -172,10 +185,10 @@ def _against_random(stratum: Stratum, best: dict) -> Sentence | None:
     )
 
 
-def _against_references(cells: list[dict], best: dict) -> Sentence | None:
+def _against_references(cells: list[Cell], best: Cell) -> Sentence | None:
     """Shrinking the image is the alternative that needs no method at all, so a loss to it is always said."""
-    mine = number(best, "accuracy")
-    ahead = [c for c in cells if role(c) in ("reference", "control") and number(c, "accuracy") > mine]
+    mine = known_number(best, "accuracy")
+    ahead = [c for c in cells if role(c) in ("reference", "control") and known_number(c, "accuracy") > mine]
     if ahead:
         names = wording.listed([f"{method(c)} ({wording.percent(number(c, 'accuracy'))} %)" for c in ahead])
         return Sentence("bad", f"Simpler alternatives at this budget score higher: {names}.")
@@ -185,39 +198,37 @@ def _against_references(cells: list[dict], best: dict) -> Sentence | None:
     return Sentence("good", f"Above downsample, a smaller image ({wording.percent(number(shrunk, 'accuracy'))} %).")
 
 
-def _ties(racing: list[dict]) -> Sentence | None:
-    """Whether the lead over all others is real: by the paired tests where the run has them, else by the interval."""
-    tests = [(c, p_value(c, "difference_winner")[0]) for c in racing[1:]]
-    control_won = (
-        interval(racing[0], "difference_winner") is not None
-    )  # then the tests are against random tokens, not this method
-    if tests and not control_won and all(p is not None for _, p in tests):
+def _ties(racing: list[Cell]) -> Sentence | None:
+    """Say whether the lead over all others is real: by the paired tests where the run has them, else by the interval."""
+    tests = [(c, p) for c in racing[1:] if (p := p_value(c, "difference_winner")[0]) is not None]
+    control_won = interval(racing[0], "difference_winner") is not None  # then the tests are against random tokens
+    if tests and not control_won and len(tests) == len(racing) - 1:
         equal = [c for c, p in tests if p >= SIGNIFICANT]
         if equal:
             return Sentence("open", f"First place is not settled: no difference could be shown from {_named(equal)}.")
-        gap = interval(racing[1], "difference_winner")
+        gap = known_interval(racing[1], "difference_winner")
         lead = Interval(-gap.value, -gap.hi, -gap.lo)
         return Sentence(
             "good",
             f"Ahead of every other method; of the next, {method(racing[1])}, by {wording.points_plain(lead.value)} points "
             f"[{wording.points_range(lead)}], {_test_text(racing[1], 'difference_winner')}.",
         )
-    best = interval(racing[0], "accuracy")
-    near = [c for c in racing[1:] if number(c, "accuracy") >= best.lo]
+    best = known_interval(racing[0], "accuracy")
+    near = [c for c in racing[1:] if known_number(c, "accuracy") >= best.lo]
     if not near:
         return None
     lie = "lie" if len(near) > 1 else "lies"
     return Sentence("open", f"First place is not settled: within its interval {lie} {_named(near)}.")
 
 
-def _named(cells: list[dict]) -> str:
-    """Some methods with their accuracies, the rest as a count."""
+def _named(cells: list[Cell]) -> str:
+    """Name the first four methods with their accuracies, and count the rest."""
     names = [f"{method(c)} ({wording.percent(number(c, 'accuracy'))} %)" for c in cells[:4]]
     return wording.listed([*names, f"{len(cells) - 4} more"] if len(cells) > 4 else names)
 
 
 def image_worth(stratum: Stratum) -> str | None:
-    """What the unpruned model reaches with and without the image: how much there is to lose."""
+    """Say what the unpruned model reaches with and without the image: how much there is to lose."""
     none = interval(stratum.none, "accuracy") if stratum.none else None
     if none is None:
         return None

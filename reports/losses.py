@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reports import headline, wording
-from reports.cells import SIGNIFICANT, Interval, Stratum, interval, method, number, p_value, role
+from reports.cells import SIGNIFICANT, Cell, Interval, Stratum, interval, method, number, p_value, role
 
 _FAMILIES = 3  # how many of the worst are named
 _TOLD = 0.05  # a family whose accuracy falls by less is no loss worth naming
@@ -22,7 +22,7 @@ class LossFigure:
 
 @dataclass(frozen=True)
 class Loss:
-    """What one cell loses to the unpruned model, where, and why as far as this run can tell."""
+    """The accuracy that one cell loses to the unpruned model, where, and why as far as this run can tell."""
 
     method: str
     lost: LossFigure  # accuracy minus the unpruned model's, points
@@ -43,13 +43,13 @@ class LossTable:
 
 
 def losses(stratum: Stratum) -> list[LossTable]:
-    """What every method loses at every budget, the smallest budget first, where the loss is largest.
+    """Return what every method loses at every budget, the smallest budget first, where the loss is largest.
 
     Args:
         stratum: cells that may be compared.
 
     Returns:
-        Nothing where the unpruned model or all accuracies are missing.
+        One table a budget; none where the unpruned model or all accuracies are missing.
     """
     if stratum.none is None or number(stratum.none, "accuracy") is None:
         return []
@@ -61,7 +61,7 @@ def losses(stratum: Stratum) -> list[LossTable]:
     return found
 
 
-def _loss(stratum: Stratum, cell: dict) -> Loss:
+def _loss(stratum: Stratum, cell: Cell) -> Loss:
     gap, swap = interval(cell, "difference_none"), interval(cell, "evidence.swap_gain")
     like, recall = interval(cell, "difference_like"), interval(cell, "evidence.recall")
     control = stratum.control(cell)
@@ -89,12 +89,12 @@ def _points(gap: Interval | None, tail: str) -> LossFigure:
     return LossFigure(gap.value, wording.points(gap.value), "; ".join(t for t in (wording.points_range(gap), tail) if t))
 
 
-def _p(cell: dict, path: str) -> str:
+def _p(cell: Cell, path: str) -> str:
     p, _ = p_value(cell, path)
     return "" if p is None else wording.p_text(p)
 
 
-def _cost(cell: dict) -> LossFigure:
+def _cost(cell: Cell) -> LossFigure:
     ttft, ratio = number(cell, "latency.ttft"), number(cell, "latency.ratio")
     spread = interval(cell, "latency.ttft")
     if spread is not None and headline.noisy(cell):
@@ -102,8 +102,8 @@ def _cost(cell: dict) -> LossFigure:
     return LossFigure(ttft, wording.milliseconds(ttft), "" if ratio is None else f"{wording.plain(ratio)} times as fast")
 
 
-def _worst(stratum: Stratum, cell: dict) -> list[tuple[str, float]]:
-    """The question families whose accuracy falls most, worst first; plain differences of two accuracies."""
+def _worst(stratum: Stratum, cell: Cell) -> list[tuple[str, float]]:
+    """Return the question families whose accuracy falls most, worst first, as plain differences of two accuracies."""
     whole, changes = (stratum.none or {}).get("families") or {}, []
     for name, found in (cell.get("families") or {}).items():
         mine, theirs = number({"found": found}, "found"), number({"found": whole.get(name)}, "found")
@@ -112,8 +112,8 @@ def _worst(stratum: Stratum, cell: dict) -> list[tuple[str, float]]:
     return sorted(changes, key=lambda item: item[1])[:_FAMILIES]
 
 
-def _why(cell: dict, gap: Interval | None, like: Interval | None, recall: Interval | None, theirs: Interval | None) -> list[str]:
-    """What this run shows of the reasons; each sentence needs its own interval or test."""
+def _why(cell: Cell, gap: Interval | None, like: Interval | None, recall: Interval | None, theirs: Interval | None) -> list[str]:
+    """Say what this run shows of the reasons; each sentence needs its own interval or test."""
     p, _ = p_value(cell, "difference_none")
     if gap is None or p is None or p >= SIGNIFICANT or gap.value >= 0:
         return ["No loss could be shown."] if gap is not None else []

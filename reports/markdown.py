@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from reports import wording
-from reports.cells import dig, interval, keep, measured, number, p_value
+from reports.cells import Cell, dig, interval, keep, measured, number, p_value
 from reports.cells import method as name_of
 from reports.marks import code, plain
 from reports.table import skipped
 
 
-def table(cells: list[dict]) -> str:
-    """A compact Markdown table: one row a measured cell, then the skipped cells with their reasons.
+def table(cells: list[Cell]) -> str:
+    """Return a compact Markdown table: one row a measured cell, then the skipped cells with their reasons.
 
     p values are Holm-adjusted over the competing cells; those of references and controls are not, and marked ``raw``.
 
@@ -38,7 +38,7 @@ def table(cells: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(cell: dict, divisor: float) -> list[str]:
+def _row(cell: Cell, divisor: float) -> list[str]:
     accuracy, total = interval(cell, "accuracy"), number(cell, "flops.total")
     tokens = [number(cell, "tokens.average"), number(cell, "tokens.final")]
     return [
@@ -57,7 +57,7 @@ def _row(cell: dict, divisor: float) -> list[str]:
     ]  # fmt: skip
 
 
-def _time(cell: dict) -> str:
+def _time(cell: Cell) -> str:
     ttft, ratio = interval(cell, "latency.ttft"), number(cell, "latency.ratio")
     if ttft is None:
         return wording.MISSING
@@ -66,7 +66,7 @@ def _time(cell: dict) -> str:
     return wording.milliseconds(ttft.value) + (f" ({wording.plain(ratio)}×)" if ratio is not None else "")
 
 
-def _difference(cell: dict, path: str) -> str:
+def _difference(cell: Cell, path: str) -> str:
     gap = number(cell, path)
     if gap is None:
         return wording.MISSING

@@ -11,13 +11,13 @@ _CALLS = {"*": "\\*", "_": "\\_", "~": "\\~", "$": "\\$", "@": "@\u2060", "#": "
 
 
 def plain(text: object) -> str:
-    """Text that can neither leave its table cell nor open a tag or a link, nor steer a terminal."""
+    """Escape text so that it can neither leave its table cell nor open a tag or a link, nor steer a terminal."""
     flat = shown(" ".join(str(text).replace("\\", "\\\\").split()))
     return _marked(flat, _CELL)
 
 
 def inert(text: object) -> str:
-    """`plain` text for a comment that others see: it does not format either, and nobody is called and nothing linked."""
+    """Escape text for a comment that others see: as `plain`, and it formats nothing, calls nobody and links nowhere."""
     return _marked(plain(text), _CALLS)
 
 
@@ -28,7 +28,7 @@ def _marked(text: str, marks: dict[str, str]) -> str:
 
 
 def code(text: object) -> str:
-    """A name as code, that of None or nothing as missing; a bar in it would end the table cell, a backtick the code."""
+    """Write a name as code, None or an empty name as missing; a bar in it would end the table cell, a backtick the code."""
     known = "" if text is None else str(text)
     flat = shown(" ".join(known.replace("\\", "/").split())) or wording.MISSING  # a backslash would free the bar after it
     return f"`{flat.replace('`', chr(39)).replace('|', chr(92) + '|')}`"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 from datetime import datetime
-from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from metrics.accuracy import FEWEST
@@ -17,16 +16,16 @@ from reports.figures.catalogue import figures
 from reports.figures.tokens import below_chance
 from reports.findings import findings
 from reports.losses import losses
+from reports.templating import encodable, environment, own_file
 from reports.view import RunView
 
-TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("page.js", "table.js", "draw.js", "gallery.js")
-"""In this order: one script in the page."""
+"""Files that make the one script of the page, in this order."""
 _REASONS = 5  # why samples failed, on the page; the manifest and `samples --failed` have more
 
 
 def render(run: RunView) -> str:
-    """The report page.
+    """Return the report page of one run.
 
     Args:
         run: manifest, cells of summary.json and gallery; any field of a cell may be null.
@@ -35,12 +34,10 @@ def render(run: RunView) -> str:
         HTML with styles, script, figures and images inside; its Content-Security-Policy forbids all else.
     """
     groups = strata(run.cells)
-    # Markup here is our own: the files below, and JSON that gallery.payload has made inert.
-    style = Markup((TEMPLATES / "report.css").read_text("utf-8"))  # nosec B704  # our own files, or JSON and SVG made inert
-    script = Markup("\n".join((TEMPLATES / name).read_text("utf-8") for name in SCRIPTS))  # nosec B704
+    script = own_file(*SCRIPTS)
     pictured = gallery.payload(run.gallery) if run.gallery else None
     html = (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             manifest=run.manifest,
@@ -53,31 +50,19 @@ def render(run: RunView) -> str:
             versions=sorted((run.manifest.get("versions") or {}).items()),
             digests=[(name, digest) for name, digest in (run.manifest.get("fingerprints") or {}).items() if digest],
             config=_options(run.manifest),
-            gallery=Markup(pictured.json) if pictured else None,  # nosec B704  # our own files, or JSON and SVG made inert
+            gallery=Markup(pictured.json) if pictured else None,  # nosec B704  # JSON that `payload` made inert
             images=pictured.images if pictured else 0,
             apart=_apart(groups),
-            style=style,
+            style=own_file("report.css"),
             script=script,
             policy=_policy(script),
         )
     )
-    return html.encode("utf-8", "replace").decode("utf-8")  # a model may answer half a surrogate pair
-
-
-def _environment() -> Environment:
-    found = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    found.filters |= {"percent": wording.percent, "p_text": wording.p_text, "tight": wording.tight}
-    return found
+    return encodable(html)
 
 
 def _policy(script: str) -> str:
-    """Nothing but inline styles, data: images and this very script, known by its hash."""
+    """Return the policy that allows inline styles, data: images and this very script, known by its hash, and nothing else."""
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     return (
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; "
@@ -85,7 +70,7 @@ def _policy(script: str) -> str:
     )
 
 
-def _section(run: RunView, group: Stratum, name: str) -> dict:
+def _section(run: RunView, group: Stratum, name: str) -> dict[str, object]:
     return {
         "name": name,
         "title": f"{group.task} on {group.model}",
@@ -102,7 +87,7 @@ def _section(run: RunView, group: Stratum, name: str) -> dict:
     }
 
 
-def _title(manifest: dict, groups: list[Stratum]) -> str:
+def _title(manifest: dict[str, Any], groups: list[Stratum]) -> str:
     names = dict.fromkeys(f"{g.task} on {g.model}" for g in groups)
     if not names:
         names = {f"{manifest.get('task') or '?'} on {manifest.get('model') or '?'}": None}
@@ -110,7 +95,7 @@ def _title(manifest: dict, groups: list[Stratum]) -> str:
 
 
 def _facts(run: RunView) -> list[tuple[str, str]]:
-    """What was measured on what; facts the manifest lacks are left out."""
+    """Return the facts of the run by name; those that the manifest lacks are left out."""
     m = run.manifest
     pruned = {method(c) for c in run.cells if keep(c) is not None and not c.get("skipped")}
     found = [
@@ -136,22 +121,22 @@ def _images(run: RunView) -> float | None:
 
 
 def _moment(text: object) -> str | None:
-    """A date and time as a reader writes it; what is none stays as it is."""
+    """Write a date and time as a reader does; text that is no date stays as it is."""
     try:
         return datetime.fromisoformat(str(text)).strftime("%Y-%m-%d %H:%M %Z").strip()
     except ValueError:
         return None if text is None else str(text)
 
 
-def _options(manifest: dict) -> list[tuple[str, str]]:
-    """Every option of the run, those that were left out too; lists as the command line takes them."""
+def _options(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return every option of the run, those that were left out too; lists as the command line takes them."""
     config = manifest.get("config") or {}
     texts = {name: ",".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in config.items() if v not in (None, [])}
     return sorted(texts.items())
 
 
 def _apart(groups: list[Stratum]) -> tuple[str, str]:
-    """The best and the worst method at the smallest budget: what the gallery puts side by side first."""
+    """Return the best and the worst method at the smallest budget, which the gallery puts side by side first."""
     for group in groups:
         racing = [
             c for k in reversed(group.budgets) for c in group.at(k) if role(c) == "method" and number(c, "accuracy") is not None
@@ -163,7 +148,7 @@ def _apart(groups: list[Stratum]) -> tuple[str, str]:
 
 
 def _same_machine(run: RunView) -> list[str]:
-    """What the A/A check says: how far two timings of the same thing lie apart here."""
+    """Say by the A/A check how far two timings of the same thing lie apart on this machine."""
     ratio = interval(run.checks, "aa")
     if ratio is None:
         return []
@@ -175,13 +160,13 @@ def _same_machine(run: RunView) -> list[str]:
     return [f"{said}; speed-ups inside that range mean nothing."]
 
 
-def _whole(manifest: dict, key: str) -> str | None:
+def _whole(manifest: dict[str, Any], key: str) -> str | None:
     value = number(manifest, key)
     return None if value is None else wording.count(value)
 
 
 def _alerts(run: RunView) -> list[str]:
-    """What a reader must know before trusting a number."""
+    """Return what a reader must know before trusting a number."""
     failures = number(run.manifest, "failures") or 0
     noisy = sorted({f"{method(c)} at {keep(c)}" if keep(c) else method(c) for c in run.cells if dig(c, "latency.noisy")})
     gone = table.skipped(run.cells)

@@ -6,8 +6,6 @@ import re
 from collections import Counter
 from xml.etree import ElementTree
 
-from markupsafe import Markup
-
 from harness.store.verdicts import RULES, Comparison, Verdict
 from reports import wording
 from reports.marks import code, inert
@@ -18,7 +16,7 @@ _NOT_XML = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]
 
 
 def markdown(found: Comparison) -> str:
-    """The verdict, what failed, what changed within the thresholds, and what is new; short.
+    """Return a short comment: the verdict, what failed, what changed within the thresholds, and what is new.
 
     Args:
         found: all verdicts.
@@ -54,7 +52,7 @@ def markdown(found: Comparison) -> str:
 
 
 def junit(found: Comparison) -> str:
-    """One test suite a rule, one test case a cell: failures with their text, what was not judged as skipped.
+    """Return JUnit XML: one test suite a rule, one test case a cell; failures with their text, what was not judged as skipped.
 
     Args:
         found: all verdicts.
@@ -64,7 +62,7 @@ def junit(found: Comparison) -> str:
     """
     counts = found.counts()
     total = {"tests": str(len(found.verdicts)), "failures": str(counts["failed"]), "skipped": str(counts["not judged"])}
-    root = ElementTree.Element("testsuites", name="prunescope regress", errors="0", time="0", **total)
+    root = ElementTree.Element("testsuites", {"name": "prunescope regress", "errors": "0", "time": "0", **total})
     for rule in dict.fromkeys(v.rule for v in found.verdicts):
         mine = [v for v in found.verdicts if v.rule == rule]
         states = Counter(v.status for v in mine)
@@ -86,7 +84,7 @@ def junit(found: Comparison) -> str:
 
 
 def html(found: Comparison) -> str:
-    """One self-contained page: it loads nothing and runs no script.
+    """Return one self-contained page that loads nothing and runs no script.
 
     Args:
         found: all verdicts.
@@ -94,28 +92,28 @@ def html(found: Comparison) -> str:
     Returns:
         HTML whose Content-Security-Policy allows inline styles alone.
     """
-    from reports.page import TEMPLATES, _environment
+    from reports.templating import encodable, environment, own_file
 
     rules = [
         {"name": rule, "meaning": RULES.get(rule, ""), "verdicts": [v for v in found.verdicts if v.rule == rule]}
         for rule in dict.fromkeys(v.rule for v in found.verdicts)
     ]
-    environment = _environment()
-    environment.globals["value"] = value
-    page = environment.get_template("regression.html.j2").render(
+    templates = environment()
+    templates.globals["value"] = value
+    page = templates.get_template("regression.html.j2").render(
         found=found,
         headline=headline(found),
         counted=counted(found),
         moved=changed(found),
         rules=rules,
-        style=Markup((TEMPLATES / "report.css").read_text("utf-8")),  # nosec B704  # our own file
+        style=own_file("report.css"),
         policy=_POLICY,
     )
-    return page.encode("utf-8", "replace").decode("utf-8")
+    return encodable(page)
 
 
 def headline(found: Comparison) -> str:
-    """The verdict in a few words."""
+    """Say the verdict in a few words."""
     failed = Counter(v.rule for v in found.failed)
     if not failed:
         return "No regression."
@@ -123,7 +121,7 @@ def headline(found: Comparison) -> str:
 
 
 def counted(found: Comparison) -> str:
-    """How many verdicts there are, in a sentence."""
+    """Say in a sentence how many checks failed, on how many cells."""
     counts, cells = found.counts(), len({v.cell for v in found.verdicts})
     judged = counts["passed"] + counts["failed"]
     open_ = f"; {counts['not judged']} not judged" if counts["not judged"] else ""
@@ -131,7 +129,7 @@ def counted(found: Comparison) -> str:
 
 
 def changed(found: Comparison) -> list[Verdict]:
-    """Figures that differ and did not fail, the larger changes of a rule first; times always differ and are left out."""
+    """Return the figures that differ and did not fail, the larger changes of a rule first; times are left out."""
     moved = [
         v for v in found.verdicts
         if v.status in ("passed", "noted") and v.rule not in ("latency", "benchmarks") and v.changed
@@ -142,7 +140,7 @@ def changed(found: Comparison) -> list[Verdict]:
 
 
 def unjudged(found: Comparison) -> list[str]:
-    """What was not judged, rule by rule, with its commonest reason."""
+    """Say what was not judged, rule by rule, with its commonest reason."""
     said = []
     for rule in dict.fromkeys(v.rule for v in found.of("not judged")):
         mine = [v for v in found.of("not judged") if v.rule == rule]
@@ -152,7 +150,7 @@ def unjudged(found: Comparison) -> list[str]:
 
 
 def value(number: float | None, verdict: Verdict) -> str:
-    """A number of a verdict in its unit."""
+    """Write a number of a verdict in its unit."""
     if number is None:
         return wording.MISSING
     if verdict.unit == "share":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
 from reports import wording
-from reports.cells import WHOLE, Interval, dig, interval, number
+from reports.cells import WHOLE, Cell, Interval, dig, interval, number
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _DRAWN = 40  # rows of the figure
@@ -18,12 +19,12 @@ class Shown:
     """A cell of one run."""
 
     skipped: str | None
-    entry: dict  # of summary.json
+    entry: Cell  # of summary.json
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Accuracy of another run less that of the first, on the same questions; shares."""
+    """The accuracy of another run less that of the first, on the same questions; shares."""
 
     value: float
     lo: float | None
@@ -33,7 +34,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Aligned:
-    """One row: the cell in each run, None where a run has none, and each other run's difference to the first."""
+    """One row of the page: the cell in each run, None where a run has none, and each other run's difference to the first."""
 
     method: str
     keep: int | None
@@ -54,8 +55,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Several:
+    """All that the page of several runs shows; every tuple of runs is in the order of ``names``."""
+
     names: tuple[str, ...]
-    manifests: tuple[dict, ...]
+    manifests: tuple[dict[str, Any], ...]
     rows: tuple[Aligned, ...]
     settings: tuple[Setting, ...]
     notes: tuple[str, ...]
@@ -63,7 +66,7 @@ class Several:
 
 @dataclass(frozen=True)
 class Text:
-    """What a table cell says, its small print, and the plain number."""
+    """The words of a table cell, its small print, and the plain number."""
 
     text: str
     detail: str = ""
@@ -72,7 +75,7 @@ class Text:
 
 
 def render(several: Several) -> str:
-    """The page: it loads nothing and runs no script.
+    """Return the page of several runs; it loads nothing and runs no script.
 
     Args:
         several: two runs or more.
@@ -80,12 +83,12 @@ def render(several: Several) -> str:
     Returns:
         HTML whose Content-Security-Policy allows inline styles alone.
     """
-    from reports.page import TEMPLATES, _environment
+    from reports.templating import encodable, environment, own_file
 
     rows = sorted(several.rows, key=_place)
     titles = [f"{m.get('task') or '?'} on {m.get('model') or '?'}" for m in several.manifests]
     page = (
-        _environment()
+        environment()
         .get_template("several.html.j2")
         .render(
             several=several,
@@ -96,14 +99,14 @@ def render(several: Several) -> str:
             timed=any(_speed(c).raw is not None for row in rows for c in row.cells),
             said=_said(several),
             figure=_figure(several, rows),
-            style=Markup((TEMPLATES / "report.css").read_text("utf-8")),  # nosec B704  # our own file
+            style=own_file("report.css"),
             policy=_POLICY,
         )
     )  # fmt: skip
-    return page.encode("utf-8", "replace").decode("utf-8")
+    return encodable(page)
 
 
-def _place(row: Aligned) -> tuple:
+def _place(row: Aligned) -> tuple[bool, int, float, str]:
     """Whole cells first, budgets falling, the more accurate in the first run that has it first."""
     known = [number(c.entry, "accuracy") for c in row.cells if c is not None]
     best = next((v for v in known if v is not None), -1.0)
@@ -156,7 +159,7 @@ def _flops(cell: Shown | None) -> Text:
 
 
 def _said(several: Several) -> list[str]:
-    """What the differences settle, run by run; nothing where they settle nothing."""
+    """Say what the differences settle, run by run."""
     found = []
     for number_, name in enumerate(several.names[1:]):
         gaps = [(row, gap) for row in several.rows if (gap := row.differences[number_]) is not None]
@@ -176,8 +179,8 @@ def _said(several: Several) -> list[str]:
     return found
 
 
-def _figure(several: Several, rows: list[Aligned]) -> dict | None:
-    """A row a cell, a mark a run."""
+def _figure(several: Several, rows: list[Aligned]) -> dict[str, str] | None:
+    """Draw accuracy with a row a cell and a mark a run; None where no cell is in two runs."""
     from matplotlib.lines import Line2D
 
     from reports.figures.drawing import bare_rows, canvas, legend, room, styled

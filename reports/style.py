@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from reports.cells import imitated
+
+LineStyle = Literal["-"] | tuple[float, Sequence[float]]
+"""A solid line, or an offset and the lengths of dashes and gaps in line widths, as matplotlib takes them."""
 
 INK, FAINT = "#1f2430", "#5b6270"
 COLOURS = ("#0173b2", "#d55e00", "#029e73", "#a6559d", "#a8670f", "#56b4e9", "#de8f05", "#6b6b00")  # seaborn colorblind
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h", "<", ">")
-LINES = ("-", (0, (6, 1.5)), (0, (3, 1, 1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (9, 2)), (0, (2, 1)))
-RC = {
+LINES: tuple[LineStyle, ...] = ("-", (0, (6, 1.5)), (0, (3, 1, 1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (9, 2)), (0, (2, 1)))
+RC: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -37,18 +42,21 @@ RC = {
 
 @dataclass(frozen=True)
 class Look:
+    """The colour, marker and line with which a method is drawn."""
+
     colour: str
     marker: str
-    line: object
+    line: LineStyle
     hollow: bool = False  # random controls: the colour of what they imitate, but empty
 
     @property
     def face(self) -> str:
+        """The colour inside the marker."""
         return "white" if self.hollow else self.colour
 
 
 def looks(methods: list[str]) -> dict[str, Look]:
-    """The look of every method of a run, the same in all its figures.
+    """Return the look of every method of a run, the same in all its figures.
 
     Args:
         methods: canonical names, as `Stratum.methods` orders them.
@@ -63,9 +71,8 @@ def looks(methods: list[str]) -> dict[str, Look]:
             found[name] = Look("#3a3f4a", "d", (0, (4, 2, 1, 2)))
         elif base == "oracle":
             found[name] = Look("#111111", "*", (0, (1, 1)))
-        elif (imitated(name) or "") in found:
-            like = found[imitated(name)]
-            found[name] = Look(like.colour, like.marker, (0, (1, 1.5)), hollow=True)
+        elif (like := imitated(name)) is not None and like in found:
+            found[name] = Look(found[like].colour, found[like].marker, (0, (1, 1.5)), hollow=True)
         else:
             found[name] = Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], LINES[i % len(LINES)])
             i += 1

@@ -16,14 +16,14 @@ UNDRAWABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
 def label(text: object, most: int = 44) -> str:
-    """Text that a figure can hold: no control characters, no leading underscore (matplotlib hides it), not endless."""
+    """Return text that a figure can hold: no control characters, no leading underscore (matplotlib hides it), not endless."""
     clean = UNDRAWABLE.sub(" ", str(text))
     clean = clean if len(clean) <= most else clean[: most - 1] + "…"
     return "\u200a" + clean if clean.startswith("_") else clean
 
 
 def inline(drawing: Drawing, name: str, title: str) -> str:
-    """The SVG element of a figure, to be put into HTML as it is.
+    """Return the SVG element of a figure, to be put into HTML as it is.
 
     Args:
         drawing: a matplotlib figure.
@@ -33,6 +33,7 @@ def inline(drawing: Drawing, name: str, title: str) -> str:
     Returns:
         `<svg ...>` without namespace declarations (HTML needs none), metadata or comments.
     """
+    _lay_out(drawing)
     out = io.StringIO()
     drawing.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     root = ElementTree.fromstring(out.getvalue())  # nosec B314  # what matplotlib has just drawn
@@ -58,3 +59,14 @@ def inline(drawing: Drawing, name: str, title: str) -> str:
     largest = f"max-width: {points * 1.7:.0f}px"  # on a wide screen small figures do not grow into posters
     root.attrib.update({"role": "img", "aria-label": title, "style": largest})
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def _lay_out(drawing: Drawing) -> None:
+    """Find the places of axes and names once; `savefig` would draw the whole figure one time more for it."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    engine = drawing.get_layout_engine()
+    if engine is not None:
+        FigureCanvasSVG(drawing)  # which measures text as it will be written
+        engine.execute(drawing)
+        drawing.set_layout_engine(None)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from reports import wording
-from reports.cells import Interval, Stratum, dig, in_order, interval, keep, measured, method, number, p_value, role
+from reports.cells import Cell, Interval, Stratum, dig, in_order, interval, keep, measured, method, number, p_value, role
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: ``path`` is where the figure stands in a cell of summary.json."""
+    """One column of the table; ``path`` is where its figure stands in a cell of summary.json."""
 
     group: str
     title: str
@@ -19,8 +19,8 @@ class Column:
     path: str
     meaning: str
     text: Callable[[float | None], str]
-    detail: Callable[[dict], str] = lambda cell: ""
-    doubt: Callable[[dict], str] = lambda cell: ""  # stands in place of digits that would claim too much
+    detail: Callable[[Cell], str] = lambda cell: ""
+    doubt: Callable[[Cell], str] = lambda cell: ""  # stands in place of digits that would claim too much
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class TableEntry:
 
 @dataclass(frozen=True)
 class Bar:
-    """The interval graphic: all positions in percent of its width."""
+    """The interval graphic of a row; all positions in percent of its width."""
 
     at: float
     lo: float
@@ -46,6 +46,8 @@ class Bar:
 
 @dataclass(frozen=True)
 class TableRow:
+    """One measured cell as a row of the table."""
+
     model: str
     task: str
     method: str
@@ -59,6 +61,8 @@ class TableRow:
 
 @dataclass(frozen=True)
 class CellTable:
+    """The table of all measured cells."""
+
     columns: tuple[Column, ...]
     rows: tuple[TableRow, ...]
     several: bool  # more than one model or task: then both are columns too
@@ -66,7 +70,7 @@ class CellTable:
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """Column groups and how many columns each spans."""
+        """The column groups, and how many columns each spans."""
         spans: dict[str, int] = {}
         for column in self.columns:
             spans[column.group] = spans.get(column.group, 0) + 1
@@ -79,16 +83,16 @@ _OPTIONAL = frozenset({"memory.working_bytes", "pareto.latency.share", "evidence
 _FIRST = frozenset({"Accuracy", "Tokens", "Cost"})
 
 
-def _share_range(path: str) -> Callable[[dict], str]:
-    def detail(cell: dict) -> str:
+def _share_range(path: str) -> Callable[[Cell], str]:
+    def detail(cell: Cell) -> str:
         found = interval(cell, path)
         return wording.percent_range(found) if found and found.hi > found.lo else ""
 
     return detail
 
 
-def _test(path: str) -> Callable[[dict], str]:
-    def detail(cell: dict) -> str:
+def _test(path: str) -> Callable[[Cell], str]:
+    def detail(cell: Cell) -> str:
         gap = interval(cell, path)
         if gap is None:
             return ""
@@ -98,60 +102,60 @@ def _test(path: str) -> Callable[[dict], str]:
     return detail
 
 
-def _range(path: str, text: Callable[[float | None], str]) -> Callable[[dict], str]:
-    def detail(cell: dict) -> str:
+def _range(path: str, text: Callable[[float | None], str]) -> Callable[[Cell], str]:
+    def detail(cell: Cell) -> str:
         found = interval(cell, path)
         return f"{text(found.lo)} to {text(found.hi)}" if found and found.hi > found.lo else ""
 
     return detail
 
 
-def _noisy(cell: dict) -> str:
+def _noisy(cell: Cell) -> str:
     """What stands in place of a time whose rounds vary too much for digits."""
     return "noisy" if dig(cell, "latency.noisy") else ""
 
 
-def _ttft_detail(cell: dict) -> str:
+def _ttft_detail(cell: Cell) -> str:
     spread, cv = _range("latency.ttft", wording.milliseconds)(cell), number(cell, "latency.cv")
     return f"{spread}; rounds vary by {wording.percent(cv, 0)} %" if _noisy(cell) and cv is not None else spread
 
 
-def _swap_detail(cell: dict) -> str:
+def _swap_detail(cell: Cell) -> str:
     gain, share = interval(cell, "evidence.swap_gain"), number(cell, "evidence.swap_share")
     spread = wording.points_range(gain) if gain else ""
     return f"{spread}; {wording.percent(share, 0)} % of the loss" if share is not None else spread
 
 
-def _kv_detail(cell: dict) -> str:
-    measured, predicted = number(cell, "memory.kv_measured"), number(cell, "memory.kv_predicted")
-    if measured is None or predicted is None or measured == predicted:
+def _kv_detail(cell: Cell) -> str:
+    found, predicted = number(cell, "memory.kv_measured"), number(cell, "memory.kv_predicted")
+    if found is None or predicted is None or found == predicted:
         return ""
-    return f"measured {wording.plain(measured / 1e6)} for {wording.plain(predicted / 1e6)}"
+    return f"measured {wording.plain(found / 1e6)} for {wording.plain(predicted / 1e6)}"
 
 
-def _peak_detail(cell: dict) -> str:
+def _peak_detail(cell: Cell) -> str:
     peak = number(cell, "memory.peak_bytes")
     return "" if peak is None else f"peak {wording.plain(peak / 1e6, 0)}"
 
 
-def _front(cell: dict) -> str:
+def _front(cell: Cell) -> str:
     shares = {name: number(cell, f"pareto.{name}.share") for name in ("latency", "flops")}
     return ", ".join(f"{wording.percent(share, 0)} % by {name}" for name, share in shares.items() if share is not None)
 
 
-def _front_text(cell: dict) -> str:
+def _front_text(cell: Cell) -> str:
     on = [name for name in ("latency", "flops") if dig(cell, f"pareto.{name}.on")]
     return {0: "", 1: f"by {on[0]}" if on else "", 2: "yes"}[len(on)]
 
 
-def _seeds(cell: dict) -> str:
+def _seeds(cell: Cell) -> str:
     if number(cell, "seeds.sd") is None:
         return _share_range("accuracy")(cell)
     low, high = (wording.percent(number(cell, f"seeds.{end}")) for end in ("lowest", "highest"))
     return f"{_share_range('accuracy')(cell)}; {number(cell, 'seeds.seeds')} seeds {low} to {high}"
 
 
-def _leave(cell: dict) -> str:
+def _leave(cell: Cell) -> str:
     """Before which decoder layers tokens leave; nothing where none do."""
     present = dig(cell, "schedule") or []
     layers = [str(layer) for layer in range(1, len(present)) if present[layer] < present[layer - 1]]
@@ -159,7 +163,11 @@ def _leave(cell: dict) -> str:
 
 
 def columns(unit: tuple[float, str]) -> tuple[Column, ...]:
-    """The columns, given the divisor and name of the FLOPs unit."""
+    """Return the columns of the table.
+
+    Args:
+        unit: the divisor and the name of the unit in which FLOPs are written, from `wording.flops_unit`.
+    """
     divisor, name = unit
 
     def scaled(value: float | None) -> str:
@@ -241,8 +249,8 @@ def columns(unit: tuple[float, str]) -> tuple[Column, ...]:
     )  # fmt: skip
 
 
-def table(cells: list[dict], groups: list[Stratum]) -> CellTable:
-    """The table of the measured cells.
+def table(cells: list[Cell], groups: list[Stratum]) -> CellTable:
+    """Return the table of the measured cells.
 
     Args:
         cells: the entries of summary.json; skipped ones are left to `skipped`.
@@ -273,18 +281,18 @@ def table(cells: list[dict], groups: list[Stratum]) -> CellTable:
     return CellTable(found, rows, several=len({(r.model, r.task) for r in rows}) > 1, first=first)
 
 
-def _entry(cell: dict, column: Column) -> TableEntry:
+def _entry(cell: Cell, column: Column) -> TableEntry:
     raw = number(cell, column.path)
     lo, hi = (number(cell, f"{column.path}.{end}") for end in ("lo", "hi"))
     return TableEntry(raw, column.doubt(cell) or column.text(raw), column.detail(cell), lo, hi)
 
 
-def skipped(cells: list[dict]) -> list[dict]:
-    """The cells that could not be, with their reasons."""
+def skipped(cells: list[Cell]) -> list[Cell]:
+    """Return the cells that could not be measured; each holds its reason under ``skipped``."""
     return in_order([c for c in cells if c.get("skipped")])
 
 
-def _counts(cell: dict) -> str:
+def _counts(cell: Cell) -> str:
     n, images = number(cell, "n"), number(cell, "n_images")
     return "" if n is None or images is None else f"{n:,.0f} questions about {images:,.0f} images"
 

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from harness.store.areas import Area
+from harness.store.layouts import Area
+from reports.cells import Cell
+
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class GalleryAnswer:
-    """What one cell answered to one question, and the tokens it still had in the last LLM layer."""
+    """The answer of one cell to one question, and the tokens that it still had in the last LLM layer."""
 
     method: str  # canonical expression
     keep: int  # the budget; shown at every budget where the method is "none" or "blind"
     prediction: str
     score: float | None  # 0 wrong, 1 right, between: partly right; None where no answer is known
-    kept: np.ndarray | None  # bool [gh, gw], or [N] over the image's areas; merged: the lowest of each group; None: unknown
+    kept: Mask | None  # bool [gh, gw], or [N] over the image's areas; merged: the lowest of each group; None: unknown
     grid: tuple[int, int]  # (gh, gw); a shrunken image has another grid than the rest
     note: str = ""
-    scores: np.ndarray | None = None  # float [N], what the method ranked by, high is kept; nan: gone by then; None: not recorded
-    source: np.ndarray | None = None  # int [N], the merged token that each token went into, -1: dropped; None: nothing merged
+    # float [N], what the method ranked by, high is kept; nan: gone by then; None: not recorded
+    scores: NDArray[np.floating] | None = None
+    # int [N], the merged token that each token went into, -1: dropped; None: nothing merged
+    source: NDArray[np.integer] | None = None
     merges: bool = False  # then a token that is not kept may live on in another
 
 
@@ -33,7 +40,7 @@ class GalleryQuestion:
     family: str
     question: str
     target: str
-    evidence: np.ndarray | None  # bool [gh, gw] or [N] over the areas: tokens that hold the answer; None: the task knows none
+    evidence: Mask | None  # bool [gh, gw] or [N] over the areas: tokens that hold the answer; None: the task knows none
     answers: list[GalleryAnswer]
 
 
@@ -51,8 +58,9 @@ class GalleryImage:
 class RunView:
     """Everything the page may show. No number appears there that is not here or a plain ratio of two that are."""
 
-    manifest: dict
-    cells: list[dict]  # the entries of summary.json
+    manifest: dict[str, Any]
+    cells: list[Cell]  # the entries of summary.json
     gallery: list[GalleryImage] = field(default_factory=list)
-    checks: dict = field(default_factory=dict)  # the entry of summary.json: the A/A check, and how many images were analysed
-    explained: dict | None = None  # the entry of summary.json: what predicts accuracy
+    # the entry of summary.json: the A/A check, and how many images were analysed
+    checks: dict[str, Any] = field(default_factory=dict)
+    explained: dict[str, Any] | None = None  # the entry of summary.json: what predicts accuracy

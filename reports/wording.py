@@ -12,7 +12,7 @@ NO_INTERVAL = "no interval"
 
 
 def signed(text: str) -> str:
-    """A typographic minus in front of a number, and none in front of a rounded zero.
+    """Write a typographic minus in front of a number, and none in front of a rounded zero.
 
     >>> signed("-0.0"), signed("-1.5")
     ('0.0', '−1.5')
@@ -24,7 +24,7 @@ def signed(text: str) -> str:
 
 
 def tight(text: str) -> str:
-    """Text with numbers kept on one line with their units and signs.
+    """Keep numbers on one line with their units and signs, by spaces that do not break.
 
     >>> tight("p < 0.001 of 5 %").count("\u00a0")
     3
@@ -33,16 +33,17 @@ def tight(text: str) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
+    """Write a share of one as a percentage, without the sign %."""
     return MISSING if share is None else signed(f"{100 * share:.{digits}f}")
 
 
 def points(difference: float | None) -> str:
-    """A difference of two shares in percentage points, always with its sign."""
+    """Write a difference of two shares in percentage points, always with its sign."""
     return MISSING if difference is None else signed(f"{100 * difference:+.1f}")
 
 
 def points_plain(size: float) -> str:
-    """A size in percentage points, without a sign and without a decimal that says nothing.
+    """Write a size in percentage points, without a sign and without a decimal that says nothing.
 
     >>> points_plain(0.02), points_plain(0.015)
     ('2', '1.5')
@@ -51,7 +52,8 @@ def points_plain(size: float) -> str:
 
 
 def percent_range(interval: Interval) -> str:
-    """
+    """Write the bounds of a share's interval in percent, or that there is none.
+
     >>> percent_range(Interval(0.5, 0.4, 0.6)), percent_range(Interval(0.5, 0.5, 0.5, known=False))
     ('40.0 to 60.0', 'no interval')
     """
@@ -59,11 +61,13 @@ def percent_range(interval: Interval) -> str:
 
 
 def points_range(interval: Interval) -> str:
+    """Write the bounds of a difference's interval in percentage points with signs, or that there is none."""
     return f"{points(interval.lo)} to {points(interval.hi)}" if interval.known else NO_INTERVAL
 
 
 def p_text(p: float | None) -> str:
-    """
+    """Write a p value with two or three decimals; very small ones as a bound.
+
     >>> p_text(0.0002), p_text(0.034), p_text(0.41)
     ('p < 0.001', 'p = 0.034', 'p = 0.41')
     """
@@ -75,25 +79,26 @@ def p_text(p: float | None) -> str:
 
 
 def plain(value: float | None, digits: int = 2) -> str:
+    """Write a number with a fixed count of decimals and commas between thousands."""
     return MISSING if value is None else signed(f"{value:,.{digits}f}")
 
 
 def count(value: float | None) -> str:
-    """A count, whole where it is whole: ``192``, ``106.7``."""
+    """Write a count, without decimals where it is whole: ``192``, ``106.7``."""
     if value is None:
         return MISSING
     return f"{value:,.0f}" if abs(value - round(value)) < 0.05 else f"{value:,.1f}"
 
 
 def milliseconds(value: float | None) -> str:
-    """Three figures: ``0.482``, ``4.82``, ``48.2``, ``482``."""
+    """Write a time with three significant figures: ``0.482``, ``4.82``, ``48.2``, ``482``."""
     if value is None:
         return MISSING
     return f"{value:.{max(0, 2 - len(str(int(value))) + 1) if value >= 1 else 3}f}"
 
 
 def flops_unit(totals: list[float]) -> tuple[float, str]:
-    """The divisor and name that keep the largest of some FLOPs counts readable.
+    """Return the divisor and the name of the unit that keep the largest of some FLOPs counts readable.
 
     >>> flops_unit([3.2e12])
     (1000000000000.0, 'TFLOPs')
@@ -106,7 +111,8 @@ def flops_unit(totals: list[float]) -> tuple[float, str]:
 
 
 def duration(seconds: float | None) -> str:
-    """
+    """Write a duration in its two largest units.
+
     >>> duration(75), duration(7320), duration(4.2)
     ('1 min 15 s', '2 h 2 min', '4.2 s')
     """
@@ -119,7 +125,8 @@ def duration(seconds: float | None) -> str:
 
 
 def listed(names: list[str]) -> str:
-    """
+    """Join names with commas, and the last with "and".
+
     >>> listed(["a", "b", "c"])
     'a, b and c'
     """

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.store.findings import CellResult, SampleRow, TokenFigures
-from harness.store.runs import RunFolder, pack
+from harness.store.arrays import pack
+from harness.store.cell_results import CellResult, SampleRow, TokenFigures
+from harness.store.runs import RunFolder
 from harness.store.schema import SCHEMA_VERSION
 from metrics.figures import LAYERS
 from metrics.statistics import bootstrap_median

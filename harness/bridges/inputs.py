@@ -11,21 +11,23 @@ import torch
 from harness.bridges.prompts import SplitPrompt
 from harness.errors import RequestError
 from harness.models.adapter import Adapter
-from harness.models.prompt import VISUAL, Area, ImageSpan, grid_block
-from harness.models.tiling import AnyResolutionTiler, InternVLTiler, PackedTiler, RowTiler, SingleTiler, side, tiled
+from harness.models.prompt import VISUAL, ImageSpan, grid_span
+from harness.models.tiling import AnyResolutionTiler, InternVLTiler, PackedTiler, RowTiler, SingleTiler, side, tile_areas
+from harness.store.layouts import Area
 
 IMAGE_INPUTS = ("pixel_values", "image_sizes", "image_grid_thw", "pixel_attention_mask", "batch_num_images")
-"""What processors give for images."""
-Picture = tuple[torch.Tensor, ImageSpan]
+"""Names of what processors give for images."""
+PixelSpan = tuple[torch.Tensor, ImageSpan]
+"""An image as the tower takes it, tiles [tiles, 3, H, W] or patches [patches, C], and the tokens that it puts into a prompt."""
 
 
 def read(adapter: Adapter, rows: list[list[int]], images: Mapping[str, Any], texts: list[str] | None = None) -> list[SplitPrompt]:
-    """Prompts of the rows of a batch.
+    """Return the prompts of the rows of a batch.
 
     Args:
         adapter: the model.
         rows: token ids without padding, with the places of the visual tokens.
-        images: those of `IMAGE_INPUTS` that the processor gave; they hold the images of all rows in turn.
+        images: those of `IMAGE_INPUTS` that the processor gave, by name; they hold the images of all rows in turn.
         texts: what every row asks; by default the text behind its last image, where the processor is known.
 
     Raises:
@@ -43,6 +45,7 @@ def read(adapter: Adapter, rows: list[list[int]], images: Mapping[str, Any], tex
     elif isinstance(tiler, PackedTiler):
         supply = _packed(tiler, images)
     else:
+        assert isinstance(tiler, SingleTiler), "every other family has its tiler above"
         supply = _single(tiler, images)
     prompts = [_prompt(row, place, supply) for row in rows]
     if next(supply, None) is not None:
@@ -51,14 +54,14 @@ def read(adapter: Adapter, rows: list[list[int]], images: Mapping[str, Any], tex
         texts = [adapter.decode(list(prompt.question)) for prompt in prompts]
     if texts is None:
         return prompts
-    return [SplitPrompt(p.prefix, p.question, p.blocks, p.pixels, text) for p, text in zip(prompts, texts, strict=True)]
+    return [SplitPrompt(p.prefix, p.question, p.spans, p.pixels, text) for p, text in zip(prompts, texts, strict=True)]
 
 
-def _prompt(row: list[int], place: int, supply: Iterator[Picture]) -> SplitPrompt:
+def _prompt(row: list[int], place: int, supply: Iterator[PixelSpan]) -> SplitPrompt:
     """The prompt of one row; takes its images from those of all rows."""
     prefix: list[int] = []
     start = 0
-    found: list[Picture] = []
+    found: list[PixelSpan] = []
     while place in row[start:]:
         first = row.index(place, start)
         picture = next(supply, None)
@@ -75,32 +78,32 @@ def _prompt(row: list[int], place: int, supply: Iterator[Picture]) -> SplitPromp
         start = at + len(ids)
         found.append(picture)
     pixels = torch.cat([tensor for tensor, _ in found]) if found else None
-    return SplitPrompt(tuple(prefix), tuple(row[start:]), tuple(block for _, block in found), pixels)
+    return SplitPrompt(tuple(prefix), tuple(row[start:]), tuple(span for _, span in found), pixels)
 
 
-def _single(tiler: SingleTiler, images: Mapping[str, Any]) -> Iterator[Picture]:
+def _single(tiler: SingleTiler, images: Mapping[str, Any]) -> Iterator[PixelSpan]:
     pixels = images["pixel_values"]
-    block = tiler.block(*pixels.shape[-2:])
+    span = tiler.span(*pixels.shape[-2:])
     for image in pixels.reshape(-1, *pixels.shape[-3:]).split(1):
-        yield image, block
+        yield image, span
 
 
-def _any_resolution(tiler: AnyResolutionTiler, images: Mapping[str, Any]) -> Iterator[Picture]:
+def _any_resolution(tiler: AnyResolutionTiler, images: Mapping[str, Any]) -> Iterator[PixelSpan]:
     """Tiles of an image; of several images in a prompt, OneVision takes the first tile of each alone."""
     pixels, sizes = images["pixel_values"], torch.as_tensor(images["image_sizes"]).tolist()
     counts = images.get("batch_num_images")
     counts = [1] * len(sizes) if counts is None else torch.as_tensor(counts).tolist()
-    alone = [count == 1 for count in counts for _ in range(count)] if tiler._onevision else [True] * len(sizes)
+    alone = [count == 1 for count in counts for _ in range(count)] if tiler.is_onevision else [True] * len(sizes)
     for tiles, size, whole in zip(pixels, sizes, alone, strict=True):
-        block = tiler._block(tuple(size) if whole else None)
-        yield tiles[: block.tiles], block
+        span = tiler.span(tuple(size) if whole else None)
+        yield tiles[: span.tiles], span
 
 
-def _packed(tiler: PackedTiler, images: Mapping[str, Any]) -> Iterator[Picture]:
+def _packed(tiler: PackedTiler, images: Mapping[str, Any]) -> Iterator[PixelSpan]:
     start, fold = 0, int(tiler.merge**0.5)
     for cut in torch.as_tensor(images["image_grid_thw"]).tolist():
         count = cut[0] * cut[1] * cut[2]
-        yield images["pixel_values"][start : start + count], grid_block(cut[1] // fold, cut[2] // fold, tuple(cut))
+        yield images["pixel_values"][start : start + count], grid_span(cut[1] // fold, cut[2] // fold, tuple(cut))
         start += count
 
 
@@ -116,7 +119,7 @@ def _runs(row: list[int], place: int) -> list[tuple[int, int]]:
     return found
 
 
-def _tiles(adapter: Adapter, rows: list[list[int]], images: Mapping[str, Any]) -> Iterator[Picture]:
+def _tiles(adapter: Adapter, rows: list[list[int]], images: Mapping[str, Any]) -> Iterator[PixelSpan]:
     """InternVL: one stretch of image tokens an image; the whole image is the last tile where there are several."""
     vision, place, start = adapter.config.vision_config, adapter.config.image_token_id, 0
     one = side(vision.image_size) // side(vision.patch_size) // int(adapter.shape.merge**0.5)
@@ -124,16 +127,20 @@ def _tiles(adapter: Adapter, rows: list[list[int]], images: Mapping[str, Any]) -
         for first, last in _runs(row, place):
             count = (last + 1 - first) // one**2
             pixels = images["pixel_values"][start : start + count]
-            areas = [Area(one, one)] if count == 1 else [*tiled(*_canvas(pixels), one), Area(one, one)]
+            areas = [Area(one, one)] if count == 1 else [*tile_areas(*canvas(pixels), one), Area(one, one)]
             ids = (VISUAL if token == place else token for token in row[first - 1 : last + 2])
             yield pixels, ImageSpan(tuple(ids), tuple(areas), count)
             start += count
 
 
-def _canvas(tiles: torch.Tensor) -> tuple[int, int]:
-    """Rows and columns of an image's tiles: the arrangement that looks most like the whole image, which is the last tile."""
+def canvas(tiles: torch.Tensor) -> tuple[int, int]:
+    """Return rows and columns of an image's tiles: the arrangement that looks most like the whole image, the last tile.
+
+    Args:
+        tiles: [tiles, 3, H, W] in reading order, then the whole image.
+    """
     count, height = len(tiles) - 1, tiles.shape[-1]
-    whole, best = tiles[-1].float(), (torch.inf, (1, count))
+    whole, best = tiles[-1].float(), (float("inf"), (1, count))
     for down in (size for size in range(1, count + 1) if count % size == 0):
         across = count // down
         large = tiles[:-1].float().unflatten(0, (down, across)).permute(2, 0, 3, 1, 4)  # [3, down, H, across, W]
@@ -142,7 +149,7 @@ def _canvas(tiles: torch.Tensor) -> tuple[int, int]:
     return best[1]
 
 
-def _rows(adapter: Adapter, rows: list[list[int]], images: Mapping[str, Any]) -> Iterator[Picture]:
+def _rows(adapter: Adapter, rows: list[list[int]], images: Mapping[str, Any]) -> Iterator[PixelSpan]:
     """SmolVLM and Idefics3: a stretch a tile, each behind the name of its row and column; the whole image is the last."""
     if adapter.tokenizer is None:
         raise RequestError(f"{adapter.config.model_type} names its tiles in the text: pass processor=")
@@ -158,7 +165,7 @@ def _rows(adapter: Adapter, rows: list[list[int]], images: Mapping[str, Any]) ->
             if name is not None:
                 down, across = max(down, int(name[1])), max(across, int(name[2]))
                 continue
-            areas = [Area(one, one)] if tile == 1 else [*tiled(down, across, one), Area(one, one)]
+            areas = [Area(one, one)] if tile == 1 else [*tile_areas(down, across, one), Area(one, one)]
             ids = (VISUAL if token == place else token for token in row[first : last + 2])
             if mask is not None and not bool(mask[number, used : used + tile].all()):
                 raise RequestError("pixel_attention_mask hides a part of an image, which the engine does not support")

@@ -1,4 +1,4 @@
-"""The engine as a model of lmms-eval: its tasks, its scores, our methods.
+"""The engine as a model of lmms-eval: tasks and scores are lmms-eval's, methods ours.
 
     python -m lmms_eval --model prunescope --model_args pretrained=tiny,method=sts,keep=64 --tasks pope
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmms_eval.api.model import lmms
 from PIL import Image
@@ -21,9 +21,12 @@ from harness.bridges.prompts import PromptPruner, SplitPrompt
 from harness.errors import RequestError
 from harness.models import hf
 
+if TYPE_CHECKING:
+    from lmms_eval.api.instance import Instance
 
-class Prunescope(lmms):
-    """One model, method and budget.
+
+class Prunescope(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its base class is Any
+    """A model of lmms-eval that answers with one method at one budget.
 
     Args:
         pretrained: an embedded model, a folder or a hub id.
@@ -35,7 +38,11 @@ class Prunescope(lmms):
         batch_size: prompts at a time.
         seed: of methods that draw random numbers.
         device_map: spread over several devices, as accelerate understands it.
+        max_batch_size: not read; lmms-eval hands it to every model.
         method_parameters: of the method, as ``layer=2``.
+
+    Raises:
+        ValueError: for an unknown method, parameter, budget or model, and where the method cannot run on the model.
     """
 
     is_simple = True
@@ -52,7 +59,7 @@ class Prunescope(lmms):
         seed: int = 0,
         device_map: str | None = None,
         max_batch_size: int | None = None,
-        **method_parameters,
+        **method_parameters: Any,  # numbers, texts or booleans, by the method
     ) -> None:
         super().__init__()
         if not str(batch_size).isdigit() or int(batch_size) < 1:
@@ -63,9 +70,13 @@ class Prunescope(lmms):
         self.pruner.check(self.adapter)
         self.batch_size, self.device = int(batch_size), self.adapter.device
 
-    def generate_until(self, requests) -> list[str]:
-        """Greedy answers to lmms-eval's requests, each up to the first of its ``until`` strings."""
-        from tqdm import tqdm
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Answer lmms-eval's requests greedily, each up to the first of its ``until`` strings.
+
+        Raises:
+            RequestError: where a task asks for more than greedy decoding, or gives what is no image.
+        """
+        from tqdm import tqdm  # type: ignore[import-untyped]  # its stubs are a package that is not installed everywhere
 
         found: list[str] = []
         progress = tqdm(total=len(requests), disable=self.rank != 0, desc="prunescope")
@@ -82,9 +93,9 @@ class Prunescope(lmms):
         progress.close()
         return found
 
-    def _chunks(self, requests) -> Iterator[tuple[dict, list]]:
+    def _chunks(self, requests: list[Instance]) -> Iterator[tuple[dict[str, Any], list[Instance]]]:
         """Consecutive requests of like options, so many as go together."""
-        chunk: list[Any] = []
+        chunk: list[Instance] = []
         for request in requests:
             if chunk and (len(chunk) == self.batch_size or request.args[1] != chunk[0].args[1]):
                 yield chunk[0].args[1], chunk
@@ -93,7 +104,7 @@ class Prunescope(lmms):
         if chunk:
             yield chunk[0].args[1], chunk
 
-    def _prompt(self, request) -> SplitPrompt:
+    def _prompt(self, request: Instance) -> SplitPrompt:
         """A request as the model's chat template has it: the images, then the text."""
         text, _, visuals_of, number, task, split = request.args
         text = text.replace(getattr(self.adapter.processor, "image_token", None) or "<image>", " ")
@@ -102,24 +113,34 @@ class Prunescope(lmms):
         if other is not None:
             raise RequestError(f"task {task!r} gives a {type(other).__name__}; prunescope takes images alone")
         images = [image.convert("RGB") for image in images]
-        views = self.adapter.views([images]) if images else None
-        if views is not None:
-            grid = self.pruner.grid(self.adapter.shape_for(views.blocks[0]))
+        pixels = self.adapter.prompt_pixels([images]) if images else None
+        if pixels is not None:
+            grid = self.pruner.grid(self.adapter.shape_for(pixels.spans[0]))
             if grid is not None and grid != (0, 0) and len(images) > 1:
                 raise RequestError(f"method {self.pruner.expression!r} shrinks one image, task {task!r} gives {len(images)}")
-            views = None if grid == (0, 0) else views if grid is None else self.adapter.views([images], grid)
-        if views is None:
+            pixels = None if grid == (0, 0) else pixels if grid is None else self.adapter.prompt_pixels([images], grid)
+        if pixels is None:
             before, after = self.adapter.prompt(text, False)
             return SplitPrompt((), (*before, *after), text=text)
         before, after = self.adapter.prompt(text, len(images))
-        return SplitPrompt(tuple(before), tuple(after), views.blocks[0], views.tensors[0], text)
+        return SplitPrompt(tuple(before), tuple(after), pixels.spans[0], pixels.tensors[0], text)
 
-    def loglikelihood(self, requests):
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Refuse tasks that rate given answers.
+
+        Raises:
+            NotImplementedError: always.
+        """
         raise NotImplementedError(
             "prunescope generates answers; tasks that rate given ones by their likelihood are not supported"
         )
 
-    def generate_until_multi_round(self, requests):
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        """Refuse tasks of several rounds.
+
+        Raises:
+            NotImplementedError: always.
+        """
         raise NotImplementedError("prunescope answers one prompt at a time; tasks of several rounds are not supported")
 
 
@@ -131,7 +152,7 @@ def _device(device: str | None) -> str:
     return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
 
 
-def _check(options: dict) -> None:
+def _check(options: dict[str, Any]) -> None:
     """`RequestError` where a task asks for more than greedy decoding; what no configuration of `generate` knows is not read."""
     from transformers import GenerationConfig
 
@@ -145,7 +166,8 @@ def _check(options: dict) -> None:
         raise RequestError(f"prunescope decodes greedily; the task asks for {what}: add --gen_kwargs do_sample=False,num_beams=1")
 
 
-def _stops(options: dict) -> list[str]:
+def _stops(options: dict[str, Any]) -> list[str]:
+    """The strings at which an answer ends."""
     until = options.get("until") or []
     return [stop for stop in ([until] if isinstance(until, str) else until) if stop]
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import RequestError
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
 
 _NEUTRAL = {
     "num_beams": 1, "num_beam_groups": 1, "num_return_sequences": 1, "repetition_penalty": 1.0, "min_new_tokens": 0,
@@ -38,8 +41,13 @@ class GreedyOptions:
     pad: int
 
 
-def greedy(model, length: int, generation_config, options: Mapping[str, Any]) -> GreedyOptions:
-    """What a call asks for, by the rules of ``generate``: options, then ``generation_config``, then the model's own.
+def greedy(
+    model: Any,  # of transformers
+    length: int,
+    generation_config: GenerationConfig | None,
+    options: Mapping[str, Any],  # keyword arguments of ``generate``
+) -> GreedyOptions:
+    """Return what a call asks for, by the rules of ``generate``: options, then ``generation_config``, then the model's own.
 
     Args:
         model: a Hugging Face model.
@@ -75,8 +83,8 @@ def greedy(model, length: int, generation_config, options: Mapping[str, Any]) ->
     return GreedyOptions(limit, ends, pad)
 
 
-def beyond_greedy(config) -> dict[str, Any]:
-    """Options of a ``GenerationConfig`` that would make an answer differ from the greedy one."""
+def beyond_greedy(config: GenerationConfig) -> dict[str, Any]:
+    """Return the options of a ``GenerationConfig`` that would make an answer differ from the greedy one."""
     from transformers import GenerationConfig
 
     known = (name for name in vars(GenerationConfig()) if not name.startswith("_") and name not in _WITHOUT_EFFECT)

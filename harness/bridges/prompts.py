@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 
@@ -21,7 +21,7 @@ from methods.schedule import plan
 from methods.types import SIGNAL_NAMES, Budget, BudgetError, BudgetMode, ModelShape, Step
 
 JOINT = frozenset({"image_embeds", "text_embeds"})
-"""Signals that come from a model beside the model."""
+"""Signals of the joint image-text space, which come from a companion of the model."""
 
 
 @dataclass(frozen=True)
@@ -30,29 +30,31 @@ class SplitPrompt:
 
     prefix: tuple[int, ...]  # token ids before it; VISUAL where an earlier image stands
     question: tuple[int, ...]  # token ids behind it
-    blocks: tuple[ImageSpan, ...] = ()  # of its images; none without an image
+    spans: tuple[ImageSpan, ...] = ()  # of its images; none without an image
     pixels: torch.Tensor | None = None  # of its images, tiles [tiles, 3, H, W] or patches [patches, C]
     text: str = ""  # what is asked, for signals of the joint space
 
     @property
     def visual_tokens(self) -> int:
-        return sum(block.count for block in self.blocks)
+        """Number of visual tokens."""
+        return sum(span.count for span in self.spans)
 
     @property
     def text_tokens(self) -> int:
-        return len(self.prefix) + len(self.question) + sum(block.marks for block in self.blocks)
+        """Number of all other tokens."""
+        return len(self.prefix) + len(self.question) + sum(span.marks for span in self.spans)
 
 
 @dataclass(frozen=True)
 class PromptAnswer:
-    """What the engine said to a prompt."""
+    """What the model answered to a prompt, and how many visual tokens it was given."""
 
     tokens: list[int]  # the end token included, where there is one
     visual_tokens: tuple[int, int]  # in the prompt, and present in the last layer
 
 
 class PromptPruner:
-    """One method at one budget.
+    """One method at one budget, which answers prompts.
 
     Args:
         method: its name or expression.
@@ -65,7 +67,7 @@ class PromptPruner:
         ValueError: for an unknown method, parameter or budget.
     """
 
-    def __init__(self, method: str, keep: float, budget: str, seed: int, parameters: dict) -> None:
+    def __init__(self, method: str, keep: float, budget: str, seed: int, parameters: dict[str, Any]) -> None:
         self.expression = canonical(_expression(method, parameters))
         self.method = create(self.expression)
         if budget not in get_args(BudgetMode):
@@ -77,16 +79,16 @@ class PromptPruner:
 
     @property
     def joint(self) -> bool:
-        """Whether it may read signals of the joint image-text space."""
+        """Whether the method may read signals of the joint image-text space."""
         return any(entry(parse(half)[0]).needs & JOINT for half in split(self.expression, "+"))
 
     def budget(self, available: int, text_tokens: float) -> Budget:
-        """The budget of a prompt that holds so many visual tokens."""
+        """Return the budget of a prompt with so many visual tokens and so many others."""
         count = max(1, round(self.keep * available)) if self.keep < 1 else int(self.keep)
         return Budget(min(count, available) if self.method.budgeted else available, self.mode, text_tokens)
 
     def steps(self, shape: ModelShape, text_tokens: float = 64.0) -> tuple[Step, ...]:
-        """Where tokens leave on a model of this shape; nowhere where all may stay."""
+        """Return the steps of the method on a model of this shape, for a prompt of so many text tokens; none if all may stay."""
         key = shape, text_tokens if self.mode == "flops" else 0.0
         if key not in self._planned:
             budget = self.budget(shape.visual_tokens, text_tokens)
@@ -95,19 +97,23 @@ class PromptPruner:
         return self._planned[key]
 
     def grid(self, shape: ModelShape) -> tuple[int, int] | None:
-        """The grid to which an image is shrunk before the tower; (0, 0) for no image; None for as it is."""
+        """Return the grid to which an image is shrunk before the tower; (0, 0) for no image; None for as it is."""
         return self.method.image_grid(shape, self.budget(shape.visual_tokens, 64.0))
 
     def check(self, adapter: Adapter) -> None:
-        """`ValueError` where the method cannot run on a model, with the signal that is missing or another reason."""
+        """Check that the method can run on a model.
+
+        Raises:
+            ValueError: where it cannot; the message holds the signal that is missing or another reason.
+        """
         kind = adapter.config.model_type
         try:
             steps = self.steps(adapter.shape)
         except BudgetError as error:
-            if adapter.tiler.whole:
+            if adapter.tiler.one_to_one:
                 raise RequestError(f"method {self.expression!r}, keep={self.keep}: {error}") from None
             return  # images of another size may do
-        needs = frozenset().union(*(step.needs for step in steps))
+        needs: frozenset[str] = frozenset().union(*(step.needs for step in steps))
         if "evidence" in needs:
             raise RequestError(f"method {self.expression!r} needs the signal 'evidence', which a task gives and no model does")
         lacks = sorted((needs & SIGNAL_NAMES) - adapter.gives)
@@ -118,7 +124,7 @@ class PromptPruner:
             raise RequestError(f"method {self.expression!r} cannot run: {reason}")
 
     def answers(self, adapter: Adapter, prompts: Sequence[SplitPrompt], limit: int, ends: frozenset[int]) -> list[PromptAnswer]:
-        """Greedy answers, in the order of the prompts.
+        """Answer prompts greedily.
 
         Prompts with the same text before their images and the same number of visual tokens run together. What an answer is
         depends on its own prompt alone, up to rounding.
@@ -127,7 +133,13 @@ class PromptPruner:
             adapter: the model.
             prompts: of any kind; those without an image run as they are.
             limit: answer tokens at most.
-            ends: end tokens.
+            ends: tokens that end an answer.
+
+        Returns:
+            The answers, in the order of the prompts.
+
+        Raises:
+            RequestError: for a prompt that cannot be answered, or on which the method cannot meet the budget.
         """
         groups: dict[object, list[int]] = {}
         for place, prompt in enumerate(prompts):
@@ -145,7 +157,7 @@ class PromptPruner:
         return [found[place] for place in range(len(prompts))]
 
     def _steps(self, adapter: Adapter, prompt: SplitPrompt) -> tuple[Step, ...]:
-        return self.steps(adapter.shape_for(prompt.blocks), prompt.text_tokens) if prompt.blocks else ()
+        return self.steps(adapter.shape_for(prompt.spans), prompt.text_tokens) if prompt.spans else ()
 
     def _alike(self, adapter: Adapter, prompt: SplitPrompt, place: int) -> object:
         """What prompts that can run together have in common."""
@@ -153,36 +165,40 @@ class PromptPruner:
         if any(step.adaptive for step in steps):
             return place
         words = self.mode == "flops" or any(step.site.stage == 1 and "text_features" in step.needs for step in steps)
-        return prompt.prefix, prompt.blocks, len(prompt.question) if words else None
+        return prompt.prefix, prompt.spans, len(prompt.question) if words else None
 
     def _group(self, adapter: Adapter, prompts: list[SplitPrompt], limit: int, ends: frozenset[int]) -> list[PromptAnswer]:
         first, device = prompts[0], adapter.device
         steps = self._steps(adapter, first)
-        needs = frozenset().union(*(step.needs for step in steps))
+        needs: frozenset[str] = frozenset().union(*(step.needs for step in steps))
         image_seeds = question_seeds = torch.zeros(len(prompts), dtype=torch.int64, device=device)
         if "seeds" in needs:
-            names = [_digest(prompt.pixels) for prompt in prompts]
+            names = [_digest(prompt.pixels) for prompt in prompts if prompt.pixels is not None]
             image_seeds = torch.tensor([stream(self.seed, name) for name in names], device=device)
-            asked = [stream(self.seed, name, *prompt.question) for name, prompt in zip(names, prompts)]
+            asked = [stream(self.seed, name, *prompt.question) for name, prompt in zip(names, prompts, strict=True)]
             question_seeds = torch.tensor(asked, device=device)
         pixels = [torch.empty(0) if p.pixels is None else p.pixels.to(device, adapter.dtype) for p in prompts]
+        text_embeds = None
+        if "text_embeds" in needs:
+            assert adapter.companion is not None, "`check` refuses methods that need a companion where there is none"
+            text_embeds = adapter.companion.texts_embeds(prompt.text for prompt in prompts)
         batch = Batch(
-            pixels=PixelBatch(pixels, [prompt.blocks for prompt in prompts]),
+            pixels=PixelBatch(pixels, [prompt.spans for prompt in prompts]),
             prefix=list(first.prefix),
             questions=[list(prompt.question) for prompt in prompts],
             image=torch.arange(len(prompts), device=device),
             image_seeds=image_seeds,
             question_seeds=question_seeds,
-            text_embeds=adapter.companion.texts_embeds(p.text for p in prompts) if "text_embeds" in needs else None,
+            text_embeds=text_embeds,
         )
-        out = Engine(adapter, limit, ends=ends).run(EngineRequest(batch, steps, self.method.positions, blind=not first.blocks))
+        out = Engine(adapter, limit, ends=ends).run(EngineRequest(batch, steps, self.method.positions, blind=not first.spans))
         return [
             PromptAnswer([*tokens, *([] if end is None else [end])], (prompt.visual_tokens, int(present)))
             for prompt, tokens, end, present in zip(prompts, out.tokens, out.ended, out.present.tolist(), strict=True)
         ]
 
 
-def _expression(method: str, parameters: dict) -> str:
+def _expression(method: str, parameters: dict[str, Any]) -> str:
     """``name[param=value,...]`` of a name and its parameters."""
     if not parameters:
         return method
@@ -194,4 +210,4 @@ def _expression(method: str, parameters: dict) -> str:
 
 def _digest(pixels: torch.Tensor) -> str:
     """A name of an image that depends on its pixels alone."""
-    return hashlib.blake2b(pixels.detach().contiguous().cpu().view(torch.uint8).numpy(), digest_size=16).hexdigest()
+    return hashlib.blake2b(pixels.detach().contiguous().cpu().view(torch.uint8).numpy().data, digest_size=16).hexdigest()

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
@@ -19,20 +20,25 @@ from harness.errors import RequestError
 from harness.models import companion as companions
 from harness.models.adapter import Adapter
 from harness.models.families import spec_of
+from harness.models.torchvision_ops import declare_torchvision_ops
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
 
 _DERIVED = ("token_type_ids", "mm_token_type_ids")
 """Inputs that follow from ``input_ids``."""
 _OWN = frozenset({"plain", "processor", "pruner", "visual_tokens", "_adapter", "_companion"})
+"""Attributes of a `PrunedModel` that are not those of the model within."""
 
 
 def prune(
-    model,
+    model: Any,  # of transformers
     method: str = "sts",
     keep: float = 64,
     budget: str = "average",
-    processor=None,
+    processor: Any = None,  # of transformers
     seed: int = 0,
-    **method_parameters,
+    **method_parameters: Any,  # numbers, texts or booleans, by the method
 ) -> PrunedModel:
     """Wrap a loaded vision-language model, so that its ``generate`` runs with fewer visual tokens.
 
@@ -69,14 +75,22 @@ class PrunedModel:
 
     ``visual_tokens`` holds, for every row of the last ``generate``, how many visual tokens the prompt had and how many were
     there in the last layer.
+
+    Args:
+        plain: the model within, of transformers.
+        pruner: method and budget.
+        processor: the model's, of transformers; None where it is not needed, or is to be looked for.
+
+    Raises:
+        ValueError: where the model's architecture is not supported, or the method cannot run on it.
     """
 
-    def __init__(self, plain, pruner: PromptPruner, processor=None) -> None:
+    def __init__(self, plain: Any, pruner: PromptPruner, processor: Any = None) -> None:
         name = str(getattr(plain, "name_or_path", "")) or type(plain).__name__
         kind = getattr(getattr(plain, "config", None), "model_type", type(plain).__name__)
         spec = spec_of(name, kind)
-        if spec.model not in (kind.__name__ for kind in type(plain).__mro__):
-            raise RequestError(f"prune: a {type(plain).__name__} has no generate for images; load it as {spec.model}")
+        if spec.model_class not in (kind.__name__ for kind in type(plain).__mro__):
+            raise RequestError(f"prune: a {type(plain).__name__} has no generate for images; load it as {spec.model_class}")
         self.plain, self.pruner = plain, pruner
         self.visual_tokens: list[tuple[int, int]] = []
         self._adapter: Adapter | None = None
@@ -94,7 +108,7 @@ class PrunedModel:
 
     @property
     def adapter(self) -> Adapter:
-        """The model as the engine sees it; made anew where the model has moved."""
+        """The model as the engine sees it; made anew where the model has moved to another device or dtype."""
         weight = next(self.plain.parameters())
         if self._adapter is None or (self._adapter.device, self._adapter.dtype) != (weight.device, weight.dtype):
             if self._companion is not None:
@@ -104,8 +118,14 @@ class PrunedModel:
             self._adapter = Adapter(self.plain, parts, str(self.plain.name_or_path), self._companion)
         return self._adapter
 
-    def generate(self, inputs: torch.Tensor | None = None, generation_config=None, texts=None, **kwargs) -> torch.Tensor:
-        """Greedy answers, as ``model.generate`` gives them.
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        texts: str | list[str] | None = None,
+        **kwargs: Any,  # as ``generate`` of transformers takes them
+    ) -> torch.Tensor:
+        """Return greedy answers, as ``model.generate`` gives them.
 
         Args:
             inputs: ``input_ids``, by another name.
@@ -134,7 +154,8 @@ class PrunedModel:
         holds = (ids == self.config.image_token_id).any(1)
         if not bool(holds.any()) and pixels is None:
             self.visual_tokens = [(0, 0)] * len(ids)
-            return self.plain.generate(input_ids=ids, generation_config=generation_config, **kwargs)
+            unpruned: torch.Tensor = self.plain.generate(input_ids=ids, generation_config=generation_config, **kwargs)
+            return unpruned
         images = {name: kwargs.pop(name, None) for name in IMAGE_INPUTS}
         mask = kwargs.pop("attention_mask", None)
         options = {name: value for name, value in kwargs.items() if name not in _DERIVED}
@@ -145,7 +166,7 @@ class PrunedModel:
             raise RequestError(f"generate: {len(texts)} texts for {len(ids)} prompts")
         rows = [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]
         prompts = read(self.adapter, rows, images, texts)
-        seen, blind = [place for place, prompt in enumerate(prompts) if prompt.blocks], (~holds).nonzero()[:, 0].tolist()
+        seen, blind = [place for place, prompt in enumerate(prompts) if prompt.spans], (~holds).nonzero()[:, 0].tolist()
         found = self.pruner.answers(self.adapter, [prompts[place] for place in seen], asked.limit, frozenset(asked.ends))
         answers = {place: answer.tokens for place, answer in zip(seen, found, strict=True)}
         counts = {place: answer.visual_tokens for place, answer in zip(seen, found, strict=True)}
@@ -158,7 +179,14 @@ class PrunedModel:
         padded = [answers[place] + [asked.pad] * (width - len(answers[place])) for place in range(len(rows))]
         return torch.cat([ids, torch.tensor(padded, dtype=ids.dtype, device=ids.device)], 1)
 
-    def _plain_answers(self, ids, mask: torch.Tensor, asked: GreedyOptions, generation_config, options: dict) -> list[list[int]]:
+    def _plain_answers(
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        asked: GreedyOptions,
+        generation_config: GenerationConfig | None,
+        options: dict[str, Any],
+    ) -> list[list[int]]:
         """Answers of the model within to prompts without an image, their end token included."""
         options = {name: value for name, value in options.items() if name != "max_length"} | {"max_new_tokens": asked.limit}
         out = self.plain.generate(input_ids=ids, attention_mask=mask.long(), generation_config=generation_config, **options)
@@ -166,7 +194,7 @@ class PrunedModel:
         stops = [next((place for place, token in enumerate(row) if token in asked.ends), len(row)) for row in rows]
         return [row[: stop + 1] for row, stop in zip(rows, stops)]
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:  # of the model within
         if name in _OWN:
             raise AttributeError(name)
         value = getattr(self.plain, name)
@@ -174,7 +202,7 @@ class PrunedModel:
             return value
 
         @functools.wraps(value)
-        def call(*args, **kwargs):
+        def call(*args: Any, **kwargs: Any) -> Any:  # as a method of the model within
             result = value(*args, **kwargs)
             return self if result is self.plain else result  # `to`, `eval` and others hand the model back
 
@@ -186,7 +214,7 @@ class PrunedModel:
         else:
             setattr(self.plain, name, value)
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError("a pruned model has generate() alone; .plain is the model within, whose forward removes nothing")
 
     def __repr__(self) -> str:
@@ -207,17 +235,17 @@ def _mask(ids: torch.Tensor, mask: torch.Tensor | None, asked: GreedyOptions) ->
     return mask
 
 
-def _processor(name: str):
+def _processor(name: str) -> Any:  # of transformers
     """The processor of where a model came from, without a network; None where there is none."""
     from transformers import AutoProcessor
 
+    declare_torchvision_ops()
     try:
         return AutoProcessor.from_pretrained(name, local_files_only=True)  # nosec B615
     except (OSError, ValueError, ImportError):
         return None
 
 
-def _folder(name: str):
-    from pathlib import Path
-
+def _folder(name: str) -> Path | None:
+    """The folder of a local model; None for a hub id."""
     return Path(name) if Path(name).is_dir() else None

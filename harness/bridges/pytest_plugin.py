@@ -11,19 +11,25 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 if TYPE_CHECKING:
-    from harness.results.pairing import MatchedCell
+    from harness.results.regression.pairing import MatchedCell
     from harness.run.comparison import Run
     from harness.store.runs import RunFolder
 
 
 @pytest.fixture(scope="session")
 def prunescope(tmp_path_factory: pytest.TempPathFactory) -> PrunescopeFixture:
-    """Compare pruning methods in a test, and assert what must hold of them."""
+    """Return what compares pruning methods in a test, and asserts what must hold of them."""
     return PrunescopeFixture(tmp_path_factory)
 
 
 class PrunescopeFixture:
-    """What the fixture gives. A run is what `compare` returned, or the folder of a stored one."""
+    """What the fixture ``prunescope`` gives: runs, and assertions on them.
+
+    A run is what `compare` returned, or the folder of a stored one.
+
+    Args:
+        folders: of pytest, for temporary runs.
+    """
 
     def __init__(self, folders: pytest.TempPathFactory) -> None:
         self._folders = folders
@@ -35,13 +41,17 @@ class PrunescopeFixture:
             methods: expressions, a list or comma-separated.
             keep: budgets, counts or fractions.
             options: the rest, such as ``samples=16, latency=False``; ``out`` names a folder that stays.
+
+        Raises:
+            ValueError: where the request is wrong; the message says what.
         """
         from harness.run.comparison import compare
 
         given = {name: value for name, value in (("methods", methods), ("keep", keep)) if value is not None}
         if "extend" not in options:
             options.setdefault("out", self._folders.mktemp("prunescope") / "run")
-        return compare(**given, **options)
+        run: Run = compare(**given, **options)
+        return run
 
     def assert_retention(self, run: Run | Path | str, method: str, keep: int | None = None, *, at_least: float) -> None:
         """Fail where a method keeps less of the accuracy of `none` than asked.
@@ -51,6 +61,9 @@ class PrunescopeFixture:
             method: its full expression, as reports print it.
             keep: the budget in tokens; may be left out where the method has one budget alone.
             at_least: accuracy over that of `none`, such as 0.95.
+
+        Raises:
+            AssertionError: where it does; the message says by how much.
         """
         __tracebackhide__ = True
         cell = _cell(run, method, keep)
@@ -73,6 +86,9 @@ class PrunescopeFixture:
             method: its full expression.
             keep: the budget in tokens.
             at_most: FLOPs; up to 1 it is a share of those of `none`.
+
+        Raises:
+            AssertionError: where it does; the message says by how much.
         """
         __tracebackhide__ = True
         cell = _cell(run, method, keep)
@@ -96,6 +112,9 @@ class PrunescopeFixture:
             method: its full expression.
             keep: the budget in tokens.
             jaccard: the least mean Jaccard index of the kept tokens.
+
+        Raises:
+            AssertionError: where it does; the message says by how much.
         """
         __tracebackhide__ = True
         found, same_seed = _match(run, baseline, method, keep)
@@ -104,7 +123,8 @@ class PrunescopeFixture:
         if found.jaccard is None:
             _fail(f"{found.label}: {_store(baseline).folder} holds no kept tokens of the same questions")
         if found.jaccard < jaccard:
-            luck = "; its choice depends on the seed, and the seeds differ" if found.baseline.lucky and not same_seed else ""
+            drawn = found.baseline.depends_on_seed and not same_seed
+            luck = "; its choice depends on the seed, and the seeds differ" if drawn else ""
             _fail(f"{found.label} drifted: kept tokens of {found.common} questions agree to {found.jaccard:.3f} (Jaccard) with "
                   f"{_store(baseline).folder}, at least {jaccard:g} is asked{luck}")  # fmt: skip
 
@@ -115,10 +135,13 @@ class PrunescopeFixture:
             run: a run or its folder.
             baseline: the run that is held to be right.
             thresholds: a TOML file; what it leaves out keeps its default.
+
+        Raises:
+            AssertionError: where it does; the message says by how much.
         """
         __tracebackhide__ = True
-        from harness.results.regress import regress
-        from harness.results.thresholds import read_thresholds
+        from harness.results.regression.regress import regress
+        from harness.results.regression.thresholds import read_thresholds
 
         found = regress(_store(baseline), _store(run), read_thresholds(thresholds))
         if found.failed:
@@ -139,11 +162,12 @@ def _store(run: Run | RunFolder | Path | str) -> RunFolder:
     return RunFolder(Path(run)) if isinstance(run, (str, Path)) else run.store
 
 
-def _name(cell: dict) -> str:
-    return cell["method"] + ("" if cell["keep"] is None else f" at {cell['keep']}")
+def _name(cell: dict[str, Any]) -> str:
+    """A cell of a summary, as messages name it."""
+    return str(cell["method"]) + ("" if cell["keep"] is None else f" at {cell['keep']}")
 
 
-def _cell(run: Run | Path | str, method: str, keep: int | None) -> dict:
+def _cell(run: Run | Path | str, method: str, keep: int | None) -> dict[str, Any]:
     """The one cell of a method and budget that was measured; a failure says which there are."""
     __tracebackhide__ = True
     store = _store(run)
@@ -155,13 +179,14 @@ def _cell(run: Run | Path | str, method: str, keep: int | None) -> dict:
         _fail(f"{store.folder} has {len(mine) or 'no'} cell{'s' if len(mine) > 1 else ''} {what}; it has {there}")
     if mine[0]["skipped"]:
         _fail(f"{_name(mine[0])} was skipped: {mine[0]['skipped']}")
-    return mine[0]
+    found: dict[str, Any] = mine[0]
+    return found
 
 
 def _match(run: Run | Path | str, baseline: Run | Path | str, method: str, keep: int | None) -> tuple[MatchedCell, bool]:
     """The cell in both runs, and whether they had one seed."""
     __tracebackhide__ = True
-    from harness.results.pairing import RunPair
+    from harness.results.regression.pairing import RunPair
 
     stores, names = (_store(baseline), _store(run)), []
     for store in stores:

@@ -1,25 +1,23 @@
-"""The command line. Heavy imports happen inside the commands, so that ``--help`` is quick."""
+"""The command line: which commands there are, and how each ends.
+
+The commands themselves stand in `measuring`, `stored_runs`, `listing` and `doctor`.
+"""
 
 from __future__ import annotations
 
 import errno
 import io
-import json
 import os
 import sys
 import traceback
-from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Any, NoReturn
 
 import typer
 
 from harness import interrupts
-from harness.cli import completion, facts, stored_runs
-from harness.cli.stored_runs import example
-from harness.errors import RequestError, nearest, readable, shown, unexpected
-from harness.run.config import DEFAULT_KEEP, DEFAULT_METHODS, LARGEST_SEED, CompareConfig, load_plugins, read_file
+from harness.cli import doctor, listing, measuring, stored_runs
+from harness.errors import RequestError, readable, unexpected
 
 app = typer.Typer(
     name="harness",
@@ -30,305 +28,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_BASE = CompareConfig()
+COMMANDS = (
+    (measuring.compare, "compare --methods sts,fastv,random --keep 192,64 --samples 24 --out runs/first"),
+    (stored_runs.report, "report runs/first runs/second --out both.html"),
+    (stored_runs.explain, "explain runs/first"),
+    (measuring.select, "select fastv cases/*.npz --keep 64 --out kept"),
+    (measuring.capture, "capture --model tiny --task shapes --samples 4 --out cases"),
+    (measuring.profile, "profile --model llava-1.5-7b --random-weights --layers 4 --keep 192,64"),
+    (measuring.flops, "flops --shape llava-1.5-7b --method fastv --keep 64 --text-tokens 35"),
+    (listing.list_names, "list methods"),
+    (doctor.print_findings, "doctor"),
+    (stored_runs.regress, "regress runs/baseline runs/candidate --markdown regression.md"),
+    (stored_runs.samples, "samples runs/first --method fastv --wrong --evidence-lost"),
+    (stored_runs.open_run, "open runs/first --port 8080"),
+)
+"""Each command with its example, whose first word is the command's name; in the order of the help."""
 
-
-class Switch(StrEnum):
-    on = "on"
-    off = "off"
-
-
-Plugin = Annotated[list[str] | None, typer.Option("--plugin", help="Module that registers methods or tasks; may be given again.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Model = Annotated[str, typer.Option(help="Embedded model, local folder or hub id.", autocompletion=completion.models)]
-Task = Annotated[
-    str, typer.Option(help="Task, or a file or folder of questions; see `list tasks`.", autocompletion=completion.tasks)
-]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
-DeviceMap = Annotated[str | None, typer.Option(help="Spread over devices, as accelerate does it; such as auto.")]
-Quantize = Annotated[int | None, typer.Option(help="4 or 8 bits a weight of the LLM (bitsandbytes).")]
-
-
-@app.command(epilog=example("compare --methods sts,fastv,random --keep 192,64 --samples 24 --out runs/first"))
-def compare(
-    context: typer.Context,
-    model: Model = _BASE.model,
-    task: Task = _BASE.task,
-    methods: Annotated[
-        str,
-        typer.Option(help="Method expressions, comma-separated; see `list methods`.", autocompletion=completion.methods),
-    ] = ",".join(DEFAULT_METHODS),
-    keep: Annotated[str, typer.Option(help="Visual tokens to keep: counts or fractions.")] = ",".join(DEFAULT_KEEP),
-    budget: Annotated[str, typer.Option(help="How they are counted: average (over LLM layers), final or flops.")] = _BASE.budget,
-    samples: Annotated[int, typer.Option(help="Images; all their questions come with them.")] = _BASE.samples,
-    out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/<time>.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="With --resume: answer the batches in which samples failed again.")
-    ] = False,
-    extend: Annotated[
-        Path | None, typer.Option(help="Add --methods, at --keep or the run's budgets, to this finished run.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of these options; the command line goes first.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of samples, random methods and intervals.")] = _BASE.seed,
-    batch_size: Annotated[int, typer.Option(help="Images a batch.")] = _BASE.batch_size,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _BASE.device,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = _BASE.dtype,
-    revision: Revision = None,
-    device_map: DeviceMap = None,
-    quantize: Quantize = None,
-    no_latency: Annotated[bool, typer.Option("--no-latency", help="Leave the latency pass out.")] = False,
-    rounds: Annotated[int, typer.Option(help="Timed rounds of the latency pass.")] = _BASE.rounds,
-    sharing: Annotated[Switch, typer.Option(help="Compute once what the questions of an image share.")] = Switch.on,
-    memory: Annotated[
-        bool, typer.Option("--memory", help="Peak resident memory too, one process a cell (on a GPU always).")
-    ] = False,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that answer; by default one a core for a small model on a CPU, else one.")
-    ] = None,
-    ray: Annotated[
-        str | None, typer.Option(help="Answer on a Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT; --workers actors.")
-    ] = None,
-    analyse: Annotated[
-        int, typer.Option(help="Images whose kept tokens are analysed: diversity, evidence swap, layers.")
-    ] = _BASE.analyse,
-    seeds: Annotated[int, typer.Option(help="Seeds of random, whose spread is reported.")] = _BASE.seeds,
-    margin: Annotated[float, typer.Option(help="Loss of accuracy that counts as none, for non-inferiority.")] = _BASE.margin,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(help="Answer tokens at most; by default as many as the task's need.")
-    ] = None,
-    prompt: Annotated[str, typer.Option(help="What the model is asked; {question} stands for the question.")] = _BASE.prompt,
-    plugin: Plugin = None,
-    as_json: Json = False,
-) -> None:
-    """Run methods on a model and a task; write results and report.html.
-
-    Reference cells always run beside them: none (no pruning), blind (no image), downsample, oracle where the task knows the
-    evidence, and random tokens on the schedule of every method inside the LLM. The run folder holds manifest.json,
-    results.sqlite, summary.json, summary.csv and report.html.
-
-    A cell that cannot be is skipped with its reason. What an interrupted run has stored stays: the same command with
-    --resume goes on. A method is a name, name[param=value,...], or two of them as a+b; `all` is every method.
-    """
-    from methods.registry import split
-
-    asked = CompareConfig(
-        model=model, task=task, methods=tuple(split(methods)), keep=tuple(k.strip() for k in keep.split(",") if k.strip()),
-        budget=budget, samples=samples, out=out, resume=resume, retry_failed=retry_failed, extend=extend, seed=seed,
-        batch_size=batch_size, device=device, dtype=dtype, revision=revision, device_map=device_map, quantize=quantize,
-        latency=not no_latency, rounds=rounds, sharing=sharing is Switch.on, memory=memory, workers=workers, ray=ray,
-        analyse=analyse, seeds=seeds, margin=margin, max_new_tokens=max_new_tokens, prompt=prompt,
-        plugin=tuple(plugin or ()),
-    )  # fmt: skip
-    given = _given(context)
-    if config is not None:
-        asked = replace(asked, **{name: value for name, value in read_file(config).items() if name not in given})
-    if extend is not None and (fixed := given - {"extend", "methods", "keep", "plugin", "workers", "ray", "as_json", "config"}):
-        option = min(fixed).replace("_", "-")
-        raise RequestError(f"--{option}: --extend takes --methods, --keep, --plugin, --workers, --ray; the rest is the run's own")
-    if extend is not None and asked.methods == CompareConfig.methods:
-        raise RequestError("--extend: name the methods to add with --methods")
-    _check_dtype(asked.dtype)
-    from harness.run.comparison import compare as run_compare
-
-    with interrupts.told():
-        run = run_compare(asked)
-    if as_json:
-        print(json.dumps({"folder": str(run.folder), "report": str(run.report), **run.summary}))
-    else:
-        from reports.markdown import table
-
-        print(f"{table(run.summary['cells'])}\n\nreport: {run.report}")
-    if run.failures:
-        print(f"{run.failures:,} samples failed; python -m harness samples {run.folder} --failed says why", file=sys.stderr)
-        raise typer.Exit(3)
-
-
-def _check_dtype(dtype: str) -> None:
-    known = ("auto", "float32", "bfloat16", "float16")
-    if dtype not in known:
-        raise RequestError(f"--dtype {dtype!r}: {nearest(dtype, known)}")
-
-
-def _given(context: typer.Context) -> set[str]:
-    """Options that stand on the command line, under the names of `CompareConfig`."""
-    named = {"no_latency": "latency"}
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return {named.get(name, name) for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-
-
-@app.command(epilog=example("report runs/first runs/second --out both.html"))
-def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.", autocompletion=completion.runs)],
-    out: Annotated[Path, typer.Option(help="The page of several runs; that of one run lies in its folder.")] = Path("runs.html"),
-    as_json: Json = False,
-) -> None:
-    """Write the report of a run again from its folder, or put several runs side by side on one page.
-
-    Needs no torch. Nothing is measured again: every figure of the page is in the folders. Of several runs the same cells
-    stand beside each other, with differences to the first run where the questions are the same.
-    """
-    from harness.results.report import write_report
-    from harness.results.several import write_several
-    from harness.store.stored import reading
-
-    with reading(*runs) as stored:
-        for run in stored:
-            run.summary()  # of a finished run, all of them, before anything is written
-        paths = [str(write_report(stored[0]) if len(stored) == 1 else write_several(stored, out))]
-    print(json.dumps({"reports": paths}) if as_json else "\n".join(paths))
-
-
-@app.command(epilog=example("explain runs/first"))
-def explain(
-    run: Annotated[Path, typer.Argument(help="Run folder.", autocompletion=completion.runs)], as_json: Json = False
-) -> None:
-    """What predicts accuracy in a run, and which family of methods wins on simple and on complex images.
-
-    Rank correlations of every figure of the kept tokens with right answers, with intervals: across methods within question
-    and budget, and across images within method, budget and question family; then accuracy by family of methods and third of
-    image complexity. p values are Holm-adjusted. Takes a run whose images were analysed (compare --analyse).
-    """
-    from harness.results.explain import as_text
-    from harness.results.explain import explain as run_explain
-    from harness.store.stored import reading
-
-    with reading(run) as (stored,):
-        found = run_explain(stored)
-    print(json.dumps(found) if as_json else shown(as_text(found)))
-
-
-@app.command(epilog=example("select fastv cases/*.npz --keep 64 --out kept"))
-def select(
-    method: Annotated[str, typer.Argument(help="Method expression.", autocompletion=completion.method)],
-    cases: Annotated[list[Path], typer.Argument(help=".npz files of signals; `capture` writes such files.")],
-    keep: Annotated[int, typer.Option(help="Tokens to keep.")],
-    out: Annotated[Path, typer.Option(help="Folder, or for one case a name that ends in .npz.")],
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of random methods.")] = _BASE.seed,
-    plugin: Plugin = None,
-    as_json: Json = False,
-) -> None:
-    """Run a method's selection on tensors from files; write one file a case under its own name.
-
-    A case is an .npz file of signals without a batch axis, as `capture` writes them. A result holds `kept` [K] in the order
-    of selection and, for mergers, `tokens` [K, D], `sizes` [K] and `source` [K, N].
-    """
-    load_plugins(plugin or ())
-    from harness.run.cases import select as run_select
-
-    _print_paths(run_select(method, cases, keep, out, seed), as_json)
-
-
-@app.command(epilog=example("capture --model tiny --task shapes --samples 4 --out cases"))
-def capture(
-    out: Annotated[Path, typer.Option(help="Folder.")],
-    model: Model = _BASE.model,
-    task: Task = _BASE.task,
-    samples: Annotated[int, typer.Option(max=10_000_000, help="Images; all their questions come with them.")] = 4,
-    layer: Annotated[int | None, typer.Option(help="LLM layer before which text signals are taken; default 2 of 32.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the samples.")] = _BASE.seed,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _BASE.device,
-    revision: Revision = None,
-    device_map: DeviceMap = None,
-    quantize: Quantize = None,
-    as_json: Json = False,
-) -> None:
-    """Write the signals of a real model, one file a question, for `select`.
-
-    Each file holds features, keys, attention rows, positions and grid of one question, as float32 without a batch axis.
-    """
-    from harness.run.cases import capture as run_capture
-    from harness.run.prepare import pick_device
-
-    loading = {"revision": revision, "device_map": device_map, "quantize": quantize}
-    _print_paths(run_capture(model, task, samples, out, layer, seed, pick_device(device), **loading), as_json)
-
-
-@app.command(epilog=example("profile --model llava-1.5-7b --random-weights --layers 4 --keep 192,64"))
-def profile(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="Public shape with --random-weights (see `list models`); else folder or hub id.",
-            autocompletion=completion.models_and_shapes,
-        ),
-    ],
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Make the model with random weights; no download.")
-    ] = False,
-    methods: Annotated[
-        str, typer.Option(help="Method expressions, comma-separated.", autocompletion=completion.methods)
-    ] = "sts,fastv,sparsevlm",
-    keep: Annotated[str, typer.Option(help="Visual tokens to keep: counts or fractions.")] = ",".join(DEFAULT_KEEP),
-    budget: Annotated[str, typer.Option(help="How they are counted: average, final or flops.")] = _BASE.budget,
-    layers: Annotated[int | None, typer.Option(help="LLM layers, with --random-weights; all by default.")] = None,
-    batch_size: Annotated[int, typer.Option(max=65_536, help="Prompts a batch, one image and one question each.")] = 1,
-    text_tokens: Annotated[int, typer.Option(max=1_000_000, help="Tokens of a prompt beside the image.")] = 64,
-    rounds: Annotated[int, typer.Option(max=10_000, help="Timed rounds.")] = 10,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _BASE.device,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = _BASE.dtype,
-    revision: Revision = None,
-    device_map: DeviceMap = None,
-    quantize: Quantize = None,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of weights, image and random methods.")] = _BASE.seed,
-    plugin: Plugin = None,
-    as_json: Json = False,
-) -> None:
-    """FLOPs, latency by stage, memory, selection share and the gain of shared work on a model of true size; no task.
-
-    With --random-weights nothing is downloaded: FLOPs and times depend on shapes alone. --layers makes a model of fewer LLM
-    layers that a laptop can hold; figures are of that model, and say so.
-    """
-    from harness.run.profile import ProfileConfig, as_text
-    from harness.run.profile import profile as run_profile
-    from methods.registry import split
-
-    _check_dtype(dtype)
-    asked = ProfileConfig(
-        model=model, random_weights=random_weights, methods=tuple(split(methods)),
-        keep=tuple(k.strip() for k in keep.split(",") if k.strip()), budget=budget, layers=layers, batch_size=batch_size,
-        text_tokens=text_tokens, rounds=rounds, device=device, dtype=dtype, seed=seed, plugin=tuple(plugin or ()),
-        revision=revision, device_map=device_map, quantize=quantize,
-    )  # fmt: skip
-    found = run_profile(asked)
-    print(json.dumps(found) if as_json else as_text(found))
-
-
-@app.command(epilog=example("flops --shape llava-1.5-7b --method fastv --keep 64 --text-tokens 35"))
-def flops(
-    shape: Annotated[str, typer.Option(help="Public model; see `list models`.", autocompletion=completion.shapes)],
-    method: Annotated[str | None, typer.Option(help="Method expression; none.", autocompletion=completion.method)] = None,
-    keep: Annotated[str | None, typer.Option(help="Visual tokens to keep: a count or a fraction.")] = None,
-    budget: Annotated[str, typer.Option(help="How they are counted: average, final or flops.")] = _BASE.budget,
-    text_tokens: Annotated[float, typer.Option(help="LLM tokens that are not visual; may be fractional.")] = 64.0,
-    convention: Annotated[str, typer.Option(help="flops, macs, paper, paper-gated or visual-only.")] = "flops",
-    plugin: Plugin = None,
-    as_json: Json = False,
-) -> None:
-    """FLOPs and KV bytes of a method on a public model, by formula; nothing is loaded.
-
-    Tower, projector, selection, prefill and decode of one prompt with one image, and the visual tokens at every layer.
-    Conventions: flops (2 a multiply-add), macs, paper (4nd^2 + 2n^2d + 2ndm a layer), paper-gated (3ndm), visual-only.
-    """
-    load_plugins(plugin or ())
-    from harness.run.counting import count
-
-    if method is None and keep is not None:
-        raise RequestError(f"--keep {keep}: says how many tokens a method keeps; name it with --method, such as --method random")
-    counted = count(shape, "none" if method is None else method, keep, budget, text_tokens, convention)
-    if as_json:
-        print(json.dumps(counted, allow_nan=False))
-        return
-    for name, value in counted.items():
-        print(f"{name:<18} {value if isinstance(value, (str, list)) else f'{value:,.6g}'}")
-
-
-def _print_paths(paths: list[Path], as_json: bool) -> None:
-    print(json.dumps({"files": [str(path) for path in paths]}) if as_json else "\n".join(map(str, paths)))
-
-
-facts.attach(app)
-stored_runs.attach(app)
+for _command, _example in COMMANDS:
+    app.command(_example.split()[0], epilog=f"\b\nExample:\n  python -m harness {_example}")(_command)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -344,7 +61,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # of a terminal that knows few characters
             stream.reconfigure(errors="replace")
-    usage = typer.BadParameter.__mro__[2]  # typer's ClickException, wherever its click lives
+    usage: type[Any] = typer.BadParameter.__mro__[2]  # typer's ClickException, wherever its click lives
     try:
         code = app(args=arguments, standalone_mode=False, prog_name=name)
         sys.stdout.flush()

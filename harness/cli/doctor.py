@@ -1,27 +1,44 @@
-"""What is installed, on which device, and what can be used here."""
+"""The command `doctor`: what is installed, on which device, and what can be used here."""
 
 from __future__ import annotations
 
+import json
 import platform
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib import import_module
 from importlib.util import find_spec
+
+from harness.cli.options import Json
 
 SEEN_TRANSFORMERS = (5, 24)  # the newest minor that the contract tests saw
 _DEVELOPMENT = frozenset({"lint", "docs"})  # extras that serve this repository alone
 
 
-def doctor() -> dict[str, str]:
-    """Findings by name, in the order of a reader's questions: versions, device, models, extras, other packages' methods.
+def print_findings(as_json: Json = False) -> None:
+    """Show versions, device, and what is usable here.
 
-    What is wrong is said with the command that mends it.
+    What is missing stands beside the command that installs it.
     """
-    found = {"python": platform.python_version(), "prunescope": _version("prunescope")}
+    findings = doctor()
+    if as_json:
+        print(json.dumps(findings))
+        return
+    for name, value in findings.items():
+        print(f"{name:<22} {value}")
+
+
+def doctor() -> dict[str, str]:
+    """Examine the installation: Python, versions, device, models, extras, and what other packages add.
+
+    Returns:
+        Findings by name, in the order of a reader's questions; what is wrong comes with the command that mends it.
+    """
+    found = {"python": platform.python_version(), "prunescope": _version("prunescope") or "missing: pip install -e ."}
     needed, extras = _requirements()
     for name, wanted in needed.items():
         found[name] = _state(name, wanted)
     if not found["transformers"].startswith("missing") and _newer(found["transformers"]):
         found["transformers"] += f"; newer than {'.'.join(map(str, SEEN_TRANSFORMERS))}, the newest tested"
-    found |= _device() | _models()
+    found |= _torchvision() | _device() | _models()
     for extra, packages in extras.items():
         if extra not in _DEVELOPMENT:
             lacking = [name for name, wanted in packages.items() if _wrong(name, wanted)]
@@ -31,7 +48,9 @@ def doctor() -> dict[str, str]:
 
 
 def _requirements() -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """Versions wanted of packages, by name: of those always needed, and of those of each extra."""
+    """The specifiers of packages by name: of those always needed, and of those of each extra."""
+    from importlib.metadata import PackageNotFoundError, requires
+
     from packaging.requirements import Requirement
 
     needed: dict[str, str] = {}
@@ -46,30 +65,48 @@ def _requirements() -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     return needed, extras
 
 
-def _version(name: str) -> str:
+def _version(name: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(name)
     except PackageNotFoundError:
-        return "missing: pip install -e ."
+        return None
 
 
 def _wrong(name: str, wanted: str) -> str:
     """Why a package cannot be used, or nothing."""
     from packaging.specifiers import SpecifierSet
 
-    try:
-        there = version(name)
-    except PackageNotFoundError:
+    there = _version(name)
+    if there is None:
         return f"missing: pip install '{name}{wanted}'"
     return "" if SpecifierSet(wanted).contains(there, prereleases=True) else f"{there}, but {wanted} is wanted"
 
 
 def _state(name: str, wanted: str) -> str:
-    return _wrong(name, wanted) or version(name)
+    return _wrong(name, wanted) or str(_version(name))
 
 
 def _newer(there: str) -> bool:
     return tuple(int(part) for part in there.split(",")[0].split(".")[:2]) > SEEN_TRANSFORMERS
+
+
+def _torchvision() -> dict[str, str]:
+    """What can be used of torchvision, where it is installed; some image processors are written with it."""
+    there = _version("torchvision")
+    if there is None:
+        return {}
+    from harness.models.torchvision_ops import declare_torchvision_ops
+
+    if declare_torchvision_ops():
+        return {"torchvision": f"{there}, built for another torch: image processors work, compiled operators do not"}
+    try:
+        import_module("torchvision")
+    except Exception as error:  # of its libraries, of its torch: many kinds, one line
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
+        return {"torchvision": f"{there}, but cannot be imported ({first}): pip install --force-reinstall torchvision"}
+    return {"torchvision": there}
 
 
 def _device() -> dict[str, str]:
@@ -94,7 +131,7 @@ def _models() -> dict[str, str]:
     for name, path in EMBEDDED.items():
         found[f"model {name}"] = "usable" if (path / "model.safetensors").exists() else f"weights missing at {path}"
     for family, spec in FAMILIES.items():
-        lacking = [package for package in spec.needs if find_spec(package) is None]
+        lacking = [package for package in spec.packages if find_spec(package) is None]
         found[f"family {family}"] = f"missing {', '.join(lacking)}: pip install {' '.join(lacking)}" if lacking else "usable"
     return found
 

@@ -1,6 +1,16 @@
-"""Rows of ``list``."""
+"""The command `list`, and its rows; it needs no torch unless a plug-in does."""
 
 from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from harness.cli.options import Json
+from harness.run.config import load_plugins
 
 METRICS = (
     ("accuracy", "share of right answers; 95 % bootstrap interval clustered by image"),
@@ -35,8 +45,48 @@ METRICS = (
 )
 
 
-def rows(what: str) -> list[dict]:
-    """What `list` shows, one dict a row."""
+class Listable(StrEnum):
+    """What `list` can list."""
+
+    methods = "methods"
+    models = "models"
+    tasks = "tasks"
+    metrics = "metrics"
+
+
+def list_names(
+    what: Annotated[Listable, typer.Argument(help="methods, models, tasks or metrics.")],
+    plugin: Annotated[list[str] | None, typer.Option("--plugin", help="Module that registers methods or tasks.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List what can be named.
+
+    Methods with their parameters, signals and what they cannot do; models; tasks with metric, source and licence; metrics.
+    """
+    if plugin:
+        load_plugins(plugin)
+    entries = rows(what.value)
+    if as_json:
+        print(json.dumps(entries))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    if what is Listable.tasks:  # JSON has the rest
+        entries = [{name: entry[name] for name in ("name", "summary", "metric", "source")} for entry in entries]
+    table = Table(*(entries[0] if entries else ()), box=None, pad_edge=False)
+    for entry in entries:
+        table.add_row(*(", ".join(map(str, v)) if isinstance(v, list) else str(v) for v in entry.values()))
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width, markup=False, highlight=False).print(table)
+
+
+def rows(what: str) -> list[dict[str, object]]:
+    """Return the rows of `list` as dicts of one set of keys.
+
+    Args:
+        what: ``methods``, ``models``, ``tasks`` or ``metrics``.
+    """
     if what == "metrics":
         return [{"name": name, "what": text} for name, text in METRICS]
     if what == "tasks":
@@ -62,13 +112,14 @@ def rows(what: str) -> list[dict]:
         from harness.models.families import FAMILIES
         from harness.models.shapes import PUBLIC
 
-        return [
-            *({"name": name, "kind": "embedded"} for name in EMBEDDED),
-            *({"name": name, "kind": "shape alone, for flops"} for name in PUBLIC if name not in EMBEDDED),
-            *({"name": name, "kind": f"of another package: {point.value}"} for name, point in plugged().items()),
-            {"name": "<folder>", "kind": f"local Hugging Face folder; families: {', '.join(FAMILIES)}"},
-            {"name": "<owner/name>", "kind": "hub id of one of these, such as llava-hf/llava-1.5-7b-hf"},
+        kinds = [
+            *((name, "embedded") for name in EMBEDDED),
+            *((name, "shape alone, for flops") for name in PUBLIC if name not in EMBEDDED),
+            *((name, f"of another package: {point.value}") for name, point in plugged().items()),
+            ("<folder>", f"local Hugging Face folder; families: {', '.join(FAMILIES)}"),
+            ("<owner/name>", "hub id of one of these, such as llava-hf/llava-1.5-7b-hf"),
         ]
+        return [{"name": name, "kind": kind} for name, kind in kinds]
     from methods.registry import entries
 
     return [

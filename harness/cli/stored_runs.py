@@ -1,4 +1,7 @@
-"""Commands on finished runs: `regress`, `samples` and `open`. Heavy imports happen inside them, so that ``--help`` is quick."""
+"""Commands that read finished runs: `report`, `explain`, `regress`, `samples` and `open`; none needs torch.
+
+Heavy imports happen inside the commands, so that ``--help`` is quick.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,48 @@ from typing import Annotated
 import typer
 
 from harness.cli import completion
-from harness.errors import RequestError
+from harness.cli.options import Json, RunFolder
+from harness.errors import RequestError, shown
 from harness.files import named, write_named
 
 _MOST_ROWS = 10**9
 
 
-def example(line: str) -> str:
-    """The end of a command's help, not wrapped."""
-    return f"\b\nExample:\n  python -m harness {line}"
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.", autocompletion=completion.runs)],
+    out: Annotated[Path, typer.Option(help="The page of several runs; that of one run lies in its folder.")] = Path("runs.html"),
+    as_json: Json = False,
+) -> None:
+    """Write the report of a run again from its folder, or put several runs side by side on one page.
+
+    Needs no torch. Nothing is measured again: every figure of the page is in the folders. Of several runs the same cells
+    stand beside each other, with differences to the first run where the questions are the same.
+    """
+    from harness.results.report import write_report
+    from harness.results.several import write_several
+    from harness.store.open_runs import reading
+
+    with reading(*runs) as stored:
+        for run in stored:
+            run.summary()  # of a finished run, all of them, before anything is written
+        paths = [str(write_report(stored[0]) if len(stored) == 1 else write_several(stored, out))]
+    print(json.dumps({"reports": paths}) if as_json else "\n".join(paths))
 
 
-def attach(app: typer.Typer) -> None:
-    """Add the commands to a command line."""
-    app.command(epilog=example("regress runs/baseline runs/candidate --markdown regression.md"))(regress)
-    app.command(epilog=example("samples runs/first --method fastv --wrong --evidence-lost"))(samples)
-    app.command("open", epilog=example("open runs/first --port 8080"))(open_)
+def explain(run: RunFolder, as_json: Json = False) -> None:
+    """Say what predicts accuracy in a run, and which family of methods wins on simple and on complex images.
+
+    Rank correlations of every figure of the kept tokens with right answers, with intervals: across methods within question
+    and budget, and across images within method, budget and question family; then accuracy by family of methods and third of
+    image complexity. p values are Holm-adjusted. Takes a run whose images were analysed (compare --analyse).
+    """
+    from harness.results.explain import as_text
+    from harness.results.explain import explain as run_explain
+    from harness.store.open_runs import reading
+
+    with reading(run) as (stored,):
+        found = run_explain(stored)
+    print(json.dumps(found) if as_json else shown(as_text(found)))
 
 
 def regress(
@@ -39,7 +68,7 @@ def regress(
     markdown: Annotated[Path | None, typer.Option(help="Write a Markdown summary, for a pull request.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, one test case a cell and rule.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Compare a run with a baseline; exit 1 on a regression.
 
@@ -53,8 +82,8 @@ def regress(
         raise RequestError("--against: stands for the baseline, so give CANDIDATE alone: regress CANDIDATE --against REF:PATH")
     if len(runs) != 2:
         raise RequestError(f"regress: takes BASELINE and CANDIDATE, {len(runs)} given; or CANDIDATE --against REF:PATH")
-    from harness.results.thresholds import read_thresholds
-    from harness.store.stored import opened, reading
+    from harness.results.regression.thresholds import read_thresholds
+    from harness.store.open_runs import opened, reading
 
     limits = read_thresholds(thresholds)
     written = {name: path for name, path in (("markdown", markdown), ("junit", junit), ("html", html)) if path is not None}
@@ -65,11 +94,11 @@ def regress(
         if files[0] != files[1]:
             raise RequestError(f"regress: {runs[0]} and {runs[1]} are of two kinds; give two run folders, or two .json files")
         if files[0]:
-            from harness.results.benchmark_files import regress_benchmarks
+            from harness.results.regression.benchmark_files import regress_benchmarks
 
             found = regress_benchmarks(baseline, candidate, limits)
         else:
-            from harness.results.regress import regress as run_regress
+            from harness.results.regression.regress import regress as run_regress
 
             with reading(baseline, candidate) as (before, after):
                 found = run_regress(before, after, limits)
@@ -86,7 +115,7 @@ def regress(
 
 
 def samples(
-    run: Annotated[Path, typer.Argument(help="Run folder.", autocompletion=completion.runs)],
+    run: RunFolder,
     method: Annotated[str | None, typer.Option(help="Method expression, as the report prints it.")] = None,
     keep: Annotated[int | None, typer.Option(help="Budget in tokens.")] = None,
     wrong: Annotated[bool, typer.Option("--wrong", help="Only samples that were answered wrong, or failed.")] = False,
@@ -99,7 +128,7 @@ def samples(
     csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
     limit: Annotated[int, typer.Option(help="Rows of the table; --jsonl and --csv print all.")] = 50,
 ) -> None:
-    """What a run answered, one sample at a time.
+    """Show what a run answered, one sample at a time.
 
     Straight from results.sqlite, cell by cell, in the order of images and questions; needs no torch.
     """
@@ -108,7 +137,7 @@ def samples(
     if not 1 <= limit <= _MOST_ROWS:
         raise RequestError(f"--limit {limit}: must be at least 1 and at most {_MOST_ROWS:,}")
     from harness.results import samples as stored
-    from harness.store.stored import reading
+    from harness.store.open_runs import reading
 
     with reading(run) as (folder,):
         rows = stored.samples(folder, method, keep, wrong, family, evidence_lost, failed)
@@ -120,7 +149,7 @@ def samples(
             stored.print_table(rows, limit)
 
 
-def open_(
+def open_run(
     run: Annotated[Path, typer.Argument(help="Run folder, finished or not.", autocompletion=completion.runs)],
     port: Annotated[int, typer.Option(help="Port on the loopback; 0 takes a free one.")] = 0,
 ) -> None:

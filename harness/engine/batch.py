@@ -1,4 +1,4 @@
-"""What goes into the engine and what comes out of it."""
+"""A batch of images with their questions, as the engine takes it, and what the engine gives for it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from harness.models.prompt import PixelBatch
 
 @dataclass(frozen=True)
 class Batch:
-    """Images with their questions. Lists over questions are flat; ``image`` says whose they are.
+    """B images with R questions about them. Lists over questions are flat; ``image`` says whose they are.
 
     An image stands for all images of a prompt, where it has several: their visual tokens are one row of tokens, in the
     order of the images, and selections choose among all of them.
     """
 
-    pixels: PixelBatch  # B
+    pixels: PixelBatch  # of the B images
     prefix: list[int]  # token ids before the image; of several in a prompt, VISUAL where one stands before the last
     questions: list[list[int]]  # token ids of each question's instruction, R
     image: torch.Tensor  # int64 [R], rising
@@ -26,67 +26,83 @@ class Batch:
     evidence: torch.Tensor | None = None  # bool [R, N]; a row without evidence is all False
     text_embeds: torch.Tensor | None = None  # [R, M, C] of the questions in the joint space
 
-    def rows(self, places: list[int]) -> tuple[Batch, torch.Tensor]:
-        """Some of the questions, rising, with the images they ask about; also which images those are, int64 [B']."""
-        images, image = self.image[places].unique(return_inverse=True)
+    def rows(self, rows: list[int]) -> tuple[Batch, torch.Tensor]:
+        """Return the batch of some of the questions and the images that they ask about.
+
+        Args:
+            rows: indices of questions, rising.
+
+        Returns:
+            The batch, and the indices of its images in this one, int64 [B'].
+        """
+        images, image = self.image[rows].unique(return_inverse=True)
         pixels, evidence = self.pixels[images], self.evidence
         if evidence is not None:
-            evidence = evidence[places]
-            if pixels.even:  # rows of images with more tokens may have made the table wider
+            evidence = evidence[rows]
+            if pixels.uniform:  # rows of images with more tokens may have made the table wider
                 evidence = evidence[:, : pixels.counts[0]]
         some = replace(
-            self, pixels=pixels, questions=[self.questions[i] for i in places], image=image,
-            image_seeds=self.image_seeds[images], question_seeds=self.question_seeds[places],
-            evidence=evidence, text_embeds=None if self.text_embeds is None else self.text_embeds[places],
+            self, pixels=pixels, questions=[self.questions[row] for row in rows], image=image,
+            image_seeds=self.image_seeds[images], question_seeds=self.question_seeds[rows],
+            evidence=evidence, text_embeds=None if self.text_embeds is None else self.text_embeds[rows],
         )  # fmt: skip
         return some, images
 
     def reseeded(self, image_seeds: torch.Tensor, question_seeds: torch.Tensor) -> Batch:
-        """The same batch with other random streams."""
+        """Return the same batch with other random streams, int64 [B] of the images and int64 [R] of the questions."""
         return replace(self, image_seeds=image_seeds, question_seeds=question_seeds)
 
     def questions_about(self, images: list[int]) -> list[int]:
-        """Places of the questions about some of the images."""
-        return torch.isin(self.image, torch.tensor(images, device=self.image.device)).nonzero()[:, 0].tolist()
+        """Return the indices of the questions about some of the images."""
+        found: list[int] = torch.isin(self.image, torch.tensor(images, device=self.image.device)).nonzero()[:, 0].tolist()
+        return found
 
 
 @dataclass(frozen=True)
 class EngineOutput:
-    """Answers and traces of a batch; R rows."""
+    """Answers to the R questions of a batch, and which visual tokens they were given."""
 
     tokens: list[list[int]]  # answer token ids, end token left out
     first_logits: torch.Tensor  # [R, vocabulary] of the first answer token, float32
     kept: torch.Tensor  # int64 [R, K] original tokens present in the last layer, -1 of no single place
-    kept_before: torch.Tensor  # int64 [R, K0] original tokens that entered the LLM
-    grid: tuple[int, int]  # of the original tokens; of the first image's where images differ
+    entered: torch.Tensor  # int64 [R, K0] original tokens that entered the LLM
+    grid: tuple[int, int]  # rows and columns of the original tokens; of the first image's where images differ
     source: torch.Tensor | None = None  # int64 [R, N0] for towers that merged: where each token went
     kv_bytes: int = 0  # of all caches after prefill
     counts: tuple[float, ...] = ()  # visual tokens that were present in each LLM layer; means over rows where images differ
-    present: torch.Tensor | None = None  # int64 [R] visual tokens in the last layer, those of no single place included
+    # int64 [R] visual tokens in the last layer, those of no single place included
+    present: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     ended: list[int | None] = field(default_factory=list)  # token that ended each answer; None where the limit did
 
 
 def join(outputs: list[EngineOutput], rows: list[list[int]]) -> EngineOutput:
-    """The outputs of parts of a batch as one; rows that kept fewer tokens are filled with -1.
+    """Return the outputs of parts of a batch as one; rows that kept fewer tokens are filled with -1.
 
     Args:
-        rows: of every part, the places of its rows in the whole.
+        outputs: of every part.
+        rows: of every part, the indices of its rows in the whole.
     """
-    order = torch.tensor([place for part in rows for place in part]).argsort()
-
-    def padded(name: str) -> torch.Tensor:
-        tensors = [getattr(output, name) for output in outputs]
-        widest = max(tensor.shape[1] for tensor in tensors)
-        return torch.cat([torch.nn.functional.pad(t, (0, widest - t.shape[1]), value=-1) for t in tensors])[order]
-
-    flat = lambda name: [value for output in outputs for value in getattr(output, name)]
-    answers, ended = flat("tokens"), flat("ended")
+    order = torch.tensor([row for part in rows for row in part]).argsort()
+    answers = [tokens for output in outputs for tokens in output.tokens]
+    ended = [end for output in outputs for end in output.ended]
     counts = {output.counts for output in outputs}
     total = sum(map(len, rows))
     mean = tuple(sum(len(part) * o.counts[k] for part, o in zip(rows, outputs)) / total for k in range(len(outputs[0].counts)))
     return EngineOutput(
-        [answers[place] for place in order.tolist()], torch.cat([output.first_logits for output in outputs])[order],
-        padded("kept"), padded("kept_before"), outputs[0].grid, None,
-        sum(output.kv_bytes for output in outputs), counts.pop() if len(counts) == 1 else mean,
-        torch.cat([output.present for output in outputs])[order], [ended[place] for place in order.tolist()],
-    )  # fmt: skip
+        tokens=[answers[row] for row in order.tolist()],
+        first_logits=torch.cat([output.first_logits for output in outputs])[order],
+        kept=_padded([output.kept for output in outputs])[order],
+        entered=_padded([output.entered for output in outputs])[order],
+        grid=outputs[0].grid,
+        source=None,
+        kv_bytes=sum(output.kv_bytes for output in outputs),
+        counts=counts.pop() if len(counts) == 1 else mean,
+        present=torch.cat([output.present for output in outputs])[order],
+        ended=[ended[row] for row in order.tolist()],
+    )
+
+
+def _padded(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """Tensors [R, K] below each other, filled with -1 to the width of the widest."""
+    widest = max(tensor.shape[1] for tensor in tensors)
+    return torch.cat([torch.nn.functional.pad(tensor, (0, widest - tensor.shape[1]), value=-1) for tensor in tensors])

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from harness.engine.layout import SequenceLayout
 from harness.errors import SampleError
+from harness.models.adapter import Adapter
+from harness.models.probes import Rotary
 
 _ROOM = 8  # columns a cache grows by at a time, times the columns that are appended
+
+KeysValues = tuple[torch.Tensor, torch.Tensor]
+"""Keys and values of a layer, [G, Hkv, columns, head_dim] each."""
 
 
 class KVCache:
@@ -17,41 +23,62 @@ class KVCache:
 
     Each layer's tensors are [G, Hkv, columns, head_dim]; a layer's length is its own. What a prompt gave is never written
     to: appending moves it once to a place with room behind it.
+
+    Args:
+        first_layer: index of the first decoder layer that it holds.
     """
 
-    def __init__(self, first: int) -> None:
-        self.first = first
-        self.layers: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.roomy: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # what layers look into once they were appended to
+    def __init__(self, first_layer: int) -> None:
+        self.first_layer = first_layer
+        self.layers: list[KeysValues] = []
+        self._buffers: dict[int, KeysValues] = {}  # with room, what layers look into once they were appended to
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *args, **kwargs):
-        """Append new columns to layer ``layer`` and return all of its keys and values."""
-        index = layer - self.first
+    def update(
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        layer: int,
+        *args: Any,  # what decoder layers of transformers hand to any cache
+        **kwargs: Any,
+    ) -> KeysValues:
+        """Append new columns to a decoder layer, and return all of its keys and values.
+
+        Args:
+            keys: [G, Hkv, new columns, head_dim].
+            values: of the same shape.
+            layer: index of the decoder layer.
+            args: not read.
+            kwargs: not read.
+        """
+        index = layer - self.first_layer
         if index == len(self.layers):
             self.layers.append((keys, values))
             return keys, values
-        before, new = self.layers[index][0].shape[2], keys.shape[2]
-        if index not in self.roomy or self.roomy[index][0].shape[2] < before + new:
-            self.roomy[index] = tuple(_with_room(table, _ROOM * new) for table in self.layers[index])
-        for roomy, table in zip(self.roomy[index], (keys, values), strict=True):
-            roomy[:, :, before : before + new] = table
-        self.layers[index] = tuple(roomy[:, :, : before + new] for roomy in self.roomy[index])
+        own_keys, own_values = self.layers[index]
+        before, new = own_keys.shape[2], keys.shape[2]
+        if index not in self._buffers or self._buffers[index][0].shape[2] < before + new:
+            self._buffers[index] = _with_room(own_keys, _ROOM * new), _with_room(own_values, _ROOM * new)
+        key_buffer, value_buffer = self._buffers[index]
+        key_buffer[:, :, before : before + new] = keys
+        value_buffer[:, :, before : before + new] = values
+        self.layers[index] = key_buffer[:, :, : before + new], value_buffer[:, :, : before + new]
         return self.layers[index]
 
     def keep(self, sequences: torch.Tensor) -> None:
-        """Let go of all other sequences, int64 [G']."""
+        """Let go of all sequences but some, int64 [G']."""
         self.layers = [(keys[sequences], values[sequences]) for keys, values in self.layers]
-        self.roomy = {}
+        self._buffers = {}
 
     def fork(self) -> KVCache:
-        """The same keys and values by reference; what is appended to one is not to the other."""
-        forked = KVCache(self.first)
+        """Return a cache of the same keys and values by reference; what is appended to one is not to the other."""
+        forked = KVCache(self.first_layer)
         forked.layers = list(self.layers)
         return forked
 
     @property
     def bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for pair in self.layers for t in pair)
+        """Bytes of all keys and values."""
+        return sum(table.numel() * table.element_size() for pair in self.layers for table in pair)
 
 
 def _with_room(table: torch.Tensor, columns: int) -> torch.Tensor:
@@ -62,7 +89,10 @@ def _with_room(table: torch.Tensor, columns: int) -> torch.Tensor:
 
 
 def ready_mask(mask: torch.Tensor | None, hidden: torch.Tensor) -> torch.Tensor | None:
-    """A mask as SDPA takes it fastest: on a CPU it turns a bool one into what it adds to scores, in every layer anew."""
+    """Return a mask as SDPA takes it fastest, for hidden states of some dtype and device.
+
+    On a CPU, SDPA turns a bool mask into what it adds to scores, in every layer anew; this does it once.
+    """
     if mask is None or hidden.device.type != "cpu":
         return mask
     return torch.zeros(mask.shape, dtype=hidden.dtype).masked_fill_(~mask, -torch.inf)
@@ -72,41 +102,62 @@ def ready_mask(mask: torch.Tensor | None, hidden: torch.Tensor) -> torch.Tensor 
 class LayerSpan:
     """Consecutive decoder layers that see one layout. Masks and rotary angles are kept for every kind of layer."""
 
-    first: int  # layer
+    first_layer: int
     layout: SequenceLayout
-    masks: dict[str, torch.Tensor | None]  # of the prefill, as `ready_mask` leaves them
-    rotary: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    masks: dict[str, torch.Tensor | None]  # of the prefill by kind of layer, as `ready_mask` leaves them
+    rotary: dict[str, Rotary]  # by kind of layer
     cache: KVCache
 
     @classmethod
-    def starting(cls, adapter, first: int, layout: SequenceLayout, hidden: torch.Tensor) -> LayerSpan:
-        """From layer ``first`` on, sequences have this layout."""
-        kinds = {adapter.kind(layer).name: adapter.kind(layer) for layer in range(first, adapter.shape.layers)}
-        masks = {name: ready_mask(layout.mask(kind.window, kind.together), hidden) for name, kind in kinds.items()}
+    def starting(cls, adapter: Adapter, first_layer: int, layout: SequenceLayout, hidden: torch.Tensor) -> LayerSpan:
+        """Return the span of the decoder layers from one on, whose sequences have a layout.
+
+        Args:
+            adapter: the model.
+            first_layer: index of the first layer.
+            layout: of the sequences.
+            hidden: [G, L, D], their states; only dtype and device matter.
+        """
+        kinds = {adapter.kind(layer).name: adapter.kind(layer) for layer in range(first_layer, adapter.shape.layers)}
+        masks = {name: ready_mask(layout.mask(kind.window, kind.bidirectional_images), hidden) for name, kind in kinds.items()}
         rotary = {name: adapter.rotary(hidden, layout.positions, name) for name in kinds}
-        return cls(first, layout, masks, rotary, KVCache(first))
+        return cls(first_layer, layout, masks, rotary, KVCache(first_layer))
 
     def fork(self, rows: list[int] | None = None) -> LayerSpan:
-        """The same layers for another walk, of some of the rows."""
-        layout = self.layout if rows is None else self.layout.rows(rows)
-        return LayerSpan(self.first, layout, self.masks, self.rotary, self.cache.fork())
+        """Return the same layers for another cell, of some of the rows; caches are forked by reference."""
+        layout = self.layout if rows is None else self.layout.select(rows)
+        return LayerSpan(self.first_layer, layout, self.masks, self.rotary, self.cache.fork())
 
-    def begin(self) -> None:
-        """Prepare for decoding: which columns a new token of each segment may see."""
-        layout = self.layout
+
+class SpanDecoder:
+    """Runs new tokens through the layers of one span; what it knows of a row goes when the row is done.
+
+    Args:
+        adapter: the model.
+        span: layers and their cache, to which new tokens are appended.
+        end_layer: index of the layer behind the span's last.
+    """
+
+    def __init__(self, adapter: Adapter, span: LayerSpan, end_layer: int) -> None:
+        self.adapter, self.cache, self.first_layer = adapter, span.cache, span.first_layer
+        layout = span.layout
+        self.kinds = [adapter.kind(layer) for layer in range(span.first_layer, end_layer)]
         self.group, self.number = layout.group, layout.number  # of each row, as long as it is not done
-        self.width = int(layout.number.max())  # new columns a step appends to each sequence
-        self.plain = layout.plain
-        device = layout.segments.device
-        spread = lambda values, fill: torch.full(
-            (len(layout.segments), self.width), fill, dtype=torch.int64, device=device
-        ).index_put((layout.group, layout.number - 1), values)
-        self.appended = spread(layout.number, -1)
-        self.segments, self.slots = layout.segments, layout.slots
+        self.new_columns = int(layout.number.max())  # that a step appends to each sequence
+        self.causal_only = layout.causal_only
+        self.segments, self.slots = layout.segments, layout.slots  # int64 [G, columns]
+
+        def by_segment(values: torch.Tensor, fill: int) -> torch.Tensor:
+            """Values of rows, int64 [R], as [G, new columns]."""
+            size = (len(layout.segments), self.new_columns)
+            table = torch.full(size, fill, dtype=torch.int64, device=layout.segments.device)
+            return table.index_put((layout.group, layout.number - 1), values)
+
+        self.new_segments = by_segment(layout.number, -1)  # int64 [G, new columns], as the next two
         # text has one number on all axes
         positions = layout.positions if layout.positions.dim() == 2 else layout.positions[0]
-        self.next = spread(positions[layout.group, layout.last] + 1, 0)
-        self.slot = spread(layout.slots[layout.group, layout.last] + 1, 0)
+        self.next_positions = by_segment(positions[layout.group, layout.last] + 1, 0)
+        self.next_slots = by_segment(layout.slots[layout.group, layout.last] + 1, 0)
 
     def keep(self, rows: torch.Tensor) -> None:
         """Go on with some of the rows, int64 [R']; sequences without one leave, once they are the most of them."""
@@ -115,75 +166,81 @@ class LayerSpan:
         if 2 * len(sequences) > len(self.segments):
             return
         self.group = group
-        self.segments, self.slots, self.appended, self.next, self.slot = (
-            table[sequences] for table in (self.segments, self.slots, self.appended, self.next, self.slot)
-        )
+        self.segments, self.slots = self.segments[sequences], self.slots[sequences]
+        self.new_segments = self.new_segments[sequences]
+        self.next_positions, self.next_slots = self.next_positions[sequences], self.next_slots[sequences]
         self.cache.keep(sequences)
 
-    def step(self, adapter, hidden: torch.Tensor, last_layer: int) -> torch.Tensor:
-        """Run one new token a row, hidden [R, D], through the span's layers."""
-        states = torch.zeros(*self.appended.shape, hidden.shape[-1], dtype=hidden.dtype, device=hidden.device)
+    def step(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Run one new token a row, [R, D], through the span's layers: [R, D]."""
+        states = torch.zeros(*self.new_segments.shape, hidden.shape[-1], dtype=hidden.dtype, device=hidden.device)
         states[self.group, self.number - 1] = hidden
-        self.segments = torch.cat([self.segments, self.appended], 1)
-        self.slots = torch.cat([self.slots, self.slot], 1)
-        kinds = [adapter.kind(layer) for layer in range(self.first, last_layer)]
-        masks = {kind.name: ready_mask(self._mask(kind.window), states) for kind in dict.fromkeys(kinds)}
-        rotary = {kind.name: adapter.rotary(states, self.next, kind.name) for kind in dict.fromkeys(kinds)}
-        for layer, kind in enumerate(kinds, self.first):
-            states = adapter.layer(layer, states, masks[kind.name], self.next, rotary[kind.name], self.cache)
-        self.next, self.slot = self.next + 1, self.slot + 1
+        self.segments = torch.cat([self.segments, self.new_segments], 1)
+        self.slots = torch.cat([self.slots, self.next_slots], 1)
+        kinds = dict.fromkeys(self.kinds)
+        masks = {kind.name: ready_mask(self._mask(kind.window), states) for kind in kinds}
+        rotary = {kind.name: self.adapter.rotary(states, self.next_positions, kind.name) for kind in kinds}
+        for layer, kind in enumerate(self.kinds, self.first_layer):
+            states = self.adapter.layer(layer, states, masks[kind.name], self.next_positions, rotary[kind.name], self.cache)
+        self.next_positions, self.next_slots = self.next_positions + 1, self.next_slots + 1
         return states[self.group, self.number - 1]
 
     def _mask(self, window: int | None) -> torch.Tensor | None:
-        """Which columns the new ones may look at: bool [G, 1, width, columns], None for all."""
+        """Which columns the new ones may look at: bool [G, 1, new columns, columns], None for all."""
         narrow = window is not None and window < self.segments.shape[1]
-        if self.plain and not narrow:
+        if self.causal_only and not narrow:
             return None
-        keys, queries = self.segments[:, None, :], self.appended[:, :, None]
+        keys, queries = self.segments[:, None, :], self.new_segments[:, :, None]
         mask = ((keys == 0) | (keys == queries)) & (keys >= 0)
-        if narrow:
-            mask &= self.slots[:, None, :] > self.slot[:, :, None] - window
-        mask[..., -self.width :] |= torch.eye(self.width, dtype=torch.bool, device=mask.device)
+        if window is not None and narrow:
+            mask &= self.slots[:, None, :] > self.next_slots[:, :, None] - window
+        mask[..., -self.new_columns :] |= torch.eye(self.new_columns, dtype=torch.bool, device=mask.device)
         return mask[:, None]
 
 
 def decode(
-    adapter, spans: list[LayerSpan], logits: torch.Tensor, limit: int, ends: frozenset[int], strict: bool = False
+    adapter: Adapter, spans: list[LayerSpan], logits: torch.Tensor, limit: int, ends: frozenset[int], strict: bool = False
 ) -> tuple[list[list[int]], list[int | None]]:
-    """Greedy answers from the first token's logits [R, V]; a row leaves with its end token.
+    """Decode greedy answers; a row leaves with its end token.
 
     Args:
+        adapter: the model.
+        spans: all decoder layers, with the caches of the prefill.
+        logits: of the first token, float32 [R, V].
+        limit: answer tokens at most.
         ends: tokens that end an answer.
-        strict: whether logits that are not finite are a `SampleError`.
+        strict: whether logits that are not finite are an error.
 
     Returns:
         Token ids of each answer without its end token, and that token; None where the limit ended it.
+
+    Raises:
+        SampleError: where logits are not finite, if ``strict``.
     """
     answers: list[list[int]] = [[] for _ in range(len(logits))]
     ended: list[int | None] = [None] * len(logits)
     alive = torch.arange(len(logits), device=logits.device)
-    last = torch.tensor(sorted(ends), device=logits.device)
-    for span in spans:
-        span.begin()
-    bounds = [span.first for span in spans[1:]] + [adapter.shape.layers]
+    end_tokens = torch.tensor(sorted(ends), device=logits.device)
+    end_layers = [span.first_layer for span in spans[1:]] + [adapter.shape.layers]
+    decoders = [SpanDecoder(adapter, span, end) for span, end in zip(spans, end_layers, strict=True)]
     for count in range(limit):
         if strict and not bool(logits.isfinite().all()):
             raise SampleError(f"logits of answer token {count + 1} are not finite")
         token = logits.argmax(-1)
-        done = torch.isin(token, last)
+        done = torch.isin(token, end_tokens)
         if bool(done.any()):
             on = (~done).nonzero()[:, 0]
             for row, value in zip(alive[done].tolist(), token[done].tolist()):
                 ended[row] = value
             alive, token = alive[on], token[on]
-            for span in spans if len(on) else ():
-                span.keep(on)
+            for decoder in decoders if len(on) else ():
+                decoder.keep(on)
         for row, value in zip(alive.tolist(), token.tolist()):
             answers[row].append(value)
         if not len(alive) or count == limit - 1:
             break
         hidden = adapter.embed(token)
-        for span, bound in zip(spans, bounds):
-            hidden = span.step(adapter, hidden, bound)
+        for decoder in decoders:
+            hidden = decoder.step(hidden)
         logits = adapter.logits(hidden)
     return answers, ended

@@ -22,34 +22,43 @@ from harness.models.probes import AttentionProbe
 from methods.types import ModelShape, PositionMode, Step
 
 PrefixKey = tuple[PositionMode | None, tuple[Step, ...]]
-"""The steps that a path has taken, and how it numbers tokens; where none were taken, that is the same for all."""
+"""How a path numbers tokens, and the steps that it has taken; where none were taken, numbering is the same for all."""
 
 
 @dataclass(frozen=True)
 class CellPath:
-    """A cell's way through the model."""
+    """A cell's way through the model: the steps it takes one after the other."""
 
     steps: tuple[Step, ...]
     positions: PositionMode
-    swaps: bool = False  # whether it is walked again with the evidence swapped in
+    swaps: bool = False  # whether it is run again with the evidence swapped in
 
     def checkpoints(self, layers: int) -> list[tuple[PrefixKey, int, Step | None]]:
-        """Before which decoder layers it could part from others, after which steps, and what it does there."""
-        found = [
-            (prefix_key(self.positions, self.steps[:place]), step.site.layer, step)
-            for place, step in enumerate(self.steps)
+        """Return the places where it could part from other paths.
+
+        Args:
+            layers: of the decoder.
+
+        Returns:
+            Of each place the steps taken before it, the decoder layer before which it is, and the step taken there; None
+            behind the last layer.
+        """
+        found: list[tuple[PrefixKey, int, Step | None]] = [
+            (prefix_key(self.positions, self.steps[:index]), step.site.layer, step)
+            for index, step in enumerate(self.steps)
             if step.site.stage == 2
         ]
         return [*found, (prefix_key(self.positions, self.steps), layers, None)]
 
 
 def prefix_key(positions: PositionMode, steps: tuple[Step, ...]) -> PrefixKey:
+    """Return the key of what a path has in common with all that took the same steps."""
     return (positions if steps else None), steps
 
 
 @dataclass
 class PrefixCheckpoint:
-    """A batch before a decoder layer."""
+    """A batch before a decoder layer, from which several paths go on."""
 
     layer: int
     state: PrefillState
@@ -59,11 +68,11 @@ class PrefixCheckpoint:
     recorder: Recorder | None
 
     def fork(self, rows: list[int] | None = None) -> PrefixCheckpoint:
-        """From here on for another path, of some of the rows."""
+        """Return the same place for another path, of some of the rows; caches are forked by reference."""
         forked = replace(self, state=self.state.fork(rows))
         if rows is None:
             return forked
-        return replace(forked, entered=self.entered[rows], probe=self.probe and self.probe.rows(rows), recorder=None)
+        return replace(forked, entered=self.entered[rows], probe=self.probe and self.probe.select(rows), recorder=None)
 
 
 @dataclass
@@ -78,19 +87,19 @@ class PrefixTree:
     paths: Sequence[CellPath]
     layers: int
     requests: dict[PrefixKey, dict[int, SignalRequest]] = field(default_factory=dict, init=False)
-    last: dict[PrefixKey, int] = field(default_factory=dict, init=False)  # the last path that comes by
+    last_path: dict[PrefixKey, int] = field(default_factory=dict, init=False)  # index of the last path that comes by
 
     def __post_init__(self) -> None:
         users: dict[PrefixKey, list[tuple[int, int, Step | None]]] = {}
-        for place, path in enumerate(self.paths):
+        for index, path in enumerate(self.paths):
             for key, layer, step in path.checkpoints(self.layers):
-                users.setdefault(key, []).append((place, layer, step))
+                users.setdefault(key, []).append((index, layer, step))
         for key, found in users.items():
-            again = any(self.paths[place].swaps and key == prefix_key("original", ()) for place, _, _ in found)
+            again = any(self.paths[index].swaps and key == prefix_key("original", ()) for index, _, _ in found)
             if len(found) < 2 and not again:
                 continue
             ends = sum(step is None for _, _, step in found)
-            self.last[key] = max(place for place, _, _ in found)
+            self.last_path[key] = max(index for index, _, _ in found)
             layered = self.requests.setdefault(key, {})
             for _, layer, step in found:
                 if step is not None or ends > 1:
@@ -98,7 +107,7 @@ class PrefixTree:
 
 
 class SharedPrefill:
-    """What is known of a batch already.
+    """What a batch has computed already, for the cells that come after: the tower's output, and checkpoints in the decoder.
 
     Args:
         adapter: the model.
@@ -116,56 +125,64 @@ class SharedPrefill:
         record: bool = False,
     ) -> None:
         self.adapter, self.vision, self.paths, self.record = adapter, vision, paths, record
-        self.found: dict[PrefixKey, dict[int, PrefixCheckpoint]] = {}
-        self.parts: dict[tuple[int, ...], SharedPrefill] = {}
+        self.checkpoints: dict[PrefixKey, dict[int, PrefixCheckpoint]] = {}  # by decoder layer
+        self.parts: dict[tuple[int, ...], SharedPrefill] = {}  # by images
 
     @cached_property
     def projected(self) -> torch.Tensor:
         """All visual tokens in the space of the LLM, [B, N, D]; of images that are alike."""
-        return self.adapter.projected(self.vision)
+        return self.adapter.projected(self.uniform_vision)
+
+    @property
+    def uniform_vision(self) -> VisionOutput:
+        """What left the vision tower, of images that are alike."""
+        assert isinstance(self.vision, VisionOutput), "images that differ run group by group"
+        return self.vision
 
     @cached_property
     def tree(self) -> PrefixTree:
-        paths = () if self.paths is None else self.paths(self.adapter.shape_for(self.vision.blocks))
+        """The places where the cells' paths part; of images that are alike."""
+        paths = () if self.paths is None else self.paths(self.adapter.shape_for(self.uniform_vision.spans))
         return PrefixTree(paths, self.adapter.shape.layers)
 
     @cached_property
-    def bare(self) -> SharedPrefill:
-        """What does not depend on the random streams of images and questions."""
+    def without_checkpoints(self) -> SharedPrefill:
+        """What does not depend on the random streams of images and questions: the tower's output, and its projection."""
         made = SharedPrefill(self.adapter, self.vision)
         if isinstance(self.vision, VisionOutput):
             made.projected = self.projected
         return made
 
     def part(self, images: torch.Tensor) -> SharedPrefill:
-        """Of some of the images, int64 [B']."""
+        """Return what is known of some of the images, int64 [B']."""
         key = tuple(images.tolist())
         if key not in self.parts:
-            self.parts[key] = SharedPrefill(self.adapter, self.vision.images(images), self.paths, self.record)
+            self.parts[key] = SharedPrefill(self.adapter, self.vision.select(images), self.paths, self.record)
         return self.parts[key]
 
     def request(self, key: PrefixKey, layer: int) -> SignalRequest:
-        """What paths that part before a layer ask of the one before it."""
+        """Return what the paths that part before a decoder layer, after the same steps, request of the layer before it."""
         return self.tree.requests.get(key, {}).get(layer, SignalRequest())
 
     def nearest(self, path: CellPath) -> PrefixCheckpoint | None:
-        """The last checkpoint on a path's way that is known."""
+        """Return the last known checkpoint on a path's way; None where there is none."""
         for key, layer, _ in reversed(path.checkpoints(self.adapter.shape.layers)):
-            known = [checkpoint for at, checkpoint in self.found.get(key, {}).items() if at <= layer]
+            known = [checkpoint for at, checkpoint in self.checkpoints.get(key, {}).items() if at <= layer]
             if known:
                 return max(known, key=lambda checkpoint: checkpoint.layer)
         return None
 
     def wants(self, key: PrefixKey, layer: int) -> bool:
-        """Whether a checkpoint here is worth keeping and not known yet."""
-        return layer in self.tree.requests.get(key, {}) and layer not in self.found.get(key, {})
+        """Return whether a checkpoint before a decoder layer, after some steps, is worth keeping and not known yet."""
+        return layer in self.tree.requests.get(key, {}) and layer not in self.checkpoints.get(key, {})
 
     def keep(self, key: PrefixKey, checkpoint: PrefixCheckpoint) -> None:
-        self.found.setdefault(key, {})[checkpoint.layer] = checkpoint
+        """Keep a checkpoint for the paths that take the same steps."""
+        self.checkpoints.setdefault(key, {})[checkpoint.layer] = checkpoint
 
-    def passed(self, place: int) -> None:
-        """Let go of the checkpoints that no path behind the one at ``place`` comes by."""
+    def release(self, path: int) -> None:
+        """Let go of the checkpoints that no path behind one comes by; ``path`` is its index, and it has run."""
         for part in self.parts.values():
-            part.passed(place)
-        for key in [key for key in self.found if self.tree.last[key] <= place]:
-            del self.found[key]
+            part.release(path)
+        for key in [key for key in self.checkpoints if self.tree.last_path[key] <= path]:
+            del self.checkpoints[key]

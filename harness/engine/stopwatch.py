@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 STAGES = ("vision", "projector", "selection", "prefill", "decode")
+"""Stages of a pass, whose times add up to the whole."""
 
 
 class Stopwatch:
-    """Seconds spent in each stage. Off unless ``device`` is given: then entering a stage costs nothing."""
+    """Seconds spent in each stage, those of the stages inside it left out.
+
+    Args:
+        device: to synchronise before the time is read. None switches the watch off: entering a stage then costs nothing.
+    """
 
     def __init__(self, device: str | None = None) -> None:
         self.device = device
@@ -18,7 +24,8 @@ class Stopwatch:
         self._open: list[float] = []
 
     @contextmanager
-    def stage(self, name: str):
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time until the end of the ``with`` block to a stage, and take it out of the stage around it."""
         if self.device is None:
             yield
             return
@@ -34,10 +41,11 @@ class Stopwatch:
             self._open[-1] += spent
 
     def count(self, name: str, times: int) -> None:
+        """Note how many times a stage was repeated, such as decoding for every token."""
         self.counts[name] = times
 
     def _synchronise(self) -> None:
-        if self.device != "cpu":
+        if self.device is not None and self.device != "cpu":
             import torch
 
             if torch.device(self.device).type == "cuda":

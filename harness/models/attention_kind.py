@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class AttentionKind:
-    """How some of the decoder's layers attend."""
+    """What some of the decoder's layers may look at."""
 
-    name: str = "full_attention"
-    window: int | None = None  # slots, where it slides
-    together: bool = False  # whether the visual tokens of one image see each other
+    name: str = "full_attention"  # as transformers calls the kind of layer
+    window: int | None = None  # slots that a token sees, itself included, where the window slides; else None
+    bidirectional_images: bool = False  # whether the visual tokens of one image see each other, later ones too

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import lcm
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,28 +20,30 @@ KNOWN = {
     "llava-hf/llava-1.5-7b-hf": "openai/clip-vit-large-patch14-336",
     "llava-hf/llava-1.5-13b-hf": "openai/clip-vit-large-patch14-336",
 }
+"""CLIP models that are companions of hub models, by hub id."""
 
 
 @dataclass(frozen=True)
 class Companion:
-    """Text and tower states to one space of width C."""
+    """Two maps into one space of width C, of texts and of states of the vision tower."""
 
-    text: torch.nn.Module  # gives ``text_embeds`` [B, C]
-    visual_projection: torch.nn.Module  # [..., Dv] to [..., C]
+    text: Any  # a text encoder of transformers, which gives ``text_embeds`` [B, C]
+    visual_projection: torch.nn.Linear  # [..., Dv] to [..., C]
     tokenise: Callable[[str], list[int]]  # a question to ids, ends included
 
     @property
     def width(self) -> int:
+        """Width of the joint space, C."""
         return int(self.visual_projection.out_features)
 
     @property
     def text_shape(self) -> tuple[int, int, int]:
-        """Layers, width and MLP of the text encoder."""
+        """Layers, width and MLP width of the text encoder."""
         config = self.text.config
         return int(config.num_hidden_layers), int(config.hidden_size), int(config.intermediate_size)
 
     def text_embeds(self, question: str) -> torch.Tensor:
-        """One vector for every stretch of the question that the encoder can take: [M, C]."""
+        """Return one vector for every stretch of the question that the encoder can take: [M, C]."""
         ids, longest = self.tokenise(question), self.text.config.max_position_embeddings
         first, body, last = ids[0], ids[1:-1], ids[-1]
         room = longest - 2
@@ -51,20 +54,29 @@ class Companion:
 
     @torch.inference_mode()
     def texts_embeds(self, questions: Iterable[str]) -> torch.Tensor:
-        """Vectors of several questions, [R, M, C]; short ones repeat theirs, which leaves their mean as it is."""
+        """Return the vectors of several questions, [R, M, C]; short ones repeat theirs, which leaves their mean as it is."""
         vectors = [self.text_embeds(question) for question in questions]
         most = lcm(*(len(vector) for vector in vectors))
         return torch.stack([vector.repeat(most // len(vector), 1) for vector in vectors])
 
 
-def load(name: str, folder: Path | None, tokenizer, device: str, dtype: torch.dtype, offline: bool) -> Companion | None:
-    """The companion of a model, or None where it has none within reach.
+def load(
+    name: str,
+    folder: Path | None,
+    tokenizer: Any,  # of transformers
+    device: str,
+    dtype: torch.dtype,
+    offline: bool,
+) -> Companion | None:
+    """Load the companion of a model; None where it has none within reach.
 
     Args:
         name: the model, as the user gave it.
         folder: of a local model.
         tokenizer: the model's; a local companion shares it.
-        offline: look in the local cache alone.
+        device: where it runs.
+        dtype: of its weights.
+        offline: whether to look in the local cache alone.
     """
     from transformers import AutoTokenizer, CLIPModel, CLIPTextModelWithProjection
 
@@ -77,7 +89,7 @@ def load(name: str, folder: Path | None, tokenizer, device: str, dtype: torch.dt
         projection = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
         projection.weight = torch.nn.Parameter(weight.to(dtype))
         config = text.config
-        tokenise = lambda question: [
+        tokenise: Callable[[str], list[int]] = lambda question: [
             config.bos_token_id,
             *tokenizer(question, add_special_tokens=False).input_ids,
             config.eos_token_id,
@@ -87,7 +99,7 @@ def load(name: str, folder: Path | None, tokenizer, device: str, dtype: torch.dt
         return None
     try:
         check_index(KNOWN[name], KNOWN[name], local_files_only=offline)
-        clip = CLIPModel.from_pretrained(KNOWN[name], dtype=dtype, local_files_only=offline, use_safetensors=True)  # nosec B615
+        clip: Any = CLIPModel.from_pretrained(KNOWN[name], dtype=dtype, local_files_only=offline, use_safetensors=True)  # nosec B615
         words = AutoTokenizer.from_pretrained(KNOWN[name], local_files_only=offline)  # nosec B615  # safetensors alone, no code
     except (OSError, ValueError):
         return None

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from math import isqrt
+from typing import Any
 
+from harness.errors import RequestError
 from harness.models.tiling import side
 from methods.types import ModelShape
 
 
-def read_shape(config, name: str = "", kv_bytes: int = 2, grid: tuple[int, int] | None = None) -> ModelShape:
-    """The shape that a configuration describes.
+def read_shape(config: Any, name: str = "", kv_bytes: int = 2, grid: tuple[int, int] | None = None) -> ModelShape:
+    """Return the shape that a configuration describes.
 
     Args:
-        config: of a supported model.
+        config: a configuration of transformers, of a supported family; its fields differ by family.
         name: of the model.
         kv_bytes: bytes of one cached number.
-        grid: visual tokens of an image, for models that take it at any size; 36 x 36 where not given.
+        grid: rows and columns of an image's visual tokens, for models that take it at any size; 36 x 36 where not given.
 
     Returns:
-        Of one image, taken as one tile. How many tiles an image is cut into stands in no configuration: `Adapter.shape_for`
-        knows it for a given image.
+        The shape for one image, taken as one tile. How many tiles an image is cut into stands in no configuration:
+        `Adapter.shape_for` gives the shape for a given image.
     """
     vision, text = config.vision_config, config.get_text_config()
     packed = config.model_type.startswith("qwen")
@@ -60,28 +62,30 @@ def read_shape(config, name: str = "", kv_bytes: int = 2, grid: tuple[int, int] 
     )
 
 
-def merge_of(config) -> int:
-    """Tower tokens that the projector makes one visual token of."""
+def merge_of(config: Any) -> int:
+    """Return how many tower tokens the projector makes one visual token of, from a configuration of transformers."""
     vision, kind = config.vision_config, config.model_type
+    merge = 1
     if kind.startswith("qwen"):
-        return vision.spatial_merge_size**2
-    if kind == "internvl":
-        return round(1 / config.downsample_ratio) ** 2
-    if kind in ("smolvlm", "idefics3"):
-        return config.scale_factor**2
-    if kind == "gemma3":
-        return (side(vision.image_size) // side(vision.patch_size)) ** 2 // config.mm_tokens_per_image
-    return 1
+        merge = vision.spatial_merge_size**2
+    elif kind == "internvl":
+        merge = round(1 / config.downsample_ratio) ** 2
+    elif kind in ("smolvlm", "idefics3"):
+        merge = config.scale_factor**2
+    elif kind == "gemma3":
+        merge = (side(vision.image_size) // side(vision.patch_size)) ** 2 // config.mm_tokens_per_image
+    return merge
 
 
-def blocks_read(config) -> int:
-    """Tower blocks that the model reads, and that are therefore run."""
-    blocks, read = config.vision_config.num_hidden_layers, getattr(config, "vision_feature_layer", -1)
+def blocks_read(config: Any) -> int:
+    """Return how many tower blocks the model reads, and that are therefore run, from a configuration of transformers."""
+    blocks: int = config.vision_config.num_hidden_layers
+    read: int = getattr(config, "vision_feature_layer", -1)
     return read if read >= 0 else blocks + 1 + read
 
 
-def _projector(config, width: int, merge: int) -> tuple[tuple[int, int], ...]:
-    """(in, out) of each linear map."""
+def _projector(config: Any, width: int, merge: int) -> tuple[tuple[int, int], ...]:
+    """(in, out) of each linear map of the projector."""
     vision, out, kind = config.vision_config, config.get_text_config().hidden_size, config.model_type
     wide = merge * width
     if kind.startswith("qwen"):
@@ -92,3 +96,25 @@ def _projector(config, width: int, merge: int) -> tuple[tuple[int, int], ...]:
     if kind == "gemma3":
         return ((width, out),)
     return ((wide, out), (out, out))
+
+
+def check_configuration(name: str, config: Any) -> None:
+    """Check that a configuration asks for nothing that its architecture allows and this suite does not know.
+
+    Args:
+        name: of the model, for messages.
+        config: a configuration of transformers; its fields differ by family.
+
+    Raises:
+        RequestError: where it does.
+    """
+    vision, kind = config.vision_config, config.model_type
+    known = ("clip_vision_model", "siglip_vision_model", "internvl_vision", "smolvlm_vision", "idefics3_vision")
+    if not kind.startswith("qwen") and vision.model_type not in known:
+        raise RequestError(f"model {name!r}: vision tower {vision.model_type!r} of {kind} is not supported; CLIP and SigLIP are")
+    if not isinstance(getattr(config, "vision_feature_layer", -1), int):
+        raise RequestError(f"model {name!r}: reads several tower layers at once, which is not supported")
+    strategy = getattr(config, "vision_feature_select_strategy", None)
+    has_cls = vision.model_type in ("clip_vision_model", "internvl_vision")
+    if strategy is not None and (strategy == "default") != has_cls:
+        raise RequestError(f"model {name!r}: vision_feature_select_strategy {strategy!r} does not fit a {vision.model_type}")

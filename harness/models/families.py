@@ -1,4 +1,7 @@
-"""The model families that are supported, and what sets each apart: one line a family, held to by its contract tests."""
+"""The model families that are supported, and what sets each apart: one line a family, held to by its contract tests.
+
+Importing this file needs neither torch nor transformers.
+"""
 
 from __future__ import annotations
 
@@ -6,50 +9,72 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from harness.errors import RequestError
-from harness.models import tiling
-from harness.models.tiling import ImageTiler
+from harness.models.tiling import (
+    AnyResolutionTiler,
+    ImageTiler,
+    InternVLTiler,
+    MarkedTiler,
+    PackedTiler,
+    RowTiler,
+    SingleTiler,
+)
 
 
 @dataclass(frozen=True)
 class FamilySpec:
-    """How a family differs from the others."""
+    """How a model family differs from the others."""
 
-    model: str  # class in transformers
+    model_class: str  # name of its class in transformers
     tiler: type[ImageTiler]  # how images become tower inputs and visual tokens
-    tower: str = "vision_tower"  # in the model without its head
-    projector: str = "multi_modal_projector"
-    axes: int = 1  # of positions
-    together: bool = False  # visual tokens of one image see each other
-    normed: bool = False  # the tower's final norm comes before the projector
-    open: bool = True  # the tower is run block by block; else as a whole
-    margin: str = ""  # text that the processor puts on both sides of an image
-    needs: tuple[str, ...] = ()  # packages that its processor wants
+    tower: str = "vision_tower"  # name of the vision tower in the model without its head
+    projector: str = "multi_modal_projector"  # name of the projector there
+    position_axes: int = 1  # 3 where positions have time, row and column
+    bidirectional_images: bool = False  # whether the visual tokens of one image see each other in the LLM
+    final_norm: bool = False  # whether the tower's final norm comes before the projector
+    blockwise: bool = True  # whether the tower is run block by block; else as a whole
+    image_margin: str = ""  # text that the processor puts on both sides of an image
+    packages: tuple[str, ...] = ()  # that its processor needs
 
 
-_QWEN = {"tiler": tiling.PackedTiler, "tower": "visual", "projector": "visual.merger", "axes": 3, "open": False}
-_SMOL = {"tiler": tiling.RowTiler, "tower": "vision_model", "projector": "connector", "normed": True}
+def _qwen(model_class: str) -> FamilySpec:
+    return FamilySpec(
+        model_class, PackedTiler, "visual", "visual.merger", position_axes=3, blockwise=False, packages=("torchvision",)
+    )
+
+
+def _smol(model_class: str, *packages: str) -> FamilySpec:
+    return FamilySpec(model_class, RowTiler, "vision_model", "connector", final_norm=True, packages=packages)
+
 
 FAMILIES = {
-    "llava": FamilySpec("LlavaForConditionalGeneration", tiling.SingleTiler),
-    "llava_next": FamilySpec("LlavaNextForConditionalGeneration", tiling.AnyResolutionTiler),
-    "llava_onevision": FamilySpec("LlavaOnevisionForConditionalGeneration", tiling.AnyResolutionTiler, needs=("torchvision",)),
-    "internvl": FamilySpec("InternVLForConditionalGeneration", tiling.InternVLTiler, needs=("torchvision",)),
-    "qwen2_vl": FamilySpec("Qwen2VLForConditionalGeneration", needs=("torchvision",), **_QWEN),
-    "qwen2_5_vl": FamilySpec("Qwen2_5_VLForConditionalGeneration", needs=("torchvision",), **_QWEN),
-    "qwen3_vl": FamilySpec("Qwen3VLForConditionalGeneration", needs=("torchvision",), **_QWEN),
-    "smolvlm": FamilySpec("SmolVLMForConditionalGeneration", needs=("torchvision", "num2words"), **_SMOL),
-    "idefics3": FamilySpec("Idefics3ForConditionalGeneration", **_SMOL),
+    "llava": FamilySpec("LlavaForConditionalGeneration", SingleTiler),
+    "llava_next": FamilySpec("LlavaNextForConditionalGeneration", AnyResolutionTiler),
+    "llava_onevision": FamilySpec("LlavaOnevisionForConditionalGeneration", AnyResolutionTiler, packages=("torchvision",)),
+    "internvl": FamilySpec("InternVLForConditionalGeneration", InternVLTiler, packages=("torchvision",)),
+    "qwen2_vl": _qwen("Qwen2VLForConditionalGeneration"),
+    "qwen2_5_vl": _qwen("Qwen2_5_VLForConditionalGeneration"),
+    "qwen3_vl": _qwen("Qwen3VLForConditionalGeneration"),
+    "smolvlm": _smol("SmolVLMForConditionalGeneration", "torchvision", "num2words"),
+    "idefics3": _smol("Idefics3ForConditionalGeneration"),
     "gemma3": FamilySpec(
-        "Gemma3ForConditionalGeneration", tiling.MarkedTiler, together=True, normed=True, margin="\n\n"
+        "Gemma3ForConditionalGeneration", MarkedTiler, bidirectional_images=True, final_norm=True, image_margin="\n\n"
     ),
-}  # fmt: skip
-"""By the ``model_type`` of their configurations."""
+}
+"""The supported families, by the ``model_type`` of their configurations."""
 
 
-def spec_of(name: str, kind: str) -> FamilySpec:
-    """The spec of a model type, or `RequestError` with those that are supported."""
-    if kind in FAMILIES:
-        return FAMILIES[kind]
-    near = get_close_matches(kind, FAMILIES, 1, 0.6)
+def spec_of(name: str, model_type: str) -> FamilySpec:
+    """Return what sets a model's family apart.
+
+    Args:
+        name: of the model, for the message.
+        model_type: of its configuration.
+
+    Raises:
+        RequestError: where the family is not supported; the message lists those that are.
+    """
+    if model_type in FAMILIES:
+        return FAMILIES[model_type]
+    near = get_close_matches(model_type, FAMILIES, 1, 0.6)
     hint = f"; closest is {near[0]}" if near else ""
-    raise RequestError(f"model {name!r}: architecture {kind!r} is not supported; supported are {', '.join(FAMILIES)}{hint}")
+    raise RequestError(f"model {name!r}: architecture {model_type!r} is not supported; supported are {', '.join(FAMILIES)}{hint}")

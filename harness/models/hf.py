@@ -1,4 +1,4 @@
-"""Loading: an embedded model, a local folder or a hub id, all by the same code; what cannot be loaded is said in one line."""
+"""Load an embedded model, a local folder or a hub id, all by the same code; what cannot be loaded is said in one line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from harness.models import companion as companions
 from harness.models.adapter import Adapter
 from harness.models.catalogue import EMBEDDED, TINY, plugged
 from harness.models.families import spec_of
+from harness.models.torchvision_ops import declare_torchvision_ops
 from harness.models.towers import TowerBlock
 from harness.models.weights import check_index
 
@@ -63,19 +65,24 @@ def load(
     options = _placement(kind, device_map, quantize)
     offline = not local and not _reachable(name, revision)
     source = str(path) if local else name
-    common = {"local_files_only": offline, "trust_remote_code": False} | ({"revision": revision} if revision else {})
+    common: dict[str, Any] = {"local_files_only": offline, "trust_remote_code": False} | (
+        {"revision": revision} if revision else {}
+    )
     import transformers
     from transformers.utils import logging
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
+    declare_torchvision_ops()
     try:
         spec = spec_of(name, _model_type(source, common))
-        _need(f"model {name!r}", *spec.needs)
+        _need(f"model {name!r}", *spec.packages)
         if local and not any(path.glob("*.safetensors")):
             raise ValueError("it has no .safetensors file, and other weights are not loaded, since a pickle can run code")
         check_index(name, source, **{key: value for key, value in common.items() if key != "trust_remote_code"})
-        model = getattr(transformers, spec.model).from_pretrained(source, dtype=kind, use_safetensors=True, **common, **options)
+        model = getattr(transformers, spec.model_class).from_pretrained(
+            source, dtype=kind, use_safetensors=True, **common, **options
+        )
         processor = transformers.AutoProcessor.from_pretrained(source, **common)  # nosec B615
         if not options:
             model = model.to(device)
@@ -112,14 +119,14 @@ def _made_by(point: EntryPoint, device: str, kind: torch.dtype) -> Adapter:
     return made
 
 
-def _model_type(source: str, common: dict) -> str:
+def _model_type(source: str, common: dict[str, Any]) -> str:
     """The architecture that a configuration names, read as it stands there: unknown ones have no class."""
     from transformers import PreTrainedConfig
 
     found, _ = PreTrainedConfig.get_config_dict(source, **common)
     if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
         raise ValueError("its config.json names no model_type")
-    return found["model_type"]
+    return str(found["model_type"])
 
 
 def _hint(name: str, revision: str | None, local: bool) -> str:
@@ -127,9 +134,9 @@ def _hint(name: str, revision: str | None, local: bool) -> str:
     return "" if local else f"; where there is a network: hf download {name}" + (f" --revision {revision}" if revision else "")
 
 
-def _placement(kind: torch.dtype, device_map: str | None, quantize: int | None) -> dict:
+def _placement(kind: torch.dtype, device_map: str | None, quantize: int | None) -> dict[str, Any]:
     """Options of ``from_pretrained`` for several devices and for fewer bits."""
-    options: dict = {}
+    options: dict[str, Any] = {}
     if quantize not in (None, 4, 8):
         raise RequestError(f"--quantize {quantize}: choose 4 or 8 bits")
     if quantize is not None:
@@ -156,8 +163,7 @@ def _need(what: str, *packages: str) -> None:
 
 def _reachable(name: str, revision: str | None = None) -> bool:
     """Whether the hub answers for this model: one request, no retries, at most 10 seconds."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
         return False

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 NAME = "probed_sdpa"
+"""Name of `probed_sdpa` among the attention functions of transformers."""
+PROBE = "_probe"
+"""Attribute of an attention module that `probing` sets."""
+Rotary = tuple[torch.Tensor, torch.Tensor]
+"""Cosines and sines of the rotary angles, [G, L, head_dim] each."""
 
 
 @dataclass
 class AttentionProbe:
-    """Asks one attention layer for some of its rows, or its keys, and holds the answer.
+    """A request to one attention layer for some of its rows, or its keys, and what the layer recorded.
 
     Args:
         query_rows: int64 [R, T] columns whose attention rows are wanted, or None for none.
-        group: int64 [R] the batch row that each belongs to.
+        group: int64 [R] the sequence of the batch that each belongs to.
         keys: whether the keys are wanted too.
         scores: whether the rows before their softmax are wanted too.
         received: whether the mean attention that each key receives is wanted too.
@@ -34,15 +41,33 @@ class AttentionProbe:
     mean_received: torch.Tensor | None = field(default=None, init=False)  # [B, H, keys], float32
     key_states: torch.Tensor | None = field(default=None, init=False)  # [B, Hkv, keys, head_dim]
 
-    def rows(self, places: list[int]) -> AttentionProbe:
-        """What was recorded of some of the rows."""
+    def select(self, rows: list[int]) -> AttentionProbe:
+        """Return what was recorded of some of the R rows."""
         some = copy(self)
         some.query_rows, some.group, some.attention, some.logits = (
-            None if table is None else table[places] for table in (self.query_rows, self.group, self.attention, self.logits)
+            None if table is None else table[rows] for table in (self.query_rows, self.group, self.attention, self.logits)
         )
         return some
 
-    def record(self, module: torch.nn.Module, query, key, mask, scaling: float, causal: bool) -> None:
+    def record(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        mask: torch.Tensor | None,
+        scaling: float,
+        causal: bool,
+    ) -> None:
+        """Record what the probe asks for, from what an attention layer hands to its attention function.
+
+        Args:
+            module: the layer.
+            query: [B, H, L, head_dim].
+            key: [B, Hkv, keys, head_dim].
+            mask: [B, 1 or H, L, keys], bool or added to the scores; None for none.
+            scaling: of the scores.
+            causal: whether rows see no later keys where there is no mask.
+        """
         if self.keys:
             self.key_states = key
         if self.received:
@@ -51,64 +76,141 @@ class AttentionProbe:
             self.mean_received = weights.mean(2)
         if self.query_rows is None:
             return
-        scores = self._scores(query, key, mask, scaling, causal)
+        assert self.group is not None, "rows have a group"
+        scores = _scores(self.query_rows, self.group, query, key, mask, scaling, causal)
         if self.scores:
             self.logits = scores
         self.attention = scores.softmax(-1)
 
-    def _scores(self, query, key, mask, scaling: float, causal: bool) -> torch.Tensor:
-        """Scaled and masked scores of the asked rows, [R, H, T, keys]; a sequence's keys are read once for all its rows.
 
-        In float32 as in SDPA's own kernels: in bfloat16 a score near 8 would be off by up to 0.03, its probability by 3 %.
-        """
-        rows, group = self.query_rows, self.group
-        batch, heads, length, width = query.shape
-        count = torch.bincount(group, minlength=batch)
-        slots = int(count.max())
-        order = group.argsort(stable=True)
-        slot = torch.empty_like(group)
-        slot[order] = torch.arange(len(group), device=group.device) - (count.cumsum(0) - count)[group[order]]
-        asked = torch.zeros(batch, slots, rows.shape[1], dtype=torch.int64, device=rows.device)
-        asked[group, slot] = rows
-        asked = asked.flatten(1)  # [G, slots * T]
-        queries = query.gather(2, asked[:, None, :, None].expand(-1, heads, -1, width))
-        shared = queries.reshape(batch, key.shape[1], -1, width)  # heads of one key head stand together
-        scores = (shared.float() @ key.float().transpose(2, 3) * scaling).view(batch, heads, asked.shape[1], -1)
-        if mask is not None:
-            seen = mask.expand(batch, -1, length, -1)
-            seen = seen.gather(2, asked[:, None, :, None].expand(-1, seen.shape[1], -1, seen.shape[3]))
-            scores = scores.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else scores + seen
-        elif causal:
-            keys = key.shape[2]
-            ahead = torch.arange(keys, device=rows.device) > asked[:, None, :, None] + (keys - length)
-            scores = scores.masked_fill(ahead, -torch.inf)
-        return scores.unflatten(2, (slots, -1))[group, :, slot]
+def _scores(
+    rows: torch.Tensor,
+    group: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float,
+    causal: bool,
+) -> torch.Tensor:
+    """Scaled and masked scores of the asked rows, [R, H, T, keys]; a sequence's keys are read once for all its rows.
+
+    In float32 as in SDPA's own kernels: in bfloat16 a score near 8 would be off by up to 0.03, its probability by 3 %.
+    """
+    batch, heads, length, width = query.shape
+    count = torch.bincount(group, minlength=batch)
+    slots = int(count.max())
+    order = group.argsort(stable=True)
+    slot = torch.empty_like(group)
+    slot[order] = torch.arange(len(group), device=group.device) - (count.cumsum(0) - count)[group[order]]
+    asked = torch.zeros(batch, slots, rows.shape[1], dtype=torch.int64, device=rows.device)
+    asked[group, slot] = rows
+    asked = asked.flatten(1)  # [G, slots * T]
+    queries = query.gather(2, asked[:, None, :, None].expand(-1, heads, -1, width))
+    shared = queries.reshape(batch, key.shape[1], -1, width)  # heads of one key head stand together
+    scores = (shared.float() @ key.float().transpose(2, 3) * scaling).view(batch, heads, asked.shape[1], -1)
+    if mask is not None:
+        seen = mask.expand(batch, -1, length, -1)
+        seen = seen.gather(2, asked[:, None, :, None].expand(-1, seen.shape[1], -1, seen.shape[3]))
+        scores = scores.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else scores + seen
+    elif causal:
+        keys = key.shape[2]
+        later = torch.arange(keys, device=rows.device) > asked[:, None, :, None] + (keys - length)
+        scores = scores.masked_fill(later, -torch.inf)
+    slotted: torch.Tensor = scores.unflatten(2, (slots, -1))
+    return slotted[group, :, slot]
 
 
-def probed_sdpa(module, query, key, value, attention_mask, scaling=None, probe: AttentionProbe | None = None, **kwargs):
-    """The stock SDPA, and beside it what the probe asks for: one handed through, or one that `probing` set on the module."""
+def probed_sdpa(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    probe: AttentionProbe | None = None,
+    **kwargs: Any,  # what transformers hands to every attention function
+) -> tuple[torch.Tensor, None]:
+    """Run the stock SDPA, and record beside it what a probe asks for.
+
+    Args:
+        module: the attention layer; `probing` may have set a probe on it.
+        query: [B, H, L, head_dim].
+        key: [B, Hkv, keys, head_dim].
+        value: [B, Hkv, keys, head_dim].
+        attention_mask: [B, 1 or H, L, keys]; None for none.
+        scaling: of the scores; one over the root of head_dim where not given.
+        probe: handed through by the model's layers.
+        kwargs: for SDPA.
+
+    Returns:
+        The output of SDPA, [B, L, H, head_dim], and None where other attention functions return weights.
+    """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    output = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    probe = probe or getattr(module, "_probe", None)
+    output, weights = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    probe = probe or getattr(module, PROBE, None)
     if probe is not None:
         scale = scaling if scaling is not None else query.shape[-1] ** -0.5
         probe.record(module, query, key, attention_mask, scale, getattr(module, "is_causal", True))
-    return output
+    return output, weights
+
+
+def record_rows_of(
+    layer: Any,  # a decoder layer of transformers; its parts differ by family
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None,
+    rotary: Rotary,
+    probe: AttentionProbe,
+) -> None:
+    """Let a probe record the attention rows that a decoder layer would compute on its input, without running the layer.
+
+    Args:
+        layer: the layer.
+        hidden: [G, L, D], its input.
+        mask: [G, 1, L, columns], bool or added to the scores; None where causality alone is the mask.
+        rotary: of the positions.
+        probe: asks for the rows.
+    """
+    attention, count = layer.self_attn, hidden.shape[1]
+    inputs = layer.input_layernorm(hidden)
+
+    def split(states: torch.Tensor) -> torch.Tensor:
+        return states.view(*states.shape[:2], -1, attention.head_dim).transpose(1, 2)
+
+    rows, group = probe.query_rows, probe.group
+    assert rows is not None and group is not None, "the probe asks for rows"
+
+    def of_rows(states: torch.Tensor) -> torch.Tensor:
+        return states[group].gather(1, rows[..., None].expand(-1, -1, states.shape[-1]))
+
+    query, key = split(attention.q_proj(of_rows(inputs))), split(attention.k_proj(inputs))
+    if hasattr(attention, "q_norm"):
+        query, key = attention.q_norm(query), attention.k_norm(key)
+    rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
+    query, key = rotate(query, query, *map(of_rows, rotary))[0], rotate(key, key, *rotary)[1]
+    whole = query.new_zeros(len(key), query.shape[1], count, query.shape[3])  # other rows are not looked at
+    whole[group[:, None], :, rows] = query.transpose(1, 2)
+    if mask is not None:
+        mask = mask[..., :count]
+    probe.record(attention, whole, key, mask, attention.scaling, True)
 
 
 @contextmanager
 def probing(module: torch.nn.Module, probe: AttentionProbe | None) -> Iterator[None]:
-    """Let an attention module be probed: not all towers hand keywords through to their attention function."""
-    module._probe = probe
+    """Set a probe on an attention module: not all towers hand keywords through to their attention function."""
+    setattr(module, PROBE, probe)
     try:
         yield
     finally:
-        module._probe = None
+        setattr(module, PROBE, None)
 
 
-def install(model: torch.nn.Module) -> None:
-    """Let every attention layer of a Hugging Face model go through ``probed_sdpa``."""
+def install(model: Any) -> None:
+    """Let every attention layer of a model go through `probed_sdpa`.
+
+    Args:
+        model: a model of transformers; mypy sees no `set_attn_implementation` on a plain module.
+    """
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 

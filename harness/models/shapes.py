@@ -67,7 +67,11 @@ PUBLIC = {
 
 
 def shape_of(name: str) -> ModelShape:
-    """The shape of a public model, or `RequestError` with the nearest name."""
+    """Return the shape of a public model.
+
+    Raises:
+        RequestError: for an unknown name; the message holds the nearest.
+    """
     if name not in PUBLIC:
         raise RequestError(f"--shape {name!r}: {nearest(name, PUBLIC)}")
     return PUBLIC[name]

@@ -1,69 +1,99 @@
-"""From images to what the tower takes, and from the tower's tokens to the visual tokens of the prompt: one way a family."""
+"""From images to what the tower takes, and from the tower's tokens to the visual tokens of the prompt: one way a family.
+
+Importing this file needs neither torch nor transformers.
+"""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from math import isqrt
+from typing import Any
 
-import torch
 from PIL import Image
 
-from harness.models.prompt import NEWLINE, VISUAL, Area, ImageSpan, PixelBatch, grid_block
+from harness.models.prompt import NEWLINE, VISUAL, ImageSpan, PixelBatch, grid_span
+from harness.store.layouts import Area
+from methods.lazy import torch
 from methods.types import BudgetError
 
 
 class ImageTiler:
-    """How a family cuts images and arranges visual tokens.
+    """How a family cuts images into tiles and arranges what the tower makes of them as visual tokens.
 
     Args:
-        config: the model's.
-        processor: the model's.
-        merge: tower tokens that the projector makes one visual token of.
+        config: the model's configuration.
+        processor: the model's processor.
+        merge: how many tower tokens the projector makes one visual token of.
     """
 
-    whole = True  # whether the tower sees an image as one tile whose tokens all become visual tokens in turn
+    one_to_one = True  # whether the tower sees an image as one tile whose tokens all become visual tokens in turn
     resizes = False  # whether an image may be shrunk to any grid of tokens
     fixed = False  # whether every image has the same tokens
     trims = False  # whether some of the tower's tokens are left away or melted together
 
-    def __init__(self, config, processor, merge: int) -> None:
+    def __init__(
+        self,
+        config: Any,  # a configuration of transformers; its fields differ by family
+        processor: Any,  # a processor of transformers, or an `ImageOnlyProcessor`
+        merge: int,
+    ) -> None:
         self.config, self.processor, self.merge = config, processor, merge
-        self.place = config.image_token_id
+        self.image_token: int = config.image_token_id
 
-    def views(self, prompts: list[list[Image.Image]], grid: tuple[int, int] | None = None) -> PixelBatch:
-        """Images of every prompt, made ready; ``grid`` shrinks each image to so many visual tokens."""
+    def prepare(self, prompts: list[list[Image.Image]], grid: tuple[int, int] | None = None) -> PixelBatch:
+        """Make the images of every prompt ready for the tower.
+
+        Args:
+            prompts: the images of each prompt.
+            grid: rows and columns of visual tokens to which each image is shrunk; None for as it is.
+
+        Raises:
+            BudgetError: for a grid, where the family takes images at its own resolution alone.
+        """
         if grid is not None and not self.resizes:
             raise BudgetError(f"{self.config.model_type} takes images at its own resolution alone; none can be shrunk to a grid")
         made = [[self.cut(image, len(images), grid) for image in images] for images in prompts]
         tensors = [torch.cat([tensor for tensor, _ in images]) for images in made]
-        return PixelBatch(tensors, [tuple(block for _, block in images) for images in made])
+        return PixelBatch(tensors, [tuple(span for _, span in images) for images in made])
 
     def cut(self, image: Image.Image, count: int, grid: tuple[int, int] | None) -> tuple[torch.Tensor, ImageSpan]:
-        """One image of a prompt that holds ``count``: its tiles [tiles, 3, H, W] or patches, and its block."""
+        """Cut one image of a prompt.
+
+        Args:
+            image: the image.
+            count: number of images that the prompt holds.
+            grid: rows and columns of visual tokens to which it is shrunk; None for as it is.
+
+        Returns:
+            Its tiles [tiles, 3, H, W] or patches [patches, C], and the tokens that it puts into the prompt.
+        """
         raise NotImplementedError
 
-    def arrange(self, table: torch.Tensor, blocks: tuple[ImageSpan, ...]) -> torch.Tensor:
-        """One value or vector for every tower token, or for every projected one, as visual tokens.
+    def arrange(self, table: torch.Tensor, spans: tuple[ImageSpan, ...]) -> torch.Tensor:
+        """Arrange values of tower tokens, or of projected ones, as the visual tokens are.
 
         Args:
             table: [B * tiles, n, C] of the tiles of B prompts.
-            blocks: of each of the prompts, which are alike.
+            spans: of the images of each prompt; all prompts are alike.
 
         Returns:
             [B, N, C]. Where the projector merges tower tokens, those of one visual token are averaged.
         """
-        tiles = sum(block.tiles for block in blocks)
+        tiles = sum(span.tiles for span in spans)
         parts, start = [], 0
         table = table.unflatten(0, (-1, tiles))
-        for block in blocks:
-            parts.append(self.arrange_image(table[:, start : start + block.tiles], block))
-            start += block.tiles
+        for span in spans:
+            parts.append(self.arrange_image(table[:, start : start + span.tiles], span))
+            start += span.tiles
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
-    def arrange_image(self, table: torch.Tensor, block: ImageSpan) -> torch.Tensor:
-        """[B, tiles, n, C] of one image to [B, N, C]: tile by tile, averaged where there are more than N."""
+    def arrange_image(self, table: torch.Tensor, span: ImageSpan) -> torch.Tensor:
+        """Arrange the values of one image, [B, tiles, n, C], as its N visual tokens: [B, N, C].
+
+        By default tile by tile, averaged over neighbours where there are more tower tokens than visual ones.
+        """
         batch, tiles, count, width = table.shape
-        if tiles * count == block.count:
+        if tiles * count == span.count:
             return table.flatten(1, 2)
         side, fold = isqrt(count), isqrt(self.merge)
         small = table.view(batch, tiles, side // fold, fold, side // fold, fold, width).mean((3, 5))
@@ -76,36 +106,42 @@ class SingleTiler(ImageTiler):
     resizes = True
     fixed = True
 
-    def views(self, prompts, grid=None) -> PixelBatch:
-        pixels = self.pixels([image for images in prompts for image in images], grid)
-        block = self.block(*pixels.shape[-2:])
+    def prepare(self, prompts: list[list[Image.Image]], grid: tuple[int, int] | None = None) -> PixelBatch:
+        """Make the images of every prompt ready for the tower; see `ImageTiler.prepare`."""
+        pixels = self.image_pixels([image for images in prompts for image in images], grid)
+        span = self.span(*pixels.shape[-2:])
         tensors = pixels.split([len(images) for images in prompts])
-        return PixelBatch(tensors, [(block,) * len(images) for images in prompts])
+        return PixelBatch(tensors, [(span,) * len(images) for images in prompts])
 
-    def pixels(self, images: list[Image.Image], grid: tuple[int, int] | None) -> torch.Tensor:
-        options = {}
+    def image_pixels(self, images: list[Image.Image], grid: tuple[int, int] | None) -> torch.Tensor:
+        """Return images as the family's image processor makes them, [images, 3, H, W], or shrunk to a grid of tokens."""
+        options: dict[str, Any] = {}  # of an image processor
         if grid is not None:
             patch = side(self.config.vision_config.patch_size)
             options = {"size": {"height": grid[0] * patch, "width": grid[1] * patch}, "do_center_crop": False}
-        return self.processor.image_processor(images, return_tensors="pt", **options)["pixel_values"]
+        pixels: torch.Tensor = self.processor.image_processor(images, return_tensors="pt", **options)["pixel_values"]
+        return pixels
 
-    def block(self, height: int, width: int) -> ImageSpan:
+    def span(self, height: int, width: int) -> ImageSpan:
+        """Return the tokens that an image of so many pixels, as the tower sees it, puts into the prompt."""
         patch = side(self.config.vision_config.patch_size)
-        return _grid_block(height // patch, width // patch)
+        return _grid_span(height // patch, width // patch)
 
 
 class MarkedTiler(SingleTiler):
     """Gemma 3: one tile an image, 16 tower tokens a visual token, marks before and behind; no pan and scan."""
 
-    whole = False
+    one_to_one = False
     resizes = False
 
-    def views(self, prompts, grid=None) -> PixelBatch:
+    def prepare(self, prompts: list[list[Image.Image]], grid: tuple[int, int] | None = None) -> PixelBatch:
+        """Make the images of every prompt ready for the tower; see `ImageTiler.prepare`."""
         if grid is not None:
-            return ImageTiler.views(self, prompts, grid)
-        return super().views(prompts)
+            return ImageTiler.prepare(self, prompts, grid)
+        return super().prepare(prompts)
 
-    def block(self, height: int, width: int) -> ImageSpan:
+    def span(self, height: int, width: int) -> ImageSpan:
+        """Return the tokens that an image puts into the prompt; its size does not matter."""
         count, config = self.config.mm_tokens_per_image, self.config
         area = Area(isqrt(count), isqrt(count))
         return ImageSpan((config.boi_token_index, *(VISUAL,) * count, config.eoi_token_index), (area,))
@@ -118,21 +154,24 @@ class AnyResolutionTiler(ImageTiler):
     of several images in a prompt it takes each as one tile. Signals of the tower go the way of the features.
     """
 
-    whole = False
+    one_to_one = False
     trims = True
 
     @property
-    def _onevision(self) -> bool:
-        return self.config.model_type == "llava_onevision"
+    def is_onevision(self) -> bool:
+        """Whether the model is a LLaVA-OneVision."""
+        return bool(self.config.model_type == "llava_onevision")
 
-    def cut(self, image, count, grid):
-        if self._onevision and count > 1:
+    def cut(self, image: Image.Image, count: int, grid: tuple[int, int] | None) -> tuple[torch.Tensor, ImageSpan]:
+        """Cut one image of a prompt; see `ImageTiler.cut`."""
+        if self.is_onevision and count > 1:
             found = self.processor.image_processor([[image, image]], return_tensors="pt")
-            return found["pixel_values"][0, :1], self._block(None)
+            return found["pixel_values"][0, :1], self.span(None)
         found = self.processor.image_processor([image], return_tensors="pt")
-        return found["pixel_values"][0], self._block(tuple(found["image_sizes"][0].tolist()))
+        return found["pixel_values"][0], self.span(tuple(found["image_sizes"][0].tolist()))
 
-    def _block(self, size: tuple[int, int] | None) -> ImageSpan:
+    def span(self, size: tuple[int, int] | None) -> ImageSpan:
+        """Return the tokens that an image of so many pixels, (height, width), puts into the prompt; None for one tile alone."""
         vision = self.config.vision_config
         one = vision.image_size // vision.patch_size
         base = Area(one, one)
@@ -144,16 +183,18 @@ class AnyResolutionTiler(ImageTiler):
         return ImageSpan(ids, (base, Area(*large)), 1 + down * across, (down, across, *size))
 
     def _tiles(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the tiles of an image of so many pixels."""
         from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
-        return get_anyres_image_grid_shape(size, self.config.image_grid_pinpoints, self.config.vision_config.image_size)
+        down, across = get_anyres_image_grid_shape(size, self.config.image_grid_pinpoints, self.config.vision_config.image_size)
+        return down, across
 
     def _large(self, features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Features of all tiles side by side, [C, h, w], without the padding, and shrunk where there are too many."""
         from transformers.models.llava_next.modeling_llava_next import unpad_image
 
         features = unpad_image(features, size)
-        if not self._onevision:
+        if not self.is_onevision:
             return features
         most = int(self.config.vision_aspect_ratio.removeprefix("anyres_max_"))
         height, width = features.shape[1:]
@@ -164,33 +205,35 @@ class AnyResolutionTiler(ImageTiler):
         small = [int(height // ratio), int(width // ratio)]
         return torch.nn.functional.interpolate(features[None], small, mode="bilinear")[0]
 
-    def arrange_image(self, table, block):
-        if len(block.areas) == 1:
+    def arrange_image(self, table: torch.Tensor, span: ImageSpan) -> torch.Tensor:
+        """Arrange the values of one image, [B, tiles, n, C], as its visual tokens [B, N, C]: the whole, then the large grid."""
+        if len(span.areas) == 1:
             return table[:, 0]
-        down, across, *size = block.cut
-        one = block.areas[0].rows
+        down, across, height, width = span.cut
+        one = span.areas[0].rows
         tiles = table[:, 1:].unflatten(1, (down, across)).unflatten(3, (one, one))  # [B, down, across, one, one, C]
         large = tiles.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # [B, C, h, w]
-        packed = [self._large(image, tuple(size)).flatten(1).T for image in large]
+        packed = [self._large(image, (height, width)).flatten(1).T for image in large]
         return torch.cat([table[:, 0], torch.stack(packed)], 1)
 
 
 class InternVLTiler(ImageTiler):
     """InternVL3: tiles of an image in reading order, and the whole image as the last where there are several."""
 
-    whole = False
+    one_to_one = False
 
-    def cut(self, image, count, grid):
+    def cut(self, image: Image.Image, count: int, grid: tuple[int, int] | None) -> tuple[torch.Tensor, ImageSpan]:
+        """Cut one image of a prompt; see `ImageTiler.cut`."""
         found = self.processor(images=[image], text=self.processor.image_token, return_tensors="pt")
         pixels, ids = found["pixel_values"], found["input_ids"][0].tolist()
-        first, last = ids.index(self.place), len(ids) - ids[::-1].index(self.place)
+        first, last = ids.index(self.image_token), len(ids) - ids[::-1].index(self.image_token)
         vision = self.config.vision_config
         one = side(vision.image_size) // side(vision.patch_size) // isqrt(self.merge)
         areas = [Area(one, one)]
         if len(pixels) > 1:
             down, across = self._tiles(image, len(pixels) - 1)
-            areas = [*tiled(down, across, one), Area(one, one)]
-        inner = tuple(VISUAL if token == self.place else token for token in ids[first - 1 : last + 1])
+            areas = [*tile_areas(down, across, one), Area(one, one)]
+        inner = tuple(VISUAL if token == self.image_token else token for token in ids[first - 1 : last + 1])
         return pixels, ImageSpan(inner, tuple(areas), len(pixels))
 
     def _tiles(self, image: Image.Image, count: int) -> tuple[int, int]:
@@ -206,9 +249,10 @@ class InternVLTiler(ImageTiler):
 class RowTiler(ImageTiler):
     """SmolVLM and Idefics3: tiles row by row with a mark each, then the whole image."""
 
-    whole = False
+    one_to_one = False
 
-    def cut(self, image, count, grid):
+    def cut(self, image: Image.Image, count: int, grid: tuple[int, int] | None) -> tuple[torch.Tensor, ImageSpan]:
+        """Cut one image of a prompt; see `ImageTiler.cut`."""
         found = self.processor(images=[[image]], text=self.processor.image_token, return_tensors="pt", add_special_tokens=False)
         pixels, ids = found["pixel_values"][0], found["input_ids"][0].tolist()
         vision = self.config.vision_config
@@ -216,17 +260,18 @@ class RowTiler(ImageTiler):
         areas = [Area(one, one)]
         if len(pixels) > 1:
             _, down, across = self.processor.image_processor.get_number_of_image_patches(image.height, image.width, {})
-            areas = [*tiled(down, across, one), Area(one, one)]
-        return pixels, ImageSpan(tuple(VISUAL if i == self.place else i for i in ids), tuple(areas), len(pixels))
+            areas = [*tile_areas(down, across, one), Area(one, one)]
+        return pixels, ImageSpan(tuple(VISUAL if i == self.image_token else i for i in ids), tuple(areas), len(pixels))
 
 
 class PackedTiler(ImageTiler):
     """Qwen2-VL, Qwen2.5-VL and Qwen3-VL: patches of any resolution, four neighbours of which are one visual token."""
 
-    whole = False
+    one_to_one = False
     resizes = True
 
-    def cut(self, image, count, grid):
+    def cut(self, image: Image.Image, count: int, grid: tuple[int, int] | None) -> tuple[torch.Tensor, ImageSpan]:
+        """Cut one image of a prompt; see `ImageTiler.cut`."""
         options = {}
         if grid is not None:
             unit = side(self.config.vision_config.patch_size) * isqrt(self.merge)
@@ -235,18 +280,19 @@ class PackedTiler(ImageTiler):
         found = self.processor.image_processor([image], return_tensors="pt", **options)
         _, height, width = cut = tuple(found["image_grid_thw"][0].tolist())
         fold = isqrt(self.merge)
-        return found["pixel_values"], _grid_block(height // fold, width // fold, cut)
+        return found["pixel_values"], _grid_span(height // fold, width // fold, cut)
 
-    def arrange(self, table, blocks):
-        """[B * patches, C], neighbours of one visual token in turn, to their averages [B, N, C]."""
-        return table.unflatten(0, (-1, sum(block.count for block in blocks), self.merge)).mean(2)
-
-
-_grid_block = lru_cache(maxsize=256)(grid_block)
+    def arrange(self, table: torch.Tensor, spans: tuple[ImageSpan, ...]) -> torch.Tensor:
+        """Average the values of patches, [B * patches, C] with neighbours of one visual token in turn, to [B, N, C]."""
+        averages: torch.Tensor = table.unflatten(0, (-1, sum(span.count for span in spans), self.merge)).mean(2)
+        return averages
 
 
-def tiled(down: int, across: int, one: int) -> list[Area]:
-    """Areas of tiles in reading order, each of ``one`` x ``one`` tokens."""
+_grid_span = lru_cache(maxsize=256)(grid_span)
+
+
+def tile_areas(down: int, across: int, one: int) -> list[Area]:
+    """Return the areas of an image's tiles in reading order, each of ``one`` x ``one`` tokens."""
     return [
         Area(one, one, row / down, column / across, (row + 1) / down, (column + 1) / across)
         for row in range(down)
@@ -255,5 +301,5 @@ def tiled(down: int, across: int, one: int) -> list[Area]:
 
 
 def side(size: int | list[int] | tuple[int, ...]) -> int:
-    """Pixels of a square's side, which some configurations write down twice."""
+    """Return the pixels of a square's side, which some configurations write down twice."""
     return size if isinstance(size, int) else size[0]

@@ -1,11 +1,11 @@
-"""Vision towers: open ones, whose pre-norm blocks the engine runs itself, and closed ones, which run as a whole."""
+"""Vision towers: those whose pre-norm blocks the engine runs one by one, and those that run as a whole."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -14,84 +14,128 @@ from harness.models.prompt import PixelBatch
 from harness.models.tiling import side
 
 
+class StageClock(Protocol):
+    """What a tower needs of a stopwatch: to book time as that of a stage."""
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Book the time until the end of the ``with`` block."""
+        ...
+
+
 @dataclass(frozen=True)
 class TowerBlock:
     """One pre-norm ViT block in two halves, so that tokens can leave between attention and MLP."""
 
-    module: torch.nn.Module
+    module: Any  # a block of a vision tower of transformers; its parts are named differently by family
 
     def attend(self, hidden: torch.Tensor, bias: torch.Tensor | None, probe: AttentionProbe | None) -> torch.Tensor:
+        """Run the first half of the block: norm, attention, residual.
+
+        Args:
+            hidden: [B, n, Dv].
+            bias: [B, 1, n, n], added to the attention scores; None for none.
+            probe: records attention rows or keys on the way.
+
+        Returns:
+            [B, n, Dv].
+        """
         module = self.module
         with probing(self.attention, probe):
             out, _ = self.attention(self.first_norm(hidden), attention_mask=bias)
-        return hidden + (out * module.lambda_1 if hasattr(module, "lambda_1") else out)
+        attended: torch.Tensor = hidden + (out * module.lambda_1 if hasattr(module, "lambda_1") else out)
+        return attended
 
     def transform(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Run the second half of the block, norm, MLP and residual, on [B, n, Dv]."""
         module = self.module
         out = module.mlp(self.second_norm(hidden))
-        return hidden + (out * module.lambda_2 if hasattr(module, "lambda_2") else out)
+        transformed: torch.Tensor = hidden + (out * module.lambda_2 if hasattr(module, "lambda_2") else out)
+        return transformed
 
     @property
-    def attention(self) -> Any:
-        return self.module.self_attn if hasattr(self.module, "self_attn") else self.module.attention
+    def attention(self) -> torch.nn.Module:
+        """The attention layer."""
+        found: torch.nn.Module = self.module.self_attn if hasattr(self.module, "self_attn") else self.module.attention
+        return found
 
     @property
-    def first_norm(self) -> Any:
-        return self.module.layer_norm1 if hasattr(self.module, "layer_norm1") else self.module.layernorm_before
+    def first_norm(self) -> torch.nn.Module:
+        """The norm before attention."""
+        found = self.module.layer_norm1 if hasattr(self.module, "layer_norm1") else self.module.layernorm_before
+        assert isinstance(found, torch.nn.Module)
+        return found
 
     @property
-    def second_norm(self) -> Any:
-        return self.module.layer_norm2 if hasattr(self.module, "layer_norm2") else self.module.layernorm_after
+    def second_norm(self) -> torch.nn.Module:
+        """The norm before the MLP."""
+        found = self.module.layer_norm2 if hasattr(self.module, "layer_norm2") else self.module.layernorm_after
+        assert isinstance(found, torch.nn.Module)
+        return found
 
 
 class BlockwiseTower:
-    """CLIP, SigLIP, InternVL's and Idefics3's ViT.
+    """A tower whose blocks the engine runs itself: CLIP, SigLIP, InternVL's and Idefics3's ViT.
 
     Args:
-        module: the tower.
-        config: its configuration.
-        blocks: how many are run.
-        normed: whether its final norm belongs to what the projector reads.
+        module: the tower, of transformers; its parts are named differently by family.
+        config: its configuration, of transformers.
+        blocks: how many of its blocks are run.
+        final_norm: whether its final norm belongs to what the projector reads.
     """
 
-    def __init__(self, module: torch.nn.Module, config, blocks: int, normed: bool) -> None:
-        self.module, self.config, self.normed = module, config, normed
+    def __init__(self, module: Any, config: Any, blocks: int, final_norm: bool) -> None:
+        self.module, self.config, self.final_norm = module, config, final_norm
         every = module.encoder.layers if hasattr(module.encoder, "layers") else module.encoder.layer
         self.blocks = [TowerBlock(layer) for layer in every[:blocks]]
         self.unread = [TowerBlock(layer) for layer in every[blocks:]]
 
     def enter(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Patch and position embeddings, CLS first where there is one: [tiles, cls + n, Dv]."""
+        """Embed tiles [tiles, 3, H, W] for the first block: [tiles, cls + n, Dv], CLS first where there is one."""
         module = self.module
+        hidden: torch.Tensor
         if self.config.model_type in ("smolvlm_vision", "idefics3_vision"):
             patch = self.config.patch_size
             seen = pixels.new_ones(len(pixels), pixels.shape[-2] // patch, pixels.shape[-1] // patch, dtype=torch.bool)
-            return module.embeddings(pixels, seen)
-        if self.config.model_type == "internvl_vision":
-            return module.embeddings(pixels)
-        resized = tuple(pixels.shape[-2:]) != (side(self.config.image_size),) * 2
-        hidden = module.embeddings(pixels, interpolate_pos_encoding=resized)
-        return module.pre_layrnorm(hidden) if hasattr(module, "pre_layrnorm") else hidden
+            hidden = module.embeddings(pixels, seen)
+        elif self.config.model_type == "internvl_vision":
+            hidden = module.embeddings(pixels)
+        else:
+            resized = tuple(pixels.shape[-2:]) != (side(self.config.image_size),) * 2
+            hidden = module.embeddings(pixels, interpolate_pos_encoding=resized)
+            if hasattr(module, "pre_layrnorm"):
+                hidden = module.pre_layrnorm(hidden)
+        return hidden
 
     def leave(self, hidden: torch.Tensor) -> torch.Tensor:
-        """What the projector reads, of the states behind the last block that is run."""
-        if not self.normed:
+        """Return what the projector reads, from the states behind the last block that is run: [tiles, cls + n, Dv]."""
+        if not self.final_norm:
             return hidden
-        return (self.module.post_layernorm if hasattr(self.module, "post_layernorm") else self.module.layernorm)(hidden)
+        norm = self.module.post_layernorm if hasattr(self.module, "post_layernorm") else self.module.layernorm
+        normed: torch.Tensor = norm(hidden)
+        return normed
 
 
 @dataclass
 class ChunkProbe(AttentionProbe):
-    """Of an attention layer that is called once for every window or image: keys and received attention of all in turn."""
+    """A probe of an attention layer that is called once for every window or image: it records all of them in turn."""
 
     chunks: list[tuple[torch.Tensor | None, torch.Tensor | None]] = field(default_factory=list, init=False)
 
-    def record(self, module, query, key, mask, scaling: float, causal: bool) -> None:
+    def record(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        mask: torch.Tensor | None,
+        scaling: float,
+        causal: bool,
+    ) -> None:
+        """Record keys and received attention of one more window or image; see `AttentionProbe.record`."""
         super().record(module, query, key, mask, scaling, causal)
         self.chunks.append((self.key_states, self.mean_received))
 
-    def joined(self) -> None:
-        """Put the chunks together: [1, H, all tokens, ...]."""
+    def join(self) -> None:
+        """Put the chunks together: keys [1, H, all tokens, head_dim] and received attention [1, H, all tokens]."""
         keys, received = zip(*self.chunks, strict=True)
         self.key_states = torch.cat(keys, 2) if self.keys else None
         self.mean_received = torch.cat(received, 2) if self.received else None
@@ -99,63 +143,78 @@ class ChunkProbe(AttentionProbe):
 
 @dataclass(frozen=True)
 class WholeTowerOutput:
-    """What a closed tower gave for B prompts: tables [B * patches, ...] in the order of the patches."""
+    """What a tower that runs as a whole gave for B prompts: tables [B * patches, ...] in the order of the patches."""
 
     states: torch.Tensor  # [B * patches, Dv] behind the last block
     projected: torch.Tensor  # [B * N, D]
-    deep: tuple[torch.Tensor, ...]  # [B * N, D] each, that are added behind the first LLM layers
+    deepstack: tuple[torch.Tensor, ...]  # [B * N, D] each, that are added behind the first LLM layers
     keys: torch.Tensor | None  # [B * patches, H, head_dim]
-    received: torch.Tensor | None  # [B * patches, H]
+    received: torch.Tensor | None  # [B * patches, H] mean attention that each patch receives
 
 
 class WholeTower:
-    """Qwen's towers: patches of all images in one row, attention by image or by window, the merger inside.
+    """A tower that runs as it is, Qwen's: patches of all images in one row, attention by image or by window, merger inside.
 
     Args:
-        module: the tower.
-        config: its configuration.
+        module: the tower, of transformers; its parts differ by family.
+        config: its configuration, of transformers.
     """
 
-    def __init__(self, module: torch.nn.Module, config) -> None:
+    def __init__(self, module: Any, config: Any) -> None:
         self.module, self.config = module, config
 
-    def see(self, views: PixelBatch, pixels: torch.Tensor, watch, keys: bool, received: bool) -> WholeTowerOutput:
-        """Run the tower; the mergers' time is booked as the projector's."""
-        grid = torch.tensor([block.cut for blocks in views.blocks for block in blocks], device=pixels.device)
+    def run(self, pixels: PixelBatch, clock: StageClock, keys: bool, received: bool) -> WholeTowerOutput:
+        """Run the tower; the mergers' time is booked as the projector's.
+
+        Args:
+            pixels: images of B prompts.
+            clock: takes the time of the mergers.
+            keys: whether the keys of the last block are wanted.
+            received: whether the mean attention that each patch receives there is wanted.
+        """
+        patches = pixels.stack()
+        grid = torch.tensor([span.cut for spans in pixels.spans for span in spans], device=patches.device)
         probe = ChunkProbe(keys=keys, received=received) if keys or received else None
         mergers = [self.module.merger, *getattr(self.module, "deepstack_merger_list", [])]
-        with probing(self.module.blocks[-1].attn, probe), _timed(mergers, watch):
-            out = self.module(pixels, grid_thw=grid)
+        with probing(self.module.blocks[-1].attn, probe), _timed(mergers, clock):
+            out = self.module(patches, grid_thw=grid)
         if probe is not None:
-            probe.joined()
-        order = self._order(grid)
-        states, own, mean = out.last_hidden_state, None, None
+            probe.join()
+        order = self.patch_order(grid)
+        pick: Callable[[torch.Tensor], torch.Tensor] = lambda table: table if order is None else table[order]
+        own = mean = None
         if probe is not None and probe.key_states is not None:
-            own = probe.key_states[0].transpose(0, 1)
+            own = pick(probe.key_states[0].transpose(0, 1))
         if probe is not None and probe.mean_received is not None:
-            mean = probe.mean_received[0].transpose(0, 1)
-        if order is not None:
-            states, own, mean = (None if table is None else table[order] for table in (states, own, mean))
-        deep = tuple(getattr(out, "deepstack_features", None) or ())
-        return WholeTowerOutput(states, out.pooler_output, deep, own, mean)
+            mean = pick(probe.mean_received[0].transpose(0, 1))
+        deepstack = tuple(getattr(out, "deepstack_features", None) or ())
+        return WholeTowerOutput(pick(out.last_hidden_state), out.pooler_output, deepstack, own, mean)
 
-    def _order(self, grid: torch.Tensor) -> torch.Tensor | None:
-        """Where each patch stands in a tower that takes them window by window."""
+    def patch_order(self, grid: torch.Tensor) -> torch.Tensor | None:
+        """Return where each patch stands in a tower that takes them window by window; None where it takes them in turn.
+
+        Args:
+            grid: int64 [images, 3] frames, rows and columns of patches of every image.
+
+        Returns:
+            int64 [patches].
+        """
         if not hasattr(self.module, "window_size"):
             return None
         from transformers.vision_utils import get_vision_window_index
 
-        fold = self.config.spatial_merge_size
+        fold: int = self.config.spatial_merge_size
         index, _ = get_vision_window_index(grid, fold, self.module.window_size, side(self.config.patch_size))
         units = index.to(grid.device).argsort()
-        return (units[:, None] * fold**2 + torch.arange(fold**2, device=grid.device)).flatten()
+        order: torch.Tensor = (units[:, None] * fold**2 + torch.arange(fold**2, device=grid.device)).flatten()
+        return order
 
 
 @contextmanager
-def _timed(modules: list[torch.nn.Module], watch) -> Iterator[None]:
+def _timed(modules: list[torch.nn.Module], clock: StageClock) -> Iterator[None]:
     """Book the time of some modules as the projector's."""
     running = ExitStack()
-    hooks = [module.register_forward_pre_hook(lambda *_: running.enter_context(watch.stage("projector"))) for module in modules]
+    hooks = [module.register_forward_pre_hook(lambda *_: running.enter_context(clock.stage("projector"))) for module in modules]
     hooks += [module.register_forward_hook(lambda *_: running.close()) for module in modules]
     try:
         yield

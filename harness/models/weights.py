@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from harness.errors import RequestError
 from harness.files import read_json
@@ -12,15 +13,18 @@ _INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 
 
-def check_index(name: str, source: str | Path, **common) -> None:
-    """`RequestError` where the index of a model's weights leads to other files than safetensors beside it.
+def check_index(name: str, source: str | Path, **common: Any) -> None:
+    """Check that the index of a model's weights, where it has one, names safetensors beside it and nothing else.
 
     Args:
         name: of the model, for messages.
         source: a folder or a hub id.
         common: what ``from_pretrained`` is given: ``local_files_only`` and ``revision``.
+
+    Raises:
+        RequestError: where the index leads to other files.
     """
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     found = cached_file(str(source), _INDEX, _raise_exceptions_for_missing_entries=False, **common)
     if found is None:

@@ -1,4 +1,4 @@
-"""A run's samples a page at a time, read from its database when they are asked for. Needs no torch."""
+"""What the server of a run shows: its samples a page at a time, read from the database when asked for. Needs no torch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sqlite3
 from dataclasses import astuple, dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
 from harness.errors import RequestError, nearest
+from harness.results.types import JsonObject
 from harness.store.integrity import opened_to_read
 from harness.store.runs import RunFolder
 from harness.tasks.target import shown
@@ -34,7 +34,7 @@ _ANSWER = ("cell", "prediction", "score", "recall", "kept_count", "failed", "kep
 
 @dataclass(frozen=True)
 class SampleFilter:
-    """Which samples of which cell a page shows."""
+    """The samples of one cell that a page shows."""
 
     cell: int
     wrong: bool = False  # answered wrong, or failed
@@ -45,22 +45,24 @@ class SampleFilter:
 
 
 class OpenRun(RunFolder):
-    """A run that a server has checked, opened once a request and to be read alone. Not shared between threads."""
+    """A run that a server has checked, opened once a request to be read alone; not shared between threads.
+
+    Args:
+        folder: of the run, finished or not.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, read_only=True)
 
-    @property
-    def connection(self) -> sqlite3.Connection:
-        """To the results as they are."""
-        if self._connection is None:
-            self._connection = opened_to_read(self.folder / "results.sqlite")
-            self._connection.text_factory = lambda text: text.decode(errors="replace")
-        return self._connection
+    def connect(self) -> sqlite3.Connection:
+        """Open a connection to the results as they are."""
+        connection = opened_to_read(self.folder / "results.sqlite")
+        connection.text_factory = lambda text: text.decode(errors="replace")
+        return connection
 
 
-def overview(run: RunFolder) -> dict[str, Any]:
-    """What was run: model, task, cells and families of questions."""
+def overview(run: RunFolder) -> JsonObject:
+    """Return what was run: model, task, cells and families of questions."""
     manifest = run.manifest()
     cells = [
         {
@@ -71,7 +73,11 @@ def overview(run: RunFolder) -> dict[str, Any]:
         }
         for ident, _, facts in run.cells()
     ]
-    one = lambda query: run.connection.execute(query).fetchone()[0]
+
+    def one(query: str) -> int:
+        number: int = run.connection.execute(query).fetchone()[0]
+        return number
+
     families = [name for (name,) in run.connection.execute("SELECT DISTINCT family FROM questions ORDER BY family")]
     return {
         "name": run.folder.resolve().name,
@@ -85,8 +91,8 @@ def overview(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def samples_page(run: RunFolder, wanted: SampleFilter, page: int, size: int) -> dict[str, Any]:
-    """One page of the samples of a cell, in the order of images and questions.
+def samples_page(run: RunFolder, wanted: SampleFilter, page: int, size: int) -> JsonObject:
+    """Return one page of the samples of a cell, in the order of images and questions.
 
     Args:
         run: to read from.
@@ -95,7 +101,8 @@ def samples_page(run: RunFolder, wanted: SampleFilter, page: int, size: int) -> 
         size: samples a page.
 
     Returns:
-        ``total`` of all pages, and ``rows``: `_ROW` by name, masks as base64 of their bits with their grids (h, w).
+        ``total`` of all pages, and ``rows``: the columns of a sample and its question by name, masks as base64 of their bits
+        with their grids (h, w).
 
     Raises:
         RequestError: where the run has no such cell or family.
@@ -125,7 +132,7 @@ def samples_page(run: RunFolder, wanted: SampleFilter, page: int, size: int) -> 
         f"kept_count, failed, kept {chosen} ORDER BY images.place, questions.place LIMIT :size OFFSET :start"
     )
     found = run.connection.execute(query, {**values, "size": size, "start": page * size}).fetchall()
-    rows = [dict(zip(_ROW, row, strict=True)) for row in found]
+    rows: list[JsonObject] = [dict(zip(_ROW, row, strict=True)) for row in found]
     usual = run.manifest()["grid"]
     for row in rows:
         whole = _grid(run, 0, row["image"], usual)
@@ -134,12 +141,13 @@ def samples_page(run: RunFolder, wanted: SampleFilter, page: int, size: int) -> 
     return {"total": total, "rows": rows}
 
 
-def question(run: RunFolder, ident: str) -> dict[str, Any]:
-    """One question with the answers of all cells, the tokens that each kept, and why, where that is recorded.
+def question(run: RunFolder, ident: str) -> JsonObject:
+    """Return one question with the answers of all cells, the tokens that each kept, and why, where that is recorded.
 
     Returns:
-        ``answers`` have `_ANSWER` by name, and beside the mask ``ranks`` (one byte a token, see `reports.gallery.ranks`) and
-        ``source`` (int16 a token: the merged token that it went into, -1 for none), both base64 or None.
+        ``answers`` have the columns of a sample by name, and beside the mask ``ranks`` (one byte a token, see
+        `reports.gallery.ranks`) and ``source`` (int16 a token: the merged token that it went into, -1 for none), both base64 or
+        None.
 
     Raises:
         RequestError: where the run has no such question.
@@ -150,7 +158,7 @@ def question(run: RunFolder, ident: str) -> dict[str, Any]:
     row = run.connection.execute(asked, (ident,)).fetchone()
     if row is None:
         raise RequestError(f"question {ident[:80]!r}: not in {run.folder}")
-    found: dict[str, Any] = dict(zip(("id", "image", "family", "question", "target", "evidence"), row, strict=True))
+    found: JsonObject = dict(zip(("id", "image", "family", "question", "target", "evidence"), row, strict=True))
     whole = _grid(run, 0, found["image"], run.manifest()["grid"])
     found |= {"target": shown(found["target"]), "evidence": _bits(found["evidence"], whole), "whole": whole, "answers": []}
     known, traces = {ident: facts for ident, _, facts in run.cells()}, run.traces([ident])
@@ -167,43 +175,46 @@ def question(run: RunFolder, ident: str) -> dict[str, Any]:
             count = prod(answers["grid"]) if answers["grid"] else sum(rows * columns for rows, columns, *_ in answers["areas"])
             scores, source = (trace.scores, trace.source) if trace else (None, None)
             answers["ranks"] = ranks(scores) if scores is not None and len(scores) == count else None
-            answers["source"] = base64.b64encode(source).decode() if source is not None and len(source) == count else None
+            whole_source = source if source is not None and len(source) == count else None
+            answers["source"] = None if whole_source is None else base64.b64encode(whole_source.tobytes()).decode()
             found["answers"].append(answers)
     return found
 
 
 def picture(run: RunFolder, ident: str) -> bytes:
-    """The PNG of an image.
+    """Return the PNG of an image.
 
     Raises:
         RequestError: where the run has none.
     """
     row = run.connection.execute("SELECT png FROM images WHERE id = ?", (ident,)).fetchone()
-    if row is None or not isinstance(row[0], bytes) or not row[0].startswith(b"\x89PNG\r\n\x1a\n"):
+    png = row[0] if row is not None else None
+    if not isinstance(png, bytes) or not png.startswith(b"\x89PNG\r\n\x1a\n"):
         raise RequestError(f"image {ident[:80]!r}: no picture of it in {run.folder}")
-    return row[0]
+    return png
 
 
-def _facts(run: RunFolder, cell: int, name: str) -> dict:
+def _facts(run: RunFolder, cell: int, name: str) -> JsonObject:
     row = run.connection.execute("SELECT facts FROM cells WHERE id = ?", (cell,)).fetchone()
     if row is None:
         raise RequestError(f"{name}={cell}: not in {run.folder}; {nearest(str(cell), [str(i) for i, _, _ in run.cells()])}")
-    return json.loads(row[0])
+    facts: JsonObject = json.loads(row[0])
+    return facts
 
 
 def _grid(run: RunFolder, cell: int, image: str, usual: list[int] | None) -> list[int] | None:
     """(h, w) of an image's tokens, as they are (cell 0) or as a cell shrank them; None where they are no full grid."""
-    asked = "SELECT height, width FROM layouts WHERE cell = ? AND image = ?"
-    row = run.connection.execute(asked, (cell, image)).fetchone() if run.has("layouts") else None
-    if row is None:
+    layout = run.layouts(cell, [image]).get(image)
+    if layout is None:
         return usual
-    return None if row[0] is None else list(row)
+    return None if layout.grid is None else list(layout.grid)
 
 
-def _mask(run: RunFolder, cell: int, facts: dict, image: str, kept: bytes | None, whole: list[int] | None) -> dict[str, Any]:
+def _mask(run: RunFolder, cell: int, facts: JsonObject, image: str, kept: bytes | None, whole: list[int] | None) -> JsonObject:
     """The tokens that a cell kept of an image, and their grid, or the areas that they cover where they are no full grid."""
     grid = _grid(run, cell, image, facts["grid"]) if facts.get("grid") else whole
-    areas = () if grid is not None or facts.get("grid") else run.areas(image)
+    layout = None if grid is not None or facts.get("grid") else run.layouts(images=[image]).get(image)
+    areas = layout.areas if layout is not None else ()
     shape = [1, sum(area.count for area in areas)] if areas else grid
     return {"kept": _bits(kept, shape), "grid": grid, "areas": [astuple(area) for area in areas]}
 

@@ -1,15 +1,17 @@
-"""`explain`: what predicts accuracy, and which family of methods wins on simple and on complex images."""
+"""The command `explain`: what predicts accuracy, and which family of methods wins on simple and on complex images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
 
 from harness.errors import RequestError
+from harness.results.cell_kinds import is_explained
+from harness.results.types import JsonObject
 from harness.store.runs import RunFolder
 from metrics.explain import LISTS, STRATA, CellColumns, correlations, strata
 
 _SHOWN = 10  # figures of a list; JSON has all
-_LEVEL = 0.05
+_LEVEL = 0.05  # of significance
 _ASKED = {
     "across_methods": ("within question and budget", "Across these methods"),
     "across_methods_before_llm": ("within question and budget", "Across those that prune before the LLM, at equal counts"),
@@ -17,11 +19,11 @@ _ASKED = {
 }
 
 
-def explain(run: RunFolder, seed: int = 0) -> dict:
-    """What explains accuracy in a run, from its folder alone.
+def explain(run: RunFolder, seed: int = 0) -> JsonObject:
+    """Return what predicts accuracy in a run, from its folder alone.
 
     Correlations take the cells whose kept tokens were analysed; strata take mergers too. References are left out of
-    both, but `random` is a method here.
+    both, but `random` is a method here: see `cell_facts.is_explained`.
 
     Args:
         run: a finished run of which some images were analysed.
@@ -35,21 +37,22 @@ def explain(run: RunFolder, seed: int = 0) -> dict:
         RequestError: where the folder holds no finished run, or no image of it was analysed.
     """
     run.summary()  # of a finished run
-    found = explained(run, seed)
+    found = explain_if_analysed(run, seed)
     if found is None:
         raise RequestError(f"{run.folder}: no image of this run was analysed; run compare with --analyse above 0")
     return found
 
 
-def explained(run: RunFolder, seed: int = 0) -> dict | None:
-    """`explain` of a run that need not be finished; None where no image was analysed."""
-    complexity = run.complexity()
+def explain_if_analysed(run: RunFolder, seed: int = 0) -> JsonObject | None:
+    """Return the same as `explain` for a run that need not be finished; None where no image was analysed."""
+    complexity = dict[Hashable, float](run.complexity().items())
     if not complexity:
         return None
     questions = run.analysed()
-    pruners, all_methods = [], []
+    pruners: list[CellColumns] = []
+    all_methods: list[CellColumns] = []
     for ident, _, facts in run.cells():
-        if facts["skipped"] is not None or not _competes(facts):
+        if facts["skipped"] is not None or not is_explained(facts):
             continue
         schedule = facts.get("schedule") or ()
         known = facts["method"], facts["keep"], _family(facts), len(set(schedule)) == 1
@@ -63,16 +66,11 @@ def explained(run: RunFolder, seed: int = 0) -> dict | None:
     }
 
 
-def _competes(facts: dict) -> bool:
-    """Whether a cell is a method rather than a yardstick; `random` is one, ``random[like=...]`` is not."""
-    method = facts["method"]
-    return method == "random" or not (facts["reference"] or (method.startswith("random[") and "like=" in method))
-
-
-def _family(facts: dict) -> str:
+def _family(facts: JsonObject) -> str:
     """What the method ranks by: as the run says, else as the registry does; none of a plug-in that is not loaded."""
-    if facts.get("ranks_by"):
-        return facts["ranks_by"]
+    ranks_by: str | None = facts.get("ranks_by")
+    if ranks_by:
+        return ranks_by
     from methods.registry import MethodError, family
 
     try:
@@ -81,13 +79,13 @@ def _family(facts: dict) -> str:
         return "none"
 
 
-def as_text(found: dict) -> str:
-    """The findings for a terminal."""
+def as_text(found: JsonObject) -> str:
+    """Return what `explain` found as text for a terminal: the strongest correlations, then one table a budget."""
     blocks = [_correlations_text(name, found["correlations"][name]) for name in LISTS]
     return "\n\n".join([*blocks, *_strata_text(found["complexity"])])
 
 
-def _correlations_text(name: str, listed: dict) -> str:
+def _correlations_text(name: str, listed: JsonObject) -> str:
     where, title = _ASKED[name]
     rows = listed["rows"]
     if not rows:
@@ -113,7 +111,7 @@ def _correlations_text(name: str, listed: dict) -> str:
     return "\n".join(lines)
 
 
-def _strata_text(found: dict) -> list[str]:
+def _strata_text(found: JsonObject) -> list[str]:
     """One block a budget, and what they say of attention and diversity."""
     if not found["rows"]:
         return ["By image complexity: no method with a budget to compare."]
@@ -145,7 +143,7 @@ def _strata_text(found: dict) -> list[str]:
     return blocks
 
 
-def _interaction_text(keep: int, interactions: list[dict]) -> list[str]:
+def _interaction_text(keep: int, interactions: Sequence[JsonObject]) -> list[str]:
     one = next((one for one in interactions if one["keep"] == keep), None)
     if one is None:
         return ["Attention and diversity cannot be compared here: not both families are in the run."]
@@ -158,21 +156,21 @@ def _aligned(table: Iterable[tuple[str, ...]]) -> list[str]:
     """Columns of equal width, the first to the left."""
     rows = list(table)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    cells = lambda row: [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:]))]
-    return [("  " + "  ".join(cells(row))).rstrip() for row in rows]
+    padded = ([row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:]))] for row in rows)
+    return [("  " + "  ".join(cells)).rstrip() for cells in padded]
 
 
-def _interval(figure: dict, form: str, scale: float = 1.0) -> str:
+def _interval(figure: JsonObject, form: str, scale: float = 1.0) -> str:
     return "-" if figure["lo"] is None else f"{scale * figure['lo']:{form}} to {scale * figure['hi']:{form}}"
 
 
-def _accuracy(figure: dict | None) -> str:
+def _accuracy(figure: JsonObject | None) -> str:
     if figure is None or figure["value"] is None:
         return "-"
     return f"{100 * figure['value']:.1f} [{_interval(figure, '.1f', 100)}]"
 
 
-def _difference(figure: dict | None) -> str:
+def _difference(figure: JsonObject | None) -> str:
     return "-" if figure is None or figure["value"] is None else f"{_points(figure['value'])} ({_p_text(figure['p_holm'])})"
 
 

@@ -1,13 +1,16 @@
-"""From a run folder to its page: what the report may show is what the folder holds."""
+"""The report of a finished run, made from its folder alone."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from harness.store.runs import RunFolder, unpack
+from harness.store.arrays import unpack
+from harness.store.cell_results import SelectionTrace
+from harness.store.runs import RunFolder
 from harness.tasks.target import shown
 from reports.view import GalleryAnswer, GalleryImage, GalleryQuestion, RunView
 
@@ -15,7 +18,12 @@ _CANDIDATES = 300  # images among which those to show are chosen
 
 
 def write_report(run: RunFolder, images: int = 12) -> Path:
-    """Write ``report.html`` beside the results and return its path."""
+    """Write ``report.html`` beside the results of a finished run and return its path.
+
+    Args:
+        run: the folder, whose summary is written.
+        images: how many images the gallery shows at the most.
+    """
     from reports.page import render
 
     summary = run.summary()
@@ -26,7 +34,12 @@ def write_report(run: RunFolder, images: int = 12) -> Path:
 
 
 def gallery(run: RunFolder, images: int) -> list[GalleryImage]:
-    """The most telling images, analysed ones first, with every cell's answer and the tokens it kept."""
+    """Return the most telling images of a run, analysed ones first, with every cell's answer and the tokens it kept.
+
+    Args:
+        run: a finished run.
+        images: how many images at the most.
+    """
     database, usual = run.connection, tuple(run.manifest()["grid"])
     known = {ident: run.layouts(ident) for ident in (0, *(ident for ident, _, _ in run.cells()))}
     cells = [(ident, facts) for ident, _, facts in run.cells() if facts["skipped"] is None and facts["method"] != "blind"]
@@ -41,38 +54,45 @@ def gallery(run: RunFolder, images: int) -> list[GalleryImage]:
     for image in first:
         (png,) = database.execute("SELECT png FROM images WHERE id = ?", (image,)).fetchone()
         questions = []
-        grid = known[0][image][1] if image in known[0] else usual  # None where the tokens are no full grid
-        areas = run.areas(image)
+        grid = known[0][image].grid if image in known[0] else usual  # None where the tokens are no full grid
+        areas = known[0][image].areas if image in known[0] else ()
         whole = (sum(area.count for area in areas),) if areas else grid
         for ident, family, text, target, evidence in (row[1:] for row in listed if row[0] == image):
-            found = "SELECT cell, prediction, score, kept FROM samples WHERE question = ? AND cell = ? AND failed IS NULL"
+            found = "SELECT prediction, score, kept FROM samples WHERE question = ? AND cell = ? AND failed IS NULL"
             answers = []
             for cell, facts in cells:
                 row = database.execute(found, (ident, cell)).fetchone()
                 if row is None:
                     continue
-                shape = whole
+                shape: tuple[int, ...] | None = whole
                 if facts["grid"]:
-                    shape = known[cell][image][1] if image in known[cell] else tuple(facts["grid"])
-                note = _note(facts, shape)
-                if shape is None:
-                    answers.append(GalleryAnswer(facts["method"], facts["keep"] or 0, row[1], row[2], None, (1, 1), note))
-                    continue
-                place = (1, 1) if len(shape) == 1 else shape  # areas belong to the image
-                kept = unpack(row[3], shape) if row[3] is not None else np.ones(shape, bool)
-                merges = not facts["prunes"] and not facts["grid"] and facts["method"] != "none"
-                trace = traces.get((cell, ident))
-                scores, source = (trace.scores, trace.source) if trace else (None, None)
-                said = facts["method"], facts["keep"] or 0, row[1], row[2]
-                answers.append(GalleryAnswer(*said, kept, place, note, scores, source, merges))
+                    shape = known[cell][image].grid if image in known[cell] else tuple(facts["grid"])
+                prediction, score, bits = row
+                answers.append(_answer(facts, prediction, score, bits, shape, traces.get((cell, ident))))
             mask = unpack(evidence, grid) if evidence is not None and grid is not None else None
             questions.append(GalleryQuestion(ident, family, text, shown(target), mask, answers))
         out.append(GalleryImage(image, png, questions, areas))
     return out
 
 
-def _telling(run: RunFolder, cells: list[tuple[int, dict]], images: int) -> list[str]:
-    """The images to show: those whose questions part the pruned cells, and in a run without scores the first.
+def _answer(
+    facts: dict[str, Any], prediction: str, score: float | None, bits: bytes | None, shape: tuple[int, ...] | None,
+    trace: SelectionTrace | None,
+) -> GalleryAnswer:  # fmt: skip
+    """A cell's answer to one question; of tokens without a known shape, the words alone."""
+    said = facts["method"], facts["keep"] or 0, prediction, score
+    note = _note(facts, shape)
+    if shape is None:
+        return GalleryAnswer(*said, None, (1, 1), note)
+    grid = (1, 1) if len(shape) == 1 else (shape[0], shape[1])  # of one length: areas, which belong to the image
+    kept = unpack(bits, shape) if bits is not None else np.ones(shape, bool)
+    merges = not facts["prunes"] and not facts["grid"] and facts["method"] != "none"
+    scores, source = (trace.scores, trace.source) if trace else (None, None)
+    return GalleryAnswer(*said, kept, grid, note, scores, source, merges)
+
+
+def _telling(run: RunFolder, cells: list[tuple[int, dict[str, Any]]], images: int) -> list[str]:
+    """Return the images whose questions part the pruned cells most, and in a run without scores the first.
 
     Of a large run the first `_CANDIDATES` are looked at, analysed ones before all others.
     """
@@ -98,7 +118,8 @@ def _telling(run: RunFolder, cells: list[tuple[int, dict]], images: int) -> list
     return most_telling(answers, images, frozenset(run.complexity()))
 
 
-def _note(facts: dict, grid: tuple[int, int] | None) -> str:
+def _note(facts: dict[str, Any], grid: tuple[int, ...] | None) -> str:
+    """What a reader must know about how an answer's tokens are drawn."""
     if facts["grid"] and grid is not None:
         return f"image shrunk to {grid[0]} x {grid[1]} tokens"
     if grid is None:

@@ -1,17 +1,18 @@
-"""`samples`: what a run answered, one sample at a time, straight from its database. Needs no torch."""
+"""The command `samples`: what a run answered, one sample at a time, straight from its database. Needs no torch."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, TextIO
+from typing import TextIO
 
 from harness.errors import RequestError, nearest
 from harness.results.spreadsheets import write_rows
+from harness.results.types import JsonObject
+from harness.store.open_runs import database
 from harness.store.runs import RunFolder
-from harness.store.stored import database
 from metrics.accuracy import ANSWERED
 from metrics.evidence import KEPT
 
@@ -19,6 +20,7 @@ FIELDS = (
     "method", "keep", "id", "image", "family", "question", "target", "prediction", "score", "agree", "kl", "recall",
     "kept_count", "failed",
 )  # fmt: skip
+"""What is told of a sample, in this order."""
 _QUERY = """
 SELECT questions.id, questions.image, family, questions.question, target, prediction, score, agree, kl, recall, kept_count, failed
 FROM samples JOIN questions ON questions.id = samples.question JOIN images ON images.id = questions.image
@@ -34,8 +36,8 @@ def samples(
     family: str | None = None,
     evidence_lost: bool = False,
     failed: bool = False,
-) -> Iterator[dict[str, Any]]:
-    """Samples of a run, cell by cell, in the order of images and questions; memory does not grow with their number.
+) -> Iterator[JsonObject]:
+    """Return the samples of a run, cell by cell, in the order of images and questions; memory does not grow with their number.
 
     Args:
         run: finished or not.
@@ -72,9 +74,10 @@ def samples(
 
 
 def _rows(
-    run: RunFolder, cells: list, wrong: bool, family: str | None, evidence_lost: bool, failed: bool
-) -> Iterator[dict[str, Any]]:
-    conditions, values = "", []
+    run: RunFolder, cells: Sequence[tuple[int, JsonObject]], wrong: bool, family: str | None, evidence_lost: bool, failed: bool
+) -> Iterator[JsonObject]:
+    conditions = ""
+    values: list[str | float] = []
     if wrong:
         conditions += "AND (score IS NULL OR score < ? OR failed IS NOT NULL) "
         values.append(ANSWERED)
@@ -92,19 +95,25 @@ def _rows(
             yield dict(zip(FIELDS, (facts["method"], facts["keep"], *row), strict=True))
 
 
-def write_jsonl(rows: Iterator[dict[str, Any]], file: TextIO) -> None:
-    """One JSON object a line."""
+def write_jsonl(rows: Iterator[JsonObject], file: TextIO) -> None:
+    """Write one JSON object a line for each sample."""
     for row in rows:
         file.write(json.dumps(row) + "\n")
 
 
-def write_csv(rows: Iterator[dict[str, Any]], file: TextIO) -> None:
-    """Comma-separated values, fit for a spreadsheet."""
+def write_csv(rows: Iterator[JsonObject], file: TextIO) -> None:
+    """Write samples as comma-separated values under a header of `FIELDS`, fit for a spreadsheet."""
     write_rows(FIELDS, rows, file)
 
 
-def print_table(rows: Iterator[dict[str, Any]], limit: int, file: TextIO | None = None) -> None:
-    """The first samples as a table for a terminal, and how many there are."""
+def print_table(rows: Iterator[JsonObject], limit: int, file: TextIO | None = None) -> None:
+    """Print the first samples as a table for a terminal, and how many there are in all.
+
+    Args:
+        rows: from `samples`; read to their end.
+        limit: how many the table shows.
+        file: that takes text; standard output where not given.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -123,7 +132,7 @@ def print_table(rows: Iterator[dict[str, Any]], limit: int, file: TextIO | None 
     print(said, file=file)
 
 
-def _cell(row: dict[str, Any], name: str) -> str:
+def _cell(row: JsonObject, name: str) -> str:
     """A value as a terminal may show it: an answer must not steer it."""
     value = row[name]
     if name == "prediction" and row["failed"] is not None:

@@ -1,4 +1,4 @@
-"""``open``: a run folder in a browser, for people on a remote machine. It can be looked at and not be changed.
+"""The command `open`: a run folder in a browser, for people on a remote machine. It can be looked at and not be changed.
 
 The server listens on the loopback alone, answers nobody without the token in the address, and takes no path from a request:
 what it serves is named here. Needs no torch.
@@ -24,7 +24,8 @@ from urllib.parse import parse_qs, urlsplit
 from harness import interrupts
 from harness.errors import RequestError, nearest
 from harness.results.browse import OpenRun, SampleFilter, overview, picture, question, samples_page
-from harness.store.stored import reading
+from harness.results.types import JsonObject
+from harness.store.open_runs import reading
 
 LOOPBACK = "127.0.0.1"
 NAMES = frozenset({LOOPBACK, "localhost"})
@@ -49,15 +50,15 @@ _STATIC = {
 
 
 class Response(NamedTuple):
-    """What goes out: a body, or a file whose content is one."""
+    """An answer to a request: its content, or the file that holds it."""
 
-    kind: str
+    kind: str  # media type
     body: bytes | Path
-    policy: str = _OWN
+    policy: str = _OWN  # Content-Security-Policy
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one run folder until it is shut down.
+    """A web server of one run folder, on the loopback, until it is shut down.
 
     Args:
         folder: of a run, finished or not.
@@ -81,10 +82,11 @@ class Server(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
+        """The address to open in a browser, with the token that nobody else knows."""
         return f"http://{LOOPBACK}:{self.server_port}/{self.token}/"
 
-    def handle_error(self, request, client_address) -> None:
-        """A browser that has gone is no error; all else is one line."""
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Print an error as one line; a browser that has gone away is no error."""
         error = sys.exception()
         if not isinstance(error, (ConnectionError, TimeoutError)):
             print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
@@ -107,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
         _, token, *rest = [*asked.path.split("/", 2), ""]
         if not self.path.startswith("/") or not secrets.compare_digest(token.encode(), self.server.token.encode()):
             return self.send_error(HTTPStatus.FORBIDDEN, "the address is not the one that was printed")
-        route = _ROUTES.get(rest[0]) if asked.path.count("/") > 1 else None
+        route = ROUTES.get(rest[0]) if asked.path.count("/") > 1 else None
         if route is None:
             return self.send_error(HTTPStatus.NOT_FOUND, "there is no such page")
         run = OpenRun(self.server.folder)
@@ -137,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
         return len(hosts) == 1 and hosts[0].partition(":")[0].lower() in NAMES
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """One line of plain text, which no browser takes for a page."""
+        """Send one line of plain text, which no browser takes for a page."""
         status = HTTPStatus(code)
         text = " ".join((message or status.phrase).split())[:300] + "\n"
         self._send(status, Response("text/plain; charset=utf-8", text.encode(errors="replace")))
@@ -147,7 +149,8 @@ class _Handler(BaseHTTPRequestHandler):
             file = answer.body.open("rb") if isinstance(answer.body, Path) else None
         except OSError:
             return self.send_error(HTTPStatus.NOT_FOUND, "the report is gone; write it again with `python -m harness report`")
-        length = len(answer.body) if file is None else os.fstat(file.fileno()).st_size
+        content = answer.body if isinstance(answer.body, bytes) else b""
+        length = len(content) if file is None else os.fstat(file.fileno()).st_size
         self.send_response(status)
         for name, value in (
             ("Content-Type", answer.kind), ("Content-Length", str(length)), ("Content-Security-Policy", answer.policy),
@@ -163,13 +166,14 @@ class _Handler(BaseHTTPRequestHandler):
                 if self.command != "HEAD":
                     shutil.copyfileobj(file, self.wfile)
         elif self.command != "HEAD":
-            self.wfile.write(answer.body)
+            self.wfile.write(content)
 
     def version_string(self) -> str:
+        """Return the name of the server without versions."""
         return "prunescope"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a log would hold the token."""
+        """Log nothing: a log would hold the token."""
 
 
 class _NotFound(RequestError):
@@ -187,7 +191,7 @@ def _static(name: str, kind: str) -> Callable[[OpenRun, dict[str, str]], Respons
     return lambda run, query: Response(kind, files("reports").joinpath("templates", name).read_bytes())
 
 
-def _json(content: dict) -> Response:
+def _json(content: JsonObject) -> Response:
     return Response("application/json; charset=utf-8", json.dumps(content, allow_nan=False).encode())
 
 
@@ -234,7 +238,7 @@ def _one(read: Callable[[OpenRun, str], Response]) -> Callable[[OpenRun, dict[st
     return route
 
 
-_ROUTES: dict[str, Callable[[OpenRun, dict[str, str]], Response]] = {
+ROUTES: dict[str, Callable[[OpenRun, dict[str, str]], Response]] = {
     **{path: _static(*found) for path, found in _STATIC.items()},
     "report.html": _report,
     "run": lambda run, query: _json(overview(run)),
@@ -242,10 +246,19 @@ _ROUTES: dict[str, Callable[[OpenRun, dict[str, str]], Response]] = {
     "question": _one(lambda run, ident: _json(question(run, ident))),
     "image": _one(lambda run, ident: Response("image/png", picture(run, ident))),
 }
+"""What is served, by the path behind the token; each takes the run and the query."""
 
 
 def serve(folder: Path, port: int = 0) -> None:
-    """Print the address and serve a run folder until the process is interrupted."""
+    """Print the address and serve a run folder until the process is interrupted.
+
+    Args:
+        folder: of a run, finished or not.
+        port: on the loopback; 0 takes a free one.
+
+    Raises:
+        RequestError: where the folder is no run, or the port is taken.
+    """
     with Server(folder, port) as server:
         print(server.address, flush=True)
         tunnel = f"ssh -N -L {server.server_port}:{LOOPBACK}:{server.server_port} THIS_MACHINE"

@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.errors import RequestError
 from harness.files import named, write_named
-from harness.results.columns import RunQuestions, numbers
+from harness.results.sample_columns import RunQuestions, read_columns
 from harness.store.runs import RunFolder
 from metrics.statistics import PairedDifference, holm, paired_difference
 from reports.several import Aligned, Difference, Setting, Several, Shown
+
+SharedPlaces = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Of the same questions the places in the first run, and those in another."""
 
 _LEAST = 0.5  # of the smaller run's questions; fewer in common are not compared
 
 
 class CellRow(NamedTuple):
-    """What makes cells of different runs the same row; model, task and seed may differ."""
+    """The facts that put cells of different runs into the same row; model, task and seed may differ."""
 
     method: str
     keep: int | None
@@ -28,30 +32,30 @@ class CellRow(NamedTuple):
 
 
 class RunColumn:
-    """One run: its cells by row, and its questions."""
+    """One of several runs: its cells by row, and the places of its questions."""
 
     def __init__(self, run: RunFolder) -> None:
         self.run, self.manifest, self.summary = run, run.manifest(), run.summary()
         self.questions = RunQuestions.of(run)
-        entries = {_cell(entry): entry for entry in self.summary["cells"]}
-        self.cells = {_cell(facts): (ident, facts, entries.get(_cell(facts), {})) for ident, _, facts in run.cells()}
+        entries = {_row(entry): entry for entry in self.summary["cells"]}
+        self.cells = {_row(facts): (ident, facts, entries.get(_row(facts), {})) for ident, _, facts in run.cells()}
         asked = run.connection.execute("SELECT id, question, target FROM questions ORDER BY id")
-        self.asked = {row: int(place) for row, place in zip(asked, self.questions.place, strict=True)}
+        self.asked = {question: int(place) for question, place in zip(asked, self.questions.place, strict=True)}
 
-    def scores(self, cell: CellRow) -> np.ndarray:
-        """Scores of all questions, by place; nan is missing."""
-        found = numbers(self.run, self.cells[cell][0], self.questions, ("score",))
+    def scores(self, row: CellRow) -> NDArray[np.float64]:
+        """Return a cell's scores of all questions, float64 [questions] by place; nan is missing."""
+        found = read_columns(self.run, self.cells[row][0], self.questions, ("score",))
         scores = np.full(len(self.questions.image), np.nan)
         scores[found.place] = found.table[:, 0]
         return scores
 
 
-def _cell(facts: Mapping[str, Any]) -> CellRow:
+def _row(facts: Mapping[str, Any]) -> CellRow:
     return CellRow(facts["method"], facts["keep"], facts.get("budget") or "average", facts.get("positions") or "original")
 
 
 def write_several(runs: Sequence[RunFolder], out: Path) -> Path:
-    """One page for several finished runs; every other run is compared with the first.
+    """Write one page for several finished runs and return its path; every other run is compared with the first.
 
     Args:
         runs: two or more; models and tasks may differ.
@@ -68,7 +72,7 @@ def write_several(runs: Sequence[RunFolder], out: Path) -> Path:
 
 
 def side_by_side(runs: Sequence[RunFolder], seed: int = 0) -> Several:
-    """Rows of cells that stand in any of the runs, and what differs between the runs themselves.
+    """Align the cells of several runs in rows, and find what differs between the runs themselves.
 
     Args:
         runs: two or more finished ones.
@@ -81,65 +85,65 @@ def side_by_side(runs: Sequence[RunFolder], seed: int = 0) -> Several:
     sides = [RunColumn(run) for run in runs]
     names = _names([str(run.folder) for run in runs])
     shared = [_shared(sides[0], side) for side in sides[1:]]
-    rows = list(dict.fromkeys(cell for side in sides for cell in side.cells))
+    rows = list(dict.fromkeys(row for side in sides for row in side.cells))
     found: dict[tuple[CellRow, int], PairedDifference] = {}
-    for cell in rows:
-        if cell not in sides[0].cells or not any(
-            common is not None and cell in side.cells for side, common in zip(sides[1:], shared)
+    for row in rows:
+        if row not in sides[0].cells or not any(
+            common is not None and row in side.cells for side, common in zip(sides[1:], shared)
         ):
             continue
-        first = sides[0].scores(cell)
+        first = sides[0].scores(row)
         for number, (side, common) in enumerate(zip(sides[1:], shared, strict=True), 1):
-            if common is not None and cell in side.cells:
+            if common is not None and row in side.cells:
                 mine, theirs = common
-                gap = paired_difference(side.scores(cell)[theirs], first[mine], sides[0].questions.image[mine], seed=seed)
+                gap = paired_difference(side.scores(row)[theirs], first[mine], sides[0].questions.image[mine], seed=seed)
                 if gap.value is not None:
-                    found[cell, number] = gap
+                    found[row, number] = gap
     adjusted = dict(zip(found, holm([gap.p for gap in found.values()]), strict=True))
     aligned = [
         Aligned(
-            cell.method, cell.keep, cell.budget, _apart(cell, rows),
-            tuple(_shown(side, cell) for side in sides),
-            tuple(_difference(found.get((cell, i)), adjusted.get((cell, i))) for i in range(1, len(sides))),
-            _other_work(sides, cell),
+            row.method, row.keep, row.budget, _apart(row, rows),
+            tuple(_shown(side, row) for side in sides),
+            tuple(_difference(found.get((row, i)), adjusted.get((row, i))) for i in range(1, len(sides))),
+            _other_work(sides, row),
         )
-        for cell in rows
+        for row in rows
     ]  # fmt: skip
     return Several(tuple(names), tuple(s.manifest for s in sides), tuple(aligned), _settings(sides), _notes(sides, names, shared))
 
 
-def _shared(first: RunColumn, other: RunColumn) -> tuple[np.ndarray, np.ndarray] | None:
-    """Places of the questions that both runs asked, with the same answer: (in the first, in the other); None of too few."""
-    both = [(place, other.asked[row]) for row, place in first.asked.items() if row in other.asked]
+def _shared(first: RunColumn, other: RunColumn) -> SharedPlaces | None:
+    """Return the places of the questions that both runs asked, with the same answer; None where there are too few."""
+    both = [(place, other.asked[question]) for question, place in first.asked.items() if question in other.asked]
     if not both or len(both) < _LEAST * min(len(first.asked), len(other.asked)):
         return None
     mine, theirs = np.array(sorted(both)).T
     return mine, theirs
 
 
-def _shown(side: RunColumn, cell: CellRow) -> Shown | None:
-    if cell not in side.cells:
+def _shown(side: RunColumn, row: CellRow) -> Shown | None:
+    if row not in side.cells:
         return None
-    _, facts, entry = side.cells[cell]
+    _, facts, entry = side.cells[row]
     return Shown(facts["skipped"], entry)
 
 
 def _difference(gap: PairedDifference | None, p: float | None) -> Difference | None:
-    return None if gap is None else Difference(gap.value, gap.lo, gap.hi, p)
+    return None if gap is None or gap.value is None else Difference(gap.value, gap.lo, gap.hi, p)
 
 
-def _apart(cell: CellRow, rows: Sequence[CellRow]) -> str:
-    """What else tells a row from another of the same method and budget."""
-    alike = [row for row in rows if row[:2] == cell[:2] and row != cell]
+def _apart(row: CellRow, rows: Sequence[CellRow]) -> str:
+    """Return what else tells a row from another of the same method and budget."""
+    alike = [other for other in rows if other[:2] == row[:2] and other != row]
     return ", ".join(
-        dict.fromkeys(str(getattr(cell, name)) for row in alike for name in ("budget", "positions")
-                      if getattr(row, name) != getattr(cell, name))
+        dict.fromkeys(str(getattr(row, name)) for other in alike for name in ("budget", "positions")
+                      if getattr(other, name) != getattr(row, name))
     )  # fmt: skip
 
 
-def _other_work(sides: Sequence[RunColumn], cell: CellRow) -> str:
-    """How a cell's work differs between runs of one model: another schedule or other FLOPs."""
-    facts = [side.cells[cell][1] for side in sides if cell in side.cells and not side.cells[cell][1]["skipped"]]
+def _other_work(sides: Sequence[RunColumn], row: CellRow) -> str:
+    """Say whether a cell had another schedule in some of the runs of one model."""
+    facts = [side.cells[row][1] for side in sides if row in side.cells and not side.cells[row][1]["skipped"]]
     if len({fact["model"] for fact in facts}) > 1:
         return ""
     schedules = {str(fact.get("schedule")) for fact in facts}
@@ -165,7 +169,7 @@ def _settings(sides: Sequence[RunColumn]) -> tuple[Setting, ...]:
     return tuple(setting for setting in found if len(set(setting.values)) > 1)
 
 
-def _flat(content: Mapping, prefix: str = "") -> dict[str, str | None]:
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str | None]:
     out: dict[str, str | None] = {}
     for name, value in content.items():
         if isinstance(value, dict):
@@ -177,7 +181,7 @@ def _flat(content: Mapping, prefix: str = "") -> dict[str, str | None]:
     return out
 
 
-def _notes(sides: Sequence[RunColumn], names: Sequence[str], shared: Sequence) -> tuple[str, ...]:
+def _notes(sides: Sequence[RunColumn], names: Sequence[str], shared: Sequence[SharedPlaces | None]) -> tuple[str, ...]:
     """What a reader must know before trusting a difference."""
     found = []
     for side, name, common in zip(sides[1:], names[1:], shared, strict=True):

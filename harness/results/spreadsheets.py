@@ -12,7 +12,13 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_rows(names: Sequence[str], rows: Iterable[Mapping[str, Any]], file: TextIO) -> None:
-    """A header and rows; texts that a spreadsheet would run stand behind an apostrophe."""
+    """Write a header and rows as CSV; texts that a spreadsheet would run as formulas stand behind an apostrophe.
+
+    Args:
+        names: of the columns, in their order.
+        rows: values by name of column, one mapping a row.
+        file: that takes text; lines end with a line feed alone.
+    """
     writer = csv.DictWriter(file, names, lineterminator="\n")
     writer.writeheader()
     for row in rows:
@@ -20,8 +26,10 @@ def write_rows(names: Sequence[str], rows: Iterable[Mapping[str, Any]], file: Te
 
 
 def inert(value: Any) -> Any:
-    """A value as a spreadsheet shows it; numbers, also as texts, stay as they are. Lines end with a line feed alone; what would
-    steer a terminal is replaced.
+    """Return a value that a spreadsheet shows and does not run as a formula.
+
+    Numbers, also as texts, stay as they are. Lines end with a line feed alone; control characters, which would steer a
+    terminal, are replaced.
 
     >>> inert("=1+1"), inert("-5"), inert(" @x"), inert(-5)
     ("'=1+1", '-5', "' @x", -5)

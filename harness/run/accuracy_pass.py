@@ -1,4 +1,4 @@
-"""The accuracy pass: all cells answer all questions, whoever runs them; this process alone writes what they find."""
+"""The accuracy pass: all cells answer all questions, whichever process runs them; this process alone stores the answers."""
 
 from __future__ import annotations
 
@@ -14,109 +14,109 @@ from harness.run.executors.processes import ProcessExecutor
 from harness.run.prepare import PreparedRun
 from harness.run.shard_runner import ShardRunner, ShardRunnerSource, fingerprints
 from harness.run.shards import Shard, ShardResult
-from harness.store.findings import joined
+from harness.store.cell_results import joined
 from harness.store.runs import RunFolder
 
 _SMALL = 2**30  # bytes of weights below which several processes gain more than threads inside one
 
 
-def run_accuracy_pass(config: CompareConfig, run: RunFolder, ready: PreparedRun, ids: dict[str, int]) -> None:
-    """Answer what has no answer yet; the batch size that fitted is noted in the manifest.
+def run_accuracy_pass(config: CompareConfig, run: RunFolder, prepared: PreparedRun, ids: dict[str, int]) -> None:
+    """Answer all questions that have no answer yet, and note in the manifest the batch size that fitted into memory.
 
     Args:
         config: the request.
-        run: where results go.
-        ready: what the request needs, loaded. Cells that turn out to be impossible on an image become skipped ones.
+        run: the folder that results go to.
+        prepared: what the request needs, loaded. Cells that turn out to be impossible on an image become skipped ones.
         ids: of the cells in the run, by their keys.
     """
-    _refuse({key: facts["skipped"] for _, key, facts in run.cells() if facts["skipped"] is not None}, run, ready, ids)
-    samples, done = ready.samples, run.done()
-    with progress("answers", len(samples) * len(ready.active)) as advance:
+    _refuse({key: facts["skipped"] for _, key, facts in run.cells() if facts["skipped"] is not None}, run, prepared, ids)
+    samples, done = prepared.samples, run.done()
+    with progress("answers", len(samples) * len(prepared.active)) as advance:
         shards = []
         for place in range(0, len(samples), config.batch_size):
-            todo = [cell.key for cell in ready.active if (ids[cell.key], place) not in done]
+            todo = [cell.key for cell in prepared.active if (ids[cell.key], place) not in done]
             images = min(config.batch_size, len(samples) - place)
-            advance(images * (len(ready.active) - len(todo)))
+            advance(images * (len(prepared.active) - len(todo)))
             if todo:
                 shards.append(Shard(place, tuple(todo)))
         size = config.batch_size
-        with closing(run_shards(config, ready, shards, advance)) as answered:
-            for shard, found in answered:
-                refused = {cell.key for cell in ready.cells if cell.skipped is not None}
-                findings = {ids[key]: joined(parts) for key, parts in found.findings.items() if key not in refused}
-                run.add_batch(shard.place, found.images, found.questions, findings, found.layouts, found.areas)
-                _refuse(found.refused, run, ready, ids)
-                size = min(size, found.size)
+        with closing(run_shards(config, prepared, shards, advance)) as answered:
+            for shard, result in answered:
+                refused = {cell.key for cell in prepared.cells if cell.skipped is not None}
+                results = {ids[key]: joined(parts) for key, parts in result.cell_results.items() if key not in refused}
+                run.add_batch(shard.place, result.images, result.questions, results, result.layouts)
+                _refuse(result.refused, run, prepared, ids)
+                size = min(size, result.size)
     if shards:
         manifest = run.manifest()
         manifest["batch_size_used"] = min(size, manifest.get("batch_size_used", size))
         run.write_json("manifest.json", manifest)
 
 
-def _refuse(reasons: dict[str, str], run: RunFolder, ready: PreparedRun, ids: dict[str, int]) -> None:
+def _refuse(reasons: dict[str, str], run: RunFolder, prepared: PreparedRun, ids: dict[str, int]) -> None:
     """Skip cells that turned out to be impossible on one of the images; what they have answered goes."""
-    for place, cell in enumerate(ready.cells):
+    for place, cell in enumerate(prepared.cells):
         if cell.key in reasons and cell.skipped is None:
             run.drop(ids[cell.key], reasons[cell.key])
-            ready.cells[place] = replace(cell, steps=(), schedule=None, skipped=reasons[cell.key])
+            prepared.cells[place] = replace(cell, steps=(), schedule=None, skipped=reasons[cell.key])
 
 
 def run_shards(
-    config: CompareConfig, ready: PreparedRun, shards: Sequence[Shard], advance: Callable[[int], None]
+    config: CompareConfig, prepared: PreparedRun, shards: Sequence[Shard], advance: Callable[[int], None]
 ) -> Generator[tuple[Shard, ShardResult]]:
     """Choose the executor that a request asks for, and yield shards with their results as they arrive.
 
     Args:
         config: the request.
-        ready: what the request needs, loaded.
+        prepared: what the request needs, loaded.
         shards: the shards to answer.
         advance: is told how many images a cell has answered.
 
     Raises:
         RequestError: where a shard cannot be answered.
     """
-    needs = model_needs(ready)
+    needs = model_needs(prepared)
     if config.ray is not None and shards:
         from harness.run.executors.ray import cluster
 
-        with cluster(config.ray, source_for_cluster(config, ready), needs, config.workers, len(shards)) as executor:
-            yield from run_with(executor, shards, advance)
+        with cluster(config.ray, source_for_cluster(config, prepared), needs, config.workers, len(shards)) as on_cluster:
+            yield from run_with(on_cluster, shards, advance)
         return
     asked = workers_for(config, needs)
     worth = len(shards) if config.workers is not None else len(shards) // 2  # one shard does not pay for a process
     if min(asked, worth) > 1:
-        source = ShardRunnerSource(config, ready)
+        source = ShardRunnerSource(config, prepared)
         executor = ProcessExecutor(source, min(asked, worth), threads_of(asked), needs.device)
         yield from run_with(executor, shards, advance)
         return
-    yield from run_here(ShardRunner(config, ready, advance), shards, threads_of(asked) if asked > 1 else None)
+    yield from run_here(ShardRunner(config, prepared, advance), shards, threads_of(asked) if asked > 1 else None)
 
 
-def source_for_cluster(config: CompareConfig, ready: PreparedRun) -> ShardRunnerSource:
-    """Return what the machines of a cluster run: the request with device and precision settled, and what must agree there."""
-    kind, dtype = ready.adapter.device.type, str(ready.adapter.dtype).removeprefix("torch.")
+def source_for_cluster(config: CompareConfig, prepared: PreparedRun) -> ShardRunnerSource:
+    """Return what the machines of a cluster run: the request with its device and precision fixed, and what must agree there."""
+    kind, dtype = prepared.adapter.device.type, str(prepared.adapter.dtype).removeprefix("torch.")
     sent = replace(config, device=kind, dtype=dtype, out=None, extend=None, resume=False, ray=None)
-    return ShardRunnerSource(sent, expected=fingerprints(config, ready))
+    return ShardRunnerSource(sent, expected=fingerprints(config, prepared))
 
 
-def model_needs(ready: PreparedRun) -> ModelNeeds:
+def model_needs(prepared: PreparedRun) -> ModelNeeds:
     """Return what one copy of a prepared model asks of a machine."""
-    model = ready.adapter.model
+    model = prepared.adapter.model
     gpus = {weight.device for weight in model.parameters() if weight.device.type == "cuda"}
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    return ModelNeeds(ready.adapter.device.type, len(gpus), size < _SMALL)
+    return ModelNeeds(prepared.adapter.device.type, len(gpus), size < _SMALL)
 
 
 def threads_of(workers: int) -> int:
-    """Return the threads of each of several processes.
+    """Return how many threads each of several processes computes with.
 
-    They do not depend on how many of the processes there is work for: what is left of a run is then rounded alike.
+    The number does not depend on how many of the processes have shards to answer: what is left of a run is then rounded alike.
     """
     return max(1, cores() // workers)
 
 
 def workers_for(config: CompareConfig, needs: ModelNeeds) -> int:
-    """Return how many processes answer; where the request leaves it open and a small model lies on a CPU, one a core."""
+    """Return how many processes answer: as many as the request says, else one a core for a small model on a CPU, else one."""
     if config.workers is not None:
         return config.workers
     return cores() if needs.device == "cpu" and needs.small else 1

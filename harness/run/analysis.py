@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
-from harness.engine.engine import EngineOutput
+from harness.engine.batch import EngineOutput
 from harness.engine.recorder import Recorder, part
 from harness.run.plan import Cell
-from harness.store.findings import TokenFigures, joined_analyses
+from harness.store.cell_results import TokenFigures, joined_analyses
 from metrics.attention import attention_figures
 from metrics.collapse import cluster_mass, score_collapse, z_scores
 from metrics.coverage import row_bias
@@ -19,25 +18,33 @@ from metrics.figures import BIAS, FIGURES, LAYERS, MATCHED
 from metrics.matched import row_matched_subsets
 from metrics.subsets import Space, figures, null, spread
 
-_MATCHED_SUBSETS = 16
+MATCHED_SUBSETS = 16
+"""Random subsets with the kept set's own number of tokens in every row, against which a kept set is held."""
 _RUNG = 16  # tokens between the counts for which chance is drawn where every question keeps another count
 
 
 @dataclass
 class GroupedTokenAnalysis:
-    """Of images that differ in their tokens: an `TokenAnalysis` for each group of like ones."""
+    """The visual tokens of a batch of images that differ in them: a `TokenAnalysis` for each group of like images."""
 
     each: list[TokenAnalysis]
     images: list[list[int]]  # places of the images in each
     rows: list[list[int]]  # places of the questions in each
 
     def complexity(self) -> list[float]:
-        """Effective rank of all visual tokens of each image."""
+        """Return the effective rank of all visual tokens of each image."""
         found = [(place, rank) for one, group in zip(self.each, self.images) for place, rank in zip(group, one.complexity())]
         return [rank for _, rank in sorted(found)]
 
     def run(self, cell: Cell, output: EngineOutput, recorder: Recorder) -> TokenFigures:
-        """All figures of one cell's kept sets, in the order of the questions."""
+        """Return all figures of one cell's kept sets, in the order of the questions.
+
+        Args:
+            cell: whose answers they are.
+            output: of the engine, R rows.
+            recorder: what the engine noted layer by layer, of the same rows.
+        """
+        assert output.present is not None, "the engine counts what is present"
         parts = []
         for analyst, rows in zip(self.each, self.rows):
             some = replace(output, kept=output.kept[rows][:, : int(output.present[rows].max())])
@@ -72,13 +79,19 @@ class TokenAnalysis:
         self.space = Space.of(self.projected, self.grid)
 
     def complexity(self) -> list[float]:
-        """Effective rank of all visual tokens of each image."""
+        """Return the effective rank of all visual tokens of each image, B."""
         every = torch.arange(self.projected.shape[1], device=self.image.device).expand(len(self.projected), -1)
         images = torch.arange(len(every), device=self.image.device)
         return figures(self.space, images, every)["effective_rank"].tolist()
 
     def run(self, cell: Cell, output: EngineOutput, recorder: Recorder) -> TokenFigures:
-        """All figures of one cell's kept sets; those that it cannot have are nan."""
+        """Return all figures of one cell's kept sets; those that it cannot have are nan.
+
+        Args:
+            cell: whose answers they are.
+            output: of the engine, R rows.
+            recorder: what the engine noted layer by layer, of the same rows.
+        """
         numbers: dict[str, np.ndarray] = {}
         if cell.prunes:
             numbers |= self._kept(cell, output)
@@ -96,26 +109,29 @@ class TokenAnalysis:
         names = [*FIGURES, *(f"z_{n}" for n in FIGURES), *(f"percentile_{n}" for n in FIGURES), *BIAS]
         table = {name: np.full(len(kept), np.nan) for name in [*names, *(f"row_z_{n}" for n in MATCHED)]}
         counts = (kept >= 0).sum(1)
-        for count in counts.unique().tolist():  # recycled means have no place; rows may hold different numbers of them
+        for count in torch.unique(counts).tolist():  # recycled means have no place; rows may hold different numbers of them
             if not count:
                 continue
             member = (counts == count).nonzero()[:, 0]
             places = kept[member][kept[member] >= 0].view(len(member), count)
-            put = lambda name, values, where=member: table[name].__setitem__(where.cpu().numpy(), values.double().cpu().numpy())
-            self._against_chance(rows[member], places, put, exact=all(step.after == step.keep for step in cell.steps))
+            exact = all(step.after == step.keep for step in cell.steps)
+            self._against_chance(rows[member], places, _Columns(table, member), exact)
             if self.grid is None:
                 continue
             once = self._one_an_image(rows[member])
-            self._against_rows(rows[member][once], places[once], lambda name, values: put(name, values, member[once]))
+            self._against_rows(rows[member][once], places[once], self.grid, _Columns(table, member[once]))
         if not shared:
             return table
         expand = self.image.cpu().numpy()
         return {name: column[expand] for name, column in table.items()}
 
-    def _against_chance(self, images: torch.Tensor, places: torch.Tensor, put: Callable, exact: bool) -> None:
-        """Figures of sets of one size, int64 [R, K], beside those of random subsets of that size.
+    def _against_chance(self, images: torch.Tensor, places: torch.Tensor, columns: _Columns, exact: bool) -> None:
+        """Figures of sets of one size, beside those of random subsets of that size.
 
         Args:
+            images: int64 [R] image of each set.
+            places: int64 [R, K] tokens of each set.
+            columns: where the figures go.
             exact: whether chance is drawn for this very size. Else, as where a method recycles tokens and every question
                 keeps another count, it is drawn for the sizes next to it that 16 divides, and z and percentile are
                 interpolated.
@@ -125,23 +141,23 @@ class TokenAnalysis:
         chance = {size: self._null(size, images) for size in weights}
         for name in FIGURES:
             found = [(weight, *z_scores(values[name], chance[size][name])) for size, weight in weights.items()]
-            put(name, values[name])
-            put(f"z_{name}", sum(weight * z for weight, z, _ in found))
-            put(f"percentile_{name}", sum(weight * percentile for weight, _, percentile in found))
+            columns.put(name, values[name])
+            columns.put(f"z_{name}", _total([weight * z for weight, z, _ in found]))
+            columns.put(f"percentile_{name}", _total([weight * percentile for weight, _, percentile in found]))
         if self.grid is None:
             return
         mask = torch.zeros(len(places), self.projected.shape[1], dtype=torch.bool, device=places.device)
         for name, values_ in row_bias(mask.scatter_(1, places, True), self.grid).items():
-            put(name, values_)
+            columns.put(name, values_)
 
-    def _against_rows(self, images: torch.Tensor, places: torch.Tensor, put: Callable) -> None:
+    def _against_rows(self, images: torch.Tensor, places: torch.Tensor, grid: tuple[int, int], columns: _Columns) -> None:
         """The rival explanation: random subsets with as many tokens in every row of the image as the kept set has."""
-        subsets = row_matched_subsets(places, self.grid, self.seeds[images], _MATCHED_SUBSETS)
+        subsets = row_matched_subsets(places, grid, self.seeds[images], MATCHED_SUBSETS)
         both = torch.cat([places[:, None], subsets], 1)  # [R, 1 + S, K]
         found = spread(self.space, images.repeat_interleave(both.shape[1]), both.flatten(0, 1))
         for name in MATCHED:
             values = found[name].view(both.shape[:2])
-            put(f"row_z_{name}", z_scores(values[:, 0], values[:, 1:])[0])
+            columns.put(f"row_z_{name}", z_scores(values[:, 0], values[:, 1:])[0])
 
     def _one_an_image(self, images: torch.Tensor) -> torch.Tensor:
         """Places of the first row of each image: images are the independent unit, and one kept set each is enough."""
@@ -152,7 +168,7 @@ class TokenAnalysis:
     def _null(self, keep: int, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """What chance gives on the images [R] that kept so many; drawn once for each image and count."""
         known = self.nulls.setdefault(keep, {})
-        new = torch.tensor([i for i in images.unique().tolist() if i not in known], dtype=torch.int64, device=images.device)
+        new = torch.tensor([i for i in torch.unique(images).tolist() if i not in known], dtype=torch.int64, device=images.device)
         if len(new):
             drawn = null(self.space, keep, self.seeds, images=new)
             for place, image in enumerate(new.tolist()):
@@ -161,7 +177,8 @@ class TokenAnalysis:
 
     def _scores(self, recorder: Recorder) -> dict[str, np.ndarray]:
         """Collapse of the scores of the first attention-ranked step, over the tokens that stood there."""
-        scores, ids = recorder.scores, recorder.scored
+        scores, ids = recorder.scores, recorder.scored_ids
+        assert scores is not None and ids is not None, "scores come with the tokens that they belong to"
         found = score_collapse(scores)
         clusters = self.space.clusters.to(ids.device)[self.image].gather(1, ids.clamp_min(0))
         found["cluster_mass"] = cluster_mass(clusters, scores.masked_fill(ids < 0, 0.0))
@@ -171,15 +188,15 @@ class TokenAnalysis:
     def _layers(self, cell: Cell, recorder: Recorder) -> np.ndarray:
         """LAYERS of every LLM layer: float32 [R, layers, LAYERS]."""
         table = np.full((len(self.questions), len(recorder.ids), len(LAYERS)), np.nan, dtype=np.float32)
-        known = self.evidence is not None and not cell.merges and cell.grid is None
+        evidence = None if cell.merges or cell.grid is not None else self.evidence
         for layer, ids in enumerate(recorder.ids):
             found, held, recall = {}, None, None
-            if known:
-                held = self.evidence.gather(1, ids.clamp_min(0)) & (ids >= 0)
-                size = self.evidence.sum(1)
+            if evidence is not None:
+                held = evidence.gather(1, ids.clamp_min(0)) & (ids >= 0)
+                size = evidence.sum(1)
                 found["recall"] = recall = torch.where(size > 0, held.sum(1) / size.clamp_min(1), torch.nan)
             if recorder.attention:
-                found |= attention_figures(recorder.rows[layer], held)
+                found |= attention_figures(recorder.attention_rows[layer], held)
                 if recall is not None:  # of all evidence: what is gone cannot be found
                     found["evidence_top"] = (found["evidence_top"] * recall).where(recall != 0, 0.0)
             for place, name in enumerate(LAYERS):
@@ -188,8 +205,27 @@ class TokenAnalysis:
         return table
 
 
+@dataclass(frozen=True)
+class _Columns:
+    """Columns of figures by name, float [R] each, and the rows of them that are being filled."""
+
+    table: dict[str, np.ndarray]
+    rows: torch.Tensor  # int64 [R']
+
+    def put(self, name: str, values: torch.Tensor) -> None:
+        self.table[name][self.rows.cpu().numpy()] = values.double().cpu().numpy()
+
+
+def _total(parts: list[torch.Tensor]) -> torch.Tensor:
+    return sum(parts[1:], 0 + parts[0])
+
+
 def rungs(count: int, most: int) -> dict[int, float]:
-    """Sizes between which a count lies, with the weights that interpolate to it; small counts stand for themselves.
+    """Return the sizes between which a count lies, with the weights that interpolate to it; small counts stand for themselves.
+
+    Args:
+        count: tokens that a question kept.
+        most: tokens of the image.
 
     >>> rungs(86, 576)
     {80: 0.625, 96: 0.375}

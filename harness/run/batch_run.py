@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import astuple, dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,107 +20,127 @@ from harness.engine.sharing import CellPath, SharedPrefill
 from harness.engine.signals import GroupedVisionOutput, VisionOutput
 from harness.models.prompt import PixelBatch
 from harness.run.analysis import GroupedTokenAnalysis, TokenAnalysis
-from harness.run.evidence_swap import EvidenceSwap, SwappedSteps, swapped
+from harness.run.evidence_swap import SwappedSteps, steps_of_rows, swapped
 from harness.run.plan import Cell
-from harness.store.findings import CellResult, Layout, SampleRow, SelectionTrace
-from harness.store.runs import pack
+from harness.run.token_masks import fitted, present
+from harness.store.arrays import pack
+from harness.store.cell_results import CellResult, SampleRow, SelectionTrace
+from harness.store.layouts import ImageLayout
+from harness.store.schema import ImageRow, QuestionRow
 from harness.tasks.base import ImageSample, Question, Task
 from methods.types import VISION_SIGNALS, ModelShape
 from metrics import evidence
 
 
 def stream(*parts: object) -> int:
-    """A seed that depends on the parts alone: 62 bits of BLAKE2."""
+    """Return a seed that depends on the parts alone: 62 bits of their BLAKE2 hash."""
     text = "|".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 2
 
 
 def ask(template: str, question: str) -> str:
-    """The instruction for a question; ``{question}`` in the template stands for it."""
+    """Return the instruction for a question, which ``{question}`` in the template stands for."""
     return template.replace("{question}", question)
 
 
 @dataclass
 class BatchRun:
-    """One batch of images on its way through all cells; holds what cells share."""
+    """One batch of images on its way through all cells; it holds what the cells share.
+
+    Args:
+        engine: runs the model.
+        task: scores the answers.
+        samples: the images with their questions.
+        seed: of the random streams of images and questions.
+        sharing: compute once what several cells or questions need; else each question is run from its pixels on.
+        wanted: the signals that any cell needs.
+        template: what the model is asked; ``{question}`` stands for the question.
+        cells: those that the batch is run under, in turn.
+        analysed: analyse kept tokens too, and swap the evidence.
+    """
 
     engine: Engine
     task: Task
     samples: list[ImageSample]
     seed: int
     sharing: bool = True
-    wanted: frozenset[str] = frozenset()  # signals that any cell needs
-    template: str = "{question}"  # what the model is asked
-    cells: tuple[Cell, ...] = ()  # that it is run under, in turn
-    analysed: bool = False  # whether kept tokens are analysed too, and the evidence swapped
+    wanted: frozenset[str] = frozenset()
+    template: str = "{question}"
+    cells: tuple[Cell, ...] = ()
+    analysed: bool = False
     reference: EngineOutput | None = field(default=None, init=False)  # of `none`, once it has run
 
     def forget(self) -> None:
-        """Let go of all that was computed, which is computed again where it is asked for."""
+        """Let go of all that was computed; it is computed again where it is used."""
         for name in vars(self).keys() - {f.name for f in fields(self)}:
             del self.__dict__[name]
         self.reference = None
 
     @cached_property
     def images(self) -> list[Image.Image]:
-        """Decoded."""
+        """The images, decoded."""
         return [sample.image for sample in self.samples]
 
     @cached_property
     def views(self) -> PixelBatch:
-        """The images as the tower takes them."""
+        """The images as the vision tower takes them."""
         return self.engine.adapter.pixels(self.images)
 
     @cached_property
     def batch(self) -> Batch:
+        """The images as they are, with all their questions."""
         return self.make_batch(None)
 
     @cached_property
     def shapes(self) -> list[ModelShape]:
         """The model's shape on each image."""
-        return [self.engine.adapter.shape_for(blocks) for blocks in self.views.blocks]
+        return [self.engine.adapter.shape_for(spans) for spans in self.views.spans]
 
     @cached_property
     def shared(self) -> SharedPrefill:
-        """What the cells compute once."""
+        """What the cells compute once: the vision tower, the projection, and the layers before their paths part."""
         vision = self.engine.encode_images(self.batch.pixels, wanted=self.wanted & VISION_SIGNALS)
         return SharedPrefill(self.engine.adapter, vision, self._paths, self.analysed)
 
     @cached_property
     def sharers(self) -> list[Cell]:
-        """The cells that see what left the tower."""
+        """The cells that go on from one output of the vision tower: the image as it is, no step inside the tower."""
         return [cell for cell in self.cells if cell.grid is None and not cell.in_tower]
 
     def _paths(self, shape: ModelShape) -> list[CellPath]:
-        steps = lambda cell: cell.steps_for(shape) if cell.varies else cell.steps
         swaps = self.analysed and self.batch.evidence is not None
-        return [CellPath(steps(cell), cell.object.positions, swaps and cell.swaps) for cell in self.sharers]
+        return [
+            CellPath(cell.steps_for(shape) if cell.varies else cell.steps, cell.object.positions, swaps and cell.swaps)
+            for cell in self.sharers
+        ]
 
     @property
     def vision(self) -> VisionOutput | GroupedVisionOutput:
+        """What left the vision tower."""
         return self.shared.vision
 
     @property
     @torch.inference_mode()
     def projected(self) -> torch.Tensor:
-        """Visual tokens in the LLM's space, [B, N, D]."""
+        """The visual tokens in the LLM's space, [B, N, D]."""
         return self.shared.projected
 
     def batch_for(self, cell: Cell) -> Batch:
-        """What a cell is run on: the batch as it is, or its images shrunk, or none."""
+        """Return what a cell is run on: the batch as it is, with its images shrunk, or without images."""
         if cell.grid is None:
             return self.batch
         if not cell.varies or cell.blind:
             return self.make_batch(cell.grid)
         grids = [cell.plan(shape)[2] for shape in self.shapes]
         views = [self.engine.adapter.pixels([image], grid) for image, grid in zip(self.images, grids, strict=True)]
-        return self.make_batch(cell.grid, PixelBatch([v.tensors[0] for v in views], [v.blocks[0] for v in views]))
+        return self.make_batch(cell.grid, PixelBatch([v.tensors[0] for v in views], [v.spans[0] for v in views]))
 
     def make_batch(self, grid: tuple[int, int] | None, views: PixelBatch | None = None) -> Batch:
-        """The batch as it is, or with images shrunk to ``grid``, or without images where that is (0, 0).
+        """Return the batch as it is, with its images shrunk, or without images.
 
         Args:
-            views: of the images, where they are shrunk to grids of their own.
+            grid: (h, w) in visual tokens to which images are shrunk; (0, 0) for no images, None for images as they are.
+            views: the images as the tower takes them, where each is shrunk to a grid of its own.
         """
         adapter = self.engine.adapter
         blind = grid == (0, 0)
@@ -129,6 +150,10 @@ class BatchRun:
         if views is None:
             views = self.views if grid is None or blind else adapter.pixels(self.images, grid)
         image_seeds, question_seeds = self._seeds(self.seed)
+        embeds = None
+        if "text_embeds" in self.wanted:
+            assert adapter.companion is not None, "only a model with a companion gives text_embeds"
+            embeds = adapter.companion.texts_embeds(q.text for q in questions)
         return Batch(
             pixels=views,
             prefix=prompts[0][0],
@@ -137,23 +162,26 @@ class BatchRun:
             image_seeds=image_seeds,
             question_seeds=question_seeds,
             evidence=self.evidence,
-            text_embeds=adapter.companion.texts_embeds(q.text for q in questions) if "text_embeds" in self.wanted else None,
+            text_embeds=embeds,
         )
 
     @cached_property
     def masks(self) -> list[np.ndarray | None]:
         """The evidence of each question on the grid of its image's tokens; None where there is none, or no one grid."""
-        grids = [blocks[0].grid if len(blocks) == 1 else None for blocks in self.views.blocks]
+        grids = [spans[0].grid if len(spans) == 1 else None for spans in self.views.spans]
         owner = [i for i, sample in enumerate(self.samples) for _ in sample.questions]
         return [
-            None if q.evidence is None or grids[i] is None else fitted(q.evidence, grids[i])
+            None if q.evidence is None or (grid := grids[i]) is None else fitted(q.evidence, grid)
             for q, i in zip(self._questions, owner, strict=True)
         ]
 
     @cached_property
     def evidence(self) -> torch.Tensor | None:
-        """Bool [R, N], False behind the tokens of images that have fewer; None where no image can have any."""
-        fits = any(len(blocks) == 1 and blocks[0].grid is not None for blocks in self.views.blocks)
+        """The tokens that hold the evidence of each question: bool [R, N], False behind the tokens of images that have fewer.
+
+        None where no image can have any.
+        """
+        fits = any(len(spans) == 1 and spans[0].grid is not None for spans in self.views.spans)
         if not self.task.info.knows_evidence or not fits:
             return None
         held = torch.zeros(len(self.masks), max(self.views.counts), dtype=torch.bool)
@@ -168,11 +196,12 @@ class BatchRun:
 
     def _seeds(self, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Random streams of the images and of the questions under a seed."""
-        make = lambda names: torch.tensor([stream(seed, name) for name in names], device=self.engine.adapter.device)
-        return make(s.image_id for s in self.samples), make(q.sample_id for q in self._questions)
+        device = self.engine.adapter.device
+        images = torch.tensor([stream(seed, sample.image_id) for sample in self.samples], device=device)
+        return images, torch.tensor([stream(seed, question.sample_id) for question in self._questions], device=device)
 
     def run(self, cell: Cell, seeds: tuple[int, ...] = ()) -> CellResult:
-        """All answers of one cell, measured.
+        """Answer all questions under one cell, and measure the answers.
 
         Args:
             cell: what to run.
@@ -184,54 +213,59 @@ class BatchRun:
         if cell.method == "none":
             self.reference = output
         rows = self._rows(cell, output, batch)
-        found = CellResult(rows)
+        result = CellResult(rows)
         if recorder is not None:
-            found.analysis = self.analyst.run(cell, output, recorder)
+            result.analysis = self.analyst.run(cell, output, recorder)
             if cell.swaps and self.batch.evidence is not None:
-                found.samples = self._swap(cell, rows, output.kept_before)
-            found.traces = self._traces(output, recorder)
+                result.samples = self._swap(cell, rows, output.entered)
+            result.traces = self._traces(output, recorder)
         if cell.grid is not None and cell.varies and not cell.blind:
-            found.layouts = self._layouts(batch)
-        found.repeats = [row for seed in seeds for row in self._again(cell, seed)]
+            result.layouts = self._layouts(batch.pixels)
+        result.repeats = [row for seed in seeds for row in self._again(cell, seed)]
         if self.sharing and cell in self.sharers:
-            self.shared.passed(self.sharers.index(cell))
-        return found
+            self.shared.release(self.sharers.index(cell))
+        return result
 
     def refer_to(self, none: Cell) -> None:
-        """Run the unpruned model for what others are compared with; its answers are stored already."""
+        """Run the unpruned model, whose answers are stored already, for what other cells are compared with."""
         self.reference = self._answer(none, self.batch, none.given)
 
-    def _answer(self, cell: Cell, batch: Batch, steps: Steps, recorder=None, rows=None, fresh=False) -> EngineOutput:
+    def _answer(
+        self,
+        cell: Cell,
+        batch: Batch,
+        steps: Steps,
+        recorder: Recorder | None = None,
+        rows: list[int] | None = None,
+        fresh: bool = False,
+    ) -> EngineOutput:
         """Answers of some rows; of a fresh batch, whose seeds are others, only what left the tower is known."""
         if not self.sharing:
             return self._apart(cell, batch if rows is None else batch.rows(rows)[0], steps, recorder)
         alone = cell.grid is not None or cell.in_tower
-        shared = None if alone else self.shared.bare if fresh else self.shared
+        shared = None if alone else self.shared.without_checkpoints if fresh else self.shared
         return self.engine.run(
             EngineRequest(batch, steps, cell.object.positions, shared, cell.blind, recorder=recorder, rows=rows)
         )
 
     def _apart(self, cell: Cell, batch: Batch, steps: Steps, recorder: Recorder | None) -> EngineOutput:
-        """Question by question, each from its pixels on: the reference that shared work is held against."""
-        outputs, recorders, places = [], [], [[i] for i in range(len(batch.questions))]
+        """Answers question by question, each from its pixels on: the reference for what is computed once for several."""
+        outputs: list[EngineOutput] = []
+        recorders: list[Recorder] = []
+        places = [[i] for i in range(len(batch.questions))]
         for place in places:
             part = None if recorder is None else Recorder(recorder.attention)
-            if callable(steps):
-                one = steps.of(place) if isinstance(steps, SwappedSteps) else steps
-            else:
-                one = tuple(replace(s, select=s.select.of(place)) if isinstance(s.select, EvidenceSwap) else s for s in steps)
-            outputs.append(
-                self.engine.run(
-                    EngineRequest(batch.rows(place)[0], one, cell.object.positions, None, cell.blind, False, recorder=part)
-                )
-            )
-            recorders.append(part)
+            one, own = batch.rows(place)[0], steps_of_rows(steps, place)
+            request = EngineRequest(one, own, cell.object.positions, None, cell.blind, False, recorder=part)
+            outputs.append(self.engine.run(request))
+            if part is not None:
+                recorders.append(part)
         if recorder is not None:
             merged(recorder, recorders, places)
         return join(outputs, places)
 
     def _again(self, cell: Cell, seed: int) -> list[tuple[str, int, float]]:
-        """Scores under another seed."""
+        """Return the scores of a cell's answers under another seed."""
         output = self._answer(cell, self.batch.reseeded(*self._seeds(seed)), cell.given, fresh=True)
         adapter = self.engine.adapter
         return [
@@ -240,7 +274,7 @@ class BatchRun:
         ]
 
     def _swap(self, cell: Cell, rows: list[SampleRow], entered: torch.Tensor) -> list[SampleRow]:
-        """The rows with their score under evidence swap; nothing to swap means that the score is what it was."""
+        """Return the rows with their score under evidence swap; where nothing is to swap, the score is what it was."""
         lost = [i for i, row in enumerate(rows) if row.recall is not None and row.recall < 1]
         found = {i: row.score for i, row in enumerate(rows) if row.recall is not None}
         if lost:
@@ -252,15 +286,18 @@ class BatchRun:
 
     def _traces(self, output: EngineOutput, recorder: Recorder) -> list[SelectionTrace]:
         """Scores that the cell ranked by, and where merged tokens went, by the original tokens of each question's image."""
-        counts = self.batch.pixels.counts
+        counts, ranks = self.batch.pixels.counts, None
+        if recorder.scores is not None:
+            assert recorder.scored_ids is not None, "scores come with the tokens that they belong to"
+            ranks = recorder.scores, recorder.scored_ids
         source = output.source if output.source is not None else recorder.source
         found = []
         for row, question in enumerate(self._questions):
             size, scores, went = counts[int(self.batch.image[row])], None, None
-            if recorder.scores is not None:
-                ids = recorder.scored[row].cpu()
+            if ranks is not None:
+                ids = ranks[1][row].cpu()
                 scores = np.full(size, np.nan, np.float16)
-                scores[ids[ids >= 0].numpy()] = recorder.scores[row].cpu()[ids >= 0].half().numpy()
+                scores[ids[ids >= 0].numpy()] = ranks[0][row].cpu()[ids >= 0].half().numpy()
             if source is not None:
                 went = source[row].cpu().numpy().astype(np.int16)[:size]
             if scores is not None or went is not None:
@@ -270,14 +307,14 @@ class BatchRun:
     @cached_property
     @torch.inference_mode()
     def analyst(self) -> TokenAnalysis | GroupedTokenAnalysis:
-        """The batch's visual tokens, made ready once for all cells."""
+        """The analysis of the batch's visual tokens, which is prepared once for all cells."""
         names = [q.sample_id for q in self._questions]
         batch, vision = self.batch, self.vision
         if isinstance(vision, VisionOutput):
             return TokenAnalysis(self.projected, vision.grid, batch.image, batch.image_seeds, batch.evidence, names)
         rows = [batch.questions_about(group) for group in vision.groups]
         each = []
-        for one, group, places in zip(vision.each, vision.groups, rows, strict=True):
+        for one, group, places in zip(vision.outputs, vision.groups, rows, strict=True):
             part, _ = batch.rows(places)
             projected, own = self.shared.part(torch.tensor(group)).projected, [names[place] for place in places]
             each.append(TokenAnalysis(projected, one.grid, part.image, part.image_seeds, part.evidence, own))
@@ -291,6 +328,7 @@ class BatchRun:
             divergence = (full.exp() * (full - output.first_logits.log_softmax(-1))).sum(-1).cpu().numpy()
         counts = [0] * len(batch.pixels) if cell.blind else batch.pixels.counts
         kept = present(output.kept, max(counts)).cpu().numpy()
+        assert output.present is not None, "the engine counts what is present"
         own = [counts[image] for image in batch.image.tolist()]  # tokens of each question's image
         recall, before = self._recall(cell, output)
         rows = []
@@ -316,12 +354,17 @@ class BatchRun:
         if self.batch.evidence is None or cell.merges or cell.grid is not None:
             return None, None
         held = self.batch.evidence.cpu().numpy()
-        on = lambda ids: evidence.recall(present(ids, held.shape[1]).cpu().numpy(), held)
-        return on(output.kept), on(output.kept_before)
+        kept, before = (present(ids, held.shape[1]).cpu().numpy() for ids in (output.kept, output.entered))
+        return evidence.recall(kept, held), evidence.recall(before, held)
 
-    def image_rows(self, place: int) -> list[tuple]:
-        """Rows of the table ``images``; ``place`` is that of the first."""
-        out, complexity = [], self.analyst.complexity() if self.analysed else [None] * len(self.samples)
+    def image_rows(self, place: int) -> list[ImageRow]:
+        """Return the rows of the table ``images``.
+
+        Args:
+            place: of the first image among all images of the run.
+        """
+        out: list[ImageRow] = []
+        complexity: Sequence[float | None] = self.analyst.complexity() if self.analysed else [None] * len(self.samples)
         for i, sample in enumerate(self.samples):
             buffer = io.BytesIO()
             thumbnail = self.images[i].copy()
@@ -330,54 +373,25 @@ class BatchRun:
             out.append((sample.image_id, place + i, buffer.getvalue(), thumbnail.height, thumbnail.width, complexity[i]))
         return out
 
-    def questions(self) -> list[tuple]:
-        """Rows of the table ``questions``."""
+    def questions(self) -> list[QuestionRow]:
+        """Return the rows of the table ``questions``."""
         named = [(s, i, q) for s in self.samples for i, q in enumerate(s.questions)]
         return [
             (q.sample_id, s.image_id, i, q.family, q.text, q.answer, None if mask is None else pack(mask))
             for (s, i, q), mask in zip(named, self.masks, strict=True)
         ]
 
-    def layouts(self) -> list[Layout]:
-        """The tokens of every image as it is; none where all images of the model are alike."""
-        return [] if self.engine.adapter.tiler.fixed else self._layouts(self.batch)
+    def layouts(self) -> list[ImageLayout]:
+        """Return how the visual tokens of every image lie as it is; nothing where all images of the model are alike."""
+        return [] if self.engine.adapter.tiler.fixed else self._layouts(self.views)
 
-    def areas(self) -> list[tuple]:
-        """Rows of the table ``areas``: of every image whose tokens are no one full grid, what they cover."""
-        return [
-            (sample.image_id, number, *astuple(area))
-            for sample, blocks in zip(self.samples, self.views.blocks, strict=True)
-            if len(blocks) == 1 and len(blocks[0].areas) > 1
-            for number, area in enumerate(blocks[0].areas)
-        ]
-
-    def _layouts(self, batch: Batch) -> list[Layout]:
-        found = []
-        for sample, blocks, count in zip(self.samples, batch.pixels.blocks, batch.pixels.counts, strict=True):
-            height, width = (blocks[0].grid if len(blocks) == 1 else None) or (None, None)
-            found.append((sample.image_id, count, height, width))
-        return found
-
-
-def fitted(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """A mask on another grid: bool [h, w], True where a token's area overlaps one that was.
-
-    >>> fitted(np.array([[True, False, False]]), (1, 2))
-    array([[ True, False]])
-    """
-    if mask.shape == tuple(grid):
-        return mask
-    meets = []
-    for old, new in zip(mask.shape, grid):
-        start, end = np.arange(new)[:, None] * old, np.arange(1, new + 1)[:, None] * old
-        meets.append((np.arange(old) * new < end) & (np.arange(1, old + 1) * new > start))
-    return (meets[0].astype(int) @ mask.astype(int) @ meets[1].astype(int).T) > 0
-
-
-def present(ids: torch.Tensor, count: int) -> torch.Tensor:
-    """Token ids [R, K], -1 for none, as a mask bool [R, count]."""
-    mask = torch.zeros(len(ids), count + 1, dtype=torch.bool, device=ids.device)
-    return mask.scatter_(1, ids.masked_fill(ids < 0, count), True)[:, :count]
+    def _layouts(self, pixels: PixelBatch) -> list[ImageLayout]:
+        layouts = []
+        for sample, spans, count in zip(self.samples, pixels.spans, pixels.counts, strict=True):
+            span = spans[0] if len(spans) == 1 else None  # of several images in a prompt, neither grid nor areas are kept
+            areas = span.areas if span is not None and len(span.areas) > 1 else ()
+            layouts.append(ImageLayout(sample.image_id, count, None if span is None else span.grid, areas))
+        return layouts
 
 
 def _number(value: float) -> float | None:

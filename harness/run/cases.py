@@ -1,4 +1,4 @@
-"""`select` and `capture`: selections on tensors from files, and such files from a real model."""
+"""The commands `select` and `capture`: selections on tensors from files, and such files from a real model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +17,21 @@ from harness.files import whole
 from harness.progress import track
 from harness.store.archives import file_name, read_arrays
 from methods.registry import MethodError, canonical, create
-from methods.types import OPTIONAL_SIGNALS, SIGNAL_NAMES, Budget, BudgetError, ModelShape, Selection, Signals, Step
+from methods.types import (
+    OPTIONAL_SIGNALS,
+    SIGNAL_NAMES,
+    Budget,
+    BudgetError,
+    Method,
+    ModelShape,
+    Selection,
+    Selector,
+    Signals,
+    Step,
+)
+
+if TYPE_CHECKING:
+    from harness.run.batch_run import BatchRun
 
 _TOKENS = {
     "features": 0, "vision_features": 0, "vision_keys": 0, "vision_keys_full": 0, "cls_attention": 1, "received_attention": 1,
@@ -32,7 +47,7 @@ _RANKS = {name: 2 for name in SIGNAL_NAMES} | {
 
 @dataclass(frozen=True)
 class SignalCase:
-    """The signals of one file."""
+    """The signals that one file holds, batched, of one image and one question."""
 
     path: Path
     signals: Signals
@@ -40,7 +55,7 @@ class SignalCase:
 
 
 def select(method: str, paths: list[Path], keep: int, out: Path, seed: int = 0) -> list[Path]:
-    """Run one method's selection on files, and write what it keeps under their own names.
+    """Run one method's selection on files, and write what it keeps under the files' own names.
 
     Args:
         method: an expression. Of a method with several steps, the first whose signals the files hold.
@@ -92,13 +107,21 @@ def select(method: str, paths: list[Path], keep: int, out: Path, seed: int = 0) 
 
 
 def read(path: Path, seed: int = 0) -> SignalCase:
-    """A file's signals, batched, or `RequestError` with what is wrong in it."""
+    """Read a file's signals, and add a batch axis to them.
+
+    Args:
+        path: an .npz file.
+        seed: of random methods, where the file holds no seeds.
+
+    Raises:
+        RequestError: with what is wrong in the file.
+    """
     data = read_arrays(path, leave="out_")
-    grid = data.pop("grid", None)
-    if grid is not None:
-        if grid.shape != (2,) or grid.dtype.kind not in "iu" or (grid < 1).any():
+    grid = None
+    if (stored := data.pop("grid", None)) is not None:
+        if stored.shape != (2,) or stored.dtype.kind not in "iu" or (stored < 1).any():
             raise RequestError(f"{path}: grid must be two whole numbers (h, w) of at least 1")
-        grid = (int(grid[0]), int(grid[1]))
+        grid = (int(stored[0]), int(stored[1]))
     for key, array in data.items():
         if key not in SIGNAL_NAMES:
             raise RequestError(f"{path}: unknown signal {key!r}; {nearest(key, sorted(SIGNAL_NAMES))}")
@@ -121,13 +144,15 @@ def read(path: Path, seed: int = 0) -> SignalCase:
     count = next(iter(counts.values()))
     if count < 1:
         raise RequestError(f"{path}: holds no visual token")
-    tensors = {key: _tensor(array) if key == "norm_scale" else _tensor(array)[None] for key, array in data.items()}
+    tensors: dict[str, Any] = {
+        key: _tensor(array) if key == "norm_scale" else _tensor(array)[None] for key, array in data.items()
+    }
     tensors.setdefault("seeds", torch.tensor([_stream(seed, path.stem)]))
     tensors.setdefault("sizes", torch.ones(1, count))
     if grid is not None and "positions" not in tensors:
-        from harness.engine.signals import places
+        from harness.engine.signals import grid_coordinates
 
-        tensors["positions"] = places(grid, "cpu")
+        tensors["positions"] = grid_coordinates(grid, "cpu")
     return SignalCase(path, Signals(**tensors, count=count, batch=1, grid=grid), count)
 
 
@@ -143,7 +168,7 @@ def _stream(seed: int, name: str) -> int:
     return stream(seed, name)
 
 
-def _step(method, name: str, case: SignalCase) -> Step:
+def _step(method: Method, name: str, case: SignalCase) -> Step:
     """The method's first step whose signals the file holds."""
     grid = case.signals.grid or (1, case.count)
     width = case.signals.features.shape[-1] if case.signals.features is not None else 64
@@ -182,8 +207,9 @@ def _write(chosen: Selection, path: Path) -> Path:
 
 def _saved(path: Path, arrays: dict[str, np.ndarray]) -> Path:
     try:
+        named: dict[str, Any] = {**arrays}
         with whole(path) as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **named)
     except OSError as error:
         raise RequestError(f"{path}: cannot be written ({error.strerror or error})") from None
     return path
@@ -233,30 +259,31 @@ def capture(
     writable_folder(out)
     written: list[Path] = []
     for sample in track("capture", made.samples(samples, seed), 0, samples):
-        work = BatchRun(Engine(adapter, 1), made, [sample], seed, wanted=adapter.gives)
-        recorded = _record(work, depth, adapter.gives | (set() if work.evidence is None else {"evidence"}))
+        batch_run = BatchRun(Engine(adapter, 1), made, [sample], seed, wanted=adapter.gives)
+        recorded = _record(batch_run, depth, adapter.gives | (set() if batch_run.evidence is None else {"evidence"}))
         for question, signals in zip(sample.questions, recorded):
             arrays = {
                 key: tensor.float().cpu().numpy() if tensor.is_floating_point() else tensor.cpu().numpy()
                 for key, tensor in signals.items()
             }
             path = out / f"{file_name(question.sample_id)}.npz"
-            grid = work.batch.pixels.blocks[0][0].grid  # of an image in tiles, there is none
+            grid = batch_run.batch.pixels.spans[0][0].grid  # of an image in tiles, there is none
             written.append(_saved(path, arrays | ({} if grid is None else {"grid": np.array(grid)})))
     return written
 
 
-def _record(work, layer: int, gives: frozenset[str]) -> Iterable[dict[str, torch.Tensor]]:
+def _record(batch_run: BatchRun, layer: int, gives: frozenset[str]) -> Iterable[dict[str, torch.Tensor]]:
     """The signals of every question of a one-image batch, by running the engine with steps that keep everything."""
     from methods.types import PROJECTOR, decoder
 
-    count, questions = work.engine.adapter.shape.visual_tokens, len(work.batch.questions)
+    count, questions = batch_run.engine.adapter.shape.visual_tokens, len(batch_run.batch.questions)
     inside = {"text_attention", "text_attention_ahead", "text_logits", "rope_response", "keys", "text_keys", "hidden_states",
               "text_hidden", "text_features", "norm_scale"}  # fmt: skip
     rows: list[dict[str, torch.Tensor]] = [{} for _ in range(questions)]
 
-    def recorder(needs: frozenset[str], seeds: list[int]):
+    def recorder(needs: frozenset[str], seeds: list[int]) -> Selector:
         def keep_all(signals: Signals, keep: int) -> Selection:
+            assert signals.seeds is not None, "the step declares that it needs them"
             for place, seed in enumerate(signals.seeds.tolist()):
                 found = {name: getattr(signals, name) for name in needs - {"seeds"}}
                 row = {
@@ -268,12 +295,12 @@ def _record(work, layer: int, gives: frozenset[str]) -> Iterable[dict[str, torch
 
         return keep_all
 
-    seeds = work.batch.question_seeds.tolist()
+    seeds = batch_run.batch.question_seeds.tolist()
     before = frozenset(gives - inside - {"carry", "sizes"}) | {"seeds"}
     after = frozenset(gives & inside) | {"seeds"}
     steps = (
         Step(PROJECTOR, recorder(before, seeds), count, count, before),
         Step(decoder(layer), recorder(after, seeds), count, count, after),
     )
-    work.engine.run(EngineRequest(work.batch, steps, "original", work.shared))
+    batch_run.engine.run(EngineRequest(batch_run.batch, steps, "original", batch_run.shared))
     return rows

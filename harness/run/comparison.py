@@ -1,4 +1,8 @@
-"""`compare`: the whole story from a request to a finished run folder."""
+"""`compare`: the whole story from a request to a finished run folder.
+
+A request begins a run, resumes one that was interrupted, or extends a finished one by further cells. The three differ in
+what must hold beforehand; from there on they are one: `execute` runs the cells that the folder does not hold yet.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +14,50 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import RequestError
-from harness.progress import progress
 from harness.run.config import CompareConfig, load_plugins, restored, writable_folder
-from harness.run.manifest import MOST_REASONS, code_digest, command, digest_of, identity, manifest_of, plain
+from harness.run.manifest import MOST_REASONS, add_notes, code_digest, command, digest_of, identity, manifest_of, plain
 from harness.run.prepare import PreparedRun, prepare
 from harness.store.lock import locked
+from harness.store.open_runs import examined
 from harness.store.runs import RunFolder
-from harness.store.stored import examined
 
 if TYPE_CHECKING:
-    from harness.run.plan import Cell
+    import pandas
+
     from harness.tasks.base import Task
-    from methods.types import ModelShape, Schedule
 
 
-def compare(config: CompareConfig | None = None, /, **options):
+class Run:
+    """A finished run: its folder, its summary, and its cells as a frame.
+
+    Args:
+        folder: the run's files.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder.folder
+        self.store = folder
+        self.summary = folder.summary()
+        self.failures: int = folder.manifest().get("failures", 0)  # samples without an answer
+
+    @property
+    def report(self) -> Path:
+        """The path of the report."""
+        return self.folder / "report.html"
+
+    def frame(self) -> pandas.DataFrame:
+        """Return all cells as a pandas frame, nested figures as dotted columns."""
+        import pandas
+
+        from harness.results.summary import flat
+
+        return pandas.DataFrame([flat(cell) for cell in self.summary["cells"]])
+
+
+def compare(config: CompareConfig | None = None, /, **options: object) -> Run:
     """Run methods on a model and a task and write a run folder.
 
     Args:
@@ -39,25 +69,37 @@ def compare(config: CompareConfig | None = None, /, **options):
     Raises:
         RequestError: where the request is wrong; nothing already computed is touched.
     """
-    if config is None:
-        for name in ("methods", "keep", "plugin"):
-            if name in options:
-                options[name] = _listed(options[name])
-        for name in ("out", "extend"):
-            if isinstance(options.get(name), str):
-                options[name] = Path(options[name])
-        try:
-            config = CompareConfig(**options)
-        except TypeError as error:
-            raise RequestError(f"compare: {str(error).partition(') ')[2] or error}") from None
-    if config.checked().ray is not None:
+    config = _request(options) if config is None else config
+    if (address := config.checked().ray) is not None:
         from harness.run.executors.ray import check
 
-        check(config.ray)
-    return _run(config)
+        check(address)
+    started = time.time()
+    if config.extend is not None:
+        return extend(config, RunFolder(config.extend), started)
+    from harness.tasks import registry
+
+    load_plugins(config.plugin)
+    task = registry.create(config.task)
+    run = RunFolder(config.out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S"))
+    return resume(config, run, task, started) if run.exists else begin(config, run, task, started)
 
 
-def _listed(values) -> tuple[str, ...]:
+def _request(options: dict[str, Any]) -> CompareConfig:
+    """The request that keywords make: one method may stand for a list of them, and a text for a path."""
+    for name in ("methods", "keep", "plugin"):
+        if name in options:
+            options[name] = _listed(options[name])
+    for name in ("out", "extend"):
+        if isinstance(options.get(name), str):
+            options[name] = Path(options[name])
+    try:
+        return CompareConfig(**options)
+    except TypeError as error:
+        raise RequestError(f"compare: {str(error).partition(') ')[2] or error}") from None
+
+
+def _listed(values: object) -> tuple[str, ...]:
     """One value, a list of values, or a comma-separated string of them, as strings."""
     if isinstance(values, str):
         from methods.registry import split
@@ -66,26 +108,41 @@ def _listed(values) -> tuple[str, ...]:
     return tuple(map(str, values)) if isinstance(values, (list, tuple)) else (str(values),)
 
 
-def _run(config: CompareConfig):
-    from harness.tasks import registry
+def begin(config: CompareConfig, run: RunFolder, task: Task, started: float) -> Run:
+    """Begin a run in a folder that holds none.
 
-    if config.extend is not None:
-        return _extend(config)
-    started = time.time()
-    load_plugins(config.plugin)
-    task = registry.create(config.task)
-    folder = config.out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
-    run = RunFolder(folder)
-    again = f"{command(config)} --out {shlex.quote(str(folder))} --resume"
-    if not run.exists:
-        ready = prepare(config, task=task)
-        manifest = manifest_of(config, ready.adapter, ready.task)
-        writable_folder(folder)
-        with locked(folder, "--out"), _resumable(run, again):
-            if run.exists:
-                raise RequestError(f"--out {folder}: another process has begun a run there meanwhile; name another folder")
-            run.create(manifest)
-            return _execute(config, run, ready, started)
+    Args:
+        config: the request, its plug-ins loaded.
+        run: the folder, which need not exist.
+        task: of the request.
+        started: when, in seconds since the epoch.
+
+    Raises:
+        RequestError: where the request cannot be met, or nothing can be written there.
+    """
+    prepared = prepare(config, task=task)
+    manifest = manifest_of(config, prepared.adapter, prepared.task)
+    writable_folder(run.folder)
+    with locked(run.folder, "--out"), _resumable(run, _resuming(config, run)):
+        if run.exists:
+            raise RequestError(f"--out {run.folder}: another process has begun a run there meanwhile; name another folder")
+        run.create(manifest)
+        return execute(config, run, prepared, started)
+
+
+def resume(config: CompareConfig, run: RunFolder, task: Task, started: float) -> Run:
+    """Go on with a run, or answer its failed samples again where the request asks for that; a finished one is done at once.
+
+    Args:
+        config: the request, its plug-ins loaded.
+        run: the folder of the run.
+        task: of the request.
+        started: when, in seconds since the epoch.
+
+    Raises:
+        RequestError: where the request does not resume, or is not the one of the run.
+    """
+    folder = run.folder
     if not config.resume:
         raise RequestError(f"--out {folder}: holds a run already; add --resume to go on with it, or name another folder")
     manifest = run.manifest()
@@ -94,145 +151,93 @@ def _run(config: CompareConfig):
         raise RequestError(f"--out {folder}: its run had another configuration; repeat that one, or name another folder")
     if run.finished and (folder / "report.html").exists() and not config.retry_failed:
         return Run(run)
-    with locked(folder, "--out"), _resumable(run, again):
+    with locked(folder, "--out"), _resumable(run, _resuming(config, run)):
         if run.finished and not config.retry_failed:
             _report(run)
             return Run(run)
         run.check()
-        ready = prepare(config, task=task)
-        _same(run, ready, "--out")
+        prepared = prepare(config, task=task)
+        _check_same(run, prepared, "--out")
         digest, code = code_digest(config.plugin), manifest["fingerprints"].get("code")
         if config.retry_failed:
             run.forget_failed(config.batch_size)
-        _note(run, [f"the run was resumed with code of another version ({digest})"] if code not in (None, digest) else [])
-        return _execute(config, run, ready, started)
+        if code not in (None, digest):
+            add_notes(run, [f"the run was resumed with code of another version ({digest})"])
+        return execute(config, run, prepared, started)
 
 
-@contextmanager
-def _resumable(run: RunFolder, again: str) -> Iterator[None]:
-    """Where a run is interrupted, the exception says what goes on with it; what is wrong with its files is a `RequestError`."""
-    try:
-        with examined(run):
-            yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"what is stored stays; this goes on with it: {again}") from None
-    finally:
-        run.close()
+def extend(config: CompareConfig, run: RunFolder, started: float) -> Run:
+    """Add cells to a finished run: everything but methods, budgets and plug-ins is the run's own.
 
+    Args:
+        config: the request.
+        run: the folder of the run.
+        started: when, in seconds since the epoch.
 
-def _extend(config: CompareConfig):
-    """Add cells to a finished run: everything but methods, budgets and plug-ins is the run's own."""
-    started, run = time.time(), RunFolder(config.extend)
+    Raises:
+        RequestError: where there is no finished run, or its weights or data are no longer the same.
+    """
     run.summary()  # of a finished run
-    words = [f"--extend {shlex.quote(str(config.extend))}", f"--methods {shlex.quote(','.join(config.methods))}"]
-    words += [f"--keep {','.join(config.keep)}"] if config.keep != CompareConfig.keep else []
-    words += [f"--plugin {shlex.quote(module)}" for module in config.plugin]
-    with locked(run.folder, "--extend"), _resumable(run, " ".join(["python -m harness compare", *words])):
-        return _extended(config, run, started)
+    with locked(run.folder, "--extend"), _resumable(run, _extending(config, run)):
+        manifest = run.manifest()
+        own = restored(str(run.folder / "manifest.json"), manifest["config"])
+        keep = config.keep if config.keep != CompareConfig.keep else own.keep
+        plugin = tuple(dict.fromkeys((*own.plugin, *config.plugin)))
+        added = replace(own, out=config.extend, methods=config.methods, keep=keep, plugin=plugin)
+        added = replace(added, workers=config.workers, ray=config.ray).checked()
+        run.check()
+        load_plugins(plugin)
+        prepared = prepare(added)
+        _check_same(run, prepared, "--extend")
+        digest = code_digest(plugin)
+        extension = {"methods": list(config.methods), "keep": list(keep), "code": digest}
+        if extension not in manifest.setdefault("extensions", []):
+            manifest["extensions"].append(extension)
+            if digest != manifest["fingerprints"].get("code"):
+                names = ", ".join(config.methods)
+                manifest["notes"].append(f"cells of {names} were added by code of another version ({digest})")
+            run.write_json("manifest.json", manifest)
+        return execute(added, run, prepared, started)
 
 
-def _extended(config: CompareConfig, run: RunFolder, started: float):
-    manifest = run.manifest()
-    own = restored(str(run.folder / "manifest.json"), manifest["config"])
-    keep = config.keep if config.keep != CompareConfig.keep else own.keep
-    plugin = tuple(dict.fromkeys((*own.plugin, *config.plugin)))
-    added = replace(own, out=config.extend, methods=config.methods, keep=keep, plugin=plugin)
-    added = replace(added, workers=config.workers, ray=config.ray).checked()
-    run.check()
-    load_plugins(plugin)
-    ready = prepare(added)
-    _same(run, ready, "--extend")
-    digest = code_digest(plugin)
-    note = {"methods": list(config.methods), "keep": list(keep), "code": digest}
-    if note not in manifest.setdefault("extensions", []):
-        manifest["extensions"].append(note)
-        if digest != manifest["fingerprints"].get("code"):
-            manifest["notes"].append(f"cells of {', '.join(config.methods)} were added by code of another version ({digest})")
-        run.write_json("manifest.json", manifest)
-    return _execute(added, run, ready, started)
+def execute(config: CompareConfig, run: RunFolder, prepared: PreparedRun, started: float) -> Run:
+    """Run the cells that the folder does not hold yet, pass by pass, and write what it now says.
 
-
-def _same(run: RunFolder, ready: PreparedRun, option: str) -> None:
-    """`RequestError` where the weights or the data are no longer those of the run."""
-    known = run.manifest()["fingerprints"]
-    if known.get("weights") != ready.adapter.digest:
-        raise RequestError(f"{option} {run.folder}: its run had other weights of {ready.adapter.name!r}; name another folder")
-    if known.get("data") != getattr(ready.task, "digest", None):
-        raise RequestError(f"{option} {run.folder}: its run had other data of {ready.task.info.name!r}; name another folder")
-
-
-def _execute(config: CompareConfig, run: RunFolder, ready: PreparedRun, started: float):
-    """Run the cells that the folder does not hold yet, and write what it now says."""
+    Args:
+        config: the request.
+        run: the folder, which holds a manifest.
+        prepared: what the request needs, loaded.
+        started: when, in seconds since the epoch.
+    """
     from harness.run.accuracy_pass import run_accuracy_pass
+    from harness.run.cell_facts import measured_facts, planned_facts
 
-    ids = run.add_cells((cell.key, _facts(cell, ready)) for cell in ready.cells)
-    _note(run, ready.notes)
-    run_accuracy_pass(config, run, ready, ids)
-    for cell in ready.active:
+    ids = run.add_cells((cell.key, planned_facts(cell, prepared)) for cell in prepared.cells)
+    add_notes(run, prepared.notes)
+    run_accuracy_pass(config, run, prepared, ids)
+    for cell in prepared.active:
         if cell.adaptive:
-            run.set_facts(ids[cell.key], **_measured(cell, run.columns(ids[cell.key]), ready))
+            run.set_facts(ids[cell.key], **measured_facts(cell, run.columns(ids[cell.key]), prepared))
     if config.latency:
-        _time(config, run, ready, ids)
-    if config.memory:
-        from harness.run.memory_pass import peaks
+        from harness.run.latency_pass import run_latency_pass
 
-        for key, memory in peaks(config).items():
-            run.set_facts(ids[key], peak=memory)
-    _finish(run, ready.task, started)
+        run_latency_pass(config, run, prepared, ids)
+    if config.memory:
+        from harness.run.memory_pass import run_memory_pass
+
+        run_memory_pass(config, run, ids)
+    finish(run, prepared.task, started)
     return Run(run)
 
 
-def _time(config: CompareConfig, run: RunFolder, ready: PreparedRun, ids: dict[str, int]) -> None:
-    """The latency pass over the cells that were not timed yet, and `none` beside them; shares nothing."""
-    from harness.engine.engine import Engine
-    from harness.run.latency_pass import time_cells
-    from metrics.flops import flops
+def finish(run: RunFolder, task: Task, started: float) -> None:
+    """Complete the manifest of a run whose cells are all answered, and write its summary and report.
 
-    before = run.timings()
-    timed_before = {cell for _, cell in before}
-    cells = [cell for cell in ready.active if cell.method == "none" or ids[cell.key] not in timed_before]
-    if before and len(cells) == 1:
-        return
-    place, cells = _timed(run, ready, cells, ids)
-    if place is None:
-        _note(run, ["no times: there is no image on which no cell failed"])
-        return
-    with progress("latency", config.rounds + 1) as advance:
-        engine = Engine(ready.adapter, ready.answer_tokens(config))
-        sample = ready.samples[place]
-        timed = time_cells(
-            engine, ready.task, sample, cells, config.seed, config.rounds, template=config.prompt, advance=lambda: advance(1)
-        )
-    facts: dict[int, dict] = {}
-    for number, measured in timed.kv_bytes.items():
-        cell, shape = cells[number], ready.shape_on(place)
-        kv = {"measured": measured, "predicted": None}
-        if cell.schedule is not None and not cell.adaptive:
-            planned = cell.plan(shape)[1] if cell.varies else cell.schedule
-            kv["predicted"] = round(flops(shape, planned, timed.text_tokens[number]).kv_bytes)
-        facts[ids[cell.key]] = {"kv": kv}
-        if number in timed.peak_bytes:
-            facts[ids[cell.key]]["peak"] = {"peak_bytes": timed.peak_bytes[number]}
-    number = 1 + max((number for number, _ in before), default=-1)
-    run.add_timings(number, ((ids[cells[place].key], *rest) for place, *rest in timed.rows), facts)
-
-
-def _timed(run: RunFolder, ready: PreparedRun, cells: list[Cell], ids: dict[str, int]) -> tuple[int | None, list[Cell]]:
-    """The image to take times on, by its place, and the cells to time: of both only such as did not fail.
-
-    A cell without any answer is left out; then the first image is taken whose first question all cells answered.
+    Args:
+        run: the folder.
+        task: of the run.
+        started: when, in seconds since the epoch.
     """
-    failed = {(cell, question) for cell, question, _ in run.failed()}
-    asked = sum(len(sample.questions) for sample in ready.samples)
-    lost = Counter(cell for cell, _ in failed)
-    cells = [cell for cell in cells if lost[ids[cell.key]] < asked]
-    there = {ids[cell.key] for cell in cells}
-    bad = {question for cell, question in failed if cell in there}
-    good = (place for place, sample in enumerate(ready.samples) if sample.questions[0].sample_id not in bad)
-    return (next(good, None) if cells and cells[0].method == "none" else None), cells
-
-
-def _finish(run: RunFolder, task: Task, started: float) -> None:
     from harness.results.summary import write
     from harness.tasks.base import aggregates
 
@@ -259,82 +264,35 @@ def _report(run: RunFolder) -> None:
     write_report(run)
 
 
-def _note(run: RunFolder, notes: list[str]) -> None:
-    """Write notes into the manifest that are not there yet."""
-    manifest = run.manifest()
-    new = [note for note in notes if note not in manifest["notes"]]
-    if new:
-        manifest["notes"] += new
-        run.write_json("manifest.json", manifest)
+def _check_same(run: RunFolder, prepared: PreparedRun, option: str) -> None:
+    """Raise a `RequestError` where the weights or the data are no longer those of the run."""
+    known = run.manifest()["fingerprints"]
+    if known.get("weights") != prepared.adapter.digest:
+        raise RequestError(f"{option} {run.folder}: its run had other weights of {prepared.adapter.name!r}; name another folder")
+    if known.get("data") != getattr(prepared.task, "digest", None):
+        raise RequestError(f"{option} {run.folder}: its run had other data of {prepared.task.info.name!r}; name another folder")
 
 
-def _facts(cell: Cell, ready: PreparedRun) -> dict:
-    """What is known of a cell before it runs."""
-    from methods.registry import family
-
-    facts = {
-        "model": cell.model, "task": cell.task, "method": cell.method, "params": cell.params, "keep": cell.keep,
-        "budget": cell.mode, "positions": cell.object.positions, "seed": cell.seed, "reference": cell.reference,
-        "ranks_by": family(cell.method),
-        "skipped": cell.skipped, "like": cell.like, "prunes": cell.prunes, "adaptive": cell.adaptive,
-        "merges": cell.merges, "grid": cell.grid, "tokens": None, "flops": None, "schedule": None,
-    }  # fmt: skip
-    if cell.skipped is not None or cell.schedule is None:
-        return facts
-    if not cell.varies:
-        facts["tower"] = [*cell.schedule.vision_attention, *cell.schedule.vision_mlp]
-        return facts | _figures([(ready.adapter.shape, cell.schedule, 1)], ready.text_tokens)
-    return facts | _figures([(shape, cell.plan(shape)[1], n) for shape, n in ready.asked.items()], ready.text_tokens)
+@contextmanager
+def _resumable(run: RunFolder, again: str) -> Iterator[None]:
+    """Let an interruption say what goes on with the run; what is wrong with its files is a `RequestError`."""
+    try:
+        with examined(run):
+            yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"what is stored stays; this goes on with it: {again}") from None
+    finally:
+        run.close()
 
 
-def _figures(planned: list[tuple[ModelShape, Schedule, int]], text_tokens: float) -> dict:
-    """Tokens, FLOPs and schedule of a cell: means over images, each as often as it is asked about."""
-    from metrics.flops import flops
-
-    total = sum(n for _, _, n in planned)
-    mean = lambda values: next(iter(values)) if len(values) == 1 else sum(v * p[2] for v, p in zip(values, planned)) / total
-    counted = [flops(shape, one, text_tokens) for shape, one, _ in planned]
-    names = counted[0].as_dict()
-    return {
-        "tokens": {"final": mean([p[1].final for p in planned]), "average": mean([p[1].average for p in planned])},
-        "flops": {**{n: mean([c.as_dict()[n] for c in counted]) for n in names}, "total": mean([c.total for c in counted])},
-        "schedule": [mean(layer) for layer in zip(*(p[1].llm for p in planned))],
-    }
+def _resuming(config: CompareConfig, run: RunFolder) -> str:
+    """The command that goes on with a run of this request."""
+    return f"{command(config)} --out {shlex.quote(str(run.folder))} --resume"
 
 
-def _measured(cell: Cell, columns: dict, ready: PreparedRun) -> dict:
-    """What there is to know of a cell whose counts were decided from the images: means over its answers."""
-    from methods.schedule import schedule
-
-    known = {sample.image_id: ready.shape_on(place) for place, sample in enumerate(ready.samples)}
-    answered = zip(columns["image"], columns["kept_count"], columns["failed"])
-    kept = Counter((known[image], int(count)) for image, count, failed in answered if failed is None)
-    if not kept:
-        return {}
-    planned = []
-    for (shape, count), answers in kept.items():
-        steps = [replace(step, after=count) for step in (cell.steps_for(shape) if cell.varies else cell.steps)]
-        planned.append((shape, schedule(shape, steps), answers))
-    return _figures(planned, ready.text_tokens)
-
-
-class Run:
-    """A finished run."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder.folder
-        self.store = folder
-        self.summary = folder.summary()
-        self.failures: int = folder.manifest().get("failures", 0)  # samples without an answer
-
-    @property
-    def report(self) -> Path:
-        return self.folder / "report.html"
-
-    def frame(self):
-        """All cells as a pandas frame, nested figures as dotted columns."""
-        import pandas
-
-        from harness.results.summary import flat
-
-        return pandas.DataFrame([flat(cell) for cell in self.summary["cells"]])
+def _extending(config: CompareConfig, run: RunFolder) -> str:
+    """The command that goes on with an extension of a run."""
+    words = [f"--extend {shlex.quote(str(run.folder))}", f"--methods {shlex.quote(','.join(config.methods))}"]
+    words += [f"--keep {','.join(config.keep)}"] if config.keep != CompareConfig.keep else []
+    words += [f"--plugin {shlex.quote(module)}" for module in config.plugin]
+    return " ".join(["python -m harness compare", *words])

@@ -28,7 +28,7 @@ _RANGES = {
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """Everything `compare` can be told; the same names on the command line and in Python."""
+    """A request for a comparison: everything `compare` can be told, under the names of the command line."""
 
     model: str = "tiny"
     task: str = "shapes"
@@ -61,7 +61,7 @@ class CompareConfig:
     plugin: tuple[str, ...] = ()
 
     def checked(self) -> CompareConfig:
-        """Itself, or `RequestError` for the first thing that cannot be."""
+        """Return the request itself, or raise a `RequestError` for the first thing in it that cannot be."""
         if self.retry_failed and not self.resume:
             raise RequestError("--retry-failed: goes with --resume and the --out of a run, whose failed samples it answers again")
         if self.extend is not None and (self.out is not None or self.resume):
@@ -95,7 +95,7 @@ class CompareConfig:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The options in a TOML file, under the names of `CompareConfig` (hyphens allowed), as it takes them.
+    """Read the options in a TOML file, under the names of `CompareConfig` (hyphens allowed), as it takes them.
 
     Raises:
         RequestError: where the file cannot be read, or holds an unknown name or a value of another type.
@@ -112,10 +112,14 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def restored(where: str, stored: Mapping[str, Any]) -> CompareConfig:
-    """The request that a manifest holds, without the folder.
+    """Return the request that a manifest holds, without the folder.
+
+    Args:
+        where: what a message begins with.
+        stored: options by name, as JSON holds them.
 
     Raises:
-        RequestError: that begins with ``where``, for an unknown name or a value of another type.
+        RequestError: for an unknown name or a value of another type.
     """
     known = {f.name: f.default for f in fields(CompareConfig) if f.name not in HANDLING_OPTIONS}
     found = {}
@@ -157,7 +161,11 @@ def _of_type(where: str, key: str, value: Any, default: Any) -> Any:
 
 
 def read_keep(text: str) -> float:
-    """A budget as the user wrote it: a count of at least 1, or a fraction between 0 and 1."""
+    """Return a budget as the user wrote it: a count of at least 1, or a fraction between 0 and 1.
+
+    Raises:
+        RequestError: where the text is neither.
+    """
     try:
         value = float(text)
     except ValueError:
@@ -170,7 +178,15 @@ def read_keep(text: str) -> float:
 
 
 def tokens_of(text: str, available: int) -> int:
-    """The budget in tokens of a model that yields ``available``."""
+    """Return a budget in tokens.
+
+    Args:
+        text: the budget as the user wrote it.
+        available: visual tokens that the model yields.
+
+    Raises:
+        RequestError: where the text is no budget, or asks for more tokens than there are.
+    """
     value = read_keep(text)
     count = max(1, round(value * available)) if value < 1 else int(value)
     if count > available:
@@ -179,7 +195,11 @@ def tokens_of(text: str, available: int) -> int:
 
 
 def load_plugins(modules: Iterable[str]) -> None:
-    """Load the modules of ``--plugin``, which register methods, tasks or both; `RequestError` with what is wrong with one."""
+    """Load the modules of ``--plugin``, which register methods, tasks or both.
+
+    Raises:
+        RequestError: with what is wrong with a module.
+    """
     from harness.tasks.registry import registered
     from methods.registry import MethodError, NothingRegistered, load_plugin
 
@@ -195,7 +215,11 @@ def load_plugins(modules: Iterable[str]) -> None:
 
 
 def writable_folder(path: Path) -> Path:
-    """Create the folder, or `RequestError` where that or writing into it fails."""
+    """Create a folder where it is missing, and return it.
+
+    Raises:
+        RequestError: where it cannot be created or written into.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):

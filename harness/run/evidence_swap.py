@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from harness.engine.request import Steps
 from methods.random import mix
 from methods.similarity import take
 from methods.types import ModelShape, Selection, Selector, Signals, Step
@@ -19,7 +20,7 @@ _STREAM = 500_009  # keeps the draws apart from those of `random`
 
 
 def swapped(steps: tuple[Step, ...], entered: torch.Tensor) -> tuple[Step, ...]:
-    """The steps with the evidence forced into every selection.
+    """Return the steps with the evidence forced into every selection.
 
     Args:
         steps: of a pruner; a selection inside the LLM may add recycled tokens (index -1), which stay.
@@ -37,13 +38,17 @@ def swapped(steps: tuple[Step, ...], entered: torch.Tensor) -> tuple[Step, ...]:
 
 @dataclass(frozen=True)
 class SwappedSteps:
-    """`swapped` where images differ, so that steps follow from each one's shape."""
+    """The steps of `swapped` where images differ, so that they follow from each image's shape."""
 
     steps: Callable[[ModelShape], tuple[Step, ...]]
     entered: torch.Tensor  # int64 [R, K0], -1 behind the tokens of images that let fewer enter
 
     def of(self, rows: list[int]) -> SwappedSteps:
-        """For some of the questions."""
+        """Return the steps for some of the questions.
+
+        Args:
+            rows: places of the questions.
+        """
         return SwappedSteps(self.steps, narrowed(self.entered[rows]))
 
     def __call__(self, shape: ModelShape) -> tuple[Step, ...]:
@@ -51,8 +56,20 @@ class SwappedSteps:
 
 
 def narrowed(ids: torch.Tensor) -> torch.Tensor:
-    """Token ids [R, K] without the columns that hold none: other images may have kept more."""
+    """Return token ids [R, K] without the columns that hold none, since other images may have kept more."""
     return ids[:, (ids >= 0).any(0)]
+
+
+def steps_of_rows(steps: Steps, rows: list[int]) -> Steps:
+    """Return steps for some of the questions: those of a swap hold what entered the LLM for each, others are left as they are.
+
+    Args:
+        steps: of a cell, swapped or not.
+        rows: places of the questions, whose images are alike.
+    """
+    if callable(steps):
+        return steps.of(rows) if isinstance(steps, SwappedSteps) else steps
+    return tuple(replace(s, select=s.select.of(rows)) if isinstance(s.select, EvidenceSwap) else s for s in steps)
 
 
 _NEEDS = frozenset({"evidence", "seeds"})
@@ -70,21 +87,27 @@ class FixedSelection:
 
 @dataclass(frozen=True)
 class EvidenceSwap:
-    """What another selector keeps, but the evidence first; a later step ranks what the step before it left so."""
+    """A selector that keeps what another one keeps, but the evidence first; a later step ranks what an earlier one left so."""
 
     select: Selector
 
     def of(self, rows: list[int]) -> EvidenceSwap:
-        """For some of the questions, whose images are alike."""
+        """Return the selector for some of the questions, whose images are alike.
+
+        Args:
+            rows: places of the questions.
+        """
         if not isinstance(self.select, FixedSelection):
             return self
         return EvidenceSwap(FixedSelection(narrowed(self.select.indices[rows])))
 
     def __call__(self, signals: Signals, keep: int) -> Selection:
         chosen = self.select(signals, keep)
+        assert signals.evidence is not None and signals.seeds is not None, "the step declares that it needs them"
         indices = exchange(chosen.indices, signals.evidence, signals.seeds)
         if chosen.tokens is None:
             return replace(chosen, indices=indices, scores=None)
+        assert signals.hidden_states is not None, "the step declares that it needs them"
         own = take(signals.hidden_states, indices.clamp_min(0)).to(chosen.tokens.dtype)
         tokens = torch.where((indices < 0)[..., None], chosen.tokens, own)
         return replace(chosen, indices=indices, tokens=tokens, scores=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 
@@ -12,25 +13,30 @@ from harness.engine.batch import EngineOutput
 from harness.errors import RequestError, SampleError, readable, unexpected
 from harness.run.batch_run import BatchRun
 from harness.run.plan import Cell
-from harness.store.findings import CellResult, Layout, SampleRow
+from harness.store.cell_results import CellResult, SampleRow
+from harness.store.layouts import ImageLayout
+from harness.store.schema import ImageRow, QuestionRow
+from harness.tasks.base import Question
 from methods.types import BudgetError
 
 _LONGEST = 240  # characters of a reason
 _OF_DEVICE = ("CUDA error", "HIP error", "device-side assert")
 
+T = TypeVar("T")
+
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is no memory left, on a device or here."""
+    """Return whether an error says that there is no memory left, on a device or here."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error).lower()
 
 
 def of_sample(error: Exception) -> bool:
-    """Whether an error may be of one sample alone; after one of the device nothing that follows can be trusted."""
+    """Return whether an error may be of one sample alone; after one of the device nothing that follows can be trusted."""
     return out_of_memory(error) or not any(text in str(error) for text in _OF_DEVICE)
 
 
 def reason(error: Exception) -> str:
-    """One line on why a sample has no answer.
+    """Return one line on why a sample has no answer.
 
     >>> reason(MemoryError("99 bytes"))
     'out of memory (99 bytes)'
@@ -50,23 +56,21 @@ class IsolatedRun:
     """One image on its way through cells of which some may fail on it.
 
     Args:
-        work: on the image alone.
+        batch_run: the run of the image alone.
         none: the cell that others are compared with.
-        make: the `BatchRun` on the image with one of its questions.
+        make: makes the `BatchRun` of the image with one of its questions, which is given by its place.
     """
 
-    work: BatchRun
+    batch_run: BatchRun
     none: Cell
     make: Callable[[int], BatchRun]
-    references: dict[int | None, EngineOutput | None] = field(
-        default_factory=dict, init=False
-    )  # by question, None for all of them
+    references: dict[int | None, EngineOutput | None] = field(default_factory=dict, init=False)  # by question, None for all
 
     @cached_property
     def unreadable(self) -> str | None:
-        """Why the image cannot be made ready for the tower."""
+        """The reason why the image cannot be made ready for the vision tower; None where it can."""
         try:
-            _ = self.work.views
+            _ = self.batch_run.views
         except Exception as error:
             if not of_sample(error):
                 raise
@@ -74,7 +78,11 @@ class IsolatedRun:
         return None
 
     def run(self, cell: Cell, seeds: tuple[int, ...]) -> Iterator[CellResult]:
-        """What a cell gives: on all questions at once, or question by question where that fails.
+        """Yield what a cell gives: on all questions at once, or question by question where that fails.
+
+        Args:
+            cell: what to run.
+            seeds: further seeds under which its answers are scored.
 
         Raises:
             BudgetError: where the cell is impossible on the image.
@@ -82,44 +90,44 @@ class IsolatedRun:
         if self.unreadable is not None:
             yield self._failed(range(len(self._questions)), self.unreadable)
             return
-        if cell.method == "none" or self._referred(self.work, None):
+        if cell.method == "none" or self._referred(self.batch_run, None):
             try:
-                yield self.work.run(cell, seeds)
+                yield self.batch_run.run(cell, seeds)
                 return
             except Exception as error:
-                self._let_go(self.work, error)
+                self._let_go(self.batch_run, error)
                 if len(self._questions) == 1:
                     yield self._failed([0], reason(error))
                     return
         for place in range(len(self._questions)):
             yield self._one(self.make(place), place, cell, seeds)
 
-    def _one(self, work: BatchRun, place: int, cell: Cell, seeds: tuple[int, ...]) -> CellResult:
+    def _one(self, batch_run: BatchRun, place: int, cell: Cell, seeds: tuple[int, ...]) -> CellResult:
         if cell.method != "none":
-            self._referred(work, place)
+            self._referred(batch_run, place)
         try:
-            return work.run(cell, seeds)
+            return batch_run.run(cell, seeds)
         except Exception as error:
-            self._let_go(work, error)
+            self._let_go(batch_run, error)
             return self._failed([place], reason(error))
 
-    def _referred(self, work: BatchRun, place: int | None) -> bool:
-        """Give the work answers of `none` to compare with; where that fails too, cells are measured without."""
+    def _referred(self, batch_run: BatchRun, place: int | None) -> bool:
+        """Give a batch run the answers of `none` to compare with; where that fails too, cells are measured without."""
         if place not in self.references:
             try:
-                work.refer_to(self.none)
+                batch_run.refer_to(self.none)
             except Exception as error:
-                self._let_go(work, error)
-            self.references[place] = work.reference
-        work.reference = self.references[place]
-        return work.reference is not None
+                self._let_go(batch_run, error)
+            self.references[place] = batch_run.reference
+        batch_run.reference = self.references[place]
+        return batch_run.reference is not None
 
     @staticmethod
-    def _let_go(work: BatchRun, error: Exception) -> None:
+    def _let_go(batch_run: BatchRun, error: Exception) -> None:
         """Forget what may be half made; raise what is no failure of a sample."""
         if isinstance(error, BudgetError) or not of_sample(error):
             raise error
-        work.forget()
+        batch_run.forget()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -127,33 +135,31 @@ class IsolatedRun:
         return CellResult([SampleRow(self._questions[place].sample_id, "", None, failed=why) for place in places])
 
     @property
-    def _questions(self):
-        return self.work.samples[0].questions
+    def _questions(self) -> Sequence[Question]:
+        return self.batch_run.samples[0].questions
 
-    def image_rows(self, place: int) -> list[tuple]:
-        """`BatchRun.image_rows`; without complexity where that fails, without a picture where the image cannot be read."""
+    def image_rows(self, place: int) -> list[ImageRow]:
+        """Return `BatchRun.image_rows`; without complexity where that fails, without a picture where the image cannot be read."""
         if self.unreadable is not None:
-            return [(self.work.samples[0].image_id, place, None, None, None, None)]
-        plain = replace(self.work, analysed=False)
-        return self._or(lambda: self.work.image_rows(place), lambda: plain.image_rows(place))
+            return [(self.batch_run.samples[0].image_id, place, None, None, None, None)]
+        plain = replace(self.batch_run, analysed=False)
+        return self._or(lambda: self.batch_run.image_rows(place), lambda: plain.image_rows(place))
 
-    def questions(self) -> list[tuple]:
-        """`BatchRun.questions`; without the evidence's place where that fails."""
-        (sample,) = self.work.samples
-        rows = [(q.sample_id, sample.image_id, i, q.family, q.text, q.answer, None) for i, q in enumerate(sample.questions)]
-        return self._or(self.work.questions, lambda: rows)
+    def questions(self) -> list[QuestionRow]:
+        """Return `BatchRun.questions`; without the evidence's place where that fails."""
+        (sample,) = self.batch_run.samples
+        rows: list[QuestionRow] = [
+            (q.sample_id, sample.image_id, i, q.family, q.text, q.answer, None) for i, q in enumerate(sample.questions)
+        ]
+        return self._or(self.batch_run.questions, lambda: rows)
 
-    def layouts(self) -> list[Layout]:
-        """`BatchRun.layouts`; none where that fails."""
-        return self._or(self.work.layouts, list)
+    def layouts(self) -> list[ImageLayout]:
+        """Return `BatchRun.layouts`; nothing where that fails."""
+        return self._or(self.batch_run.layouts, list)
 
-    def areas(self) -> list[tuple]:
-        """`BatchRun.areas`; none where that fails."""
-        return self._or(self.work.areas, list)
-
-    def _or(self, make: Callable[[], list], otherwise: Callable[[], list]) -> list:
+    def _or(self, make: Callable[[], list[T]], otherwise: Callable[[], list[T]]) -> list[T]:
         try:
             return make()
         except Exception as error:
-            self._let_go(self.work, error)
+            self._let_go(self.batch_run, error)
             return otherwise()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,15 +12,21 @@ from harness.engine.batch import Batch
 from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest
 from harness.engine.stopwatch import Stopwatch
+from harness.progress import progress
 from harness.run.batch_run import BatchRun
+from harness.run.config import CompareConfig
+from harness.run.manifest import add_notes
 from harness.run.plan import Cell
+from harness.run.prepare import PreparedRun
+from harness.store.runs import RunFolder
 from harness.tasks.base import ImageSample, Task
+from metrics.flops import flops
 from metrics.memory import device_peak_bytes, reset_device_peak
 
 
 @dataclass
 class LatencyRounds:
-    """What the rounds gave. Cells go by their place in the list that was timed."""
+    """What the rounds of a latency pass gave. Cells go by their place in the list that was timed."""
 
     rows: list[tuple[int, int, int, str, float]] = field(default_factory=list)  # (cell, repeat, round, stage, seconds)
     kv_bytes: dict[int, int] = field(default_factory=dict)  # of the caches after the prompt, measured
@@ -27,7 +34,12 @@ class LatencyRounds:
     text_tokens: dict[int, int] = field(default_factory=dict)  # of the prompt that was timed
 
     def seconds(self, cell: int, repeat: int = 0) -> dict[str, np.ndarray]:
-        """Seconds of each stage of a cell, [rounds] each."""
+        """Return the seconds of each stage of a cell, float [rounds] each.
+
+        Args:
+            cell: its place in the list that was timed.
+            repeat: 1 for its second run in the same rounds.
+        """
         found: dict[str, list[float]] = {}
         for place, again, _, stage, value in self.rows:
             if (place, again) == (cell, repeat):
@@ -35,12 +47,69 @@ class LatencyRounds:
         return {stage: np.array(values) for stage, values in found.items()}
 
     def medians(self, cell: int) -> dict[str, float]:
-        """Median seconds of each stage of a cell."""
+        """Return the median seconds of each stage of a cell.
+
+        Args:
+            cell: its place in the list that was timed.
+        """
         return {stage: float(np.median(values)) for stage, values in self.seconds(cell).items()}
 
 
+def run_latency_pass(config: CompareConfig, run: RunFolder, prepared: PreparedRun, ids: dict[str, int]) -> None:
+    """Time the cells that were not timed yet, and `none` beside them; nothing is shared between cells.
+
+    Args:
+        config: the request.
+        run: the folder that times, caches and peaks go to; it holds the answers already.
+        prepared: what the request needs, loaded.
+        ids: of the cells in the run, by their keys.
+    """
+    before = run.timings()
+    timed_before = {cell for _, cell in before}
+    cells = [cell for cell in prepared.active if cell.method == "none" or ids[cell.key] not in timed_before]
+    if before and len(cells) == 1:
+        return
+    place, cells = _what_to_time(run, prepared, cells, ids)
+    if place is None:
+        add_notes(run, ["no times: there is no image on which no cell failed"])
+        return
+    with progress("latency", config.rounds + 1) as advance:
+        engine = Engine(prepared.adapter, prepared.answer_tokens(config))
+        sample = prepared.samples[place]
+        timed = time_cells(
+            engine, prepared.task, sample, cells, config.seed, config.rounds, template=config.prompt, advance=lambda: advance(1)
+        )
+    facts: dict[int, dict[str, object]] = {}
+    for number, measured in timed.kv_bytes.items():
+        cell, shape, predicted = cells[number], prepared.shape_on(place), None
+        if cell.schedule is not None and not cell.adaptive:
+            planned = cell.plan(shape)[1] if cell.varies else cell.schedule
+            predicted = round(flops(shape, planned, timed.text_tokens[number]).kv_bytes)
+        facts[ids[cell.key]] = {"kv": {"measured": measured, "predicted": predicted}}
+        if number in timed.peak_bytes:
+            facts[ids[cell.key]]["peak"] = {"peak_bytes": timed.peak_bytes[number]}
+    latest = max((number for number, _ in before), default=-1)
+    rows = ((ids[cells[n].key], repeat, turn, stage, seconds) for n, repeat, turn, stage, seconds in timed.rows)
+    run.add_timings(latest + 1, rows, facts)
+
+
+def _what_to_time(run: RunFolder, prepared: PreparedRun, cells: list[Cell], ids: dict[str, int]) -> tuple[int | None, list[Cell]]:
+    """The image to take times on, by its place, and the cells to time: of both only such as did not fail.
+
+    A cell without any answer is left out; then the first image is taken whose first question all cells answered.
+    """
+    failed = {(cell, question) for cell, question, _ in run.failed()}
+    asked = sum(len(sample.questions) for sample in prepared.samples)
+    lost = Counter(cell for cell, _ in failed)
+    cells = [cell for cell in cells if lost[ids[cell.key]] < asked]
+    there = {ids[cell.key] for cell in cells}
+    bad = {question for cell, question in failed if cell in there}
+    good = (place for place, sample in enumerate(prepared.samples) if sample.questions[0].sample_id not in bad)
+    return (next(good, None) if cells and cells[0].method == "none" else None), cells
+
+
 def one_question(sample: ImageSample) -> ImageSample:
-    """The image with its first question alone."""
+    """Return an image with its first question alone."""
     return ImageSample(sample.image_id, sample.image, sample.questions[:1])
 
 
@@ -55,15 +124,22 @@ def time_cells(
     template: str = "{question}",
     advance: Callable[[], None] = lambda: None,
 ) -> LatencyRounds:
-    """`time_batches` on an image and its first question.
+    """Time cells on an image and its first question, as `time_batches` does.
 
     Args:
+        engine: runs the model.
+        task: of the question.
         sample: the image.
-        template: what the model is asked.
+        cells: what to time.
+        seed: of the order of the cells in each round, and of the cells' random streams.
+        rounds: timed rounds.
+        warm: untimed rounds before them.
+        template: what the model is asked; ``{question}`` stands for the question.
+        advance: is called after every round.
     """
-    wanted = frozenset().union(*(cell.needs for cell in cells))
-    work = BatchRun(engine, task, [one_question(sample)], seed, wanted=wanted, template=template)
-    batches = [work.batch_for(cell) for cell in cells]
+    wanted = frozenset[str]().union(*(cell.needs for cell in cells))
+    batch_run = BatchRun(engine, task, [one_question(sample)], seed, wanted=wanted, template=template)
+    batches = [batch_run.batch_for(cell) for cell in cells]
     return time_batches(engine, cells, batches, seed, rounds, warm, advance)
 
 
@@ -76,16 +152,20 @@ def time_batches(
     warm: int = 1,
     advance: Callable[[], None] = lambda: None,
 ) -> LatencyRounds:
-    """Seconds of every stage, and memory.
+    """Measure the seconds of every stage of cells, and their memory.
 
     Drift of the machine hits all cells alike, since every round runs each once, in a new order. `none` runs twice a
     round: what its two runs differ by is what the machine cannot tell apart (A/A check). Nothing is shared between
     cells. Decoding is given per answer token.
 
     Args:
+        engine: runs the model.
         cells: what to time.
         batches: what each is run on.
+        seed: of the order of the cells in each round.
         rounds: timed rounds, after ``warm`` untimed ones, in the last of which the device's peak memory is taken.
+        warm: untimed rounds.
+        advance: is called after every round.
     """
     runs = [(place, 0) for place in range(len(cells))] + [(i, 1) for i, cell in enumerate(cells) if cell.method == "none"]
     random, device, timed = np.random.default_rng(seed), engine.adapter.device, LatencyRounds()
@@ -102,7 +182,7 @@ def time_batches(
                 timed.rows += [(place, repeat, number, stage, value) for stage, value in seconds.items()]
                 continue
             timed.kv_bytes[place] = output.kv_bytes
-            marks = 0 if cell.blind else sum(block.marks for block in batch.pixels.blocks[0])
+            marks = 0 if cell.blind else sum(span.marks for span in batch.pixels.spans[0])
             timed.text_tokens[place] = len(batch.prefix) + marks + len(batch.questions[0])
             peak = device_peak_bytes(device)
             if peak is not None:

@@ -1,4 +1,4 @@
-"""What a run says of itself: request, versions, device, fingerprints, and the command that repeats it."""
+"""The manifest of a run: its request, versions, device and fingerprints, and the command that repeats it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import hashlib
 import json
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.run.config import CompareConfig
 from harness.store.schema import HANDLING_OPTIONS
@@ -22,11 +23,17 @@ if TYPE_CHECKING:
 
 
 MOST_REASONS = 20
-"""Why samples failed, told in the manifest; the database has all."""
+"""How many reasons why samples failed the manifest tells; the database has all."""
 
 
-def manifest_of(config: CompareConfig, adapter: Adapter, task: Task) -> dict:
-    """The content of ``manifest.json`` when a run begins."""
+def manifest_of(config: CompareConfig, adapter: Adapter, task: Task) -> dict[str, Any]:
+    """Return the content of ``manifest.json`` when a run begins.
+
+    Args:
+        config: the request.
+        adapter: its model, loaded.
+        task: of the request.
+    """
     import torch
 
     device = torch.cuda.get_device_name() if adapter.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
@@ -49,8 +56,22 @@ def manifest_of(config: CompareConfig, adapter: Adapter, task: Task) -> dict:
     }
 
 
+def add_notes(run: RunFolder, notes: Sequence[str]) -> None:
+    """Write notes into the manifest that are not there yet.
+
+    Args:
+        run: the folder.
+        notes: sentences that a reader of the report must know.
+    """
+    manifest = run.manifest()
+    new = [note for note in notes if note not in manifest["notes"]]
+    if new:
+        manifest["notes"] += new
+        run.write_json("manifest.json", manifest)
+
+
 def _versions() -> dict[str, str]:
-    """Of the packages that figures depend on, as far as they are installed."""
+    """Versions of the packages that figures depend on, as far as they are installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
@@ -61,7 +82,7 @@ def _versions() -> dict[str, str]:
 
 
 def code_digest(plugins: tuple[str, ...] = ()) -> str:
-    """SHA-256 of the installed packages' Python files and of plug-in modules, 16 digits."""
+    """Return the SHA-256 of the installed packages' Python files and of plug-in modules, 16 digits."""
     root, total = Path(__file__).parents[2], hashlib.sha256()
     for package in ("methods", "metrics", "harness"):
         for path in sorted((root / package).rglob("*.py")):
@@ -73,14 +94,14 @@ def code_digest(plugins: tuple[str, ...] = ()) -> str:
 
 
 def digest_of(run: RunFolder) -> str:
-    """SHA-256 of all answers and kept sets of a run, 16 digits: runs with one digest found the same.
+    """Return the SHA-256 of all answers and kept sets of a run, 16 digits: runs with one digest found the same.
 
     The order of cells, batches and processes does not matter, nor where model and data lie; methods, budgets and seed do.
     """
-    named = lambda facts: json.dumps([facts.get(name) for name in ("method", "keep", "budget", "positions", "seed")])
+    names = ("method", "keep", "budget", "positions", "seed")
     query = "SELECT question, prediction, kept, failed IS NULL FROM samples WHERE cell = ? ORDER BY question"
     total = hashlib.sha256()
-    for name, ident in sorted((named(facts), ident) for ident, _, facts in run.cells()):
+    for name, ident in sorted((json.dumps([facts.get(name) for name in names]), ident) for ident, _, facts in run.cells()):
         total.update(name.encode())
         for question, prediction, kept, answered in run.connection.execute(query, (ident,)):
             said, tokens = f"{question}{prediction}".encode(), kept or b""
@@ -98,7 +119,7 @@ def _own_version() -> str:
 
 
 def command(config: CompareConfig) -> str:
-    """The command line that repeats a run."""
+    """Return the command line that repeats a run."""
     base = CompareConfig()
     words = ["python -m harness compare"]
     for name, value in plain(config).items():
@@ -112,11 +133,18 @@ def command(config: CompareConfig) -> str:
     return " ".join(words)
 
 
-def plain(config: CompareConfig) -> dict:
-    """A request as JSON holds it."""
-    return json.loads(json.dumps(asdict(config), default=str))
+def plain(config: CompareConfig) -> dict[str, Any]:
+    """Return a request as JSON holds it."""
+    content: dict[str, Any] = json.loads(json.dumps(asdict(config), default=str))
+    return content
 
 
-def identity(config: dict) -> dict:
-    """What must agree for a run to be resumed; what was left open may be an option that an older run did not have."""
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what must agree of two requests for one to resume the other's run.
+
+    What was left open is not among it: it may be an option that an older run did not have.
+
+    Args:
+        config: a request as `plain` gives it.
+    """
     return {name: v for name, v in config.items() if name not in HANDLING_OPTIONS | {"workers", "ray"} and v is not None}

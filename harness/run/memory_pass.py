@@ -1,4 +1,4 @@
-"""Peak resident memory of every cell, each in a process of its own.
+"""The memory pass: peak resident memory of every cell, each in a process of its own.
 
 ``python -m harness.run.memory_pass < request.json``: one process loads the model and runs nothing; for each cell it forks a
 child that runs the cell once, on one image and one question, and reads its own peak. What a child starts with is
@@ -11,15 +11,34 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from harness.engine.request import EngineRequest
 from harness.run.config import CompareConfig, load_plugins
+from harness.store.runs import RunFolder
+
+if TYPE_CHECKING:
+    from harness.run.batch_run import BatchRun
+    from harness.run.plan import Cell
+
+
+def run_memory_pass(config: CompareConfig, run: RunFolder, ids: dict[str, int]) -> None:
+    """Measure the peak memory of a request's cells, and store it; nothing is stored where it cannot be measured here.
+
+    Args:
+        config: the request.
+        run: the folder that peaks go to.
+        ids: of the cells in the run, by their keys.
+    """
+    for key, memory in peaks(config).items():
+        run.set_facts(ids[key], peak=memory)
 
 
 def peaks(config: CompareConfig) -> dict[str, dict[str, int]]:
-    """Peak memory of a request's cells, by their keys.
+    """Return the peak memory of a request's cells, by their keys.
 
     Returns:
         ``peak_bytes``: the most that was ever resident, interpreter and weights included; ``working_bytes``: how much of
@@ -31,11 +50,18 @@ def peaks(config: CompareConfig) -> dict[str, dict[str, int]]:
     request = json.dumps(asdict(config), default=str)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, input=request, capture_output=True, text=True, check=False, env=environment)  # nosec B603
-    return json.loads(done.stdout) if done.returncode == 0 else {}
+    found: dict[str, dict[str, int]] = json.loads(done.stdout) if done.returncode == 0 else {}
+    return found
 
 
-def serve(request: dict) -> dict[str, dict[str, int]]:
-    """Load the model and fork for each cell; threads are kept to one, since a pool of them does not survive a fork."""
+def serve(request: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Load the model, fork for each cell, and return each one's peak; what a process for `peaks` does.
+
+    Threads are kept to one, since a pool of them does not survive a fork.
+
+    Args:
+        request: a `CompareConfig` as JSON holds it.
+    """
     import torch
 
     from harness.engine.engine import Engine
@@ -52,10 +78,10 @@ def serve(request: dict) -> dict[str, dict[str, int]]:
     found = {}
     for cell in prepared.active:
         sample = one_question(prepared.samples[0])
-        work = BatchRun(engine, prepared.task, [sample], config.seed, wanted=cell.needs, template=config.prompt)
+        batch_run = BatchRun(engine, prepared.task, [sample], config.seed, wanted=cell.needs, template=config.prompt)
 
-        def run(cell=cell, work=work) -> None:
-            batch = work.batch_for(cell)
+        def run(cell: Cell = cell, batch_run: BatchRun = batch_run) -> None:
+            batch = batch_run.batch_for(cell)
             engine.run(EngineRequest(batch, cell.given, cell.object.positions, None, cell.blind))
 
         measured = _in_child(run)
@@ -64,7 +90,7 @@ def serve(request: dict) -> dict[str, dict[str, int]]:
     return found
 
 
-def _in_child(run) -> dict[str, int] | None:
+def _in_child(run: Callable[[], None]) -> dict[str, int] | None:
     """Peak and working memory of a function in a forked child; None where it fails."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -83,7 +109,8 @@ def _in_child(run) -> dict[str, int] | None:
     with os.fdopen(reader) as pipe:
         text = pipe.read()
     os.waitpid(child, 0)
-    return json.loads(text) if text else None
+    found: dict[str, int] | None = json.loads(text) if text else None
+    return found
 
 
 def _status(name: str) -> int:

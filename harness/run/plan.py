@@ -1,11 +1,11 @@
-"""From a request to cells: methods x budgets, the reference cells, and reasons for what cannot be."""
+"""The plan of a run: from a request to its cells, methods by budgets and the reference cells, each possible or with a reason."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import cast
+from typing import Any, cast
 
 from harness.errors import RequestError
 from harness.run.config import CompareConfig, read_keep, tokens_of
@@ -48,14 +48,18 @@ class Cell:
     plans: dict[ModelShape, Plan] = field(default_factory=dict, repr=False, compare=False)  # by the shape of an image
 
     def tokens(self, shape: ModelShape) -> int:
-        """The budget on an image; all tokens where there are fewer than asked for."""
+        """Return the budget in tokens on an image of this shape; all tokens where there are fewer than asked for."""
         count = shape.visual_tokens
         if self.keep is None:
             return count
         return max(1, round(self.keep * count)) if self.keep < 1 else min(int(self.keep), count)
 
     def plan(self, shape: ModelShape) -> Plan:
-        """What the method does to an image of this shape, or `BudgetError`."""
+        """Return what the method does to an image of this shape.
+
+        Raises:
+            BudgetError: where the budget cannot be met on it.
+        """
         if shape not in self.plans:
             count = self.tokens(shape)
             budget = Budget(count, cast(BudgetMode, self.mode if self.keep is not None else "average"), self.text_tokens)
@@ -69,34 +73,38 @@ class Cell:
         return self.plans[shape]
 
     def steps_for(self, shape: ModelShape) -> tuple[Step, ...]:
-        """The steps on an image of this shape."""
+        """Return the steps on an image of this shape."""
         return self.plan(shape)[0]
 
     @property
     def given(self) -> tuple[Step, ...] | Callable[[ModelShape], tuple[Step, ...]]:
-        """What the engine is given: the steps, or how they follow from an image's shape."""
+        """The steps as the engine takes them: themselves, or how they follow from an image's shape."""
         return self.steps_for if self.varies else self.steps
 
     @property
     def key(self) -> str:
-        """The identity under which results are stored."""
+        """The identity of the cell, under which its results are stored."""
         keep = "" if self.keep is None else f"@{self.keep}"
         return f"{self.model}|{self.task}|{self.method}{keep}|{self.mode}|{self.object.positions}|{self.seed}"
 
     @property
-    def params(self) -> dict:
+    def params(self) -> dict[str, Any]:
+        """The method's parameters by name."""
         return asdict(self.object)
 
     @property
     def blind(self) -> bool:
+        """Whether the image is left out."""
         return self.grid == (0, 0)
 
     @property
     def in_tower(self) -> bool:
+        """Whether a step acts inside the vision tower."""
         return any(step.site.stage == 0 for step in self.steps)
 
     @property
     def merges(self) -> bool:
+        """Whether tokens are merged, so that a kept token may stand for several."""
         return any(step.site.stage == 0 or step.merges for step in self.steps)
 
     @property
@@ -106,7 +114,8 @@ class Cell:
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset().union(*(step.needs for step in self.steps)) - OPTIONAL_SIGNALS
+        """The signals that the cell cannot do without."""
+        return frozenset[str]().union(*(step.needs for step in self.steps)) - OPTIONAL_SIGNALS
 
     @property
     def prunes(self) -> bool:
@@ -120,6 +129,7 @@ class Cell:
 
     @property
     def reads_text(self) -> bool:
+        """Whether what is kept depends on the question."""
         return any(step.reads_text for step in self.steps)
 
     @property
@@ -141,7 +151,7 @@ def make_cells(
     cannot: Callable[[tuple[Step, ...], tuple[int, int] | None], str | None] = lambda steps, grid: None,
     shapes: Counter[ModelShape] | None = None,
 ) -> list[Cell]:
-    """All cells of a request, reference cells first; those that cannot be carry their reason.
+    """Return all cells of a request, reference cells first; those that cannot be carry their reason.
 
     Args:
         config: the request.
@@ -156,8 +166,7 @@ def make_cells(
         RequestError: for an unknown method, parameter or budget.
     """
     asked = asked_for(config.methods)
-    count = lambda text: _as_asked(text) if shapes else tokens_of(text, shape.visual_tokens)
-    budgets = sorted({count(text) for text in config.keep}, reverse=True)
+    budgets = sorted({_as_asked(text) if shapes else tokens_of(text, shape.visual_tokens) for text in config.keep}, reverse=True)
     largest = sorted(shapes or [shape], key=lambda one: -one.visual_tokens)
     cells: dict[str, Cell] = {}
 
@@ -193,7 +202,11 @@ def make_cells(
 
 
 def asked_for(methods: tuple[str, ...]) -> list[str]:
-    """The canonical expressions of a request, or `RequestError`: to be known before a model is loaded."""
+    """Return the canonical expressions of a request, which are known before a model is loaded.
+
+    Raises:
+        RequestError: for an unknown method or parameter.
+    """
     try:
         return [canonical(text) for text in expand(methods)]
     except MethodError as error:
@@ -201,7 +214,7 @@ def asked_for(methods: tuple[str, ...]) -> list[str]:
 
 
 def expand(methods: tuple[str, ...]) -> list[str]:
-    """Replace ``all`` by every registered method, and drop repetitions."""
+    """Return the methods with ``all`` replaced by every registered one, and without repetitions."""
     from methods.registry import entries
 
     names: list[str] = []

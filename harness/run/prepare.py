@@ -1,4 +1,4 @@
-"""What a request needs, loaded: task, model, images, and the cells that are planned on them."""
+"""Preparing a run: task, model and images are loaded, and the cells are planned on them."""
 
 from __future__ import annotations
 
@@ -32,20 +32,29 @@ class PreparedRun:
     notes: list[str] = field(default_factory=list)
 
     def answer_tokens(self, config: CompareConfig) -> int:
-        """Answer tokens at most."""
+        """Return how many tokens an answer may have at the most.
+
+        Args:
+            config: the request.
+        """
         return self.task.info.answer_tokens if config.max_new_tokens is None else config.max_new_tokens
 
     def shape_on(self, place: int) -> ModelShape:
-        """The model's shape on an image."""
+        """Return the model's shape on an image.
+
+        Args:
+            place: of the image among the samples.
+        """
         return (self.shapes[place] if self.shapes else None) or self.adapter.shape
 
     @property
     def asked(self) -> Counter[ModelShape]:
-        """Where images differ, how many questions are asked about images of each shape."""
+        """How many questions are asked about images of each shape, where images differ."""
         return _asked(self.shapes, self.samples)
 
     @property
     def active(self) -> list[Cell]:
+        """The cells that are not skipped."""
         return [cell for cell in self.cells if cell.skipped is None]
 
 
@@ -56,6 +65,9 @@ def prepare(config: CompareConfig, samples: int | None = None, task: Task | None
         config: the request, its plug-ins loaded.
         samples: images that can be read to make ready; all that the request asks for where not given.
         task: of the request, where it is made already.
+
+    Raises:
+        RequestError: where the request cannot be met.
     """
     from harness.models import hf
     from harness.run.plan import asked_for, make_cells
@@ -72,12 +84,12 @@ def prepare(config: CompareConfig, samples: int | None = None, task: Task | None
     drawn = task.samples(config.samples, config.seed)
     found = list(islice(drawn, config.samples) if samples is None else islice(filter(_readable, drawn), samples))
     fixed = adapter.tiler.fixed
-    blocks = _blocks(config, adapter, found)
-    known = [block for block in blocks if block is not None]
-    text_tokens = _text_tokens(adapter, found, config.prompt, blocks)
-    shapes = [] if fixed else [None if block is None else adapter.shape_for((block,)) for block in blocks]
+    spans = _spans(config, adapter, found)
+    known = [span for span in spans if span is not None]
+    text_tokens = _text_tokens(adapter, found, config.prompt, spans)
+    shapes = [] if fixed else [None if span is None else adapter.shape_for((span,)) for span in spans]
     notes = _notes(config, task, known, not fixed) if samples is None else []
-    knows = task.info.knows_evidence and all(block.grid is not None for block in known)
+    knows = task.info.knows_evidence and all(span.grid is not None for span in known)
     asked = _asked(shapes, found) or None
     cells = make_cells(config, adapter.shape, knows, adapter.gives, text_tokens, adapter.cannot, asked)
     return PreparedRun(task, adapter, found, text_tokens, cells, shapes, notes)
@@ -87,25 +99,25 @@ def _asked(shapes: list[ModelShape | None], samples: list[ImageSample]) -> Count
     return Counter(shape for shape, sample in zip(shapes, samples) if shape is not None for _ in sample.questions)
 
 
-def _blocks(config: CompareConfig, adapter: Adapter, samples: list[ImageSample]) -> list[ImageSpan | None]:
+def _spans(config: CompareConfig, adapter: Adapter, samples: list[ImageSample]) -> list[ImageSpan | None]:
     """The visual tokens of each image; None of one that cannot be read. `RequestError` where none can.
 
     Where all images of a model are alike, they are not decoded but for the first that can be.
     """
     from harness.run.failures import reason
 
-    blocks: list[ImageSpan | None] = []
-    block, first = None, ""
+    spans: list[ImageSpan | None] = []
+    span, first = None, ""
     for sample in samples:
-        if block is None or not adapter.tiler.fixed:
+        if span is None or not adapter.tiler.fixed:
             try:
-                block = adapter.image_span(sample.image.size)
+                span = adapter.image_span(sample.image.size)
             except Exception as error:
-                block, first = None, first or reason(error)
-        blocks.append(block)
-    if not any(blocks):
+                span, first = None, first or reason(error)
+        spans.append(span)
+    if not any(spans):
         raise RequestError(f"task {config.task!r}: none of its {len(samples)} images can be read; the first: {first}")
-    return blocks
+    return spans
 
 
 def _readable(sample: ImageSample) -> bool:
@@ -115,32 +127,32 @@ def _readable(sample: ImageSample) -> bool:
         return False
 
 
-def _notes(config: CompareConfig, task: Task, blocks: list[ImageSpan], differ: bool) -> list[str]:
+def _notes(config: CompareConfig, task: Task, spans: list[ImageSpan], differ: bool) -> list[str]:
     """What is to be said of images that differ; `RequestError` where none has as many tokens as a budget."""
     from harness.run.config import read_keep
 
-    counts, notes = [block.count for block in blocks], []
+    counts, notes = [span.count for span in spans], []
     for text in config.keep if differ else ():
         fewer = sum(count < read_keep(text) for count in counts)
         if fewer == len(counts):
             raise RequestError(f"--keep {text}: these images yield {max(counts)} visual tokens at the most")
         if fewer:
             notes.append(f"{fewer} of {len(counts)} images have fewer than {text} visual tokens; they keep all of them there")
-    tiled = sum(block.grid is None for block in blocks)
+    tiled = sum(span.grid is None for span in spans)
     if tiled and task.info.knows_evidence:
-        notes.append(f"evidence is left out on {tiled} of {len(blocks)} images, whose visual tokens are no one full grid")
+        notes.append(f"evidence is left out on {tiled} of {len(spans)} images, whose visual tokens are no one full grid")
     return notes
 
 
-def _text_tokens(adapter: Adapter, samples: list[ImageSample], template: str, blocks: list[ImageSpan | None]) -> float:
+def _text_tokens(adapter: Adapter, samples: list[ImageSample], template: str, spans: list[ImageSpan | None]) -> float:
     """Mean tokens of a prompt that are not visual: before, after and among the visual ones."""
     from harness.run.batch_run import ask
 
     lengths = []
-    for sample, block in islice(((sample, block) for sample, block in zip(samples, blocks) if block is not None), 50):
+    for sample, span in islice(((sample, span) for sample, span in zip(samples, spans) if span is not None), 50):
         for question in sample.questions:
             before, after = adapter.prompt(ask(template, question.text))
-            lengths.append(len(before) + block.marks + len(after))
+            lengths.append(len(before) + span.marks + len(after))
     return sum(lengths) / len(lengths)
 
 
@@ -148,6 +160,11 @@ _DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu")
 
 
 def pick_device(text: str) -> str:
+    """Return the device that ``--device`` asks for; ``auto`` is a GPU where there is one.
+
+    Raises:
+        RequestError: where there is no such device, or no model can run there.
+    """
     import torch
 
     if text == "auto":

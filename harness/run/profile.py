@@ -1,9 +1,11 @@
-"""`profile`: what methods cost on a model of true size, with real or random weights; no task, no accuracy."""
+"""The command `profile`: what methods cost on a model of true size, real or random weights; no task, no accuracy."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from harness.run.batch_run import stream
 from harness.run.config import CompareConfig, load_plugins
 from harness.run.latency_pass import LatencyRounds, time_batches
 from harness.run.plan import Cell, asked_for, make_cells
+from methods.types import Schedule
 from metrics import latency
 from metrics.flops import Flops, flops
 
@@ -28,7 +31,7 @@ QUESTIONS = (1, 5, 18, 32)
 
 @dataclass(frozen=True)
 class ProfileConfig:
-    """Everything `profile` can be told."""
+    """A request for a profile: everything `profile` can be told, under the names of the command line."""
 
     model: str = "llava-1.5-7b"
     random_weights: bool = False
@@ -49,7 +52,7 @@ class ProfileConfig:
     plugin: tuple[str, ...] = ()
 
     def checked(self) -> ProfileConfig:
-        """Itself, or `RequestError` for the first thing that cannot be."""
+        """Return the request itself, or raise a `RequestError` for the first thing in it that cannot be."""
         for name in ("batch_size", "answer_tokens", "rounds"):
             if getattr(self, name) < 1:
                 raise RequestError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
@@ -64,8 +67,8 @@ class ProfileConfig:
         return self
 
 
-def profile(config: ProfileConfig) -> dict:
-    """FLOPs, latency by stage, memory and what shared work would gain, for methods and budgets.
+def profile(config: ProfileConfig) -> dict[str, Any]:
+    """Measure FLOPs, latency by stage, memory and what shared work would gain, for methods and budgets.
 
     Args:
         config: the request.
@@ -88,8 +91,8 @@ def profile(config: ProfileConfig) -> dict:
     side = _side(adapter)
     image = Image.fromarray(np.random.default_rng(config.seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
     views = adapter.pixels([image])
-    shape = adapter.shape_for(views.blocks[0])
-    marks = sum(block.marks for block in views.blocks[0])
+    shape = adapter.shape_for(views.spans[0])
+    marks = sum(span.marks for span in views.spans[0])
     cells = [
         cell for cell in make_cells(asked, shape, False, adapter.gives, config.text_tokens + marks, adapter.cannot)
         if cell.method != "blind" and not (cell.skipped and cell.reference)
@@ -102,7 +105,7 @@ def profile(config: ProfileConfig) -> dict:
     engine = Engine(adapter, config.answer_tokens)
     with progress("profile", config.rounds + 1) as advance:
         timed = time_batches(engine, active, batches, config.seed, config.rounds, advance=lambda: advance(1))
-    counted = [flops(shape, cell.schedule, config.text_tokens + marks) for cell in active]
+    counted = [flops(shape, _schedule(cell), config.text_tokens + marks) for cell in active]
     rows, places = [], {cell.key: place for place, cell in enumerate(active)}
     for cell in cells:
         place = places.get(cell.key)
@@ -127,8 +130,12 @@ def profile(config: ProfileConfig) -> dict:
     }  # fmt: skip
 
 
-def as_text(found: dict) -> str:
-    """A profile for a terminal."""
+def as_text(found: Mapping[str, Any]) -> str:
+    """Return a profile as a table for a terminal.
+
+    Args:
+        found: what `profile` returned.
+    """
     lines = [
         f"{found['model']} ({found['weights']} weights, {found['layers']} LLM layers, {found['dtype']}) on {found['device']}; "
         f"{found['image']} visual and {found['text_tokens']} other tokens, batch of {found['batch_size']}",
@@ -136,19 +143,19 @@ def as_text(found: dict) -> str:
         f"  {'method':<30}{'keep':>6}{'tokens':>8}{'TFLOPs':>9}{'vision':>9}{'select':>8}{'prefill':>9}{'decode':>8}"
         f"{'TTFT ms':>9}{'speed-up':>21}{'realised':>21}{'selection':>11}{'KV MB':>8}",
     ]
+    stages = ("vision", "selection", "prefill", "decode", "ttft")
     for cell in found["cells"]:
         name, keep = cell["method"], cell["keep"] if cell["keep"] is not None else "-"
         if cell["skipped"]:
             lines.append(f"  {name:<30}{keep:>6}  skipped: {cell['skipped']}")
             continue
         times = cell["latency"]
-        ms = lambda stage: f"{times[stage]['value']:.1f}"
-        spread = lambda figure: "-" if figure is None else f"{figure['value']:.2f} [{figure['lo']:.2f}, {figure['hi']:.2f}]"
-        ttft = "noisy" if times["noisy"] else ms("ttft")
+        vision, selection, prefill, decode, ttft = (f"{times[stage]['value']:.1f}" for stage in stages)
+        ttft = "noisy" if times["noisy"] else ttft
         lines.append(
-            f"  {name:<30}{keep:>6}{cell['tokens']['average']:>8.1f}{cell['flops']['total'] / 1e12:>9.3f}{ms('vision'):>9}"
-            f"{ms('selection'):>8}{ms('prefill'):>9}{ms('decode'):>8}{ttft:>9}{spread(times['ratio']):>21}"
-            f"{spread(times['realised_gain']):>21}{100 * cell['selection_share']['prefill']:>9.1f} %"
+            f"  {name:<30}{keep:>6}{cell['tokens']['average']:>8.1f}{cell['flops']['total'] / 1e12:>9.3f}{vision:>9}"
+            f"{selection:>8}{prefill:>9}{decode:>8}{ttft:>9}{_interval(times['ratio']):>21}"
+            f"{_interval(times['realised_gain']):>21}{100 * cell['selection_share']['prefill']:>9.1f} %"
             f"{cell['memory']['kv_measured'] / 1e6:>8.1f}"
         )
     aa = found["checks"]["aa"]
@@ -164,6 +171,15 @@ def as_text(found: dict) -> str:
             f"{gain['across_cells']:.1f} across cells)"
         )
     return "\n".join(lines)
+
+
+def _interval(figure: Mapping[str, float] | None) -> str:
+    return "-" if figure is None else f"{figure['value']:.2f} [{figure['lo']:.2f}, {figure['hi']:.2f}]"
+
+
+def _schedule(cell: Cell) -> Schedule:
+    assert cell.schedule is not None, "cells that are timed are not skipped"
+    return cell.schedule
 
 
 def _adapter(config: ProfileConfig) -> Adapter:
@@ -204,16 +220,17 @@ def _batch(config: ProfileConfig, adapter: Adapter, image: Image.Image, cell: Ce
     )  # fmt: skip
 
 
-def _figures(cell: Cell, place: int, timed: LatencyRounds, counted: list[Flops], batch: int) -> dict:
+def _figures(cell: Cell, place: int, timed: LatencyRounds, counted: list[Flops], batch: int) -> dict[str, Any]:
     """FLOPs, latency and memory of one cell; `none` is the first."""
     promise, medians = counted[0].llm_prefill / counted[place].llm_prefill, timed.medians(place)
     found = latency.summarise(timed.seconds(place), timed.seconds(0), promise)
+    ttft = float(np.sum([medians[stage] for stage in latency.FIRST_TOKEN]))
     return {
-        "tokens": {"final": cell.schedule.final, "average": cell.schedule.average},
+        "tokens": {"final": _schedule(cell).final, "average": _schedule(cell).average},
         "flops": {**counted[place].as_dict(), "total": counted[place].total},
         "latency": found,
         "selection_share": {
-            "ttft": medians["selection"] / latency.ttft(medians), "prefill": medians["selection"] / medians["prefill"],
+            "ttft": medians["selection"] / ttft, "prefill": medians["selection"] / medians["prefill"],
         },
         "memory": {
             "kv_measured": timed.kv_bytes[place], "kv_predicted": round(batch * counted[place].kv_bytes),
@@ -222,7 +239,7 @@ def _figures(cell: Cell, place: int, timed: LatencyRounds, counted: list[Flops],
     }  # fmt: skip
 
 
-def _aa(timed: LatencyRounds, none: int) -> dict:
+def _aa(timed: LatencyRounds, none: int) -> dict[str, float | None]:
     from metrics.statistics import bootstrap_median
 
     ttft = [latency.ttft(timed.seconds(none, repeat)) for repeat in (0, 1)]
@@ -232,7 +249,7 @@ def _aa(timed: LatencyRounds, none: int) -> dict:
 def sharing_gain(
     cells: list[Cell], stages: dict[int, dict[str, float]], visual: int, text: int, questions: int
 ) -> dict[str, float]:
-    """What an accuracy pass over these cells would gain from shared work, from the stages measured alone.
+    """Return what an accuracy pass over these cells would gain from shared work, from the stages measured alone.
 
     Args:
         cells: of the sweep.
@@ -259,12 +276,13 @@ def sharing_gain(
         if first is None:
             together = own["selection"] + own["prefill"] * longer + questions * own["decode"]
         else:
-            layers = cell.schedule.llm
-            whole = sum(layers[: first.layer]) / sum(layers) if first.stage == 2 and sum(layers) else 0.0
+            layers = _schedule(cell).llm
+            whole = sum(layers[: first.layer]) / sum(layers) if first.stage == 2 and sum(layers) > 0 else 0.0
             together = own["prefill"] * (whole * longer + (1 - whole) * questions) + questions * rest
         per_cell += seeing + together
         shared += together + (seeing if cell.in_tower or cell.grid is not None else 0.0)
         if cell.steps and all(step.site.stage == 2 for step in cell.steps):
-            shared -= own["prefill"] * longer * sum(cell.schedule.llm[: cell.steps[0].site.layer]) / sum(cell.schedule.llm)
+            layers = _schedule(cell).llm
+            shared -= own["prefill"] * longer * sum(layers[: cell.steps[0].site.layer]) / sum(layers)
     shared += max(stages[0]["vision"] + stages[0]["projector"], 0.0)
     return {"across_questions": alone / per_cell, "across_cells": per_cell / shared, "both": alone / shared}

@@ -1,4 +1,4 @@
-"""Answers one shard: a batch of images through all cells that have no answers on it yet."""
+"""How one shard is answered: a batch of images through all cells that have no answers on it yet."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.run.manifest import code_digest
 from harness.run.plan import Cell
 from harness.run.prepare import PreparedRun, prepare
 from harness.run.shards import Shard, ShardResult
-from harness.store.findings import CellResult
+from harness.store.cell_results import CellResult
 from harness.tasks.base import ImageSample
 from methods.similarity import shared_similarity
 from methods.types import BudgetError
@@ -32,61 +32,67 @@ class ShardRunner:
 
     Args:
         config: the request.
-        ready: what the request needs, loaded.
-        advance: told how many images a cell has answered.
+        prepared: what the request needs, loaded.
+        advance: is told how many images a cell has answered.
     """
 
-    def __init__(self, config: CompareConfig, ready: PreparedRun, advance: Callable[[int], None] = lambda images: None) -> None:
-        self.config, self.ready, self.advance = config, ready, advance
-        self.cells, self.size = {cell.key: cell for cell in ready.active}, config.batch_size
-        self.engine = Engine(ready.adapter, ready.answer_tokens(config), strict=True)
-        self.wanted = frozenset().union(*(cell.needs for cell in ready.active))
+    def __init__(
+        self, config: CompareConfig, prepared: PreparedRun, advance: Callable[[int], None] = lambda images: None
+    ) -> None:
+        self.config, self.prepared, self.advance = config, prepared, advance
+        self.cells, self.size = {cell.key: cell for cell in prepared.active}, config.batch_size
+        self.engine = Engine(prepared.adapter, prepared.answer_tokens(config), strict=True)
+        self.wanted = frozenset[str]().union(*(cell.needs for cell in prepared.active))
         self.further = tuple(range(config.seed + 1, config.seed + config.seeds))
         self.refused: set[str] = set()
 
     def samples(self, shard: Shard) -> list[ImageSample]:
-        return self.ready.samples[shard.place : shard.place + self.config.batch_size]
+        """Return the images of a shard with their questions."""
+        return self.prepared.samples[shard.place : shard.place + self.config.batch_size]
 
-    def work(self, shard: Shard) -> BatchRun:
-        """The first images of a shard, as many as fit, decoded and made ready for the tower."""
+    def make_ready(self, shard: Shard) -> BatchRun:
+        """Return the first images of a shard, as many as fit into memory, decoded and made ready for the vision tower."""
         samples = self.samples(shard)
-        return self._work(samples[: self._edges(shard.place, len(samples))[1]], shard.place)
+        return self._batch_run(samples[: self._edges(shard.place, len(samples))[1]], shard.place)
 
     def _edges(self, place: int, count: int) -> list[int]:
         """Where images, the first of which stands at ``place``, are cut: as many as fit, and analysed ones by themselves."""
         bound = self.config.analyse - place
         return sorted({*range(0, count, self.size), count, *([bound] if 0 < bound < count else [])})
 
-    def _work(self, samples: list[ImageSample], place: int) -> BatchRun:
-        """Images, the first of which stands at ``place``, decoded and made ready for the tower."""
+    def _batch_run(self, samples: list[ImageSample], place: int) -> BatchRun:
+        """Images, the first of which stands at ``place``, decoded and made ready for the vision tower."""
         analysed = place < self.config.analyse
-        made = BatchRun(
-            self.engine, self.ready.task, samples, self.config.seed, self.config.sharing, self.wanted, self.config.prompt,
-            tuple(self.ready.active), analysed,
+        batch_run = BatchRun(
+            self.engine, self.prepared.task, samples, self.config.seed, self.config.sharing, self.wanted, self.config.prompt,
+            tuple(self.prepared.active), analysed,
         )  # fmt: skip
-        with suppress(Exception):  # what is wrong with an image shows where it is wanted
-            _ = made.views
-        return made
+        with suppress(Exception):  # an image that cannot be read raises again, where a cell first wants it
+            _ = batch_run.views
+        return batch_run
 
     def answer(self, shard: Shard, ready: BatchRun | None = None) -> ShardResult:
-        """What a shard gives: at once where there is memory, else half as many images at a time, and as many from then on.
+        """Answer a shard: at once where there is memory, else half as many images at a time, and as many from then on.
 
-        Where that fails, it is taken apart, so that one sample that cannot be measured costs no other its answer.
+        Where that fails too, it is taken apart, so that one sample that cannot be measured costs no other its answer.
 
         Args:
             shard: the batch and its cells.
-            ready: what `work` made of it.
+            ready: what `make_ready` made of the shard.
+
+        Raises:
+            BudgetError: where not even the unpruned model can be run.
         """
-        samples, ready = self.samples(shard), ready or self.work(shard)
+        samples, ready = self.samples(shard), ready or self.make_ready(shard)
         cells = [self.cells[key] for key in shard.cells if key not in self.refused]
-        work = ready
+        batch_run = ready
         while True:
-            stored = ShardResult(size=self.size)
+            result = ShardResult(size=self.size)
             try:
                 for start, end in pairwise(self._edges(shard.place, len(samples))):
                     some, place = samples[start:end], shard.place + start
-                    work = ready if not start and len(some) == len(ready.samples) else self._work(some, place)
-                    self._measure(work, place, cells, stored)
+                    batch_run = ready if not start and len(some) == len(ready.samples) else self._batch_run(some, place)
+                    self._measure(batch_run, place, cells, result)
                 break
             except BudgetError:
                 raise
@@ -94,70 +100,70 @@ class ShardRunner:
                 if not of_sample(error):
                     raise
                 scarce = out_of_memory(error)
-            work.forget()
+            batch_run.forget()
             ready.forget()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             if not scarce or min(self.size, len(samples)) == 1:
-                stored = self._apart(shard, samples, cells)
+                result = self._apart(shard, samples, cells)
                 break
             self.size = min(self.size, len(samples)) // 2
-        self.refused |= stored.refused.keys()
-        return stored
+        self.refused |= result.refused.keys()
+        return result
 
-    def _measure(self, work: BatchRun, place: int, cells: list[Cell], stored: ShardResult) -> None:
+    def _measure(self, batch_run: BatchRun, place: int, cells: list[Cell], result: ShardResult) -> None:
         """Run cells on images that fit, the first of which stands at ``place``."""
         if cells and cells[0].method != "none":
-            work.refer_to(self.none)
+            batch_run.refer_to(self.none)
         with shared_similarity() if self.config.sharing else nullcontext():
-            self._each(cells, lambda cell: [work.run(cell, self._seeds(cell))], len(work.samples), stored)
-        stored.images += work.image_rows(place)
-        stored.questions += work.questions()
-        stored.layouts += work.layouts()
-        stored.areas += work.areas()
+            self._each(cells, lambda cell: [batch_run.run(cell, self._seeds(cell))], len(batch_run.samples), result)
+        result.images += batch_run.image_rows(place)
+        result.questions += batch_run.questions()
+        result.layouts += batch_run.layouts()
 
     def _apart(self, shard: Shard, samples: list[ImageSample], cells: list[Cell]) -> ShardResult:
-        """What a shard gives image by image; samples that fail are among it, with the reason."""
-        stored = ShardResult(size=self.size)
+        """Answer a shard image by image; samples that fail are among the results, with the reason."""
+        result = ShardResult(size=self.size)
         for place, sample in enumerate(samples, shard.place):
-            image = self._alone(sample, place)
-            self._each(cells, partial(self._run_alone, image), 1, stored)
-            stored.images += image.image_rows(place)
-            stored.questions += image.questions()
-            stored.layouts += image.layouts()
-            stored.areas += image.areas()
-        return stored
+            isolated = self._isolated(sample, place)
+            self._each(cells, partial(self._run_isolated, isolated), 1, result)
+            result.images += isolated.image_rows(place)
+            result.questions += isolated.questions()
+            result.layouts += isolated.layouts()
+        return result
 
-    def _alone(self, sample: ImageSample, place: int) -> IsolatedRun:
-        one = lambda number: self._work([replace(sample, questions=(sample.questions[number],))], place)
-        return IsolatedRun(self._work([sample], place), self.none, one)
+    def _isolated(self, sample: ImageSample, place: int) -> IsolatedRun:
+        def one_question(number: int) -> BatchRun:
+            return self._batch_run([replace(sample, questions=(sample.questions[number],))], place)
 
-    def _run_alone(self, image: IsolatedRun, cell: Cell) -> list[CellResult]:
-        return list(image.run(cell, self._seeds(cell)))
+        return IsolatedRun(self._batch_run([sample], place), self.none, one_question)
+
+    def _run_isolated(self, isolated: IsolatedRun, cell: Cell) -> list[CellResult]:
+        return list(isolated.run(cell, self._seeds(cell)))
 
     def _seeds(self, cell: Cell) -> tuple[int, ...]:
-        """Further ones, under which its answers are scored too."""
+        """Further seeds, under which the cell's answers are scored too."""
         return self.further if cell.method == "random" else ()
 
-    def _each(self, cells: list[Cell], run: Callable[[Cell], list[CellResult]], images: int, stored: ShardResult) -> None:
+    def _each(self, cells: list[Cell], run: Callable[[Cell], list[CellResult]], images: int, result: ShardResult) -> None:
         """Store what cells give; one that is impossible on an image is refused, and what it gave before goes."""
         for cell in cells:
-            if cell.key in stored.refused:
+            if cell.key in result.refused:
                 continue
             try:
-                found = run(cell)
+                cell_results = run(cell)
             except BudgetError as error:
                 if cell.method == "none":
                     raise
-                stored.refused[cell.key] = str(error)
-                stored.findings.pop(cell.key, None)
+                result.refused[cell.key] = str(error)
+                result.cell_results.pop(cell.key, None)
                 continue
-            stored.findings.setdefault(cell.key, []).extend(found)
+            result.cell_results.setdefault(cell.key, []).extend(cell_results)
             self.advance(images)
 
     @property
     def none(self) -> Cell:
-        """What other cells are compared with."""
+        """The cell of the unpruned model, which other cells are compared with."""
         return next(iter(self.cells.values()))
 
 
@@ -195,15 +201,15 @@ class ShardRunnerSource:
         return ShardRunner(config, prepared)
 
 
-def fingerprints(config: CompareConfig, ready: PreparedRun) -> dict[str, str]:
+def fingerprints(config: CompareConfig, prepared: PreparedRun) -> dict[str, str]:
     """Return what must agree between machines for their answers to be of one run, each by what a message calls it."""
     asked = hashlib.sha256()
-    for sample in ready.samples:
+    for sample in prepared.samples:
         asked.update(repr((sample.image_id, [(q.sample_id, q.text, q.answer) for q in sample.questions])).encode())
     return {
         "code of prunescope or a plug-in": code_digest(config.plugin),
-        "weights": str(ready.adapter.digest),
-        "data": str(getattr(ready.task, "digest", None)),
+        "weights": str(prepared.adapter.digest),
+        "data": str(getattr(prepared.task, "digest", None)),
         "questions": asked.hexdigest()[:16],
         "versions": f"torch {version('torch').partition('+')[0]}, transformers {version('transformers')}",
     }

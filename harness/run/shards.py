@@ -1,10 +1,12 @@
-"""The unit of work of a run: a batch of images under the cells that have no answers on it yet, and what it gave."""
+"""The unit in which a run is answered: a batch of images under the cells that have no answers on it yet, and what it gave."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from harness.store.findings import CellResult, Layout
+from harness.store.cell_results import CellResult
+from harness.store.layouts import ImageLayout
+from harness.store.schema import ImageRow, QuestionRow
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,9 @@ class Shard:
 class ShardResult:
     """What a shard gave, as `RunFolder.add_batch` takes it; cells go by their keys."""
 
-    images: list[tuple] = field(default_factory=list)
-    questions: list[tuple] = field(default_factory=list)
-    layouts: list[Layout] = field(default_factory=list)
-    areas: list[tuple] = field(default_factory=list)
-    findings: dict[str, list[CellResult]] = field(default_factory=dict)
+    images: list[ImageRow] = field(default_factory=list)
+    questions: list[QuestionRow] = field(default_factory=list)
+    layouts: list[ImageLayout] = field(default_factory=list)  # of the images as they are, where they differ
+    cell_results: dict[str, list[CellResult]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)  # reasons
     size: int = 0  # images that fitted into memory at a time

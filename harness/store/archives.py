@@ -23,7 +23,7 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  #
 
 
 def read_arrays(path: Path, leave: str = "") -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz`` file by name.
+    """Read the arrays of an ``.npz`` file, by name.
 
     Args:
         path: the file.
@@ -70,7 +70,7 @@ def _claimed(file: IO[bytes]) -> int:
 
 
 def file_name(ident: str) -> str:
-    """A name for the file of an id, without its suffix: no path, no device, not too long, another for another id.
+    """Return a name, without suffix, for the file of an id: no path, no device, not too long, and another for another id.
 
     >>> file_name("7-0"), file_name("../7") == file_name("--/7")
     ('7-0', False)

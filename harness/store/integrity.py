@@ -1,4 +1,4 @@
-"""Whether a run folder holds what `compare` writes: its files are checked before anything is read from them.
+"""Checks of a run folder: whether its files hold what `compare` writes, before anything is read from them.
 
 A folder may be damaged, of another program or of a newer version. What is wrong is one `RequestError` that names the
 file and the place; nothing is written. Needs no torch.
@@ -70,8 +70,8 @@ _SUMMARY_CELL = {
 }  # fmt: skip
 
 
-def check_file(path: Path, content: dict) -> None:
-    """`RequestError` where ``manifest.json`` or ``summary.json`` lacks what readers need, or holds another type."""
+def check_file(path: Path, content: Mapping[str, Any]) -> None:
+    """Raise a `RequestError` where ``manifest.json`` or ``summary.json`` lacks what readers need, or holds another type."""
     if path.name == "manifest.json":
         _check(str(path), content, _MANIFEST, _MANIFEST_MAY)
         return
@@ -83,7 +83,7 @@ def check_file(path: Path, content: dict) -> None:
         _check(where, cell, _CELL, _SUMMARY_CELL)
 
 
-def _check(where: str, content: Mapping, needed: Mapping[str, Check], may: Mapping[str, Check]) -> None:
+def _check(where: str, content: Mapping[str, Any], needed: Mapping[str, Check], may: Mapping[str, Check]) -> None:
     for name in needed:
         if name not in content:
             raise RequestError(f"{where}: {name!r} is missing, which every run has; is it a file of prunescope?")
@@ -93,7 +93,7 @@ def _check(where: str, content: Mapping, needed: Mapping[str, Check], may: Mappi
 
 
 def connected(path: Path, schema: str, read_only: bool = False) -> sqlite3.Connection:
-    """A connection to the results of a run.
+    """Check the results of a run, and open a connection to them.
 
     Args:
         path: ``results.sqlite``.
@@ -133,7 +133,10 @@ def connected(path: Path, schema: str, read_only: bool = False) -> sqlite3.Conne
 
 
 def opened_to_read(path: Path) -> sqlite3.Connection:
-    """To a database that is not checked. Where no process has a log beside it, it is read without files for locks."""
+    """Open a database to read from, without checking it.
+
+    Where no process has a log beside it, it is read without files for locks.
+    """
     logged = any(path.with_name(path.name + suffix).exists() for suffix in _LOGS)
     return _opened(path, "ro" if logged else "ro&immutable=1")
 
@@ -145,7 +148,7 @@ def _opened(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def unreadable(error: sqlite3.Error) -> str:
-    """Why a database cannot be read, in words."""
+    """Return in words why a database cannot be read."""
     if "locked" in str(error):
         return "another process is writing it; try again when that is done"
     return f"cannot be read ({error})"
@@ -162,7 +165,7 @@ _UNWRITABLE = {
 
 
 def unwritable(error: sqlite3.Error) -> str | None:
-    """Why a database cannot be written, in words; None of an error that is of another kind."""
+    """Return in words why a database cannot be written; None for an error that is of another kind."""
     name = getattr(error, "sqlite_errorname", None) or ""
     said = next((text for start, text in _UNWRITABLE.items() if name.startswith(start)), None)
     return said and f"{said}, and the same command with --resume goes on ({error})"
@@ -232,7 +235,7 @@ _UNEQUAL = "SELECT 1 FROM analysis GROUP BY cell HAVING min(length(layers)) <> m
 
 
 def fault(connection: sqlite3.Connection) -> str | None:
-    """The first fault of a database, in words; every page and row is read."""
+    """Return the first fault of a database in words, or None where it has none; every page and row is read."""
     try:
         (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if said != "ok":

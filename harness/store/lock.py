@@ -1,4 +1,4 @@
-"""One process at a time writes a run folder: a lock that dies with the process that holds it."""
+"""The lock that lets one process at a time write a run folder, and that ends with the process that holds it."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from harness.errors import RequestError
 
 try:
     import fcntl
-except ImportError:  # Windows
-    fcntl = None
+except ImportError:
+    fcntl = None  # type: ignore[assignment]  # Windows has no such module
 
 NAME = "run.lock"
+"""The file in a run folder that is locked while a process writes there."""
 _HELD: set[Path] = set()  # by this process, against which its own locks are none
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of a file system that has none
 
 
 @contextmanager
 def locked(folder: Path, option: str) -> Iterator[None]:
-    """Hold a run folder.
+    """Keep other processes from writing a run folder inside the block.
 
     The lock is a POSIX record lock: processes that are forked meanwhile do not have it, so it ends with this one however
     that ends, and what it leaves of workers keeps nobody out. Without such locks (Windows, some network file systems) only
     this process is kept from holding a folder twice.
 
     Args:
-        folder: exists.
-        option: that names it, for messages.
+        folder: the run folder, which exists.
+        option: the option of the command line that names it, for messages.
 
     Raises:
         RequestError: where another process holds it, or the folder cannot be written.

@@ -10,17 +10,18 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import chain
-from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from harness.errors import RequestError
 from harness.files import read_json, write_whole
-from harness.store.areas import Area
-from harness.store.findings import CellResult, Layout, SelectionTrace
+from harness.store.arrays import columns_of
+from harness.store.cell_results import CellResult, SelectionTrace, Value
 from harness.store.integrity import check_file, connected, unwritable
-from harness.store.schema import NUMBERS, SAMPLE_COLUMNS, SCHEMA, SCHEMA_VERSION
+from harness.store.layouts import Area, ImageLayout
+from harness.store.schema import NUMBERS, SAMPLE_COLUMNS, SCHEMA, SCHEMA_VERSION, ImageRow, QuestionRow
 from harness.tasks.base import Answered
 from harness.tasks.rows import kind
 from metrics.figures import LAYERS
@@ -30,7 +31,12 @@ _OF_QUESTIONS = ("samples", "analysis", "repeats", "traces")
 
 
 class RunFolder:
-    """Reads and writes one run; ``read_only`` leaves every file of it as it is."""
+    """The files of one run, to read and to write.
+
+    Args:
+        folder: where they lie; it need not exist yet.
+        read_only: leave every file as it is.
+    """
 
     def __init__(self, folder: Path, read_only: bool = False) -> None:
         self.folder, self._read_only = folder, read_only
@@ -38,18 +44,31 @@ class RunFolder:
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """To the results, which are checked first: `RequestError` where they are missing, damaged or of another program."""
+        """The connection to the results, which `connect` opens when it is first used."""
         if self._connection is None:
-            self._connection = connected(self.folder / "results.sqlite", SCHEMA, self._read_only)
+            self._connection = self.connect()
         return self._connection
 
+    def connect(self) -> sqlite3.Connection:
+        """Check the results and open a connection to them.
+
+        Raises:
+            RequestError: where they are missing, damaged or of another program.
+        """
+        return connected(self.folder / "results.sqlite", SCHEMA, self._read_only)
+
     def close(self) -> None:
+        """Close the connection to the results; using it again opens another."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
-    def create(self, manifest: dict) -> None:
-        """Write the manifest and an empty database."""
+    def create(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest and an empty database.
+
+        Raises:
+            RequestError: where results stand there already, or nothing can be written.
+        """
         path = self.folder / "results.sqlite"
         if path.exists():
             raise RequestError(f"{path}: stands there without a manifest.json; name another folder")
@@ -57,7 +76,7 @@ class RunFolder:
         self.complete()
 
     def complete(self) -> None:
-        """Make the database, or the tables that it lacks: of a run that had just begun, or was made before they were."""
+        """Make the database, or the tables that it lacks where a run had just begun or was made before they came up."""
         with self._storing():
             if self._connection is None and self._begins:
                 self._connection = sqlite3.connect(self.folder / "results.sqlite", timeout=30)
@@ -66,7 +85,7 @@ class RunFolder:
 
     @contextmanager
     def _storing(self) -> Iterator[None]:
-        """What cannot be stored is one `RequestError` with the reason; the transaction is undone."""
+        """Turn what SQLite cannot store into one `RequestError` with the reason; the transaction is undone."""
         try:
             yield
         except sqlite3.Error as error:
@@ -78,13 +97,13 @@ class RunFolder:
             raise RequestError(f"{self.folder / 'results.sqlite'}: {reason}") from None
 
     def check(self) -> None:
-        """`RequestError` where there are results that nothing can be added to."""
+        """Raise a `RequestError` where there are results that nothing can be added to."""
         if not self._begins:
             self.connection.execute("SELECT 1")
 
     @property
     def _begins(self) -> bool:
-        """Whether no table is stored yet: of a run that was interrupted at once."""
+        """Whether no table is stored yet, as in a run that was interrupted at once."""
         path = self.folder / "results.sqlite"
         if self.finished or not path.exists() or path.stat().st_size == 0:
             return not self.finished
@@ -97,39 +116,51 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
+        """Whether a run has begun there."""
         return (self.folder / "manifest.json").exists()
 
     @property
     def finished(self) -> bool:
+        """Whether the run is complete and summarised."""
         return (self.folder / "summary.json").exists()
 
-    def manifest(self) -> dict:
-        """The manifest, or `RequestError` where the folder is no run or of a newer schema."""
+    def manifest(self) -> dict[str, Any]:
+        """Read ``manifest.json``.
+
+        Raises:
+            RequestError: where the folder is no run, or one of a newer schema.
+        """
         return self._read_json("manifest.json")
 
-    def summary(self) -> dict:
+    def summary(self) -> dict[str, Any]:
+        """Read ``summary.json``.
+
+        Raises:
+            RequestError: where the folder is no finished run, or one of a newer schema.
+        """
         return self._read_json("summary.json")
 
-    def _read_json(self, name: str) -> dict:
+    def _read_json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         if not path.exists():
             raise RequestError(f"{self.folder}: no finished run there ({name} is missing)")
         content = read_json(path)
         version = content.get("schema_version") if isinstance(content, dict) else None
-        if type(version) is not int or version != SCHEMA_VERSION:
+        if not isinstance(content, dict) or type(version) is not int or version != SCHEMA_VERSION:
             raise RequestError(f"{path}: schema version {kind(version)}, this prunescope reads {SCHEMA_VERSION}")
         check_file(path, content)
         return content
 
-    def write_json(self, name: str, content: dict) -> None:
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write a file of JSON whole or not at all; raise a `RequestError` where that fails."""
         self.write_text(name, json.dumps(content, indent=1, allow_nan=False))
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a file whole or not at all; `RequestError` where that fails."""
+        """Write a file whole or not at all; raise a `RequestError` where that fails."""
         write_whole(self.folder / name, text, f"{self.folder / name}: cannot be written")
 
-    def add_cells(self, cells: Iterable[tuple[str, dict]]) -> dict[str, int]:
-        """Store cells and return their ids by key."""
+    def add_cells(self, cells: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, int]:
+        """Store cells, each a key and its facts, and return the ids of all cells by key; a known cell stays as it is."""
         self.complete()
         with self._storing(), self.connection as connection:
             for key, facts in cells:
@@ -144,40 +175,43 @@ class RunFolder:
     def add_batch(
         self,
         place: int,
-        images: Sequence[tuple],
-        questions: Sequence[tuple],
-        findings: Mapping[int, CellResult],
-        layouts: Sequence[Layout] = (),
-        areas: Sequence[tuple] = (),
+        images: Sequence[ImageRow],
+        questions: Sequence[QuestionRow],
+        results: Mapping[int, CellResult],
+        layouts: Sequence[ImageLayout] = (),
     ) -> None:
-        """One batch of images with the answers of some cells, in one transaction; ``place`` is that of its first image.
+        """Store one batch of images with the answers of some cells, in one transaction.
 
         Args:
+            place: of its first image among all images.
+            images: rows of the table ``images``.
+            questions: rows of the table ``questions``.
+            results: by id what each cell gave.
             layouts: of the images as they are, where they differ.
-            areas: of images whose tokens are no one full grid: image, number of the area, and what an `Area` holds.
         """
         with self._storing(), self.connection as connection:
-            insert = lambda table, width, rows, word="REPLACE": connection.executemany(
-                f"INSERT OR {word} INTO {table} VALUES ({', '.join('?' * width)})", rows
-            )
+
+            def insert(table: str, width: int, rows: Iterable[tuple[Value, ...]], word: str = "REPLACE") -> None:
+                connection.executemany(f"INSERT OR {word} INTO {table} VALUES ({', '.join('?' * width)})", rows)
+
             insert("images", 6, images, "IGNORE")
             insert("questions", 7, questions, "IGNORE")
             if layouts:
-                insert("layouts", 5, [(0, *layout) for layout in layouts])
-            if areas:
+                insert("layouts", 5, [(0, *layout.row()) for layout in layouts])
+            if areas := [row for layout in layouts for row in layout.area_rows()]:
                 insert("areas", 8, areas)
-            for cell, found in findings.items():
-                if found.layouts:
-                    insert("layouts", 5, [(cell, *layout) for layout in found.layouts])
-                insert("samples", 2 + len(SAMPLE_COLUMNS), ((cell, row.question, *row.values()) for row in found.samples))
-                insert("repeats", 4, ((cell, *row) for row in found.repeats))
-                insert("traces", 4, ((cell, *trace.values()) for trace in found.traces))
-                if found.analysis is not None:
-                    insert("analysis", 3 + len(NUMBERS), found.analysis.rows(cell))
-            insert("done", 2, ((cell, place) for cell in findings))
+            for cell, result in results.items():
+                if result.layouts:
+                    insert("layouts", 5, [(cell, *layout.row()) for layout in result.layouts])
+                insert("samples", 2 + len(SAMPLE_COLUMNS), ((cell, row.question, *row.values()) for row in result.samples))
+                insert("repeats", 4, ((cell, *row) for row in result.repeats))
+                insert("traces", 4, ((cell, *trace.values()) for trace in result.traces))
+                if result.analysis is not None:
+                    insert("analysis", 3 + len(NUMBERS), result.analysis.rows(cell))
+            insert("done", 2, ((cell, place) for cell in results))
 
     def drop(self, cell: int, reason: str) -> None:
-        """Take a cell's answers away and give the reason why it has none."""
+        """Take a cell's answers away, and store the reason why it has none."""
         with self._storing(), self.connection as connection:
             _add_facts(connection, cell, {"skipped": reason, "tokens": None, "flops": None, "schedule": None})
             for table in (*_OF_QUESTIONS, "done"):
@@ -210,33 +244,43 @@ class RunFolder:
                 connection.execute("DELETE FROM done WHERE place = ?", (start,))
 
     def has(self, table: str) -> bool:
-        """Whether there is such a table; runs that were made before some came up lack them."""
+        """Return whether there is such a table; runs that were made before some tables came up lack them."""
         return self.connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone() is not None
 
-    def layouts(self, cell: int = 0) -> dict[str, tuple[int, tuple[int, int] | None]]:
-        """By image its visual tokens and their grid, where images differ: as they are, or as a cell shrank them."""
+    def layouts(self, cell: int = 0, images: Sequence[str] | None = None) -> dict[str, ImageLayout]:
+        """Return by id how the visual tokens of each image lie, where images differ; else, or in an older run, nothing.
+
+        Args:
+            cell: 0 for the images as they are; the id of a cell for images as it shrank them, whose areas are not stored.
+            images: those to read; all where not given.
+        """
         if not self.has("layouts"):
             return {}
-        rows = self.connection.execute("SELECT image, tokens, height, width FROM layouts WHERE cell = ?", (cell,)).fetchall()
-        return {image: (tokens, None if height is None else (height, width)) for image, tokens, height, width in rows}
-
-    def areas(self, image: str) -> tuple[Area, ...]:
-        """What an image's tokens cover, in their order, where they are no one full grid; else, or in an older run, nothing."""
-        if not self.has("areas"):
-            return ()
-        asked = "SELECT rows, columns, top, left, bottom, right FROM areas WHERE image = ? ORDER BY number"
-        return tuple(Area(*row) for row in self.connection.execute(asked, (image,)))
+        chosen, asked = "", tuple[str, ...]()
+        if images is not None:
+            chosen, asked = " AND image IN (SELECT value FROM json_each(?))", (json.dumps(list(images)),)
+        areas: dict[str, list[Area]] = {}
+        if cell == 0 and self.has("areas"):
+            query = f"SELECT image, rows, columns, top, left, bottom, right FROM areas WHERE 1{chosen} ORDER BY image, number"  # nosec B608
+            for image, *area in self.connection.execute(query, asked):
+                areas.setdefault(image, []).append(Area(*area))
+        query = f"SELECT image, tokens, height, width FROM layouts WHERE cell = ?{chosen}"  # nosec B608
+        return {
+            image: ImageLayout(image, tokens, None if height is None else (height, width), tuple(areas.get(image, ())))
+            for image, tokens, height, width in self.connection.execute(query, (cell, *asked))
+        }
 
     def done(self) -> set[tuple[int, int]]:
-        """(cell, place of the batch's first image) of the answers that are stored; a batch is stored whole or not at all."""
+        """Return (cell, place of the batch's first image) of all stored answers; a batch is stored whole or not at all."""
         return set(self.connection.execute("SELECT cell, place FROM done"))
 
     def add_timings(
-        self, number: int, rows: Iterable[tuple[int, int, int, str, float]], facts: Mapping[int, dict] | None = None
+        self, number: int, rows: Iterable[tuple[int, int, int, str, float]], facts: Mapping[int, dict[str, Any]] | None = None
     ) -> None:
-        """One latency pass, in one transaction.
+        """Store one latency pass, in one transaction.
 
         Args:
+            number: of the pass, from 0 on.
             rows: (cell, repeat, round, stage, seconds); repeat 1 is a second run in the same rounds.
             facts: by cell what else was measured.
         """
@@ -246,21 +290,26 @@ class RunFolder:
                 _add_facts(connection, cell, known)
 
     def timings(self, repeat: int = 0) -> dict[tuple[int, int], dict[str, np.ndarray]]:
-        """Seconds by pass and cell, then by stage, in the order of the rounds. Only times of one pass compare."""
+        """Return seconds by (pass, cell), then by stage, in the order of the rounds. Only times of one pass compare.
+
+        Args:
+            repeat: 1 for the second run of a cell in the same rounds.
+        """
         out: dict[tuple[int, int], dict[str, list[float]]] = {}
         query = "SELECT pass, cell, stage, seconds FROM timings WHERE repeat = ? ORDER BY pass, cell, stage, round"
         for number, cell, stage, seconds in self.connection.execute(query, (repeat,)):
             out.setdefault((number, cell), {}).setdefault(stage, []).append(seconds)
         return {key: {stage: np.array(v) for stage, v in stages.items()} for key, stages in out.items()}
 
-    def cells(self) -> list[tuple[int, str, dict]]:
+    def cells(self) -> list[tuple[int, str, dict[str, Any]]]:
+        """Return the id, key and facts of every cell, in the order of the ids."""
         return [
             (i, key, json.loads(facts))
             for i, key, facts in self.connection.execute("SELECT id, key, facts FROM cells ORDER BY id")
         ]
 
     def failed(self) -> list[tuple[int, str, str]]:
-        """(cell, question, reason) of the samples without an answer, cell by cell in the order of images and questions."""
+        """Return (cell, question, reason) of the samples without an answer, cell by cell in the order of images and questions."""
         query = (
             "SELECT cell, samples.question, failed FROM samples JOIN questions ON questions.id = samples.question "
             "JOIN images ON images.id = questions.image WHERE failed IS NOT NULL ORDER BY cell, images.place, questions.place"
@@ -268,7 +317,7 @@ class RunFolder:
         return self.connection.execute(query).fetchall()
 
     def columns(self, cell: int, questions: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Samples of a cell as columns, in the order of images and questions; missing numbers are NaN.
+        """Return the samples of a cell as columns, in the order of images and questions; missing numbers are NaN.
 
         Args:
             cell: its id.
@@ -281,11 +330,11 @@ class RunFolder:
             f"WHERE cell = ? {'' if questions is None else 'AND samples.question IN (SELECT value FROM json_each(?)) '}"
             "ORDER BY images.place, questions.place"  # nosec B608
         )
-        asked = (cell,) if questions is None else (cell, json.dumps(list(questions)))
-        return _columns(names, self.connection.execute(query, asked).fetchall())
+        asked: tuple[int | str, ...] = (cell,) if questions is None else (cell, json.dumps(list(questions)))
+        return columns_of(names, self.connection.execute(query, asked).fetchall())
 
     def answered(self, cell: int) -> list[Answered]:
-        """The scored answers of a cell, with their targets."""
+        """Return the scored answers of a cell, with their targets."""
         query = (
             "SELECT samples.question, family, image, target, prediction, score FROM samples "
             "JOIN questions ON questions.id = samples.question JOIN images ON images.id = questions.image "
@@ -294,7 +343,7 @@ class RunFolder:
         return [Answered(*row) for row in self.connection.execute(query, (cell,))]
 
     def analysis(self, cell: int) -> dict[str, np.ndarray]:
-        """The analysed questions of a cell as columns, with ``layers`` float32 [n, layers, LAYERS]; missing is nan."""
+        """Return the analysed questions of a cell as columns, with ``layers`` float32 [n, layers, LAYERS]; missing is nan."""
         names = ["question", "image", "family", "score", "kept", "kept_count", "recall", *NUMBERS, "layers"]
         query = (
             f"SELECT analysis.question, image, family, score, kept, kept_count, recall, {', '.join(NUMBERS)}, layers "
@@ -303,14 +352,14 @@ class RunFolder:
             "JOIN questions ON questions.id = analysis.question JOIN images ON images.id = questions.image "
             "WHERE analysis.cell = ? ORDER BY images.place, questions.place"  # nosec B608
         )
-        columns = _columns(names, self.connection.execute(query, (cell,)).fetchall())
+        columns = columns_of(names, self.connection.execute(query, (cell,)).fetchall())
         blobs = columns["layers"]
         tables = [np.frombuffer(blob, "<f4").reshape(-1, len(LAYERS)) for blob in blobs]
         columns["layers"] = np.stack(tables) if tables else np.zeros((0, 0, len(LAYERS)), "<f4")
         return columns
 
     def repeats(self, cell: int) -> dict[int, float]:
-        """Mean score of a cell under each further seed."""
+        """Return the mean score of a cell under each further seed."""
         rows = self.connection.execute("SELECT repeat, score FROM repeats WHERE cell = ?", (cell,))
         table = np.fromiter(chain.from_iterable(rows), np.float64).reshape(-1, 2)
         seeds, codes = np.unique(table[:, 0].astype(np.int64), return_inverse=True)
@@ -318,10 +367,13 @@ class RunFolder:
         return dict(zip(seeds.tolist(), means.tolist()))
 
     def traces(self, questions: Sequence[str]) -> dict[tuple[int, str], SelectionTrace]:
-        """By cell and question what is known of why tokens were kept; nothing for questions that were not analysed."""
+        """Return by cell and question what is known of why tokens were kept; nothing for questions that were not analysed."""
         if not self.has("traces"):
             return {}
-        read = lambda blob, kind: None if blob is None else np.frombuffer(blob, kind)
+
+        def read(blob: bytes | None, kind: str) -> np.ndarray | None:
+            return None if blob is None else np.frombuffer(blob, kind)
+
         query = (
             "SELECT cell, question, scores, source FROM cells CROSS JOIN json_each(?) AS asked "
             "JOIN traces ON traces.cell = cells.id AND traces.question = asked.value"
@@ -332,39 +384,15 @@ class RunFolder:
         }
 
     def analysed(self) -> list[str]:
-        """Questions about images that were analysed."""
+        """Return the ids of the questions about images that were analysed."""
         query = "SELECT questions.id FROM images JOIN questions ON questions.image = images.id WHERE complexity IS NOT NULL"
         return [name for (name,) in self.connection.execute(query)]
 
     def complexity(self) -> dict[str, float]:
-        """Effective rank of all visual tokens of each analysed image."""
+        """Return by image the effective rank of all its visual tokens, for images that were analysed."""
         return dict(self.connection.execute("SELECT id, complexity FROM images WHERE complexity IS NOT NULL ORDER BY place"))
 
 
 def _add_facts(connection: sqlite3.Connection, cell: int, facts: Mapping[str, object]) -> None:
     (known,) = connection.execute("SELECT facts FROM cells WHERE id = ?", (cell,)).fetchone()
     connection.execute("UPDATE cells SET facts = ? WHERE id = ?", (json.dumps({**json.loads(known), **facts}), cell))
-
-
-_TEXTS = frozenset({"question", "image", "family", "prediction", "kept", "failed", "layers"})
-
-
-def _columns(names: list[str], rows: list[tuple]) -> dict[str, np.ndarray]:
-    """Rows as columns: texts and bytes as objects, numbers as floats with nan for null."""
-    columns = dict(zip(names, zip(*rows))) if rows else {name: () for name in names}
-    return {
-        name: np.array(values, dtype=object)
-        if name in _TEXTS
-        else np.array([np.nan if v is None else v for v in values], dtype=float)
-        for name, values in columns.items()
-    }
-
-
-def pack(mask: np.ndarray) -> bytes:
-    """A bool mask as bits."""
-    return np.packbits(mask.ravel()).tobytes()
-
-
-def unpack(bits: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """The mask of `pack`, bool of this shape."""
-    return np.unpackbits(np.frombuffer(bits, np.uint8), count=prod(shape)).astype(bool).reshape(shape)

@@ -14,6 +14,10 @@ NUMBERS = (
     *FIGURES, *(f"z_{name}" for name in FIGURES), *(f"percentile_{name}" for name in FIGURES),
     *(f"row_z_{name}" for name in MATCHED), *BIAS, *SCORES,
 )  # fmt: skip
+ImageRow = tuple[str, int, bytes | None, int | None, int | None, float | None]
+"""A row of ``images``: id, place, PNG of a thumbnail, its height and width, and the effective rank of the visual tokens."""
+QuestionRow = tuple[str, str, int, str, str, str, bytes | None]
+"""A row of ``questions``: id, image, place, family, question, target, and the packed mask of the evidence."""
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS cells (
     id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, facts TEXT NOT NULL);

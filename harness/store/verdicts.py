@@ -1,4 +1,4 @@
-"""What a comparison of two builds says: one verdict a cell and rule."""
+"""What a comparison of two builds says: one verdict for each cell and rule."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RULES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one rule says of one cell."""
+    """What one rule says of one cell of two builds."""
 
     rule: str  # one of RULES
     cell: str  # as a reader names it: ``sts at 64``
@@ -49,7 +49,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All verdicts on a candidate."""
+    """All verdicts on a candidate build against its baseline."""
 
     baseline: str  # where it came from
     candidate: str
@@ -59,21 +59,25 @@ class Comparison:
 
     @property
     def failed(self) -> list[Verdict]:
+        """The verdicts for which the candidate is refused."""
         return self.of("failed")
 
     @property
     def exit_code(self) -> int:
+        """The exit code of ``regress``: 1 where a rule failed."""
         return 1 if self.failed else 0
 
     def of(self, status: Status) -> list[Verdict]:
+        """Return the verdicts of one status."""
         return [v for v in self.verdicts if v.status == status]
 
     def counts(self) -> dict[str, int]:
+        """Return how many verdicts there are of each status."""
         found = Counter(v.status for v in self.verdicts)
         return {status: found[status] for status in ("failed", "passed", "noted", "not judged")}
 
     def as_dict(self) -> dict[str, Any]:
-        """The form of ``--json``."""
+        """Return the comparison as ``--json`` prints it."""
         return {
             "baseline": self.baseline, "candidate": self.candidate, "failed": bool(self.failed), "counts": self.counts(),
             "facts": dict(self.facts), "notes": list(self.notes), "verdicts": [asdict(v) for v in self.verdicts],

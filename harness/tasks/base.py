@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-from PIL import Image
+if TYPE_CHECKING:  # `list tasks` needs neither
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
 
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """Validated facts of a task, shown by ``list tasks`` and in reports."""
+    """The facts of a task that ``list tasks`` and reports show."""
 
     name: str
     summary: str
@@ -24,29 +26,31 @@ class TaskInfo:
     knows_evidence: bool
     scored: bool = True  # False where there are no answers: such a task ranks by loyalty alone, its accuracy is null
     prompt: str = "{question}"  # how a question is put to the model
-    answer_tokens: int = 16  # that an answer may need
+    answer_tokens: int = 16  # tokens that an answer may need
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question on an image; ``evidence`` is bool [h, w] on the model's token grid, or None.
+    """One question on an image.
 
     ``answer`` is the text that `Task.score` gets: of a task with several right answers, what `Target.text` writes.
+    ``evidence`` marks the visual tokens that hold the answer: bool [h, w] on the model's token grid, or None where that is
+    not known.
     """
 
     sample_id: str
     family: str
     text: str
     answer: str
-    evidence: np.ndarray | None = None
+    evidence: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
 class ImageSample:
     """An image with all of its questions.
 
-    ``picture`` is the image, or a function that decodes it: a run over thousands of pages then holds one batch of
-    pixels at a time.
+    ``picture`` is the image, or a function that decodes it: with a function, a run over thousands of pages holds one
+    batch of pixels at a time.
     """
 
     image_id: str
@@ -61,7 +65,7 @@ class ImageSample:
 
 @dataclass(frozen=True)
 class Answered:
-    """One answer of one cell, as `aggregate` sees it."""
+    """One answer of one cell, as a task's ``aggregate`` gets it."""
 
     question: str  # the question's sample_id
     family: str
@@ -72,7 +76,7 @@ class Answered:
 
 
 class Task(Protocol):
-    """A benchmark. Samples are a pure function of (count, seed).
+    """A benchmark: images with questions, and a score for each answer.
 
     A task may also have ``aggregate(rows: Sequence[Answered]) -> dict[str, float]``, for figures that are no mean of
     scores; see `aggregates`.
@@ -80,12 +84,16 @@ class Task(Protocol):
 
     info: TaskInfo
 
-    def samples(self, count: int, seed: int) -> Iterator[ImageSample]: ...
+    def samples(self, count: int, seed: int) -> Iterator[ImageSample]:
+        """Yield ``count`` images with their questions, or all where there are fewer; a pure function of (count, seed)."""
+        ...
 
-    def score(self, prediction: str, answer: str) -> float: ...
+    def score(self, prediction: str, answer: str) -> float:
+        """Return the score of a prediction, from 0 to 1, given the question's ``answer``."""
+        ...
 
 
 def aggregates(task: Task, rows: Sequence[Answered]) -> dict[str, float]:
-    """The task-level figures of one cell; none where the task has no ``aggregate`` or there are no rows."""
+    """Return the task's own figures over the answers of one cell; none where it has no ``aggregate`` or there are no rows."""
     total = getattr(task, "aggregate", None)
     return dict(total(rows)) if total is not None and rows else {}

@@ -1,4 +1,4 @@
-"""Multiple choice: which option an answer in free text names."""
+"""Multiple choice: find the option that an answer in free text names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WORD = re.compile(r"(?<![\w'])[A-Z](?![\w'])")
 
 
 def choice(prediction: str, target: Target) -> float:
-    """1 where the prediction names the right option.
+    """Return 1.0 where the prediction names the right option, else 0.0.
 
     >>> choice("The answer is (b).", Target(("B",), ("a cat", "a dog")))
     1.0
@@ -28,9 +28,9 @@ def choice(prediction: str, target: Target) -> float:
 
 
 def letter(prediction: str, choices: Sequence[str] = ()) -> str | None:
-    """The letter of the option that the text names, or None.
+    """Return the letter of the option that a text names, or None.
 
-    In this order: a letter and nothing else; a letter at the start that a mark sets off ("B. a dog", "(b) a dog");
+    Tried in this order: a letter and nothing else; a letter at the start that a mark sets off ("B. a dog", "(b) a dog");
     "the answer is B", the last of them; the text of exactly one option, an option inside another that is named too
     not counted; exactly one capital standing alone, where "A" before a word and "I" are words.
 

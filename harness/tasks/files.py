@@ -1,4 +1,4 @@
-"""From a path to tables: one file, or the files of a folder, by split and configuration where their names have these."""
+"""Find the tables of a path: one file, or the files of a folder, by split and configuration where their names have these."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ _SHARD = re.compile(r"([A-Za-z0-9_]+)-\d{5}-of-(\d{5})")  # "test-00000-of-00003
 
 
 def existing(path: Path, task: str) -> Path:
-    """The path, or `RequestError` with the nearest that there is."""
+    """Return the path if a file or folder is there.
+
+    Args:
+        path: of a file or folder.
+        task: the task's name, for the message.
+
+    Raises:
+        RequestError: where nothing is there, with the nearest name that is.
+    """
     try:
         if path.exists():
             return path
@@ -29,7 +37,7 @@ def existing(path: Path, task: str) -> Path:
 
 
 def tables(path: Path, task: str, split: str | None = None, config: str | None = None) -> list[Table]:
-    """The tables of a file or a folder, in the order of their names.
+    """Open the tables of a file or a folder, in the order of their names.
 
     Args:
         path: a ``.jsonl`` or ``.parquet`` file, or a folder with such files.
@@ -65,7 +73,7 @@ def tables(path: Path, task: str, split: str | None = None, config: str | None =
 
 
 def _complete(task: str, files: list[Path]) -> None:
-    """`RequestError` where a download was broken off: fewer files than their names say there are."""
+    """Raise `RequestError` where a download was broken off: fewer files than their names say there are."""
     there = Counter((file.parent, match[1], int(match[2])) for file in files if (match := _SHARD.match(file.name)))
     for (folder, split, whole), count in there.items():
         if count < whole:
@@ -73,12 +81,15 @@ def _complete(task: str, files: list[Path]) -> None:
 
 
 def table_files(folder: Path) -> list[Path]:
-    """All ``.jsonl`` and ``.parquet`` files below a folder, hidden ones left out."""
+    """Return all ``.jsonl`` and ``.parquet`` files below a folder, hidden ones left out."""
     return visible(folder, READERS)
 
 
 def visible(folder: Path, suffixes: Iterable[str]) -> list[Path]:
-    """Files with one of the suffixes below a folder, in the order of their names, hidden ones and folders left out."""
+    """Return the files below a folder that have one of the suffixes, in the order of their names.
+
+    Hidden files, and files in hidden folders, are left out.
+    """
     endings = tuple(suffixes)
     return sorted(
         path

@@ -23,11 +23,11 @@ OPTIONAL = ("answer", "answers", "id", "image_id", "family", "category", "choice
 
 
 def from_tables(name: str, tables: Sequence[Table], metric: str | None = None) -> TabularTask:
-    """The task of files with the columns image and question, and of ``answer``, ``answers`` and `OPTIONAL` what there is.
+    """Make a task of files with the columns image and question, and whichever of `OPTIONAL` there are.
 
     Args:
-        name: of the task: the expression that the user wrote.
-        tables: the files.
+        name: the task's name: the expression that the user wrote.
+        tables: the files' tables.
         metric: one of `METRICS`; by default ``choice`` where there are choices, else ``exact``.
 
     Raises:

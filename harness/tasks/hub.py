@@ -25,11 +25,16 @@ DEFAULT = "data"  # the folder of a data set's only configuration
 
 
 class HubTable:
-    """A split of a data set as ``datasets`` maps it into memory; images stay encoded."""
+    """A split of a data set as ``datasets`` maps it into memory; images stay encoded.
+
+    Args:
+        data: the ``datasets.Dataset``.
+        name: for messages.
+    """
 
     root: Path | None = None
 
-    def __init__(self, data, name: str) -> None:
+    def __init__(self, data: Any, name: str) -> None:
         self.name, self.columns = name, tuple(data.column_names)
         self._data = data.with_format("arrow")
         self._only = lru_cache(maxsize=4)(lambda columns: self._data.select_columns(list(columns)))
@@ -39,6 +44,7 @@ class HubTable:
         return len(self._data)
 
     def holds_text(self, column: str) -> bool:
+        """Return False: a data set of the hub holds its images as bytes."""
         return False
 
     def _there(self, columns: Sequence[str]) -> tuple[str, ...]:
@@ -48,6 +54,7 @@ class HubTable:
         return Row(values, f"{self.name}, row {index}", str(index))
 
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
+        """Yield all rows in order, with those of the named columns that there are."""
         start = 0
         for table in self._only(self._there(columns)).iter(batch_size=2048):
             for index, values in enumerate(table.to_pylist(), start):
@@ -55,21 +62,24 @@ class HubTable:
             start += len(table)
 
     def row(self, index: int, columns: Sequence[str]) -> Row:
+        """Return one row, counted from 0."""
         return self._row(self._only(self._there(columns))[index].to_pylist()[0], index)
 
     def cell(self, index: int, column: str) -> Any:
+        """Return the content of one cell."""
         return self._only((column,))[index][column][0].as_py()
 
     def cells(self, column: str) -> Iterator[Any]:
+        """Yield all cells of a column in order."""
         for table in self._only((column,)).iter(batch_size=64):
             yield from table[column].to_pylist()
 
 
 def load(task: str, repositories: Sequence[str], config: str | None, split: str, fetch: str = "") -> list[Table]:
-    """The tables of a split of the first of these data sets that can be had.
+    """Return the tables of a split of the first of these data sets that can be had.
 
     Args:
-        task: its name, for messages.
+        task: the task's name, for messages.
         repositories: hub ids that hold the same data.
         config: the configuration, where the data set has several.
         split: the split.
@@ -151,7 +161,7 @@ def _load(task: str, repository: str, config: str | None, split: str) -> list[Ta
 
 
 def downloaded(repository: str, config: str | None, split: str) -> Path | None:
-    """The folder of a data set of which ``hf download`` has fetched this split, or None."""
+    """Return the folder of a data set of which ``hf download`` has fetched this split, or None."""
     from huggingface_hub import constants, snapshot_download
 
     try:
@@ -166,7 +176,7 @@ def downloaded(repository: str, config: str | None, split: str) -> Path | None:
 def _answering(repositories: Sequence[str]) -> str | None:
     """The first data set that the hub has; one request each, none after one that fails."""
     from huggingface_hub import constants
-    from huggingface_hub.utils import build_hf_headers, get_session
+    from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]  # it exports by __getattr__
 
     if constants.HF_HUB_OFFLINE:
         return None
@@ -183,7 +193,7 @@ def _answering(repositories: Sequence[str]) -> str | None:
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """``datasets`` within looks into its cache alone; else it tries five times and waits in between."""
+    """Let ``datasets`` look into its cache alone; else it tries five times and waits in between."""
     from huggingface_hub import constants
 
     try:

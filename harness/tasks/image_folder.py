@@ -25,9 +25,9 @@ class ImageFolderTask:
     """The images of a folder and of the folders below it.
 
     Args:
-        name: of the task: the expression that the user wrote.
-        folder: where the images are.
-        prompt: for images that no file has prompts for.
+        name: the task's name: the expression that the user wrote.
+        folder: the folder with the images.
+        prompt: what is asked on images that no file has prompts for.
 
     Raises:
         RequestError: where there is no image, or a file of prompts cannot be read.
@@ -66,7 +66,7 @@ class ImageFolderTask:
 
     @property
     def digest(self) -> str:
-        """A fingerprint of the images' names, sizes and prompts."""
+        """A fingerprint of the images' names, sizes and prompts, as hexadecimal digits."""
         total = hashlib.blake2b(digest_size=8)
         for image, prompts in self._prompts.items():
             total.update(f"{self._name(image)}|{image.stat().st_size}|{prompts}\n".encode())
@@ -76,7 +76,7 @@ class ImageFolderTask:
         return image.relative_to(self._folder).as_posix()
 
     def samples(self, count: int, seed: int) -> Iterator[ImageSample]:
-        """A sample of the images without replacement; see `harness.tasks.tabular.TabularTask.samples` for its order."""
+        """Yield a sample of the images without replacement, in the order of `harness.tasks.tabular.TabularTask.samples`."""
         rank = lambda image: hashlib.blake2b(f"{seed}|{self._name(image)}".encode(), digest_size=16).digest()
         for image in sorted(self._images, key=rank)[: max(count, 0)]:
             name = self._name(image)
@@ -85,7 +85,7 @@ class ImageFolderTask:
             yield ImageSample(name, load, tuple(Question(f"{name}-{place}", "prompt", text, "") for place, text in asked))
 
     def score(self, prediction: str, answer: str) -> float:
-        """Not a number: there is nothing to score."""
+        """Return nan: there is no answer to compare with."""
         return float("nan")
 
 

@@ -1,4 +1,4 @@
-"""Images of task files: where they may lie, how large they may be, and what is wrong with one."""
+"""Images of task files: where they may lie, how large they may be, and how they are decoded."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
-
-from PIL import Image, ImageOps
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import RequestError
 from harness.tasks.rows import Row, kind
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MOST_PIXELS = 89_478_485
 """More are refused: Pillow's limit on what may be a decompression bomb (a quarter GiB in RGB)."""
@@ -25,14 +26,18 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file or its bytes; called, it decodes them."""
+    """An image file or the bytes of one; a call decodes it."""
 
     source: bytes | Path = field(repr=False)
     name: str  # for messages: where the row stands, and the file
     ident: str = ""  # the path as the file has it, or the digest of the bytes
 
     def checked(self) -> Picture:
-        """Itself, or `RequestError` where it is a file that is not there; pipes and devices are no files."""
+        """Return the picture itself if its file is there.
+
+        Raises:
+            RequestError: where there is no such file; pipes and devices are no files.
+        """
         try:
             there = isinstance(self.source, bytes) or self.source.is_file()
         except OSError:  # a name longer than any
@@ -42,7 +47,13 @@ class Picture:
         return self
 
     def __call__(self) -> Image.Image:
-        """The image in RGB, upright by its EXIF orientation, or `RequestError` that names it."""
+        """Decode the image in RGB, upright by its EXIF orientation.
+
+        Raises:
+            RequestError: where it cannot be decoded or has more than `MOST_PIXELS` pixels; the message names it.
+        """
+        from PIL import Image, ImageOps, UnidentifiedImageError
+
         self.checked()
         stream = io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source
         try:
@@ -58,7 +69,7 @@ class Picture:
             raise
         except Image.DecompressionBombError:
             raise RequestError(f"{self.name}: too many pixels; at most {MOST_PIXELS:,} in all") from None
-        except Image.UnidentifiedImageError:
+        except UnidentifiedImageError:
             raise RequestError(f"{self.name}: not an image that can be read") from None
         except Exception as error:  # decoders raise nearly anything on broken files
             first = (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
@@ -66,7 +77,7 @@ class Picture:
 
 
 def picture(cell: Any, row: Row, column: str, root: Path | None) -> Picture:
-    """The image of a cell.
+    """Return the image of a cell, not yet decoded.
 
     Args:
         cell: a path relative to ``root``, bytes, an object with ``bytes`` or ``path``, or a list of one of these.
@@ -94,7 +105,11 @@ def picture(cell: Any, row: Row, column: str, root: Path | None) -> Picture:
 
 
 def inside(root: Path, text: str, row: Row, column: str) -> Path:
-    """The path below ``root``, or `RequestError` for one that leaves it."""
+    """Return the path below ``root`` that a cell holds.
+
+    Raises:
+        RequestError: for a path that leaves ``root``; the message names the row and the column.
+    """
     parts = PurePosixPath(text.replace("\\", "/"))
     if parts.is_absolute() or PureWindowsPath(text).drive or ".." in parts.parts or "\0" in text:
         raise row.error(column, f"{text[:80]!r} leaves the file's folder; write a path below it, without '..'")
@@ -102,7 +117,7 @@ def inside(root: Path, text: str, row: Row, column: str) -> Path:
 
 
 def identity(cell: Any) -> str | None:
-    """16 digits of BLAKE2 of the image's bytes; None where the cell holds none."""
+    """Return 16 digits of BLAKE2 of the image's bytes, or None where the cell holds no bytes."""
     if isinstance(cell, (list, tuple)) and len(cell) == 1:
         cell = cell[0]
     if isinstance(cell, Mapping):

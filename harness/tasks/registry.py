@@ -1,4 +1,4 @@
-"""From a task expression to a task: ``pope``, ``pope[path=FOLDER]``, ``questions.jsonl[metric=anls]``, ``photos/``."""
+"""Make a task of a task expression: ``pope``, ``pope[path=FOLDER]``, ``questions.jsonl[metric=anls]``, ``photos/``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import RequestError, nearest
 from harness.tasks.base import Task, TaskInfo
 
 if TYPE_CHECKING:
     from harness.tasks.tables import Table
+    from harness.tasks.tabular import Benchmark
 
 GROUP = "prunescope.tasks"
 BUNDLED = {"shapes": "harness.tasks.shapes.task:ShapesTask"}
@@ -34,7 +35,9 @@ _REGISTERED: dict[str, Callable[..., Task]] = {}
 
 
 def register(name: str) -> Callable[[Callable[..., Task]], Callable[..., Task]]:
-    """Register a task class, or a function that makes a task, under a name. What it takes are the task's parameters.
+    """Register a task class, or a function that makes a task, under a name.
+
+    The arguments that the class or function takes are the task's parameters.
 
     Raises:
         RequestError: for a name that is taken.
@@ -51,12 +54,12 @@ def register(name: str) -> Callable[[Callable[..., Task]], Callable[..., Task]]:
 
 
 def registered() -> tuple[str, ...]:
-    """Names that `register` was called with, in order."""
+    """Return the names that `register` was called with, in order."""
     return tuple(_REGISTERED)
 
 
 def create(expression: str) -> Task:
-    """The task of an expression ``name``, ``name[param=value,...]``, or the same with a path or a hub id for the name.
+    """Make the task of an expression: ``name``, ``name[param=value,...]``, or the same with a path or a hub id for the name.
 
     A benchmark takes ``path`` (local files), ``split`` and ``hub`` (another data set of the same columns); files take
     ``metric`` and ``split``, a folder of images ``prompt``.
@@ -85,12 +88,12 @@ def create(expression: str) -> Task:
 
 
 def names() -> list[str]:
-    """All tasks that have a name."""
+    """Return the names of all tasks that have one."""
     return list(dict.fromkeys([*BUNDLED, *BENCHMARKS, *_REGISTERED, *(point.name for point in _points())]))
 
 
 def infos() -> list[TaskInfo]:
-    """The facts of all tasks, and of what files make one; nothing is downloaded or read."""
+    """Return the facts of all tasks, and of the kinds of files that make one; nothing is downloaded or read."""
     found = [_load(target).info for target in BUNDLED.values()]
     found += [_spec(name).info for name in BENCHMARKS]
     found += [_info(name, factory) for name, factory in _REGISTERED.items()]
@@ -100,7 +103,11 @@ def infos() -> list[TaskInfo]:
 
 
 def parse(expression: str) -> tuple[str, dict[str, str]]:
-    """Split ``name[a=1,b=c]`` into the name and the parameters' texts; a path that is there may have brackets itself."""
+    """Split ``name[a=1,b=c]`` into the name and the parameters' texts; the path of an existing file may itself have brackets.
+
+    Raises:
+        RequestError: for an empty text, or brackets that cannot be read.
+    """
     text = expression.strip()
     if not text:
         raise RequestError(f"--task: name a task or a file; {nearest('', names())}")
@@ -205,16 +212,18 @@ def _points() -> tuple[EntryPoint, ...]:
 @cache
 def _plugged(point: EntryPoint) -> Callable[..., Task]:
     try:
-        return point.load()
+        factory: Callable[..., Task] = point.load()
+        return factory
     except Exception as error:
         first = (str(error).splitlines() or [""])[0][:160]
         raise RequestError(f"task {point.name!r}: its entry point cannot be imported ({type(error).__name__}: {first})") from None
 
 
-def _spec(name: str):
-    return _load(f"harness.tasks.benchmarks.{BENCHMARKS[name]}")
+def _spec(name: str) -> Benchmark:
+    spec: Benchmark = _load(f"harness.tasks.benchmarks.{BENCHMARKS[name]}")
+    return spec
 
 
-def _load(target: str):
+def _load(target: str) -> Any:
     module, _, attribute = target.partition(":")
     return getattr(import_module(module), attribute)

@@ -1,4 +1,4 @@
-"""Rows of a task file, read with their types checked; an error says where."""
+"""Rows of a task file, read with their types checked; an error says where it was found."""
 
 from __future__ import annotations
 
@@ -16,22 +16,27 @@ LONGEST_TEXT, LONGEST_SHORT = 100_000, 10_000
 
 @dataclass(frozen=True)
 class Row:
-    """One row, and where it stands: ``pope.jsonl, line 3`` or ``test.parquet, row 17`` (rows count from 0)."""
+    """One row of a task file, whose cells are read with their types checked.
+
+    ``place`` says where it stands: ``pope.jsonl, line 3`` or ``test.parquet, row 17`` (rows count from 0). The methods
+    raise `RequestError` with the place and the column where a cell is missing, empty or of another type.
+    """
 
     values: Mapping[str, Any]
     place: str
     label: str = ""  # the file's name and the line or row, as an id
 
     def error(self, column: str, problem: str) -> RequestError:
+        """Return the error to raise for a problem with a column of this row."""
         return RequestError(f"{self.place}, column {column!r}: {problem}")
 
     def has(self, column: str) -> bool:
-        """Whether the column is there and holds something."""
+        """Return whether the column is there and holds something."""
         value = self.values.get(column)
         return value is not None and not (isinstance(value, float) and math.isnan(value))
 
     def value(self, column: str) -> Any:
-        """What the column holds, or `RequestError`."""
+        """Return what the column holds, of whatever type."""
         if column not in self.values:
             raise RequestError(f"{self.place}: {lacking(column, self.values)}")
         if not self.has(column):
@@ -39,7 +44,7 @@ class Row:
         return self.values[column]
 
     def text(self, column: str) -> str:
-        """A text that is not blank."""
+        """Return a text that is not blank."""
         value = self.value(column)
         if not isinstance(value, str):
             raise self.error(column, f"is {kind(value)}, not a text")
@@ -56,7 +61,7 @@ class Row:
         return text
 
     def short(self, column: str) -> str:
-        """A text or a number as text: ids and answers."""
+        """Return a text, or a number as text: an id or an answer."""
         value = self.value(column)
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise self.error(column, f"is {kind(value)}, not a text or a number")
@@ -67,13 +72,16 @@ class Row:
         return f"{value:g}" if isinstance(value, float) and value == int(value) and abs(value) < 1e6 else str(value)
 
     def either(self, column: str, default: str) -> str:
-        """The text or number of a column that may be missing, empty, blank or ``nan``."""
+        """Return the text or number of a column as text, or ``default`` where it is missing, empty, blank or ``nan``."""
         if not self.has(column) or str(self.values[column]).strip() in ("", "nan"):
             return default
         return self.short(column)
 
     def texts(self, column: str) -> tuple[str, ...]:
-        """A list of texts or numbers, of which one at least is not blank; VQAv2's list of objects with an ``answer`` too."""
+        """Return a list of texts or numbers as texts, of which one at least is not blank.
+
+        A text alone is a list of one; of objects, as VQAv2 has them, the ``answer`` is taken.
+        """
         value = self.value(column)
         if isinstance(value, str):
             return (self.text(column),)
@@ -90,7 +98,7 @@ class Row:
         return tuple(out)
 
     def whole(self, column: str) -> int:
-        """A whole number, or a text of one."""
+        """Return a whole number, which may stand as text."""
         value = self.value(column)
         if isinstance(value, str) and value.strip().lstrip("-").isdecimal() and len(value) < 20:
             value = int(value)
@@ -99,7 +107,7 @@ class Row:
         return value
 
     def numbers(self, column: str, count: int) -> tuple[float, ...]:
-        """A list of so many finite numbers."""
+        """Return a list of exactly ``count`` finite numbers."""
         value = self.value(column)
         good = isinstance(value, (list, tuple)) and len(value) == count
         if not good or not all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in value):
@@ -108,7 +116,7 @@ class Row:
 
 
 def lacking(column: str, there: Iterable[str]) -> str:
-    """That a column is missing, and the nearest that is there."""
+    """Return a message that a column is missing, with the nearest name, or the names, that are there."""
     there = [str(name) for name in there]
     close = get_close_matches(column, there, 1, 0.6)
     names = ", ".join(name[:40] for name in there[:12]) or "none"
@@ -116,7 +124,7 @@ def lacking(column: str, there: Iterable[str]) -> str:
 
 
 def kind(value: object) -> str:
-    """What a wrong value is, for messages."""
+    """Describe a wrong value for a message."""
     if value is None:
         return "null"
     if isinstance(value, (list, tuple)):

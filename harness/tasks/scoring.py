@@ -22,12 +22,12 @@ _DECIMAL = re.compile(r"-?\d+(?:\.\d+)?|-?\.\d+")
 
 
 def squeezed(text: str) -> str:
-    """The text with runs of white space as one space, none at the ends."""
+    """Return the text with runs of white space as one space, and none at the ends."""
     return " ".join(text.split())
 
 
 def exact(prediction: str, target: Target) -> float:
-    """1 where prediction and an answer agree without regard to case, ASCII punctuation and white space.
+    """Return 1.0 where prediction and an answer agree without regard to case, ASCII punctuation and white space, else 0.0.
 
     The rule of GQA in lmms-eval (``exact_match`` with ``ignore_case`` and ``ignore_punctuation``). An answer of
     punctuation alone is compared as it is.
@@ -39,7 +39,7 @@ def exact(prediction: str, target: Target) -> float:
 
 
 def contains(prediction: str, target: Target) -> float:
-    """1 where the prediction contains an answer, without regard to case and to full-width forms.
+    """Return 1.0 where the prediction contains an answer, without regard to case and to full-width forms, else 0.0.
 
     OCRBench (arXiv:2305.07895), section 3; for handwritten formulas (``target.compact``) white space is left out and
     case counts, as in its code.
@@ -53,10 +53,10 @@ def contains(prediction: str, target: Target) -> float:
 
 
 def anls(prediction: str, target: Target, threshold: float = 0.5) -> float:
-    """Average normalised Levenshtein similarity of one question: the best of 1 - distance / length, 0 under the threshold.
+    """Return the normalised Levenshtein similarity to the nearest answer: 1 - distance / length, and 0 under the threshold.
 
-    Biten et al. 2019 (arXiv:1905.13648), equation 1, as the DocVQA evaluation computes it: the distance is of texts in
-    lower case with single spaces, the length is that of the longer text as given.
+    Its average over questions is ANLS: Biten et al. 2019 (arXiv:1905.13648), equation 1, as the DocVQA evaluation computes
+    it. The distance is of texts in lower case with single spaces, the length is that of the longer text as given.
 
     >>> anls("1987", Target(("1978",)))
     0.5
@@ -66,7 +66,7 @@ def anls(prediction: str, target: Target, threshold: float = 0.5) -> float:
 
 
 def relaxed(prediction: str, target: Target, tolerance: float = 0.05) -> float:
-    """1 where a number is within 5 % of the answer, or a text is the answer without regard to case.
+    """Return 1.0 where a number is within 5 % of the answer, or a text is the answer without regard to case, else 0.0.
 
     ChartQA (arXiv:2203.10244), section 5.1, after Methani et al. 2020. "5%" is 0.05, as in the code that lmms-eval
     took over; ours are the thousands separators, and a zero that only a zero equals.
@@ -78,7 +78,7 @@ def relaxed(prediction: str, target: Target, tolerance: float = 0.05) -> float:
 
 
 def yes_no(prediction: str, target: Target) -> float:
-    """1 where the prediction says what the answer says; see `said`.
+    """Return 1.0 where prediction and answer both say yes or both say no, as `said` reads the prediction, else 0.0.
 
     >>> yes_no("Yes, there is.", Target(("yes",)))
     1.0
@@ -87,7 +87,7 @@ def yes_no(prediction: str, target: Target) -> float:
 
 
 def said(prediction: str) -> str:
-    """``yes``, ``no`` or ``other``: the rule of MME's evaluation.
+    """Read an answer as ``yes``, ``no`` or ``other`` by the rule of MME's evaluation.
 
     Full stops go; a single letter is y or n; else ``yes`` or ``no`` must stand within the first four characters.
 
@@ -105,7 +105,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom as fractions
 
 
 def box(prediction: str, target: Target, least: float = 0.5) -> float:
-    """1 where the predicted box overlaps the answer's with an IoU of at least 0.5: accuracy of RefCOCO.
+    """Return 1.0 where the predicted box overlaps an answer's with an IoU of at least 0.5 (accuracy of RefCOCO), else 0.0.
 
     >>> box("[0.1, 0.1, 0.5, 0.5]", Target(("[0.1, 0.1, 0.5, 0.6]",)))
     1.0
@@ -114,13 +114,13 @@ def box(prediction: str, target: Target, least: float = 0.5) -> float:
 
 
 def overlap(prediction: str, answer: str) -> float:
-    """Intersection over union of two boxes as texts; 0 where the prediction holds none."""
+    """Return the intersection over union of two boxes given as texts; 0 where one of them holds no box."""
     one, other = read_box(prediction), read_box(answer)
     return iou(one, other) if one is not None and other is not None else 0.0
 
 
 def read_box(text: str) -> Box | None:
-    """The first four numbers in brackets, or the only four in the text, as (left, top, right, bottom).
+    """Read a box from a text: the first four numbers in brackets, or the only four, as (left, top, right, bottom).
 
     Fractions of the image are the convention of the prompt; coordinates above 2 are read as thousandths of it, which
     Qwen-VL and InternVL give whatever they are asked for.
@@ -140,7 +140,7 @@ def read_box(text: str) -> Box | None:
 
 
 def iou(one: Box, other: Box) -> float:
-    """Intersection over union; a box of no area overlaps nothing."""
+    """Return the intersection over union of two boxes; a box of no area overlaps nothing."""
     wide = min(one[2], other[2]) - max(one[0], other[0])
     high = min(one[3], other[3]) - max(one[1], other[1])
     shared = max(wide, 0.0) * max(high, 0.0)
@@ -173,7 +173,7 @@ def _close(prediction: str, answer: str, tolerance: float) -> bool:
 
 
 def number(text: str) -> float | None:
-    """The number that the whole text is, thousands separators and a percent sign included; None where it is none.
+    """Read the whole text as a number, with thousands separators and a percent sign; None where it is no number.
 
     >>> number("1,234.5"), number("12%"), number("12,34"), number("inf")
     (1234.5, 0.12, None, None)
@@ -196,7 +196,7 @@ def _distance_share(prediction: str, answer: str) -> float:
 
 
 def levenshtein(one: str, other: str) -> int:
-    """Insertions, deletions and substitutions between two texts (Wagner & Fischer 1974).
+    """Count the insertions, deletions and substitutions between two texts (Wagner & Fischer 1974).
 
     >>> levenshtein("kitten", "sitting")
     3

@@ -19,7 +19,7 @@ _FOOTER = 2**16  # bytes at the end of a parquet file that hold its statistics
 
 
 class Table(Protocol):
-    """Rows under named columns. ``root`` is the folder that paths of images are relative to, or None."""
+    """Rows under named columns; ``root`` is the folder that paths of images are relative to, or None."""
 
     name: str
     columns: tuple[str, ...]
@@ -28,33 +28,35 @@ class Table(Protocol):
     def __len__(self) -> int: ...
 
     def holds_text(self, column: str) -> bool:
-        """Whether reading the column is cheap: it holds texts, not bytes of images."""
+        """Return whether reading the column is cheap: it holds texts, not bytes of images."""
         ...
 
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
-        """All rows in order, with those of the named columns that there are."""
+        """Yield all rows in order, with those of the named columns that there are."""
         ...
 
     def row(self, index: int, columns: Sequence[str]) -> Row:
-        """One row."""
+        """Return one row, counted from 0."""
         ...
 
     def cell(self, index: int, column: str) -> Any:
-        """What one cell holds; for images."""
+        """Return the content of one cell; for images."""
         ...
 
     def cells(self, column: str) -> Iterator[Any]:
-        """All cells of a column in order; for images."""
+        """Yield all cells of a column in order; for images."""
         ...
 
     @property
     def digest(self) -> str:
-        """A fingerprint of the content."""
+        """A fingerprint of the content, as hexadecimal digits."""
         ...
 
 
 class JsonLines:
-    """A file of JSON objects, one a line; blank lines do not count. Read whole: images are paths in it.
+    """A file of JSON objects, one a line; blank lines do not count.
+
+    It is read whole: images are paths in it.
 
     Raises:
         RequestError: for what is no such file, with the line and where there is one the column of the first fault.
@@ -103,19 +105,24 @@ class JsonLines:
         return len(self._objects)
 
     def holds_text(self, column: str) -> bool:
+        """Return True: JSON holds no bytes."""
         return True
 
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
+        """Return all rows in order, each with all of its columns."""
         return (self.row(index, columns) for index in range(len(self)))
 
     def row(self, index: int, columns: Sequence[str]) -> Row:
+        """Return one row, counted from 0, with all of its columns."""
         line = self._lines[index]
         return Row(self._objects[index], f"{self.name}, line {line}", f"{_stem(self.name)}-{line}")
 
     def cell(self, index: int, column: str) -> Any:
+        """Return the content of one cell; None where the row lacks the column."""
         return self._objects[index].get(column)
 
     def cells(self, column: str) -> Iterator[Any]:
+        """Return all cells of a column in order; None where a row lacks the column."""
         return (values.get(column) for values in self._objects)
 
 
@@ -124,7 +131,14 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def require_pyarrow(place: str) -> None:
-    """`RequestError` with the remedy where pyarrow is not installed."""
+    """Check that pyarrow is installed.
+
+    Args:
+        place: what needs it, for the message.
+
+    Raises:
+        RequestError: with the remedy where it is not.
+    """
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
@@ -132,7 +146,7 @@ def require_pyarrow(place: str) -> None:
 
 
 class Parquet:
-    """A parquet file; texts are kept, images are read by row group when they are asked for.
+    """A parquet file: texts are kept in memory, images are read by row group when they are asked for.
 
     Raises:
         RequestError: where pyarrow is missing, or the file is no parquet or has no rows.
@@ -160,13 +174,13 @@ class Parquet:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise RequestError(f"{self._path}: cannot be read as parquet ({first})") from None
 
-    def _read(self, columns: tuple[str, ...]):
+    def _read(self, columns: tuple[str, ...]) -> Any:
         try:
             return self._file.read(columns=list(columns))
         except Exception as error:
             self._broken(error)
 
-    def _read_group(self, group: int, column: str):
+    def _read_group(self, group: int, column: str) -> Any:
         try:
             return self._file.read_row_group(group, columns=[column])
         except Exception as error:
@@ -176,6 +190,7 @@ class Parquet:
         return self._ends[-1] if self._ends else 0
 
     def holds_text(self, column: str) -> bool:
+        """Return whether the column's type is a string."""
         return column in self.columns and str(self._file.schema_arrow.field(column).type).endswith("string")
 
     def _there(self, columns: Sequence[str]) -> tuple[str, ...]:
@@ -185,6 +200,7 @@ class Parquet:
         return Row(values, f"{self.name}, row {index}", f"{_stem(self.name)}-{index}")
 
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
+        """Yield all rows in order, with those of the named columns that there are."""
         start = 0
         for batch in self._kept(self._there(columns)).to_batches(max_chunksize=2048):
             for index, values in enumerate(batch.to_pylist(), start):
@@ -192,14 +208,17 @@ class Parquet:
             start += len(batch)
 
     def row(self, index: int, columns: Sequence[str]) -> Row:
+        """Return one row, counted from 0, with those of the named columns that there are."""
         return self._row(self._kept(self._there(columns)).slice(index, 1).to_pylist()[0], index)
 
     def cell(self, index: int, column: str) -> Any:
+        """Return the content of one cell; the last row group of a column stays in memory."""
         group = bisect_right(self._ends, index)
         start = self._ends[group - 1] if group else 0
         return self._group(group, column)[column][index - start].as_py()
 
     def cells(self, column: str) -> Iterator[Any]:
+        """Yield all cells of a column in order, a few rows in memory at a time."""
         try:
             for batch in self._file.iter_batches(batch_size=64, columns=[column]):
                 yield from batch.column(0).to_pylist()
@@ -210,7 +229,7 @@ class Parquet:
 
     @cached_property
     def digest(self) -> str:
-        """Of the size and of the footer, which has the place and the range of every column chunk."""
+        """A fingerprint of the size and of the footer, which has the place and the range of every column chunk."""
         size = self._path.stat().st_size
         with self._path.open("rb") as file:
             file.seek(max(0, size - _FOOTER))

@@ -20,7 +20,7 @@ Aggregate = Callable[[Sequence[Answered]], dict[str, float]]
 
 @dataclass(frozen=True)
 class Asked:
-    """One question of a row; one without an id of its own is named after its row."""
+    """One question of a row, with its right answers; one without an id (``ident``) is named after its row."""
 
     family: str
     text: str
@@ -74,8 +74,8 @@ class TabularTask:
     """A benchmark on the tables that hold its rows.
 
     Args:
-        benchmark: what it is.
-        tables: its rows, one table after the other.
+        benchmark: how its rows become questions and how answers are scored.
+        tables: the tables that hold its rows, one after the other.
         images: where the images stand apart, the tables that hold them.
         check: whether to read all rows at once, images left out, so that a fault shows before a model is loaded.
 
@@ -97,7 +97,7 @@ class TabularTask:
 
     @property
     def digest(self) -> str:
-        """A fingerprint of the data; of image files beside a table, their names alone."""
+        """A fingerprint of the data, as hexadecimal digits; of image files beside a table it covers the names alone."""
         parts = "|".join(table.digest for table in (*self._tables, *self._image_tables))
         return hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
 
@@ -189,7 +189,7 @@ class TabularTask:
         }
 
     def samples(self, count: int, seed: int) -> Iterator[ImageSample]:
-        """A sample of the images without replacement, each with all of its questions.
+        """Yield a sample of the images without replacement, each with all of its questions.
 
         The order is that of BLAKE2 of (seed, image id): a larger sample begins with the smaller one, whatever the order
         of the file. An image that cannot be decoded raises where it is wanted, and not before.
@@ -210,11 +210,11 @@ class TabularTask:
             yield Question(name, asked.family, asked.text, target.text if target.answers else "")
 
     def score(self, prediction: str, answer: str) -> float:
-        """A score in [0, 1]; nan where the task has no answers."""
+        """Return a score in [0, 1]; nan where the task has no answers."""
         return self.benchmark.metric(prediction, Target.read(answer)) if self.info.scored else float("nan")
 
     def aggregate(self, rows: Sequence[Answered]) -> dict[str, float]:
-        """The benchmark's own figures, which are no means of scores; most have none."""
+        """Return the benchmark's own figures, which are no means of scores; most benchmarks have none."""
         return self.benchmark.total(rows) if self.benchmark.total is not None and rows else {}
 
 

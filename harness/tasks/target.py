@@ -20,7 +20,7 @@ class Target:
 
     @property
     def text(self) -> str:
-        """What is stored as the question's answer.
+        """The text that is stored as the question's answer.
 
         >>> Target(("yes",)).text
         'yes'
@@ -40,7 +40,7 @@ class Target:
 
     @classmethod
     def read(cls, text: str) -> Target:
-        """The target of a text; a text that `text` does not write is one answer."""
+        """Return the target that a text stands for; a text that `text` does not write is one answer."""
         if text[:1] in ("[", "{"):
             try:
                 facts = json.loads(text)
@@ -55,7 +55,7 @@ class Target:
 
     @property
     def shown(self) -> str:
-        """The first answer, for readers; a letter comes with its option.
+        """The first answer as readers see it; a letter comes with its option.
 
         >>> Target(("B",), ("a cat", "a dog")).shown
         'B. a dog'
@@ -66,7 +66,7 @@ class Target:
 
 
 def shown(answer: str) -> str:
-    """What a page shows of a stored answer."""
+    """Return what a page shows of a stored answer: `Target.shown`."""
     return Target.read(answer).shown
 
 

@@ -39,7 +39,7 @@ CONTRACTIONS |= {"somebody'd": "somebodyd"}  # the official table turns this one
 
 
 def vqa(prediction: str, target: Target) -> float:
-    """Soft accuracy as VQAv2 computes it.
+    """Return the soft accuracy of an answer as VQAv2 computes it.
 
     >>> vqa("two", Target(("2",) * 4 + ("3",) * 6))
     1.0
@@ -48,7 +48,7 @@ def vqa(prediction: str, target: Target) -> float:
 
 
 def textvqa(prediction: str, target: Target) -> float:
-    """Soft accuracy as TextVQA computes it: answers lose case, commas, question marks and possessives first."""
+    """Return the soft accuracy of an answer as TextVQA computes it, case, commas, question marks and possessives aside."""
     return _soft(prediction, target.answers, tokenised)
 
 
@@ -63,7 +63,7 @@ def _soft(prediction: str, answers: tuple[str, ...], normalise: Callable[[str], 
 
 
 def normalised(text: str) -> str:
-    """The text as the official VQA evaluation compares it.
+    """Return the text as the official VQA evaluation compares it.
 
     >>> normalised("The dog doesnt have a 1,000-dollar leash.")
     "dog doesn't have 1000dollar leash"
@@ -73,7 +73,7 @@ def normalised(text: str) -> str:
 
 
 def tokenised(text: str) -> str:
-    """The text as the TextVQA evaluation compares it.
+    """Return the text as the TextVQA evaluation compares it.
 
     >>> tokenised("What's that?")
     "what 's that"

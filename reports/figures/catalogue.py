@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from reports.cells import Stratum
 from reports.figures import cost, layers, rows, tokens, why
-from reports.figures.drawing import styled
-from reports.style import looks
+from reports.figures.drawing import Drawn, styled
+from reports.style import Look, looks
 from reports.svg import inline
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A finished figure; `svg` is markup made here, all else plain text."""
+    """A finished figure of the page; `svg` is markup made here, all else plain text."""
 
     name: str
     title: str
@@ -23,13 +23,13 @@ class Figure:
 
 
 def figures(stratum: Stratum, name: str) -> list[Figure]:
-    """Every figure that the cells of a stratum have the figures for.
+    """Draw every figure for which the cells of a stratum hold numbers.
 
     Args:
         stratum: cells that may be compared.
         name: prefix of the figures' ids, unique on the page.
     """
-    drawers: tuple[tuple[str, Callable], ...] = (
+    drawers: tuple[tuple[str, Callable[[Stratum, dict[str, Look]], Drawn | None]], ...] = (
         ("budgets", rows.accuracy_by_budget),
         ("ranking", rows.ranking),
         ("tokens", cost.accuracy_by_tokens),

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from metrics.pareto import front as pareto_front
-from reports.cells import Stratum, dig, imitated, interval, keep, number, role
+from reports.cells import Cell, Stratum, dig, imitated, interval, keep, known_interval, known_number, number, role
 from reports.cells import method as name_of
-from reports.figures.drawing import bare_rows, bars, best_first, by_method, canvas, fixed, join, legend, mark, room
-from reports.figures.labels import SIZE, Name, place
+from reports.figures.drawing import Drawn, bare_rows, bars, best_first, by_method, fixed, join, legend, mark, panels, room
+from reports.figures.labels import SIZE, Name, Point, Segment, place
 from reports.style import FAINT, INK, Look
 from reports.svg import label
 from reports.wording import flops_unit, percent
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
 
 # Stages differ in lightness and hatching, not in hue alone.
 STAGES = (("vision", "#023858", None), ("projector", "#f0c94d", "////"), ("selection", "#d55e00", None),
@@ -29,16 +34,16 @@ _FRONT = (
 _OFTEN = "How often a cell stays on it when the images are drawn again stands in the table. "
 
 
-def accuracy_by_tokens(stratum: Stratum, look: dict[str, Look]):
-    """Accuracy against the visual tokens that the LLM's layers hold on average."""
+def accuracy_by_tokens(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
+    """Draw accuracy against the visual tokens that the LLM's layers hold on average."""
     return _by_cost(
         stratum, look, "tokens.average", "visual tokens, mean over LLM layers (log scale)", "Accuracy against average tokens",
         "Visual tokens present in the LLM, averaged over its layers: what the budgets of this run equalise. ", log=True,
     )  # fmt: skip
 
 
-def accuracy_by_final(stratum: Stratum, look: dict[str, Look]):
-    """Accuracy against the visual tokens of the last LLM layer."""
+def accuracy_by_final(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
+    """Draw accuracy against the visual tokens of the last LLM layer."""
     same = all(number(c, "tokens.final") == number(c, "tokens.average") for c in stratum.pruned)
     if same:  # nothing leaves inside the LLM, so the figure above shows it
         return None
@@ -49,8 +54,8 @@ def accuracy_by_final(stratum: Stratum, look: dict[str, Look]):
     )  # fmt: skip
 
 
-def accuracy_by_flops(stratum: Stratum, look: dict[str, Look]):
-    """Accuracy against FLOPs from tower to first token."""
+def accuracy_by_flops(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
+    """Draw accuracy against FLOPs from tower to first token."""
     totals = [v for c in stratum.pruned if (v := number(c, "flops.total")) is not None]
     divisor, unit = flops_unit(totals)
     return _by_cost(
@@ -60,8 +65,8 @@ def accuracy_by_flops(stratum: Stratum, look: dict[str, Look]):
     )  # fmt: skip
 
 
-def accuracy_by_ttft(stratum: Stratum, look: dict[str, Look]):
-    """Accuracy against the measured time to the first token."""
+def accuracy_by_ttft(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
+    """Draw accuracy against the measured time to the first token."""
     noisy = sum(bool(dig(c, "latency.noisy")) for c in stratum.pruned)
     said = f"{noisy} of the cells timed noisily: see the table. " if noisy else ""
     return _by_cost(
@@ -71,8 +76,8 @@ def accuracy_by_ttft(stratum: Stratum, look: dict[str, Look]):
     )  # fmt: skip
 
 
-def accuracy_by_evidence(stratum: Stratum, look: dict[str, Look]):
-    """Accuracy against the share of the evidence that is still there."""
+def accuracy_by_evidence(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
+    """Draw accuracy against the share of the evidence that is still there."""
     return _by_cost(
         stratum, look, "evidence.recall", "evidence recall, % of the tokens that hold the answer",
         "Evidence kept against accuracy",
@@ -84,14 +89,14 @@ def accuracy_by_evidence(stratum: Stratum, look: dict[str, Look]):
 def _by_cost(
     stratum: Stratum, look: dict[str, Look], path: str, axis: str, title: str, caption: str, divisor: float = 1.0,
     log: bool = False, front: str | None = "",
-):  # fmt: skip
-    """Accuracy against a figure: names beside points, the front as steps.
+) -> Drawn | None:  # fmt: skip
+    """Draw accuracy against what it costs, with names beside the points and the front as steps.
 
     Args:
         front: under which the summary holds the front; empty where it is reckoned here from the points; None for none.
     """
     found = best_first(by_method(stratum, "accuracy", path))
-    found = {n: kept for n, cells in found.items() if (kept := [c for c in cells if not log or number(c, path) > 0])}
+    found = {n: kept for n, cells in found.items() if (kept := [c for c in cells if not log or known_number(c, path) > 0])}
     many = sum(not imitated(n) for n in found) > _MANY
     shown = {n: cells for n, cells in found.items() if not (many and imitated(n))}
     if not shown:
@@ -99,12 +104,12 @@ def _by_cost(
     drawing, axes = fixed(8.6, 4.9, 0.62, 0.2)
     sizes = {k: 4.2 + 2.6 * i / max(1, len(stratum.budgets) - 1) for i, k in enumerate(reversed(stratum.budgets))}
     for name, cells in shown.items():
-        cells = sorted(cells, key=lambda c: number(c, path))
-        points = [(number(c, path) / divisor, 100 * number(c, "accuracy")) for c in cells]
+        cells = sorted(cells, key=lambda c: known_number(c, path))
+        points = [_point(c, path, divisor) for c in cells]
         thin = Look(look[name].colour, look[name].marker, look[name].line, hollow=many or look[name].hollow)
-        join(axes, *map(list, zip(*points)), thin)
+        join(axes, [x for x, _ in points], [y for _, y in points], thin)
         for (x, y), cell in zip(points, cells, strict=True):
-            mark(axes, x, y, look[name], size=sizes.get(keep(cell), 5.0), alpha=0.9,
+            mark(axes, x, y, look[name], size=sizes.get(keep(cell) or 0, 5.0), alpha=0.9,
                  xerr=bars(cell, path, 1 / divisor), yerr=bars(cell, "accuracy", 100))  # fmt: skip
     if log:
         _tokens_axis(axes, stratum)
@@ -118,14 +123,12 @@ def _by_cost(
     axes.set_ylabel("accuracy, %")
     best = {id(c) for c in stratum.cells if front and dig(c, f"pareto.{front}.on")}
     names = [
-        Name(n, [(number(c, path) / divisor, 100 * number(c, "accuracy")) for c in cells], look[n])
+        Name(n, [_point(c, path, divisor) for c in cells], look[n])
         for n, cells in shown.items() if not imitated(n)
     ]  # fmt: skip
     names.sort(key=lambda name: not any(id(c) in best for c in shown[name.text]))
-    others = [
-        (number(c, path) / divisor, 100 * number(c, "accuracy")) for n, cells in shown.items() if imitated(n) for c in cells
-    ]
-    gone = place(axes, names, others, _lines(stratum, shown, path, divisor))
+    others = [_point(c, path, divisor) for n, cells in shown.items() if imitated(n) for c in cells]
+    gone = place(axes, names, others, _lines(shown, path, divisor))
     said = caption + _READ
     if front is not None:
         said += _FRONT + (_OFTEN if front else "")
@@ -135,24 +138,29 @@ def _by_cost(
         said += "Random tokens on each method's schedule are left out here. "
     if gone:
         said += f"No room for the names of {', '.join(gone)}. "
-    return drawing, title, (said + below).strip()
+    return Drawn(drawing, title, (said + below).strip())
 
 
-def _lines(stratum: Stratum, shown: dict[str, list[dict]], path: str, divisor: float) -> list:
-    """Pieces of the lines and bars that are drawn: between a method's points, and across each point."""
-    found = []
+def _point(cell: Cell, path: str, divisor: float) -> Point:
+    """Where a cell stands: its cost, and its accuracy in percent."""
+    return known_number(cell, path) / divisor, 100 * known_number(cell, "accuracy")
+
+
+def _lines(shown: dict[str, list[Cell]], path: str, divisor: float) -> list[Segment]:
+    """Return the lines that are drawn between a method's points, and the bars across each point."""
+    found: list[Segment] = []
     for cells in shown.values():
-        ordered = sorted(cells, key=lambda c: number(c, path))
-        points = [(number(c, path) / divisor, 100 * number(c, "accuracy")) for c in ordered]
+        ordered = sorted(cells, key=lambda c: known_number(c, path))
+        points = [_point(c, path, divisor) for c in ordered]
         found += pairwise(points)
         for (x, y), cell in zip(points, ordered, strict=True):
-            wide, high = interval(cell, path), interval(cell, "accuracy")
+            wide, high = known_interval(cell, path), known_interval(cell, "accuracy")
             found += [((wide.lo / divisor, y), (wide.hi / divisor, y)), ((x, 100 * high.lo), (x, 100 * high.hi))]
     return found
 
 
-def _tokens_axis(axes, stratum: Stratum) -> None:
-    """A log axis with a tick at every budget."""
+def _tokens_axis(axes: Axes, stratum: Stratum) -> None:
+    """Make the axis of tokens logarithmic, with a tick at every budget."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     axes.set_xscale("log", base=2)
@@ -166,17 +174,17 @@ def _near(budgets: list[int]) -> set[int]:
     return {2**i for i in range(3, 13) if any(0.75 < 2**i / k < 1.34 and 2**i != k for k in budgets)}
 
 
-def _wider(axes, log: bool) -> float:
-    """A right limit that leaves room for names."""
+def _wider(axes: Axes, log: bool) -> float:
+    """Return a right limit that leaves room for names."""
     lo, hi = axes.get_xlim()
     return hi * (hi / lo) ** 0.08 if log else hi + 0.06 * (hi - lo)
 
 
-def _references(axes, stratum: Stratum, path: str, divisor: float, shown: dict) -> str:
-    """The unpruned and the blind model as lines; what the caption says of one that is far below."""
+def _references(axes: Axes, stratum: Stratum, path: str, divisor: float, shown: dict[str, list[Cell]]) -> str:
+    """Draw the unpruned and the blind model as lines, and return what the caption says where the blind one is far below."""
     cells = [c for found in shown.values() for c in found]
-    lowest = min(interval(c, "accuracy").lo for c in cells)
-    highest = max(interval(c, "accuracy").hi for c in cells)
+    lowest = min(known_interval(c, "accuracy").lo for c in cells)
+    highest = max(known_interval(c, "accuracy").hi for c in cells)
     none, blind = (interval(c, "accuracy") if c else None for c in (stratum.none, stratum.blind))
     far = blind is not None and blind.hi < lowest - 0.1
     if blind is not None and not far:
@@ -195,36 +203,34 @@ def _references(axes, stratum: Stratum, path: str, divisor: float, shown: dict) 
                       textcoords="offset points", fontsize=SIZE, color=INK, ha=("left", "right")[side])  # fmt: skip
     whole = stratum.none
     if whole is not None and none is not None and number(whole, path) is not None:
-        mark(axes, number(whole, path) / divisor, 100 * none.value, Look(INK, "H", "-"), size=7,
+        mark(axes, known_number(whole, path) / divisor, 100 * none.value, Look(INK, "H", "-"), size=7,
              xerr=bars(whole, path, 1 / divisor), yerr=bars(whole, "accuracy", 100))  # fmt: skip
-    return f"Without any image: {percent(blind.value)} %, below what is drawn." if far else ""
+    return f"Without any image: {percent(blind.value)} %, below what is drawn." if blind is not None and far else ""
 
 
-def _steps(axes, stratum: Stratum, found: dict, path: str, divisor: float, front: str) -> None:
-    """The Pareto front: the summary's, or of token counts that of the points themselves."""
+def _steps(axes: Axes, stratum: Stratum, found: dict[str, list[Cell]], path: str, divisor: float, front: str) -> None:
+    """Draw the Pareto front as steps: the one in the summary, or of token counts that of the points themselves."""
     if front:
         on = [c for c in stratum.cells if dig(c, f"pareto.{front}.on") and number(c, path) is not None]
     else:
         cells = [c for cells in found.values() for c in cells if role(c) != "bound"]
         cells += [stratum.none] if stratum.none and number(stratum.none, path) is not None else []
-        accuracy, cost = (np.array([number(c, p) for c in cells]) for p in ("accuracy", path))
+        accuracy, cost = (np.array([known_number(c, p) for c in cells]) for p in ("accuracy", path))
         on = [c for c, is_on in zip(cells, pareto_front(accuracy, cost), strict=True) if is_on]
     if len(on) > 1:
-        xs, ys = zip(*sorted((number(c, path) / divisor, 100 * number(c, "accuracy")) for c in on), strict=True)
+        xs, ys = zip(*sorted(_point(c, path, divisor) for c in on), strict=True)
         axes.step(xs, ys, where="post", color=INK, linewidth=2.4, alpha=0.28, zorder=1.6, solid_capstyle="round")
 
 
-def stages(stratum: Stratum, look: dict[str, Look]):
-    """Stacked bars of latency by stage; beside each bar the prefill speed-up promised by FLOPs and the one measured."""
+def stages(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
+    """Draw latency by stage as stacked bars, and beside each the prefill speed-up promised by FLOPs and the one measured."""
     if not stratum.budgets:
         return None
     k = min(stratum.budgets)
     rows = [c for c in ([stratum.none] if stratum.none else []) + stratum.at(k) if number(c, "latency.prefill") is not None]
     if not rows:
         return None
-    drawing, (left, right) = canvas(
-        8.4 + room(map(name_of, rows), 18), 1.6 + 0.27 * len(rows), ncols=2, sharey=True, width_ratios=(3, 2)
-    )
+    drawing, (left, right) = panels(8.4 + room(map(name_of, rows), 18), 1.6 + 0.27 * len(rows), (3, 2))
     for row, cell in enumerate(rows):
         start = 0.0
         for stage, colour, hatch in STAGES:
@@ -244,7 +250,7 @@ def stages(stratum: Stratum, look: dict[str, Look]):
     right.set_title("promised and measured")
     bare_rows(left, right)
     legend(drawing, _stage_keys(), "")
-    return (
+    return Drawn(
         drawing,
         f"Where the time goes at {k} tokens",
         "Left: median time of each stage; decode is one token. Right: how much faster prefill should be by its "
@@ -255,7 +261,7 @@ def stages(stratum: Stratum, look: dict[str, Look]):
     )
 
 
-def _speed_up(axes, row: int, none: dict | None, cell: dict) -> None:
+def _speed_up(axes: Axes, row: int, none: Cell | None, cell: Cell) -> None:
     """Dumbbell: promised and measured prefill speed-up of one cell, joined by a line; noisy ones are not drawn as measured."""
     if cell is none:
         return
@@ -273,11 +279,11 @@ def _speed_up(axes, row: int, none: dict | None, cell: dict) -> None:
                       va="center", fontsize=8.5, color=INK)  # fmt: skip
 
 
-def _stage_keys() -> list:
+def _stage_keys() -> list[Artist]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    keys = [
+    keys: list[Artist] = [
         Patch(facecolor=colour, hatch=hatch, edgecolor="white", label="decode, 1 token" if stage == "decode" else stage)
         for stage, colour, hatch in STAGES
     ]

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from reports.cells import Stratum, interval, method, number
+from reports.cells import Cell, Stratum, known_interval, known_number, method, number
 from reports.style import FAINT, RC, Look
 from reports.svg import label
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
+
+Arms = list[list[float]]
+"""An interval as matplotlib takes it: distances from the value down and up, a row each."""
+
+
+class Drawn(NamedTuple):
+    """A drawing with the title and the caption that stand beside it."""
+
+    drawing: Drawing
+    title: str
+    caption: str
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Within, all figures are drawn in the style of the page."""
+    """Draw all figures within in the style of the page."""
     import matplotlib
     import seaborn
 
@@ -29,18 +41,32 @@ def styled() -> Iterator[None]:
         yield
 
 
-def canvas(width: float, height: float, **grid: object) -> tuple[Drawing, Axes]:
-    """An empty figure outside pyplot's registry, so that nothing stays open."""
+def canvas(width: float, height: float) -> tuple[Drawing, Axes]:
+    """Return an empty figure of this size in inches, and its axes; pyplot does not know it, so that nothing stays open."""
     from matplotlib.figure import Figure as Drawing
 
     drawing = Drawing(figsize=(width, height), layout="constrained")
-    return drawing, drawing.subplots(**grid)
+    return drawing, drawing.subplots()
+
+
+def panels(width: float, height: float, widths: Sequence[float]) -> tuple[Drawing, list[Axes]]:
+    """Return an empty figure with panels side by side whose rows are the same.
+
+    Args:
+        width: of the figure, in inches.
+        height: of the figure, in inches.
+        widths: one for each panel, relative to each other.
+    """
+    from matplotlib.figure import Figure as Drawing
+
+    drawing = Drawing(figsize=(width, height), layout="constrained")
+    return drawing, list(drawing.subplots(ncols=len(widths), sharey=True, width_ratios=widths, squeeze=False)[0])
 
 
 def fixed(
     width: float, height: float, left: float, right: float, below: float = 0.5, above: float = 0.15
 ) -> tuple[Drawing, Axes]:
-    """A figure whose axes stand where they are told, in inches, so that what is written into them can be placed."""
+    """Return a figure whose axes leave these margins, in inches, so that what is written into them can be placed."""
     from matplotlib.figure import Figure as Drawing
 
     drawing = Drawing(figsize=(width, height))
@@ -49,7 +75,7 @@ def fixed(
 
 
 def bare_rows(*panels: Axes) -> None:
-    """Take the ticks and lines off axes whose rows are names."""
+    """Take the ticks and grid lines off axes whose rows are names."""
     for axes in panels:
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
@@ -57,12 +83,12 @@ def bare_rows(*panels: Axes) -> None:
 
 
 def room(names: Iterable[str], fits: int = 22) -> float:
-    """Inches to add to a figure so that long names do not press its axes together."""
+    """Return the inches to add to a figure so that names of more letters than fit do not press its axes together."""
     return 0.075 * max(0, max(len(label(n)) for n in names) - fits)
 
 
-def by_method(stratum: Stratum, *paths: str) -> dict[str, list[dict]]:
-    """The pruned cells that have all the given figures, by method, in the order of the legend; tokens rising."""
+def by_method(stratum: Stratum, *paths: str) -> dict[str, list[Cell]]:
+    """Return by method the pruned cells that have all the given figures: methods as in the legend, tokens rising."""
     found = {
         name: [c for c in reversed(stratum.pruned) if method(c) == name and all(number(c, p) is not None for p in paths)]
         for name in stratum.methods
@@ -70,41 +96,36 @@ def by_method(stratum: Stratum, *paths: str) -> dict[str, list[dict]]:
     return {name: cells for name, cells in found.items() if cells}
 
 
-def best_first(found: dict[str, list[dict]]) -> dict[str, list[dict]]:
-    """Methods in the order a reader meets them in the figure: the most accurate at their smallest budget first."""
-    return dict(sorted(found.items(), key=lambda item: -number(item[1][0], "accuracy")))
+def best_first(found: dict[str, list[Cell]]) -> dict[str, list[Cell]]:
+    """Sort methods as a reader meets them in the figure: the most accurate at their smallest budget first."""
+    return dict(sorted(found.items(), key=lambda item: -known_number(item[1][0], "accuracy")))
 
 
-def bars(cell: dict, path: str, scale: float = 1.0) -> list[list[float]]:
-    """The interval of a figure as matplotlib's two rows of distances from the value."""
-    found = interval(cell, path)
+def bars(cell: Cell, path: str, scale: float = 1.0) -> Arms:
+    """Return the interval of a figure that is there as matplotlib's error bars, times a scale."""
+    found = known_interval(cell, path)
     return [[max(0.0, scale * (found.value - found.lo))], [max(0.0, scale * (found.hi - found.value))]]
 
 
-def mark(axes: Axes, x: float, y: float, look: Look, size: float = 5.5, **errors: object) -> None:
-    """One point with its interval, in the look of its method."""
+def mark(
+    axes: Axes, x: float, y: float, look: Look, size: float = 5.5, xerr: Arms | None = None, yerr: Arms | None = None,
+    alpha: float | None = None,
+) -> None:  # fmt: skip
+    """Draw one point with its intervals, in the look of its method; size is that of the marker, in points."""
     axes.errorbar(
-        x, y, **errors, fmt=look.marker, markersize=size + 2.5 * (look.marker == "*"), color=look.colour,
+        x, y, xerr=xerr, yerr=yerr, alpha=alpha, fmt=look.marker, markersize=size + 2.5 * (look.marker == "*"), color=look.colour,
         markerfacecolor=look.face, markeredgecolor=look.colour, markeredgewidth=1.1,
         elinewidth=0.9 if not look.hollow else 0.6, capsize=0, zorder=2 if look.hollow else 3,
     )  # fmt: skip
 
 
 def join(axes: Axes, xs: list[float], ys: list[float], look: Look) -> None:
+    """Draw a line through the points of a method, in its look."""
     axes.plot(xs, ys, color=look.colour, linestyle=look.line, linewidth=0.9 if look.hollow else 1.4, zorder=1.8)
 
 
-def key_of(look: Look, text: str, lined: bool = True):
-    """A legend entry that shows marker and line as drawn."""
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.line if lined else "none",
-                  linewidth=0.9 if look.hollow else 1.4, markersize=5.5 + 2.5 * (look.marker == "*"),
-                  markerfacecolor=look.face, markeredgecolor=look.colour, label=label(text))  # fmt: skip
-
-
-def legend(drawing: Drawing, handles: list, title: str) -> None:
-    """A legend outside the axes, where it can cover nothing."""
+def legend(drawing: Drawing, handles: Sequence[Artist], title: str) -> None:
+    """Put a legend outside the axes, where it can cover nothing."""
     from matplotlib.legend import Legend
 
     made: Legend = drawing.legend(handles=handles, title=title, loc="outside right upper", frameon=False,

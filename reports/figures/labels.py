@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reports.style import FAINT, INK, Look
 from reports.svg import label
@@ -24,22 +25,23 @@ _SPOTS = (*_NEAR, *((2.4 * x, 2.2 * y, side) for x, y, side in _NEAR),
           *((4 * x, 4 * y, side) for x, y, side in _NEAR))  # fmt: skip
 
 
+Point = tuple[float, float]
+Segment = tuple[Point, Point]
+Spot = tuple[float, float, str]  # as in `_SPOTS`
+Box = tuple[float, float, float, float]  # left, lower, right and upper edge, in points
+
+
 @dataclass(frozen=True)
 class Name:
-    """A name and the points of which it may stand at any one, the best first; in the units of the axes."""
+    """A name and the points at any one of which it may stand, the best first; in the units of the axes."""
 
     text: str
-    points: Sequence[tuple[float, float]]
+    points: Sequence[Point]
     look: Look
 
 
-Segment = tuple[tuple[float, float], tuple[float, float]]
-
-
-def place(
-    axes: Axes, names: Sequence[Name], others: Sequence[tuple[float, float]] = (), lines: Sequence[Segment] = ()
-) -> list[str]:
-    """Write names beside their points, the first first, where they cover neither points nor names, and lines as little as can be.
+def place(axes: Axes, names: Sequence[Name], others: Sequence[Point] = (), lines: Sequence[Segment] = ()) -> list[str]:
+    """Write names beside their points, in their order, where they cover neither points nor names, and little of lines.
 
     The limits and the place of the axes must be final.
 
@@ -53,11 +55,14 @@ def place(
         The names for which there was no room.
     """
     to_points = 72.0 / axes.figure.dpi
-    at = lambda point: axes.transData.transform(point) * to_points
+
+    def at(point: Point) -> NDArray[np.float64]:
+        return np.asarray(axes.transData.transform(point)) * to_points
+
     extent = axes.get_window_extent()
-    frame = tuple(v * to_points for v in (extent.x0, extent.y0, extent.x1, extent.y1))
+    frame = (extent.x0 * to_points, extent.y0 * to_points, extent.x1 * to_points, extent.y1 * to_points)
     every = [at(point) for name in names for point in name.points] + [at(point) for point in others]
-    taken = [(x - _MARKER, y - _MARKER, x + _MARKER, y + _MARKER) for x, y in every]
+    taken: list[Box] = [(x - _MARKER, y - _MARKER, x + _MARKER, y + _MARKER) for x, y in every]
     pieces = [np.linspace(a, b, 2 + int(np.hypot(*(b - a)) / 4)) for a, b in ((at(p), at(q)) for p, q in lines)]
     ink = np.concatenate(pieces) if pieces else np.zeros((0, 2))
     left = []
@@ -79,9 +84,17 @@ def place(
     return left
 
 
-def _best(name: Name, at, width: float, taken: list, ink: np.ndarray, frame: tuple):
-    """The spot at which a name covers no point and no name, and the least of the lines."""
-    found, least = None, np.inf
+def _best(
+    name: Name,
+    at: Callable[[Point], NDArray[np.float64]],
+    width: float,
+    taken: Sequence[Box],
+    ink: NDArray[np.float64],
+    frame: Box,
+) -> tuple[Point, Spot, Box] | None:
+    """Return the spot at which a name covers no point and no name, and as little of the lines as can be."""
+    found: tuple[Point, Spot, Box] | None = None
+    least = np.inf
     for rank, spot in enumerate(_SPOTS):
         right, up, side = spot
         for place, point in enumerate(name.points):
@@ -99,7 +112,7 @@ def _best(name: Name, at, width: float, taken: list, ink: np.ndarray, frame: tup
 
 
 def spread(wanted: Sequence[float], apart: float, lo: float, hi: float) -> list[float]:
-    """Places on a line as near to the wanted ones as a least distance allows, in their order.
+    """Return places on a line as near to the wanted ones as a least distance allows, in their order.
 
     >>> spread([0.5, 0.5, 0.9], 0.2, 0.0, 1.0)
     [0.4, 0.6, 0.9]
@@ -120,7 +133,7 @@ def spread(wanted: Sequence[float], apart: float, lo: float, hi: float) -> list[
 
 
 def beside(axes: Axes, ends: Sequence[tuple[str, float, Look]], x: float) -> None:
-    """Names at the right end of lines, one under another; the limits and the place of the axes must be final.
+    """Write names at the right end of lines, one under another; the limits and the place of the axes must be final.
 
     Args:
         axes: whose right margin has room for the names.

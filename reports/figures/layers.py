@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from reports.cells import Stratum, imitated
+from typing import TYPE_CHECKING, Any
+
+from reports.cells import Cell, Stratum, imitated
 from reports.cells import method as name_of
+from reports.figures.drawing import Drawn
 from reports.figures.labels import beside
 from reports.style import FAINT, INK, Look
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PANELS = (
     ("mass", "attention on the image", 100, "% of the last token's attention"),
@@ -14,8 +20,8 @@ PANELS = (
 )
 
 
-def layers(stratum: Stratum, look: dict[str, Look]):
-    """Layer by layer in the unpruned model: attention mass on the image, its entropy, and the evidence that it finds."""
+def layers(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
+    """Draw layer by layer the unpruned model's attention mass on the image, its entropy, and the evidence that it finds."""
     none = stratum.none
     tables = (none or {}).get("layers") or {}
     panels = [panel for panel in PANELS if tables.get(panel[0])]
@@ -45,12 +51,12 @@ def layers(stratum: Stratum, look: dict[str, Look]):
         _left(lower, kept, look)
         _frame(lower, f"evidence still there at {min(stratum.budgets)} tokens", "% of the evidence")
     found = tables.get("evidence_top")
-    best = max(range(len(found)), key=lambda i: -1 if found[i] is None else found[i]["value"]) if found else None
+    known = [(layer, one["value"]) for layer, one in enumerate(found or []) if one is not None]
     said = ""
-    if best is not None and found[best] is not None:
-        most = 100 * found[best]["value"]
-        said = f" It finds most of the evidence in layer {best}: {most:.0f} % of it stands in the top tenth there."
-    return (
+    if known:
+        best, most = max(known, key=lambda item: item[1])
+        said = f" It finds most of the evidence in layer {best}: {100 * most:.0f} % of it stands in the top tenth there."
+    return Drawn(
         drawing,
         "Layer by layer: where the model looks, and what is left to see",
         "Black: the unpruned model's last instruction token, mean over heads; what a ranking by attention at that layer would "
@@ -61,9 +67,10 @@ def layers(stratum: Stratum, look: dict[str, Look]):
     )
 
 
-def _left(axes, kept: dict[str, dict], look: dict[str, Look]) -> None:
-    """The share of the evidence in each layer under each method, names beside the ends."""
-    ends = []
+def _left(axes: Axes, kept: dict[str, Cell], look: dict[str, Look]) -> None:
+    """Draw the share of the evidence in each layer under each method, with names beside the ends."""
+    ends: list[tuple[str, float, Look]] = []
+    last = []  # layers, method by method
     for name, cell in kept.items():
         own = look[name]
         known = [(i, 100 * f["value"]) for i, f in enumerate(cell["layers"]["recall"]) if f is not None]
@@ -71,20 +78,25 @@ def _left(axes, kept: dict[str, dict], look: dict[str, Look]) -> None:
         axes.plot(places, shown, color=own.colour, marker=own.marker, linestyle=own.line, markersize=4, linewidth=1.3,
                   markerfacecolor=own.face)  # fmt: skip
         ends.append((name, shown[-1], own))
+        last.append(places[-1])
     axes.set_ylim(0, 104)
     axes.margins(x=0.02)
-    beside(axes, ends, axes.lines[0].get_xdata()[-1])
+    beside(axes, ends, last[0])
 
 
-def _line(axes, column: list, scale: float, colour: str) -> None:
+def _line(axes: Axes, column: list[dict[str, Any] | None], scale: float, colour: str) -> None:
+    """Draw one figure of the unpruned model in every layer, with its interval as a band."""
     known = [(i, f) for i, f in enumerate(column) if f is not None]
     places = [i for i, _ in known]
-    pick = lambda key: [scale * (f[key] if f.get(key) is not None else f["value"]) for _, f in known]
+
+    def pick(key: str) -> list[float]:
+        return [scale * (f[key] if f.get(key) is not None else f["value"]) for _, f in known]
+
     axes.fill_between(places, pick("lo"), pick("hi"), color=colour, alpha=0.15, linewidth=0)
     axes.plot(places, pick("value"), color=colour, marker="o", markersize=4, linewidth=1.4)
 
 
-def _frame(axes, title: str, unit: str) -> None:
+def _frame(axes: Axes, title: str, unit: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_title(title)

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from reports.cells import Stratum, imitated, interval, keep, method, number, p_value, role
-from reports.figures.drawing import bare_rows, bars, canvas, legend, room
+from reports.cells import SIGNIFICANT, Cell, Stratum, imitated, interval, keep, known_interval, method, number, p_value, role
+from reports.figures.drawing import Drawn, bare_rows, bars, canvas, legend, room
 from reports.style import FAINT, INK, Look
 from reports.svg import label
 from reports.wording import percent, percent_range
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
 
 # Budgets differ in lightness and in shape, not in hue: the largest is the palest.
 _BUDGETS = (("#0b3c5d", "o"), ("#3f8fc4", "s"), ("#9ecae1", "D"), ("#0b3c5d", "^"), ("#3f8fc4", "v"), ("#9ecae1", "P"))
 
 
-def accuracy_by_budget(stratum: Stratum, look: dict[str, Look]):
-    """A row a method, a mark a budget; the unpruned model as a line."""
+def accuracy_by_budget(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
+    """Draw accuracy with a row a method and a mark a budget, and the unpruned model as a line."""
     names = [n for n in stratum.methods if not imitated(n) and _has(stratum, n, "accuracy")]
     if not names:
         return None
     least = stratum.budgets[-1] if stratum.budgets else None
 
-    def best(name: str) -> tuple:
+    def best(name: str) -> tuple[bool, float]:
         cell = stratum.only(name, least)
         return _yardstick(stratum, name), -(number(cell, "accuracy") or 0.0) if cell else 1.0
 
@@ -31,7 +36,7 @@ def accuracy_by_budget(stratum: Stratum, look: dict[str, Look]):
     if none is not None:
         axes.axvspan(100 * none.lo, 100 * none.hi, color=INK, alpha=0.08, linewidth=0, zorder=0)
         axes.axvline(100 * none.value, color=INK, linewidth=1.1, zorder=1)
-    lowest = min(interval(c, "accuracy").lo for c in stratum.pruned if number(c, "accuracy") is not None)
+    lowest = min(known_interval(c, "accuracy").lo for c in stratum.pruned if number(c, "accuracy") is not None)
     far = blind is not None and blind.hi < lowest - 0.1
     if blind is not None and not far:
         axes.axvline(100 * blind.value, color=INK, linewidth=1.1, linestyle=(0, (5, 3)), zorder=1)
@@ -41,7 +46,7 @@ def accuracy_by_budget(stratum: Stratum, look: dict[str, Look]):
     axes.set_xlabel("accuracy, %")
     said = f" Without any image: {percent(blind.value)} % [{percent_range(blind)}]" if blind is not None else ""
     said += ", left of what is drawn." if far else ", dashed." if said else ""
-    return (
+    return Drawn(
         drawing,
         "Accuracy by method and budget",
         "Share of questions answered right; bars are 95 % bootstrap intervals, clustered by image. Line and band: the unpruned "
@@ -49,18 +54,17 @@ def accuracy_by_budget(stratum: Stratum, look: dict[str, Look]):
     )
 
 
-def ranking(stratum: Stratum, look: dict[str, Look]):
-    """A row a method: accuracy less that of random tokens on the same schedule."""
+def ranking(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
+    """Draw with a row a method its accuracy less that of random tokens on the same schedule."""
     names = [n for n in stratum.methods if _has(stratum, n, "difference_like")]
     if not names:
         return None
     least = stratum.budgets[-1]
     names.sort(key=lambda n: -(number(stratum.only(n, least) or {}, "difference_like") or -9.0))
-    sure = lambda cell: (p_value(cell, "difference_like")[0] or 0.0 if _tested(cell) else 1.0) < 0.05
-    drawing, axes = _rows(stratum, names, "difference_like", sure)
+    drawing, axes = _rows(stratum, names, "difference_like", _significant)
     axes.axvline(0, color=INK, linewidth=1.1, zorder=1)
     axes.set_xlabel("points of accuracy over random tokens on the same schedule")
-    return (
+    return Drawn(
         drawing,
         "What the ranking is worth",
         "Accuracy of a method less that of random tokens at the same layers and in the same numbers, on the same questions: the "
@@ -69,8 +73,9 @@ def ranking(stratum: Stratum, look: dict[str, Look]):
     )
 
 
-def _tested(cell: dict) -> bool:
-    return p_value(cell, "difference_like")[0] is not None
+def _significant(cell: Cell) -> bool:
+    p, _ = p_value(cell, "difference_like")
+    return p is not None and p < SIGNIFICANT
 
 
 def _has(stratum: Stratum, name: str, path: str) -> bool:
@@ -81,8 +86,8 @@ def _yardstick(stratum: Stratum, name: str) -> bool:
     return next(role(c) for c in stratum.pruned if method(c) == name) != "method"
 
 
-def _rows(stratum: Stratum, names: list[str], path: str, filled: Callable[[dict], bool]):
-    """Axes with a row a name and a mark a budget."""
+def _rows(stratum: Stratum, names: list[str], path: str, filled: Callable[[Cell], bool]) -> tuple[Drawing, Axes]:
+    """Draw axes with a row a name and a mark a budget."""
     from matplotlib.lines import Line2D
 
     budgets = stratum.budgets
@@ -95,11 +100,12 @@ def _rows(stratum: Stratum, names: list[str], path: str, filled: Callable[[dict]
             axes.axhspan(row - 0.5, row + 0.5, color="#f3f4f6", linewidth=0, zorder=0)
         for place, k in enumerate(budgets):
             cell = stratum.only(name, k)
-            if cell is None or number(cell, path) is None:
+            value = number(cell, path) if cell is not None else None
+            if cell is None or value is None:
                 continue
             colour, marker = style[k]
             axes.errorbar(
-                100 * number(cell, path), row + step * (place - (len(budgets) - 1) / 2), xerr=bars(cell, path, 100),
+                100 * value, row + step * (place - (len(budgets) - 1) / 2), xerr=bars(cell, path, 100),
                 fmt=marker, markersize=5, color=colour, markeredgecolor=colour if colour != "#9ecae1" else "#5b8fae",
                 markerfacecolor=colour if filled(cell) else "white", elinewidth=1.1, ecolor=FAINT, capsize=0, zorder=3,
             )  # fmt: skip

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from reports.cells import Stratum, imitated, number, role
+from typing import TYPE_CHECKING
+
+from reports.cells import Cell, Stratum, imitated, number, role
 from reports.cells import method as name_of
-from reports.figures.drawing import bare_rows, bars, canvas, legend, mark, room
+from reports.figures.drawing import Drawn, bare_rows, bars, canvas, legend, mark, panels, room
 from reports.style import FAINT, INK, Look
 from reports.svg import label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 # z of the figure is drawn so that left is less diverse; a high mean cosine is less diverse, so its axis runs backwards.
 Z_PANELS = (
@@ -16,8 +22,8 @@ Z_PANELS = (
 )
 
 
-def families(stratum: Stratum, look: dict[str, Look]):
-    """Heat map: how much of the unpruned accuracy each question family keeps at the smallest budget."""
+def families(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
+    """Draw as a heat map how much of the unpruned accuracy each question family keeps at the smallest budget."""
     import numpy as np
     import pandas as pd
     import seaborn
@@ -29,18 +35,21 @@ def families(stratum: Stratum, look: dict[str, Look]):
     cells = [c for c in stratum.at(k) if c.get("families")]
     if not whole or not cells:
         return None
-    rows = {}
-    for cell in cells:
-        overall, unpruned = number(cell, "accuracy"), number(stratum.none, "accuracy")
-        row = {"all": 100 * overall / unpruned if overall is not None and unpruned else np.nan}
-        for family, before in whole.items():
+    unpruned = number(stratum.none, "accuracy")
+    table = np.full((len(cells), 1 + len(whole)), np.nan)
+    for row, cell in enumerate(cells):
+        overall = number(cell, "accuracy")
+        if overall is not None and unpruned:
+            table[row, 0] = 100 * overall / unpruned
+        for column, (family, before) in enumerate(whole.items(), 1):
             # families may hold dots, so they are not addressed by path
             after = number({"x": cell["families"].get(family)}, "x")
-            row[label(family, 16)] = np.nan if after is None else 100 * after / before
-        rows[label(name_of(cell))] = row
-    frame = pd.DataFrame.from_dict(rows, orient="index").astype(float)
-    if frame.isna().all(axis=None):
+            if after is not None:
+                table[row, column] = 100 * after / before
+    if np.isnan(table).all():
         return None
+    names, columns = [label(name_of(cell)) for cell in cells], ["all", *(label(family, 16) for family in whole)]
+    frame = pd.DataFrame(table, index=names, columns=columns)  # shortened names may be alike
     drawing, axes = canvas(min(11.0, 2.6 + 0.62 * frame.shape[1]), 1.3 + 0.3 * frame.shape[0])
     low = min(60.0, float(np.floor(np.nanmin(frame.to_numpy()) / 10) * 10))
     seaborn.heatmap(
@@ -54,9 +63,11 @@ def families(stratum: Stratum, look: dict[str, Look]):
     axes.grid(False)
     axes.tick_params(length=0)
     axes.xaxis.tick_top()
-    axes.set_xticks(axes.get_xticks(), axes.get_xticklabels(), rotation=35, ha="left", rotation_mode="anchor")
-    axes.set_yticks(axes.get_yticks(), axes.get_yticklabels(), rotation=0)
-    return (
+    axes.set_xticks(
+        axes.get_xticks(), [t.get_text() for t in axes.get_xticklabels()], rotation=35, ha="left", rotation_mode="anchor"
+    )
+    axes.set_yticks(axes.get_yticks(), [t.get_text() for t in axes.get_yticklabels()], rotation=0)
+    return Drawn(
         drawing,
         f"Retention by question family at {k} tokens",
         f"Accuracy at {k} tokens as a percentage of the unpruned model's on the same questions, by question family. "
@@ -66,19 +77,19 @@ def families(stratum: Stratum, look: dict[str, Look]):
     )
 
 
-def _legible(axes) -> None:
+def _legible(axes: Axes) -> None:
     """Dark or light numbers in a heat map, whichever stands out more (WCAG relative luminance)."""
     import numpy as np
 
-    drawn = [value for value in axes.collections[0].get_facecolors()]
-    shown = np.ma.getmaskarray(axes.collections[0].get_array()).ravel()
-    for text, colour in zip(axes.texts, [c for c, hidden in zip(drawn, shown, strict=True) if not hidden], strict=True):
+    mesh = axes.collections[0]
+    hidden = np.ma.getmaskarray(np.ma.asarray(mesh.get_array())).ravel()
+    for text, colour in zip(axes.texts, np.asarray(mesh.get_facecolor())[~hidden], strict=True):
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
         text.set_color(INK if np.dot((0.2126, 0.7152, 0.0722), linear) > 0.23 else "white")
 
 
-def collapse(stratum: Stratum, look: dict[str, Look]):
-    """Three panels: z of diversity and coverage against random subsets of the same size on the same image."""
+def collapse(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
+    """Draw in three panels z of diversity and coverage against random subsets of the same size on the same image."""
     cells = {
         name: found
         for name in stratum.methods
@@ -88,9 +99,9 @@ def collapse(stratum: Stratum, look: dict[str, Look]):
     if not cells:
         return None
     budgets = sorted({c["keep"] for found in cells.values() for c in found}, reverse=True)
-    drawing, panels = canvas(8.2 + room(cells, 12), 1.35 + 0.16 * len(cells) * max(len(budgets), 2), ncols=3, sharey=True)
+    drawing, three = panels(8.2 + room(cells, 12), 1.35 + 0.16 * len(cells) * max(len(budgets), 2), (1, 1, 1))
     step = 0.62 / max(1, len(budgets) - 1)
-    for axes, (path, text, backwards) in zip(panels, Z_PANELS, strict=True):
+    for axes, (path, text, backwards) in zip(three, Z_PANELS, strict=True):
         axes.axvline(0, color=INK, linewidth=1.1, zorder=1)
         for row, (name, found) in enumerate(cells.items()):
             if row % 2:
@@ -110,7 +121,7 @@ def collapse(stratum: Stratum, look: dict[str, Look]):
     drawing.supxlabel("z against random tokens    (← less diverse than chance | more diverse →)", fontsize=9, color=INK)
     sizes = [_plain_key(k, budgets) for k in budgets]
     legend(drawing, sizes, "tokens")
-    return (
+    return Drawn(
         drawing,
         "Diversity against chance",
         "How far the kept tokens are from random subsets of the same size on the same image, in standard "
@@ -123,7 +134,7 @@ def collapse(stratum: Stratum, look: dict[str, Look]):
     )
 
 
-def _has_z(cell: dict) -> bool:
+def _has_z(cell: Cell) -> bool:
     return any(number(cell, f"collapse.z.{path}") is not None for path, _, _ in Z_PANELS)
 
 
@@ -131,14 +142,14 @@ def _size(k: int, budgets: list[int]) -> float:
     return 3.6 + 3.4 * (budgets[::-1].index(k) / max(1, len(budgets) - 1))
 
 
-def _plain_key(k: int, budgets: list[int]):
+def _plain_key(k: int, budgets: list[int]) -> Line2D:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=FAINT, marker="o", linestyle="none", markersize=_size(k, budgets), label=str(k))
 
 
 def below_chance(stratum: Stratum) -> list[tuple[str, int, list[tuple[float | None, float | None]]]]:
-    """Per pruner and budget: for each figure of `Z_PANELS` the share of images below chance, and its p."""
+    """Return by method and budget, for each figure of `Z_PANELS`, the share of images below chance, and its p."""
     return [
         (
             name_of(c), c["keep"],

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
-
-from reports.cells import Stratum, dig, imitated, interval, number
+from reports.cells import Cell, Stratum, dig, imitated, interval, known_interval, known_number, number
 from reports.cells import method as name_of
-from reports.figures.drawing import bare_rows, bars, canvas, mark, room
+from reports.figures.drawing import Drawn, bare_rows, bars, canvas, mark, panels, room
 from reports.style import FAINT, INK, Look
 from reports.svg import label
 from reports.wording import percent
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-
 _MOST = 30  # rows; beyond, the smallest budget alone is drawn
 
 
-def _fitting(stratum: Stratum, cells: list[dict]) -> tuple[list[dict], str]:
-    """The cells to draw, and what the caption says of those left out."""
+def _fitting(stratum: Stratum, cells: list[Cell]) -> tuple[list[Cell], str]:
+    """Return the cells to draw, and what the caption says of those left out."""
     if len(cells) <= _MOST:
         return cells, ""
     least = min(stratum.budgets)
     return [c for c in cells if c["keep"] == least], f" At {least} tokens; other budgets stand in the table."
 
 
-def swap(stratum: Stratum, look: dict[str, Look]):
-    """Per pruner and budget: accuracy lost to none, and how much of it comes back with the evidence forced in."""
+def swap(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
+    """Draw by method and budget the accuracy lost to none, and how much of it comes back with the evidence forced in."""
     rows = [c for c in stratum.pruned if number(c, "evidence.swap_gain") is not None]
     rows, left_out = _fitting(stratum, rows)
     if not rows:
@@ -35,7 +29,7 @@ def swap(stratum: Stratum, look: dict[str, Look]):
     drawing, axes = canvas(7.6 + room(map(name_of, rows), 18), 1.3 + 0.3 * len(rows))
     axes.axvline(0, color=INK, linewidth=1.1, zorder=1)
     for row, cell in enumerate(rows):
-        lost, gained = interval(cell, "evidence.swap_loss"), interval(cell, "evidence.swap_gain")
+        lost, gained = interval(cell, "evidence.swap_loss"), known_interval(cell, "evidence.swap_gain")
         own = look[name_of(cell)]
         if lost is not None:
             axes.barh(row, 100 * lost.value, height=0.62, color="#e3e6ea", edgecolor=FAINT, linewidth=0.8, zorder=1)
@@ -51,7 +45,7 @@ def swap(stratum: Stratum, look: dict[str, Look]):
     axes.set_xlabel("percentage points")
     axes.margins(x=0.2)
     bare_rows(axes)
-    return (
+    return Drawn(
         drawing,
         "Where the loss comes from: evidence swap",
         "Questions whose evidence is known, on the analysed images. Pale bars: accuracy lost to the unpruned model. Coloured "
@@ -62,8 +56,8 @@ def swap(stratum: Stratum, look: dict[str, Look]):
     )
 
 
-def rows(stratum: Stratum, look: dict[str, Look]):
-    """Collapse beside its rival explanation: z of effective rank against all subsets, and against those of the same rows."""
+def rows(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
+    """Draw collapse beside its rival explanation: z of effective rank against all subsets, and those of the same rows."""
     cells = [
         c for c in stratum.pruned
         if number(c, "bias.row_z.effective_rank") is not None and not imitated(name_of(c)) and name_of(c) in look
@@ -72,20 +66,19 @@ def rows(stratum: Stratum, look: dict[str, Look]):
     if not cells:
         return None
     wide = 8.6 + room(map(name_of, cells), 14)
-    drawing, both = canvas(wide, 1.4 + 0.27 * len(cells), ncols=2, sharey=True, width_ratios=(3, 2))
-    left, right = cast("tuple[Axes, Axes]", both)
+    drawing, (left, right) = panels(wide, 1.4 + 0.27 * len(cells), (3, 2))
     left.axvline(0, color=INK, linewidth=1.1, zorder=1)
     right.axvline(50, color=INK, linewidth=1.1, zorder=1)
     for row, cell in enumerate(cells):
         own = look[name_of(cell)]
-        free, matched = number(cell, "collapse.z.effective_rank"), number(cell, "bias.row_z.effective_rank")
+        free, matched = number(cell, "collapse.z.effective_rank"), known_number(cell, "bias.row_z.effective_rank")
         if free is not None:
             left.plot([free, matched], [row, row], color=FAINT, linewidth=1.2, zorder=1.5)
             mark(left, free, row, own, size=5, xerr=bars(cell, "collapse.z.effective_rank"))
         hollow = Look(own.colour, own.marker, own.line, hollow=True)
         mark(left, matched, row, hollow, size=5, xerr=bars(cell, "bias.row_z.effective_rank"))
         if dig(cell, "bias.lower_half") is not None:
-            mark(right, 100 * number(cell, "bias.lower_half"), row, own, size=5, xerr=bars(cell, "bias.lower_half", 100))
+            mark(right, 100 * known_number(cell, "bias.lower_half"), row, own, size=5, xerr=bars(cell, "bias.lower_half", 100))
     left.set_yticks(range(len(cells)), [f"{label(name_of(c))}  {c['keep']}" for c in cells])
     left.set_ylim(len(cells) - 0.4, -0.6)
     left.set_xlabel("z of effective rank")
@@ -95,7 +88,7 @@ def rows(stratum: Stratum, look: dict[str, Look]):
     bare_rows(left, right)
     left.margins(x=0.1)
     right.margins(x=0.1)
-    return (
+    return Drawn(
         drawing,
         "Collapse, or only a pull to some rows?",
         "Filled: how far the kept tokens' effective rank is from random subsets of the same size on the same image, in standard "

@@ -10,7 +10,8 @@ import torch
 
 from harness.engine.batch import Batch
 from harness.engine.engine import Engine
-from harness.engine.request import EngineRequest
+from harness.engine.entry import enter_decoder
+from harness.engine.request import EngineRequest, UniformPass
 from harness.engine.sharing import CellPath
 from harness.engine.stopwatch import Stopwatch
 from harness.models.adapter import Adapter
@@ -49,7 +50,7 @@ def batch(engine):
 
 def prefill(engine, batch, steps=(), positions="original") -> float:
     watch = Stopwatch("cpu")
-    engine.run(EngineRequest(batch, steps, positions, watch=watch))
+    engine.run(EngineRequest(batch, steps, positions, stopwatch=watch))
     return watch.seconds["prefill"] + watch.seconds["selection"]
 
 
@@ -58,7 +59,8 @@ def test_engine_attention_probe_of_one_layer(engine, batch, against_floor):
     """A prefill with the last row of one layer probed, beside the same prefill without; bound: 1.05."""
     adapter = engine.adapter
     with torch.inference_mode():
-        state = engine._enter(batch, CellPath((), "original"), engine.encode_images(batch.pixels), None, True, Stopwatch()).state
+        vision, path = engine.encode_images(batch.pixels), CellPath((), "original")
+        state = enter_decoder(adapter, UniformPass(batch, path, vision, None, True, Stopwatch(), None)).state
     rotary, mask = adapter.rotary(state.hidden, state.layout.positions), state.layout.mask()
 
     @torch.inference_mode()

@@ -39,7 +39,7 @@ def test_the_workflow():
 def test_the_rules_of_the_recipe_are_those_there_are():
     from dataclasses import fields
 
-    from harness.results.thresholds import Thresholds
+    from harness.results.regression.thresholds import Thresholds
 
     table = RECIPE.read_text().split("| rule |")[1].split("\n\n")[0]
     assert set(re.findall(r"^\| ([^|]*) \|", table, re.M)[1:]) and {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.bridges.inputs import IMAGE_INPUTS, _canvas, read
+from harness.bridges.inputs import IMAGE_INPUTS, canvas, read
 from harness.bridges.pruned import prune
 from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest
@@ -49,10 +49,10 @@ def test_prompts_are_those_of_the_adapter(family, shape):
     inputs = family.inputs(question, images)
     (prompt,) = read(adapter, [inputs["input_ids"][0].tolist()], {name: inputs.get(name) for name in IMAGE_INPUTS})
     before, after = adapter.prompt(question, len(images))
-    views = adapter.views([images])
+    pixels = adapter.prompt_pixels([images])
     assert (list(prompt.prefix), list(prompt.question)) == (before, after)
-    assert prompt.blocks == views.blocks[0]
-    torch.testing.assert_close(prompt.pixels.to(adapter.dtype), views.tensors[0])
+    assert prompt.spans == pixels.spans[0]
+    torch.testing.assert_close(prompt.pixels.to(adapter.dtype), pixels.tensors[0])
     assert question.split()[0] in prompt.text
 
 
@@ -90,11 +90,11 @@ def test_pruned_answers_are_those_of_the_engine(family):
     zero = torch.zeros(1, dtype=torch.int64)
     batch = families.ask(family, [[image]], 1).batch
     assert (batch.prefix, batch.questions) == (before, [after])
-    steps = pruned.pruner.steps(adapter.shape_for(batch.pixels.blocks[0]))
+    steps = pruned.pruner.steps(adapter.shape_for(batch.pixels.spans[0]))
     expected = Engine(adapter, LIMIT).run(EngineRequest(batch.reseeded(zero, zero), steps))
     answer = out[0, inputs["input_ids"].shape[1] :].tolist()
     assert [token for token in answer if token not in adapter.end_ids] == expected.tokens[0]
-    count = adapter.views([[image]]).counts[0]
+    count = adapter.prompt_pixels([[image]]).counts[0]
     assert pruned.visual_tokens == [(count, round(count / 2))]
 
 
@@ -103,4 +103,4 @@ def test_tiles_are_put_together_as_the_whole_image_looks(down, across):
     whole = torch.rand(1, 3, down * 16, across * 16, generator=torch.Generator().manual_seed(1))
     tiles = whole[0].unflatten(1, (down, 16)).unflatten(3, (across, 16)).permute(1, 3, 0, 2, 4).flatten(0, 1)
     small = torch.nn.functional.interpolate(whole, (16, 16), mode="area")
-    assert _canvas(torch.cat([tiles, small])) == (down, across)
+    assert canvas(torch.cat([tiles, small])) == (down, across)

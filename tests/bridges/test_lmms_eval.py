@@ -171,10 +171,10 @@ def test_prompts_are_the_harnesss(model, adapter, task):
     assert (list(prompt.prefix), list(prompt.question), prompt.visual_tokens) == (before, after, 576)
     assert model._prompt(request(model, f"<image>{question}", [image])).question == prompt.question
     two = model._prompt(request(model, question, [image, image]))
-    assert (two.visual_tokens, len(two.blocks)) == (1152, 2)
+    assert (two.visual_tokens, len(two.spans)) == (1152, 2)
     for nothing in (None, []):
         blind = model._prompt(request(model, question, nothing))
-        assert (blind.blocks, list(blind.question)) == (
+        assert (blind.spans, list(blind.question)) == (
             (),
             [*adapter.prompt(question, False)[0], *adapter.prompt(question, False)[1]],
         )
@@ -190,7 +190,7 @@ def test_until_ends_an_answer(model, task):
 
 def test_reference_methods_act_on_the_image(task):
     blind = bridge.Prunescope("tiny", "blind", device="cpu")
-    assert blind._prompt(request(blind, task.questions[0], [task.images[0]])).blocks == ()
+    assert blind._prompt(request(blind, task.questions[0], [task.images[0]])).spans == ()
     small = bridge.Prunescope("tiny", "downsample", 64, device="cpu")
     assert small._prompt(request(small, task.questions[0], [task.images[0]])).visual_tokens == 64
     with pytest.raises(ValueError, match="shrinks one image, task 't' gives 2"):

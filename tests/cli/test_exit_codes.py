@@ -51,7 +51,7 @@ def test_an_interrupted_comparison_says_how_to_go_on(capsys, monkeypatch, tmp_pa
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("harness.run.comparison._execute", interrupted)
+    monkeypatch.setattr("harness.run.comparison.execute", interrupted)
     with pytest.raises(SystemExit) as end:
         cli.main(["compare", "--methods", "grid", "--samples", "1", "--out", str(tmp_path / "r")])
     said = capsys.readouterr().err

@@ -93,16 +93,16 @@ def account(
     watch: list[Watched] = []
     cells = tuple(cell if cell.key != key else replace(cell, steps=watched(cell.steps, watch)) for cell in cells)
     wanted = frozenset().union(*(cell.needs for cell in cells))
-    work = BatchRun(engine, task, list(samples), cells[0].seed, sharing, wanted, cells=cells)
+    batch_run = BatchRun(engine, task, list(samples), cells[0].seed, sharing, wanted, cells=cells)
     row = [q.sample_id for sample in samples for q in sample.questions].index(question)
     decoded: list[Decoded] = []
     for cell in cells:
         decoded.clear()
         with listening(decoded):
-            work.run(cell)
+            batch_run.run(cell)
         if cell.key == key:
             break
-    return told(work, watch, decoded, row)
+    return told(batch_run, watch, decoded, row)
 
 
 def watched(steps: Sequence[Step], watch: list[Watched]) -> tuple[Step, ...]:
@@ -111,9 +111,9 @@ def watched(steps: Sequence[Step], watch: list[Watched]) -> tuple[Step, ...]:
     return tuple(replace(step, select=one, needs=step.needs | {"seeds"}) for step, one in zip(steps, watch, strict=True))
 
 
-def told(work: BatchRun, watch: Sequence[Watched], decoded: Sequence[Decoded], row: int) -> Account:
+def told(batch_run: BatchRun, watch: Sequence[Watched], decoded: Sequence[Decoded], row: int) -> Account:
     """How a question was answered, by its place in the batch; it was decoded alone or with all others."""
-    streams = int(work.batch.question_seeds[row]), int(work.batch.image_seeds[work.batch.image[row]])
+    streams = int(batch_run.batch.question_seeds[row]), int(batch_run.batch.image_seeds[batch_run.batch.image[row]])
     choices = [next(heard[s] for heard in one.told for s in streams if s in heard) for one in watch]
     steps, ends = decoded[row] if len(decoded) > 1 else decoded[0]
     answer, logits = _of_row(steps, ends, 0 if len(decoded) > 1 else row)

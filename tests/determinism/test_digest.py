@@ -102,17 +102,19 @@ def explained(runs, base: dict, options: dict) -> list[float]:
     mine, theirs = found(runs(**base)), found(runs(**base, **options))
     assert mine.keys() == theirs.keys()
     config = CompareConfig(**{**REQUEST, **base})
-    ready = prepare(config)
-    engine = Engine(ready.adapter, config.max_new_tokens)
+    prepared = prepare(config)
+    engine = Engine(prepared.adapter, config.max_new_tokens)
     gaps = []
     for key, question in (names for names in mine if mine[names] != theirs[names]):
         accounts = []
         for changes, stored in (({}, mine), (options, theirs)):
             one = replace(config, **changes)
             inside = lambda batch, question=question: any(q.sample_id == question for s in batch for q in s.questions)
-            batch = next(filter(inside, batches(ready.samples, one.batch_size)))
-            told = account(engine, ready.task, batch, ready.active, key, question, one.sharing)
-            assert ready.adapter.decode([t for t in told.answer if t not in ready.adapter.end_ids]) == stored[key, question][0]
+            batch = next(filter(inside, batches(prepared.samples, one.batch_size)))
+            told = account(engine, prepared.task, batch, prepared.active, key, question, one.sharing)
+            assert (
+                prepared.adapter.decode([t for t in told.answer if t not in prepared.adapter.end_ids]) == stored[key, question][0]
+            )
             accounts.append(told)
         apart = gap(*accounts)
         assert apart is not None, (key, question)

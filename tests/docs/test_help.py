@@ -110,6 +110,27 @@ def test_the_script_for_a_shell():
     subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=True)
 
 
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("", "0.99"),
+        (
+            "import torch\n@torch.library.register_fake('torchvision::nms')\ndef nms(*boxes): ...",
+            "0.99, built for another torch: ",
+        ),
+        ("raise ImportError('no libjpeg')", "0.99, but cannot be imported (no libjpeg): pip install --force-reinstall"),
+    ],
+    ids=["usable", "of another torch", "broken"],
+)
+def test_doctor_says_what_becomes_of_torchvision(tmp_path, source, said):
+    for place, text in {"torchvision/__init__.py": source, "torchvision-0.99.dist-info/METADATA": "Version: 0.99\n"}.items():
+        (tmp_path / place).parent.mkdir()
+        (tmp_path / place).write_text(text, encoding="utf-8")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from harness.cli.app import main; main(['doctor', '--json'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["torchvision"].startswith(said)
+
+
 @pytest.mark.parametrize("kind", ["methods", "models", "tasks", "metrics"])
 def test_lists_are_json_with_one_set_of_keys(capsys, kind):
     with pytest.raises(SystemExit):

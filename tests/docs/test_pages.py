@@ -84,7 +84,7 @@ def test_every_name_in_the_page_of_figures_is_one():
 
 
 def test_constants_in_the_pages_are_those_of_the_code():
-    from harness.run.analysis import _MATCHED_SUBSETS
+    from harness.run.analysis import MATCHED_SUBSETS
     from harness.run.config import CompareConfig
     from metrics.collapse import SUBSETS
     from metrics.evidence import KEPT
@@ -92,7 +92,7 @@ def test_constants_in_the_pages_are_those_of_the_code():
     from metrics.subsets import COVERAGE_SUBSETS
 
     text = page("figures.md")
-    numbers = (f"{SUBSETS} random subsets", f"({COVERAGE_SUBSETS}\n", f"{_MATCHED_SUBSETS} random subsets")
+    numbers = (f"{SUBSETS} random subsets", f"({COVERAGE_SUBSETS}\n", f"{MATCHED_SUBSETS} random subsets")
     for said in (*numbers, f"noisy above {NOISY}", f"recall is at least {KEPT}"):
         assert said in text, said
     assert f"{CompareConfig.analyse} unless you" in page("limits.md") and CompareConfig.margin == 0.02

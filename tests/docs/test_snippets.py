@@ -141,10 +141,11 @@ def test_python_runs(tmp_path, monkeypatch, capsys, name):
     """All Python of a page, in turn, in one namespace; the embedded model stands for one of the hub."""
     from harness.models.hf import TINY
     from harness.tasks import registry as tasks
-    from methods import registry as methods
+    from methods import registration
+    from methods.registry import entries
 
-    methods.entries()
-    monkeypatch.setattr(methods, "_ENTRIES", dict(methods._ENTRIES))
+    entries()
+    monkeypatch.setattr(registration, "REGISTERED", dict(registration.REGISTERED))
     monkeypatch.setattr(tasks, "_REGISTERED", {})
     monkeypatch.chdir(tmp_path)
     names = namespace(name, tmp_path)
@@ -164,7 +165,7 @@ def test_python_runs(tmp_path, monkeypatch, capsys, name):
         from methods.check import check
 
         for added in {"README.md": ["norms"], "methods.md": ["edges", "late"]}[name]:
-            check(methods._ENTRIES[added])
+            check(registration.REGISTERED[added])
     if name in ("README.md", "start.md"):
         assert "evidence.recall.value" in out and "fastv" in out
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from harness.engine.engine import Engine
-from harness.engine.request import EngineRequest
+from harness.engine.entry import enter_decoder
+from harness.engine.request import EngineRequest, UniformPass
 from harness.engine.sharing import CellPath
+from harness.engine.stopwatch import Stopwatch
 from harness.models.probes import AttentionProbe
 from harness.run.batch_run import BatchRun
 from harness.tasks.registry import create as create_task
@@ -189,7 +191,7 @@ def test_tower_signals_equal_transformers_own(work):
 @torch.inference_mode()
 def test_rows_ahead_are_those_that_the_layer_then_computes(work):
     adapter = work.engine.adapter
-    state = work.engine._enter(work.batch, CellPath((), "original"), work.vision, None, True, _quiet()).state
+    state = _entered(work)
     layout, hidden = state.layout, state.hidden
     rotary, mask = adapter.rotary(hidden, layout.positions), layout.mask()
     ahead, then = AttentionProbe(layout.text, layout.group), AttentionProbe(layout.text, layout.group, True)
@@ -219,9 +221,9 @@ def close(a, b):
 def test_results_do_not_depend_on_batch_size_or_sharing(work, expression):
     """Or where they do, in some row, the first figures that decide otherwise are a tie: within 1e-4 of each other."""
     _, whole = run(work, expression)
-    _, alone = run(work, expression, share=False)
+    _, alone = run(work, expression, share_questions=False)
     gaps = [
-        gap(traced(work, expression, row), traced(work, expression, row, share=False))
+        gap(traced(work, expression, row), traced(work, expression, row, share_questions=False))
         for row in range(27) if differ(whole, row, alone, row)
     ]  # fmt: skip
     task, first = create_task("shapes"), 0
@@ -259,7 +261,7 @@ def test_tokens_are_physically_removed(work, expression):
     steps, schedule = plan(method, work.engine.adapter.shape, Budget(200))
     if any(step.adaptive for step in steps):
         pytest.skip("counts are decided from the image")
-    out = work.engine.run(EngineRequest(work.batch, steps, method.positions, share=False))
+    out = work.engine.run(EngineRequest(work.batch, steps, method.positions, share_questions=False))
     assert out.counts == schedule.llm
     one = BatchRun(
         work.engine,
@@ -276,9 +278,9 @@ def test_tokens_are_physically_removed(work, expression):
 
 @torch.inference_mode()
 def test_probed_rows_equal_eager_attention(work):
-    adapter, batch = work.engine.adapter, work.batch
-    layout_in = work.engine._enter(batch, CellPath((), "original"), work.vision, None, True, _quiet()).state
-    layout, hidden = layout_in.layout, layout_in.hidden
+    adapter = work.engine.adapter
+    state = _entered(work)
+    layout, hidden = state.layout, state.hidden
     probe = AttentionProbe(layout.text, layout.group)
     rotary = adapter.rotary(hidden, layout.positions)
     adapter.layer(0, hidden, layout.mask(), layout.positions, rotary, None, probe)
@@ -294,16 +296,14 @@ def test_probed_rows_equal_eager_attention(work):
         assert torch.allclose(probe.attention[row], expected, atol=1e-6)
 
 
-def _quiet():
-    from harness.engine.stopwatch import Stopwatch
-
-    return Stopwatch()
+def _entered(work):
+    """The batch before the first decoder layer, with all its visual tokens."""
+    made = UniformPass(work.batch, CellPath((), "original"), work.vision, None, True, Stopwatch(), None)
+    return enter_decoder(work.engine.adapter, made).state
 
 
 def test_stopwatch_takes_inner_stages_out_of_outer_ones():
     import time
-
-    from harness.engine.stopwatch import Stopwatch
 
     watch = Stopwatch("cpu")
     with watch.stage("prefill"):

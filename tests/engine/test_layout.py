@@ -5,91 +5,91 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.engine.layout import LANES, TokenPositions, build
-from harness.models.prompt import NEWLINE, VISUAL, Area, ImageSpan, PromptPrefix, grid_block
+from harness.engine.layout import LANES, TokenPositions, build_layout
+from harness.models.prompt import NEWLINE, VISUAL, Area, ImageSpan, PromptPrefix, grid_span
 
 ROWS = ImageSpan((5, VISUAL, VISUAL, NEWLINE, VISUAL, VISUAL, NEWLINE, 6), (Area(2, 2),))
-FRAMES = {
-    "one": PromptPrefix.of([1, 2], (grid_block(2, 3),)),
+PREFIXES = {
+    "one": PromptPrefix.of([1, 2], (grid_span(2, 3),)),
     "rows": PromptPrefix.of([1], (ROWS,)),
-    "two": PromptPrefix.of([1, VISUAL, 3, 4], (ROWS, grid_block(1, 2))),
-    "axes": PromptPrefix.of([1, 2], (grid_block(2, 3),), 3),
-    "two, axes": PromptPrefix.of([1, VISUAL, 3, 4], (grid_block(3, 2), grid_block(1, 4)), 3),
+    "two": PromptPrefix.of([1, VISUAL, 3, 4], (ROWS, grid_span(1, 2))),
+    "axes": PromptPrefix.of([1, 2], (grid_span(2, 3),), 3),
+    "two, axes": PromptPrefix.of([1, VISUAL, 3, 4], (grid_span(3, 2), grid_span(1, 4)), 3),
 }
 
 
-def test_frames_lay_out_what_their_blocks_put_in():
-    two = FRAMES["two"]
+def test_prefixes_lay_out_what_their_spans_put_in():
+    two = PREFIXES["two"]
     assert two.ids == (1, *ROWS.ids, 3, 4, VISUAL, VISUAL)
     assert two.text.tolist() == [1, 5, NEWLINE, NEWLINE, 6, 3, 4]
-    assert two.ahead.tolist() == [0, 0, 2, 4, 4, 4, 4]
+    assert two.visual_before.tolist() == [0, 0, 2, 4, 4, 4, 4]
     assert two.image.tolist() == [0, 0, 0, 0, 1, 1]
     assert two.positions.tolist() == list(range(13))
-    axes = FRAMES["two, axes"]
+    axes = PREFIXES["two, axes"]
     assert axes.positions[:, axes.is_visual].tolist() == [
         [1] * 6 + [6] * 4,
         [1, 1, 2, 2, 3, 3, 6, 6, 6, 6],
         [1, 2, 1, 2, 1, 2, 6, 7, 8, 9],
     ]
     assert axes.positions[:, ~axes.is_visual].tolist() == [[0, 4, 5]] * 3
-    assert axes.after == 10
+    assert axes.question_start == 10
 
 
-@pytest.mark.parametrize("name", FRAMES)
+@pytest.mark.parametrize("name", PREFIXES)
 @pytest.mark.parametrize("seed", range(8))
 def test_kept_tokens_stand_in_their_old_order(name, seed):
     """Also in two steps: what is kept of what was kept."""
-    frame, g = FRAMES[name], torch.Generator().manual_seed(seed)
-    first = torch.stack([torch.randperm(frame.count, generator=g)[: frame.count - 1].sort().values for _ in range(3)])
-    keep = int(torch.randint(0, frame.count, (1,), generator=g))
+    prefix, g = PREFIXES[name], torch.Generator().manual_seed(seed)
+    first = torch.stack([torch.randperm(prefix.count, generator=g)[: prefix.count - 1].sort().values for _ in range(3)])
+    keep = int(torch.randint(0, prefix.count, (1,), generator=g))
     group = torch.tensor([2, 0, 0, 1])
-    second = torch.stack([torch.randperm(frame.count - 1, generator=g)[:keep].sort().values for _ in range(4)])
-    once = TokenPositions.of(frame, first)
-    places = once.keep(group, second)
+    second = torch.stack([torch.randperm(prefix.count - 1, generator=g)[:keep].sort().values for _ in range(4)])
+    once = TokenPositions.of(prefix, first)
+    positions = once.keep(group, second)
     left = first[group].gather(1, second)
-    text, visual = places.columns()
-    where = frame.is_visual.nonzero()[:, 0]
+    text, visual = positions.columns()
+    where = prefix.is_visual.nonzero()[:, 0]
     for row in range(4):
-        old = sorted([*(~frame.is_visual).nonzero()[:, 0].tolist(), *where[left[row]].tolist()])
+        old = sorted([*(~prefix.is_visual).nonzero()[:, 0].tolist(), *where[left[row]].tolist()])
         order = {int(c): place for place, c in enumerate(old)}
-        assert text[row].tolist() == [order[int(c)] for c in (~frame.is_visual).nonzero()[:, 0]]
+        assert text[row].tolist() == [order[int(c)] for c in (~prefix.is_visual).nonzero()[:, 0]]
         assert visual[row].tolist() == [order[int(c)] for c in where[left[row]]]
-        assert torch.equal(places.visual[..., row, :], frame.positions[..., where[left[row]]])
-    assert (places.after == frame.after).all()
-    if frame.axes == 1:
-        numbered = places.contiguous()
+        assert torch.equal(positions.visual[..., row, :], prefix.positions[..., where[left[row]]])
+    assert (positions.question_start == prefix.question_start).all()
+    if prefix.axes == 1:
+        numbered = positions.contiguous()
         assert torch.equal(numbered.visual, visual)
         assert torch.equal(numbered.text, text)
-        assert (numbered.after == len(frame.text) + keep).all()
+        assert (numbered.question_start == len(prefix.text) + keep).all()
 
 
 def test_axes_lose_the_rows_and_columns_that_hold_nothing():
-    frame = FRAMES["two, axes"]  # text 0, image rows 1..3 columns 1..2, text 4 5, image row 6 columns 6..9
-    kept = TokenPositions.of(frame, torch.tensor([[0, 5, 7, 9], [2, 4, 6, 9]])).contiguous()
+    prefix = PREFIXES["two, axes"]  # text 0, image rows 1..3 columns 1..2, text 4 5, image row 6 columns 6..9
+    kept = TokenPositions.of(prefix, torch.tensor([[0, 5, 7, 9], [2, 4, 6, 9]])).contiguous()
     assert kept.visual[:, 0].tolist() == [[1, 1, 5, 5], [1, 2, 5, 5], [1, 2, 5, 6]]
     assert kept.text[:, 0].tolist() == [[0, 3, 4]] * 3
     assert kept.visual[:, 1].tolist() == [[1, 1, 5, 5], [1, 2, 5, 5], [1, 1, 5, 6]]
-    assert kept.after.tolist() == [7, 7]
-    none = TokenPositions.of(frame, torch.zeros(1, 0, dtype=torch.int64)).contiguous()
+    assert kept.question_start.tolist() == [7, 7]
+    none = TokenPositions.of(prefix, torch.zeros(1, 0, dtype=torch.int64)).contiguous()
     assert none.text[:, 0].tolist() == [[0, 1, 2]] * 3
-    assert none.after.tolist() == [3]
+    assert none.question_start.tolist() == [3]
 
 
 def test_a_token_of_no_single_place_stands_behind_the_one_before_it():
-    places = TokenPositions.of(FRAMES["rows"], torch.arange(4)[None]).keep(torch.tensor([0]), torch.tensor([[0, 2, -1]]))
-    text, visual = places.columns()
+    positions = TokenPositions.of(PREFIXES["rows"], torch.arange(4)[None]).keep(torch.tensor([0]), torch.tensor([[0, 2, -1]]))
+    text, visual = positions.columns()
     assert visual.tolist() == [[2, 4, 5]]
     assert text.tolist() == [[0, 1, 3, 6, 7]]
-    assert places.visual.tolist() == [[2, 5, 8]]  # numbered like the last place before the question
+    assert positions.visual.tolist() == [[2, 5, 8]]  # numbered like the last place before the question
 
 
 @pytest.mark.parametrize("window", [None, 1, 3, 5, 100])
 @pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("name", ["one", "two"])
 def test_masks_against_a_version_that_asks_for_every_pair(name, together, window):
-    frame = FRAMES[name]
+    prefix = PREFIXES[name]
     indices = torch.tensor([[0, 2, 3, 5], [1, 2, 3, 4]])
-    layout = build(TokenPositions.of(frame, indices), [[2, 3], [4]], torch.device("cpu"))
+    layout = build_layout(TokenPositions.of(prefix, indices), [[2, 3], [4]], torch.device("cpu"))
     mask = layout.mask(window, together)[:, 0]
     for g in range(2):
         for q in range(mask.shape[1]):
@@ -104,25 +104,25 @@ def test_masks_against_a_version_that_asks_for_every_pair(name, together, window
 
 
 def test_causality_alone_needs_no_mask():
-    layout = build(TokenPositions.of(FRAMES["one"], torch.arange(6)[None]), [[3]], torch.device("cpu"))
+    layout = build_layout(TokenPositions.of(PREFIXES["one"], torch.arange(6)[None]), [[3]], torch.device("cpu"))
     assert layout.mask() is None
     assert layout.mask(window=11) is None
     assert layout.mask(window=10) is not None
-    assert layout.mask(together=True) is not None
+    assert layout.mask(bidirectional_images=True) is not None
 
 
-@pytest.mark.parametrize("name", FRAMES)
+@pytest.mark.parametrize("name", PREFIXES)
 def test_where_a_sequence_stands_does_not_depend_on_the_others(name):
     """Alone or beside longer ones, its columns are the same; wider than it is, the width is whole lanes."""
-    frame = FRAMES[name]
-    indices = torch.arange(frame.count).expand(3, -1)
+    prefix = PREFIXES[name]
+    indices = torch.arange(prefix.count).expand(3, -1)
     own = [[4, 2], [3], [1, 6, 2]]
-    batch = build(TokenPositions.of(frame, indices), own, torch.device("cpu"))
+    batch = build_layout(TokenPositions.of(prefix, indices), own, torch.device("cpu"))
     width = batch.segments.shape[1]
-    assert width % LANES == 0 and width - LANES < len(frame.ids) + 9 <= width
+    assert width % LANES == 0 and width - LANES < len(prefix.ids) + 9 <= width
     row = 0
     for sequence, questions in enumerate(own):
-        alone = build(TokenPositions.of(frame, indices[:1]), [questions], torch.device("cpu"))
+        alone = build_layout(TokenPositions.of(prefix, indices[:1]), [questions], torch.device("cpu"))
         inside = int((alone.segments[0] >= 0).sum())
         for table in ("segments", "slots", "image", "positions"):
             mine, beside = (getattr(one, table)[..., place, :inside] for one, place in ((alone, 0), (batch, sequence)))
@@ -131,4 +131,4 @@ def test_where_a_sequence_stands_does_not_depend_on_the_others(name):
         for number in range(len(questions)):
             assert alone.text[number].unique().tolist() == batch.text[row].unique().tolist()
             row += 1
-    assert build(TokenPositions.of(frame, indices), [[3], [3], [3]], torch.device("cpu")).plain
+    assert build_layout(TokenPositions.of(prefix, indices), [[3], [3], [3]], torch.device("cpu")).causal_only

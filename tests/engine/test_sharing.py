@@ -58,7 +58,7 @@ def sweep(work, cells, watch=lambda shared, place: None):
                 recorder,
             )
         )
-        work.shared.passed(place)
+        work.shared.release(place)
         watch(work.shared, place)
     return made
 
@@ -66,7 +66,7 @@ def sweep(work, cells, watch=lambda shared, place: None):
 def test_a_sweep_gives_what_each_cell_gives_alone(work, cells, layers_run):
     many = BatchRun(work.engine, work.task, work.samples, 0, True, SIGNAL_NAMES, cells=tuple(cells), analysed=True)
     held = []
-    found = sweep(many, cells, lambda shared, place: held.append(set(shared.found)))
+    found = sweep(many, cells, lambda shared, place: held.append(set(shared.checkpoints)))
     longest = max(columns for _, columns in layers_run)
     assert Counter(layer for layer, columns in layers_run if columns == longest) == Counter(
         range(work.engine.adapter.shape.layers)
@@ -76,22 +76,22 @@ def test_a_sweep_gives_what_each_cell_gives_alone(work, cells, layers_run):
         alone = work.engine.run(EngineRequest(work.batch, cell.steps, cell.object.positions, work.shared, recorder=recorder))
         assert out.tokens == alone.tokens, cell.key
         assert torch.equal(out.kept, alone.kept), cell.key
-        assert torch.equal(out.kept_before, alone.kept_before), cell.key
+        assert torch.equal(out.entered, alone.entered), cell.key
         assert (out.kv_bytes, out.counts) == (alone.kv_bytes, alone.counts)
         torch.testing.assert_close(out.first_logits, alone.first_logits, atol=1e-4, rtol=1e-4)
         for own, other in zip(notes.ids, recorder.ids, strict=True):
             assert torch.equal(own, other)
-        for own, other in zip(notes.rows, recorder.rows, strict=True):
+        for own, other in zip(notes.attention_rows, recorder.attention_rows, strict=True):
             torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-4)
         assert (notes.scores is None) == (recorder.scores is None)
-    junctions = many.shared.tree
+    tree = many.shared.tree
     assert held[-1] == set()
     for place, keys in enumerate(held):
-        assert keys <= {key for key, last in junctions.last.items() if last > place}
+        assert keys <= {key for key, last in tree.last_path.items() if last > place}
     assert max(map(len, held)) < len(cells) / 3
 
 
-def test_equal_walks_share_all_layers(work, layers_run):
+def test_equal_paths_share_all_layers(work, layers_run):
     method = create("random[like=fastv]")
     steps = method.steps(work.engine.adapter.shape, Budget(64))
     config = CompareConfig(methods=("random[like=fastv]",), keep=("64",))
@@ -114,7 +114,7 @@ def test_some_rows_go_on_from_a_stop_of_all(work):
     )  # fmt: skip
     many = BatchRun(work.engine, work.task, work.samples, 0, True, SIGNAL_NAMES, cells=(cell,), analysed=True)
     whole = many.engine.run(EngineRequest(many.batch, cell.steps, cell.object.positions, many.shared))
-    assert list(many.shared.found) == [prefix_key("original", ())]
+    assert list(many.shared.checkpoints) == [prefix_key("original", ())]
     for rows in ([0], [3, 4, 20], [26], list(range(0, 27, 2))):
         some = many.engine.run(EngineRequest(many.batch, cell.steps, cell.object.positions, many.shared, rows=rows))
         fresh = many.engine.run(EngineRequest(many.batch, cell.steps, cell.object.positions, None, rows=rows))
@@ -130,7 +130,7 @@ def test_controls_and_text_free_steps_keep_the_questions_of_an_image_together(wo
         method = create(expression)
         steps = method.steps(work.engine.adapter.shape, Budget(300))
         out = work.engine.run(EngineRequest(work.batch, steps, method.positions))
-        apart = work.engine.run(EngineRequest(work.batch, steps, method.positions, share=False))
+        apart = work.engine.run(EngineRequest(work.batch, steps, method.positions, share_questions=False))
         assert out.tokens == apart.tokens
         assert torch.equal(out.kept, apart.kept), expression
         for image in range(3):
@@ -153,11 +153,11 @@ def test_methods_share_one_similarity_of_a_batch(work, adapter, monkeypatch):
     assert len(made) == 1 and made[0] is many.projected
 
 
-def test_junctions_are_where_two_walks_meet():
+def test_checkpoints_are_where_two_paths_meet():
     step = lambda layer, keep: replace(create("fastv").steps(PUBLIC["llava-1.5-7b"], Budget(64, "final"))[0], keep=keep)
-    walks = [CellPath((), "original"), CellPath((step(1, 9),), "original"), CellPath((step(1, 7),), "original")]
-    found = PrefixTree(walks, 8)
+    paths = [CellPath((), "original"), CellPath((step(1, 9),), "original"), CellPath((step(1, 7),), "original")]
+    found = PrefixTree(paths, 8)
     assert Counter(map(len, (steps for _, steps in found.requests))) == {0: 1}
-    assert found.last[prefix_key("original", ())] == 2
-    assert not PrefixTree(walks[:1], 8).requests
-    assert PrefixTree([replace(walks[1], swaps=True)], 8).requests
+    assert found.last_path[prefix_key("original", ())] == 2
+    assert not PrefixTree(paths[:1], 8).requests
+    assert PrefixTree([replace(paths[1], swaps=True)], 8).requests

@@ -94,7 +94,7 @@ class Clock:
         """Into this process, for good."""
         from harness import files
         from harness.run.batch_run import BatchRun
-        from harness.store.findings import SampleRow
+        from harness.store.cell_results import SampleRow
 
         sqlite3.connect = changed(sqlite3.connect, lambda made: made.set_trace_callback(lambda text: self.tick(_kind(text))))
         for owner, name in ((files, "opened"), (Path, "replace"), (Path, "unlink"), (BatchRun, "run"), (SampleRow, "values")):

@@ -17,7 +17,7 @@ from harness.run.comparison import compare
 from harness.tasks import registry
 from harness.tasks.shapes.task import ShapesTask
 from methods.budget import solve
-from methods.registry import _ENTRIES, register
+from methods.registration import REGISTERED, register
 from methods.similarity import mean_rows, top
 from methods.types import Method, Selection, Signals, Step, decoder
 from reports.page import render
@@ -83,7 +83,7 @@ def with_methods():
     yield
     BAD.clear()
     for name in ("fussy", "hungry", "never"):
-        del _ENTRIES[name]
+        del REGISTERED[name]
 
 
 def answers(folder) -> dict[tuple[str, str], tuple]:

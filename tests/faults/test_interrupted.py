@@ -110,7 +110,8 @@ def test_between_the_stages(tmp_path, monkeypatch, undisturbed):
     request = REQUEST | {"latency": True}
     folder = tmp_path / "run"
     for owner, name in (
-        ("harness.run.comparison", "_time"), ("harness.run.latency_pass", "time_batches"), ("harness.run.comparison", "_finish"),
+        ("harness.run.latency_pass", "run_latency_pass"), ("harness.run.latency_pass", "time_batches"),
+        ("harness.run.comparison", "finish"),
         ("harness.run.manifest", "digest_of"), ("harness.results.summary", "write"), ("harness.results.report", "write_report"),
     ):  # fmt: skip
         with monkeypatch.context() as patch:

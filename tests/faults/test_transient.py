@@ -12,8 +12,8 @@ from tests.faults.conftest import REQUEST, same
 
 STAGES = {
     "the tower": ("harness.engine.engine", "encode_images", "OutOfMemory"),
-    "entry into the LLM": ("harness.engine.engine.Engine", "_enter", "ZeroDivisionError"),
-    "a selection": ("harness.engine.engine.Engine", "_leave", "RuntimeError"),
+    "entry into the LLM": ("harness.engine.engine", "enter_decoder", "ZeroDivisionError"),
+    "a selection": ("harness.engine.engine", "prune_between_layers", "RuntimeError"),
     "decoding": ("harness.engine.engine", "decode", "MemoryError"),
     "scoring": ("harness.tasks.shapes.task.ShapesTask", "score", "IndexError"),
     "the analysis": ("harness.run.analysis.TokenAnalysis", "run", "LinAlgError"),
@@ -36,10 +36,10 @@ def test_one_failure_at_every_stage(tmp_path, undisturbed, monkeypatch, stages):
     failed: list[str] = []
     measure, now = ShardRunner._measure, []
 
-    def measured(self, work, place, cells, stored):
+    def measured(self, batch_run, place, cells, result):
         now[:] = [stages[place]] if place < len(stages) else []
         try:
-            measure(self, work, place, cells, stored)
+            measure(self, batch_run, place, cells, result)
         finally:
             now.clear()
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import RequestError, readable
-from harness.results.benchmark_files import regress_benchmarks
-from harness.results.thresholds import read_thresholds
+from harness.results.regression.benchmark_files import regress_benchmarks
+from harness.results.regression.thresholds import read_thresholds
 from harness.run.config import read_file, read_keep
 from harness.store.archives import read_arrays
 from harness.tasks.registry import create as create_task

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from harness.results.serve import _ROUTES, Server
+from harness.results.serve import ROUTES, Server
 from tests.fuzz.inputs import snapshot
 
 FILTERS = ("cell", "wrong", "rival", "lost", "family", "text", "page", "size", "id", "what")
@@ -20,7 +20,7 @@ odd = st.sampled_from(
 )  # fmt: skip
 values = st.one_of(text, odd)
 queries = st.lists(st.tuples(st.sampled_from(FILTERS), values), max_size=24).map(lambda p: "&".join(f"{k}={v}" for k, v in p))
-routes = st.one_of(st.sampled_from([*_ROUTES, "results.sqlite", "manifest.json", "./run", "run/../report.html"]), values)
+routes = st.one_of(st.sampled_from([*ROUTES, "results.sqlite", "manifest.json", "./run", "run/../report.html"]), values)
 methods = st.one_of(st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "CONNECT", "get", "LOCK"]), text)
 
 
@@ -57,7 +57,7 @@ def test_whoever_has_the_token_gets_an_answer(server, finished_run, route, query
     before = snapshot(finished_run)
     status, body = ask(server, f"GET /{server.token}/{route}?{query} HTTP/1.1".replace("\n", "").replace("\r", ""))
     assert status in (0, 200, 400, 404, 414, 505), body[:200]
-    assert status != 200 or route.split("?")[0].split("#")[0] in _ROUTES
+    assert status != 200 or route.split("?")[0].split("#")[0] in ROUTES
     assert b"Traceback" not in body and not server.faults
     assert snapshot(finished_run) == before
 

@@ -17,8 +17,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from harness.store.findings import TokenFigures
-from harness.store.runs import RunFolder, pack
+from harness.store.arrays import pack
+from harness.store.cell_results import TokenFigures
+from harness.store.runs import RunFolder
 from harness.store.schema import NUMBERS, SAMPLE_COLUMNS
 from metrics.figures import LAYERS as LAYER_FIGURES
 

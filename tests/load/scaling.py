@@ -28,8 +28,9 @@ from harness.run.config import CompareConfig
 from harness.run.plan import Cell, make_cells
 from harness.run.profile import ProfileConfig, profile, sharing_gain
 from harness.run.shards import ShardResult
-from harness.store.findings import CellResult, SampleRow
-from harness.store.runs import RunFolder, pack
+from harness.store.arrays import pack
+from harness.store.cell_results import CellResult, SampleRow
+from harness.store.runs import RunFolder
 from methods.types import ModelShape
 from metrics.flops import flops
 
@@ -287,14 +288,14 @@ def writer(shards: int = 120, questions: int = ROWS, cells: int = 85, images: in
             made = ShardResult(
                 [(image, shard, rng.bytes(THUMBNAIL), 224, 336, None) for image in shown],
                 [(name, shown[i % images], i, "colour", asked, "red", None) for i, name in enumerate(names)],
-                [], {key: [CellResult([row(name) for name in names])] for key in ids},
+                cell_results={key: [CellResult([row(name) for name in names])] for key in ids},
             )  # fmt: skip
             message = pickle.dumps(made)
             sent += len(message)
             start = time.perf_counter()
             found = pickle.loads(message)
             taken = time.perf_counter()
-            run.add_batch(shard, found.images, found.questions, {ids[k]: parts[0] for k, parts in found.findings.items()})
+            run.add_batch(shard, found.images, found.questions, {ids[k]: parts[0] for k, parts in found.cell_results.items()})
             times["take"].append(taken - start)
             times["store"].append(time.perf_counter() - taken)
         run.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.results.columns import NAMES, RunQuestions, numbers
+from harness.results.sample_columns import NUMBER_COLUMNS, RunQuestions, read_columns
 from harness.store.runs import RunFolder
 
 ROOT = Path(__file__).parents[2]
@@ -70,8 +70,8 @@ def test_numbers_are_those_of_the_columns(middling):
     run = RunFolder(middling)
     questions = RunQuestions.of(run)
     for ident in (1, 4):
-        found, columns = numbers(run, ident, questions), run.columns(ident)
-        for place, name in enumerate(NAMES):
+        found, columns = read_columns(run, ident, questions), run.columns(ident)
+        for place, name in enumerate(NUMBER_COLUMNS):
             assert (found.table[:, place] == columns[name])[~(found.table[:, place] != found.table[:, place])].all()
             assert ((found.table[:, place] != found.table[:, place]) == (columns[name] != columns[name])).all()
         assert [questions.families[i] for i in found.family] == columns["family"].tolist()
@@ -88,7 +88,7 @@ def test_a_cell_that_lacks_questions_keeps_their_order(middling, tmp_path):
     with run.connection as connection:
         connection.execute("DELETE FROM samples WHERE cell = 3 AND question LIKE '%7'")
     questions = RunQuestions.of(run)
-    found, columns = numbers(run, 3, questions), run.columns(3)
+    found, columns = read_columns(run, 3, questions), run.columns(3)
     assert len(found.image) == len(columns["score"]) < 5000
     assert (found.table[:, 0] == columns["score"]).all()
     names = run.connection.execute("SELECT id FROM images ORDER BY place").fetchall()

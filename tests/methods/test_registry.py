@@ -1,5 +1,8 @@
 """Expressions, their canonical form, and the messages for wrong ones."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -63,6 +66,47 @@ def test_an_undeclared_signal_is_refused_by_name():
         _ = signals.positions
     with pytest.raises(UndeclaredSignal, match="cls_attention"):
         Signals(count=4).only(frozenset({"cls_attention"}))
+
+
+def test_what_was_collected_may_lack_signals():
+    found = Signals.collected(features=torch.ones(1, 4, 2), positions=None, norm_scale=None, count=4, grid=(2, 2))
+    assert found.positions is None and found.grid == (2, 2)
+    view = found.only(frozenset({"features", "norm_scale"}))
+    assert view.norm_scale is None and view.count == 4 and view.features is found.features
+    with pytest.raises(UndeclaredSignal, match="gives no positions"):
+        found.only(frozenset({"features", "positions"}))
+    with pytest.raises(TypeError, match="featurs"):
+        Signals.collected(featurs=torch.ones(1, 4, 2), count=4)
+
+
+WITHOUT_TORCH = """
+import sys
+
+for name in ("torch", "numpy", "scipy", "sklearn", "transformers"):
+    sys.modules[name] = None
+from methods import Budget, ModelShape, create, entries
+from methods.registry import canonical, family
+from methods.schedule import plan
+
+shape = ModelShape("7b", 576, (24, 24), 23, 1024, 16, 4096, True, 14, 32, 4096, 32, 32, 128, 11008, True, 32064)
+for name in [*entries(), "divprune+fastv[layer=3]", "random[like=sts]"]:
+    for mode in ("average", "flops", *(() if name == "vtw" else ("final",))):
+        steps, schedule = plan(create(canonical(name)), shape, Budget(384, mode))
+        assert family(name) and len(schedule.llm) == 32
+print(len(entries()))
+"""
+
+
+def test_methods_are_listed_and_planned_without_torch():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and int(done.stdout) >= len(BUNDLED), done.stderr
+
+
+def test_what_plug_ins_import_are_functions_and_classes_however_it_was_loaded_before():
+    import methods
+    import methods.registry
+
+    assert all(callable(getattr(methods, name)) for name in methods.__all__)
 
 
 def test_a_plug_in_function_becomes_a_method():

@@ -63,20 +63,6 @@ def test_a_null_that_does_not_vary():
     assert z.isnan().all() and percentile[:2].tolist() == [0.5, 0.0] and percentile[2].isnan()
 
 
-def test_summary_counts_ties_half_and_tests_images():
-    percentile = np.array([0.5, 0.1, 0.9, 0.2, 0.5, np.nan])
-    images = ["a", "a", "b", "c", "d", "e"]
-    found = col.summarise_z(np.zeros(6), percentile, images, True)
-    assert found["share_below_chance"] == pytest.approx((2 + 2 * 0.5) / 5)
-    assert found["p"] == pytest.approx(scipy.stats.wilcoxon([-0.2, 0.4, -0.3, 0.0]).pvalue)
-    flipped = col.summarise_z(np.zeros(6), percentile, images, False)
-    assert flipped["share_below_chance"] == pytest.approx((1 + 2 * 0.5) / 5) and flipped["p"] == found["p"]
-    empty = col.summarise_z(np.array([]), np.array([]), [], True)
-    assert set(empty.values()) == {None}
-    with pytest.raises(ValueError, match="5 images"):
-        col.summarise_z(np.zeros(6), percentile, images[1:], True)
-
-
 def _slow_gini(x: np.ndarray) -> float:
     return sum(abs(a - b) for a in x for b in x) / (2 * len(x) ** 2 * x.mean())
 

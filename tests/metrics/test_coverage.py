@@ -150,25 +150,3 @@ def test_row_bias_of_extremes():
     assert all(values[3].isnan() for values in found.values())
     with pytest.raises(ValueError, match="4x5 = 20"):
         cov.row_bias(top, (4, 5))
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_map_overlap_against_a_loop(seed):
-    kept, images = _kept(9, (3, 4), 0.4, seed).numpy(), np.arange(9) // 2
-    found = cov.map_overlap(kept, images)
-    for i in range(9):
-        others = kept[images != images[i]].sum(0)
-        top = sorted(range(12), key=lambda t: (-others[t], t))[: kept[i].sum()]
-        assert float(found[i]) == pytest.approx(np.mean([kept[i, t] for t in top]))
-
-
-def test_map_overlap_of_a_fixed_and_of_a_random_choice():
-    fixed = torch.zeros(10, 36).bool()
-    fixed[:, 30:] = True
-    assert cov.map_overlap(fixed).tolist() == [1.0] * 10
-    chance = torch.rand(400, 60, generator=torch.Generator().manual_seed(0)).argsort(-1) < 15
-    assert float(cov.map_overlap(chance).mean()) == pytest.approx(15 / 60, abs=0.03)
-    assert cov.map_overlap(fixed[:1]).isnan().all() and cov.map_overlap(~fixed & False).isnan().all()
-    assert cov.map_overlap(fixed[:0]).shape == (0,)
-    with pytest.raises(ValueError, match="2 images"):
-        cov.map_overlap(fixed, [0, 1])

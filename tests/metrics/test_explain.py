@@ -10,7 +10,7 @@ import pytest
 
 from harness.errors import RequestError
 from harness.results.explain import as_text, explain
-from metrics.explain import FAMILIES, LISTS, STRATA, CellColumns, _interaction, correlations, strata
+from metrics.explain import FAMILIES, LISTS, STRATA, CellColumns, correlations, interaction, strata
 from metrics.ranks import within_rank_correlation
 
 METHODS = {"one": "attention", "two": "diversity", "three": "both", "random": "chance"}
@@ -189,7 +189,7 @@ def test_interaction_against_all_deals():
     difference = np.array([1.0, 0.5, 1.0, -0.5, 0.0, 0.5, -1.0, 0.0, 0.5])
     image = np.array(list("aabbcdefg"))  # of one to two questions
     low = np.isin(image, list("abc"))
-    found = _interaction(difference, image, low, ~low, seed=0, permutations=20000)
+    found = interaction(difference, image, low, ~low, seed=0, permutations=20000)
     names = sorted(set(image))
     gaps = []
     for chosen in combinations(names, 3):

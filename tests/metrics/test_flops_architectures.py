@@ -20,7 +20,7 @@ from harness.models.probes import AttentionProbe
 from harness.models.published import PUBLISHED, internvl, qwen, smolvlm
 from harness.models.shapes import PUBLIC
 from harness.models.tiling import side as pixels_a_side
-from harness.run.counting import count
+from harness.run.flops import count
 from methods import cdpruner, sparsevlm, sts
 from methods.registry import BUNDLED, create
 from methods.schedule import plan, schedule

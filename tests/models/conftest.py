@@ -311,8 +311,8 @@ def ask(family: Family, prompts: list[list[Image.Image]], each: int = 2) -> Aske
     words = [QUESTIONS[i % len(QUESTIONS)] for i in range(len(owner))]
     made = [adapter.prompt(word, len(prompts[0])) for word in words]
     batch = Batch(
-        adapter.views(prompts), made[0][0], [after for _, after in made], torch.tensor(owner), torch.arange(len(prompts)) + 7,
-        torch.arange(len(owner)) + 70,
+        adapter.prompt_pixels(prompts), made[0][0], [after for _, after in made], torch.tensor(owner),
+        torch.arange(len(prompts)) + 7, torch.arange(len(owner)) + 70,
     )  # fmt: skip
     return Asked(batch, words, [prompts[i] for i in owner])
 

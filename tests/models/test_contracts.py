@@ -103,16 +103,16 @@ def test_no_image_equals_generate(family, alike):
 class Reference:
     """The model's own forward with tokens hidden from some layers on."""
 
-    def __init__(self, family, question, images, blocks, kept: dict[int, torch.Tensor], positions: str) -> None:
+    def __init__(self, family, question, images, spans, kept: dict[int, torch.Tensor], positions: str) -> None:
         self.adapter, self.kept, self.positions = family.adapter, kept, positions
         self.inputs = dict(family.inputs(question, images))
         ids = self.inputs["input_ids"][0]
         places = (ids == self.adapter.config.image_token_id).nonzero()[:, 0]
-        held = [token for block in blocks for token in block.ids if token in (VISUAL, NEWLINE)]
+        held = [token for span in spans for token in span.ids if token in (VISUAL, NEWLINE)]
         self.columns = places[torch.tensor(held) == VISUAL]
         self.image = torch.full((len(ids) + LIMIT,), -1)
-        for number, span in enumerate(self.columns.split([block.count for block in blocks])):
-            self.image[span] = number
+        for number, own in enumerate(self.columns.split([span.count for span in spans])):
+            self.image[own] = number
 
     @torch.inference_mode()
     def answer(self) -> list[int]:
@@ -148,7 +148,7 @@ class Reference:
             kind, place = self.adapter.kind(index), seen.long().cumsum(0) - 1
             allowed = torch.ones(length, length, dtype=torch.bool).tril()
             image = self.image[:length]
-            if kind.together:
+            if kind.bidirectional_images:
                 allowed |= (image[:, None] == image) & (image >= 0)
             if kind.window is not None:  # counts what is there
                 allowed &= place > place[:, None] - kind.window
@@ -162,7 +162,7 @@ class Reference:
     def renumbered(self, seen: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """Positions of the tokens that are left, told slowly."""
         length = len(seen)
-        if self.adapter.spec.axes == 1:
+        if self.adapter.spec.position_axes == 1:
             return (seen.long().cumsum(0) - 1).clamp_min(0)[None]
         ids = torch.cat([self.inputs["input_ids"][0], torch.zeros(length, dtype=torch.int64)])[:length]
         types = (ids == self.adapter.config.image_token_id).int()
@@ -193,12 +193,12 @@ def test_pruned_decode_equals_the_masked_recompute(family, alike, several, steps
     for asked in (alike, several):
         out = run(family, asked, STEPS[steps], positions)
         for row in range(0, len(asked.questions), 3):
-            blocks = asked.batch.pixels.blocks[int(asked.batch.image[row])]
+            spans = asked.batch.pixels.spans[int(asked.batch.image[row])]
             kept = {}
             for i, step in enumerate(STEPS[steps]):
                 held = run(family, asked, STEPS[steps][: i + 1], positions).kept[row]
                 kept[step.site.layer] = held[held >= 0]
-            expected = Reference(family, asked.questions[row], asked.images[row], blocks, kept, positions).answer()
+            expected = Reference(family, asked.questions[row], asked.images[row], spans, kept, positions).answer()
             assert out.tokens[row] == expected
         if asked is alike:
             assert not torch.allclose(full.first_logits, out.first_logits, atol=1e-3)
@@ -207,7 +207,7 @@ def test_pruned_decode_equals_the_masked_recompute(family, alike, several, steps
 def test_results_do_not_depend_on_batch_or_sharing(family, unequal):
     for positions in ("original", "contiguous"):
         out = run(family, unequal, STEPS["both"], positions)
-        alone = run(family, unequal, STEPS["both"], positions, share=False)
+        alone = run(family, unequal, STEPS["both"], positions, share_questions=False)
         same_answers(family, unequal, out.tokens, alone.tokens, STEPS["both"], positions)
         assert torch.equal(out.kept, alone.kept)  # by the rows' own streams: no score decides
         for row in range(len(unequal.questions)):
@@ -254,14 +254,14 @@ def test_probed_rows_equal_eager_attention(family, alike, several):
         try:
             for row in (0, len(asked.questions) - 1):
                 images = asked.images[row]
-                blocks = asked.batch.pixels.blocks[int(asked.batch.image[row])]
-                columns = Reference(family, asked.questions[row], images, blocks, {}, "original").columns
+                spans = asked.batch.pixels.spans[int(asked.batch.image[row])]
+                columns = Reference(family, asked.questions[row], images, spans, {}, "original").columns
                 with torch.inference_mode():
                     words = family.inputs(asked.questions[row], images)
                     found = adapter.model(**words, output_attentions=True).attentions
                 for layer, attention in enumerate(found):
                     expected = attention[0, :, -1, columns].mean(0)
-                    mine = recorder.rows[layer][row, : len(columns)]
+                    mine = recorder.attention_rows[layer][row, : len(columns)]
                     torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-3)
                     assert (recorder.ids[layer][row, len(columns) :] == -1).all()
         finally:
@@ -283,15 +283,15 @@ def test_rows_ahead_are_those_that_the_layer_then_computes(family, alike):
         for ahead, seeds in seen:
             for row, seed in zip(ahead, seeds.tolist(), strict=True):
                 place = alike.batch.question_seeds.tolist().index(seed)
-                torch.testing.assert_close(row[:, -1].mean(0), recorder.rows[layer][place], atol=1e-5, rtol=1e-3)
+                torch.testing.assert_close(row[:, -1].mean(0), recorder.attention_rows[layer][place], atol=1e-5, rtol=1e-3)
 
 
 def test_rope_response_is_what_vectors_of_ones_would_score(family, alike):
     adapter = family.adapter
     rotate = sys.modules[type(adapter.decoder.layers[0].self_attn).__module__].apply_rotary_pos_emb
-    frame = adapter.prompt_prefix(alike.batch.prefix, alike.batch.pixels.blocks[0])
-    where = frame.positions.unsqueeze(-2)
-    ones = torch.ones(1, 1, len(frame.ids), adapter.shape.head_dim)
+    prefix = adapter.prompt_prefix(alike.batch.prefix, alike.batch.pixels.spans[0])
+    where = prefix.positions.unsqueeze(-2)
+    ones = torch.ones(1, 1, len(prefix.ids), adapter.shape.head_dim)
     for layer in (0, 1):
         kind = adapter.kind(layer).name
         query, key = rotate(ones, ones, *adapter.rotary(torch.zeros(1), where, kind))
@@ -304,9 +304,9 @@ def test_prompts_are_those_of_the_familys_own_processor(family, unequal, several
     """Marks, separators and line ends around and inside images included."""
     for asked in (unequal, several):
         for row, (question, images) in enumerate(zip(asked.questions, asked.images, strict=True)):
-            frame = family.adapter.prompt_prefix(asked.batch.prefix, asked.batch.pixels.blocks[int(asked.batch.image[row])])
+            prefix = family.adapter.prompt_prefix(asked.batch.prefix, asked.batch.pixels.spans[int(asked.batch.image[row])])
             place = family.adapter.config.image_token_id
-            ids = [place if token in (VISUAL, NEWLINE) else token for token in frame.ids] + asked.batch.questions[row]
+            ids = [place if token in (VISUAL, NEWLINE) else token for token in prefix.ids] + asked.batch.questions[row]
             assert ids == family.inputs(question, images)["input_ids"][0].tolist()
 
 
@@ -318,7 +318,7 @@ def test_evidence_swap_on_unequal_images(family, unequal):
     asked = replace(unequal, batch=replace(unequal.batch, evidence=evidence))
     steps = (at(PROJECTOR, 3),)
     before = run(family, asked, steps)
-    after = run(family, asked, swapped(steps, before.kept_before))
+    after = run(family, asked, swapped(steps, before.entered))
     for old, new in zip(before.kept.tolist(), after.kept.tolist(), strict=True):
         assert 1 in new
         assert len(set(old) - set(new)) == (1 not in old)

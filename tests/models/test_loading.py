@@ -13,7 +13,8 @@ from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest
 from harness.errors import RequestError
 from harness.models import hf
-from harness.models.adapter import _check
+from harness.models.catalogue import GROUP
+from harness.models.configuration import check_configuration
 from harness.models.families import FAMILIES
 from tests.needs import installed, need
 
@@ -72,9 +73,9 @@ def test_a_family_loads_from_its_folder(family, alike, unequal, tmp_path):
     out, again = (Engine(adapter, 3).run(EngineRequest(alike.batch)) for adapter in (family.adapter, loaded))
     assert out.tokens == again.tokens
     for asked in (alike, unequal):
-        views, own = loaded.views(asked.images), family.adapter.views(asked.images)
-        assert views.blocks == own.blocks
-        for mine, theirs in zip(views.tensors, own.tensors, strict=True):
+        pixels, own = loaded.prompt_pixels(asked.images), family.adapter.prompt_pixels(asked.images)
+        assert pixels.spans == own.spans
+        for mine, theirs in zip(pixels.tensors, own.tensors, strict=True):
             assert mine.shape == theirs.shape
             assert (mine - theirs).abs().mean() < LEVEL if TORCHVISION else torch.equal(mine, theirs)
 
@@ -121,9 +122,9 @@ def test_what_a_supported_architecture_allows_and_is_not_known_is_refused(llava)
     ):
         other = copy.deepcopy(vision)
         setattr(other, name, value)
-        one_line(lambda: _check("m", other), fragment)
+        one_line(lambda: check_configuration("m", other), fragment)
     vision.vision_config.model_type = "pixtral"
-    one_line(lambda: _check("m", vision), "'pixtral'")
+    one_line(lambda: check_configuration("m", vision), "'pixtral'")
 
 
 def test_models_of_other_packages(monkeypatch):
@@ -138,7 +139,7 @@ def test_models_of_other_packages(monkeypatch):
         "wrong": lambda device, dtype: 3,
         "broken": lambda device, dtype: 1 / 0,
     }
-    points = {name: EntryPoint(name, f"their_package:{name}", hf.GROUP) for name in made}
+    points = {name: EntryPoint(name, f"their_package:{name}", GROUP) for name in made}
     monkeypatch.setattr(hf, "plugged", lambda: points)
     monkeypatch.setattr(EntryPoint, "load", lambda point: made[point.name])
     assert hf.load("mine", "cpu", "bfloat16") is adapter

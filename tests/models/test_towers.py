@@ -31,7 +31,7 @@ def tall(family, unequal):
 
 @pytest.fixture(scope="module")
 def tower(family, tall):
-    return Engine(family.adapter, 1).see(tall.pixels, wanted=family.adapter.gives & VISION_SIGNALS)
+    return Engine(family.adapter, 1).encode_images(tall.pixels, wanted=family.adapter.gives & VISION_SIGNALS)
 
 
 def step(site, **facts) -> Step:
@@ -69,14 +69,14 @@ def test_what_cannot_be_run_has_a_reason(family, tall):
 @pytest.mark.parametrize("family", OPEN, indirect=True)
 @torch.inference_mode()
 def test_open_towers_signals_equal_transformers_own(family, tall, tower):
-    adapter, pixels, blocks = family.adapter, tall.pixels.stack(), tall.pixels.blocks[0]
+    adapter, pixels, spans = family.adapter, tall.pixels.stack(), tall.pixels.spans[0]
     read, cls = adapter.shape.vision_layers, int(adapter.shape.has_cls)
     adapter.model.set_attn_implementation("eager")
     try:
         out = adapter.tower(pixels, output_hidden_states=True, output_attentions=True)
     finally:
         adapter.model.set_attn_implementation("probed_sdpa")
-    arrange = lambda table: adapter.tiler.arrange(table, blocks)
+    arrange = lambda table: adapter.tiler.arrange(table, spans)
     close = lambda a, b: torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
     hidden, attention = out.hidden_states[read], out.attentions[read - 1]
     close(tower.features, arrange(adapter.blockwise_tower.leave(hidden)[:, cls:]))
@@ -100,13 +100,13 @@ def test_closed_towers_signals_equal_a_slow_version(family):
     pixels = adapter.pixels([Image.effect_noise((64, 64), spread).convert("RGB") for spread in (40, 90)])
     seen, block = [], adapter.tower.blocks[-1]
     hook = block.register_forward_pre_hook(lambda _, inputs, words: seen.append((inputs[0], words)), with_kwargs=True)
-    tower = Engine(adapter, 1).see(pixels, wanted=VISION_SIGNALS & adapter.gives)
+    tower = Engine(adapter, 1).encode_images(pixels, wanted=VISION_SIGNALS & adapter.gives)
     hook.remove()
     hidden, words = seen[0]
     query, key, _ = block.attn.qkv(block.norm1(hidden)).unflatten(-1, (3, adapter.shape.vision_heads, -1)).unbind(1)
     rotate = sys.modules[type(block).__module__].apply_rotary_pos_emb_vision
     query, key = rotate(query, key, *words["position_embeddings"])
-    order = adapter.whole_tower._order(torch.tensor([b[0].cut for b in pixels.blocks]))
+    order = adapter.whole_tower.patch_order(torch.tensor([b[0].cut for b in pixels.spans]))
     assert (order is not None and not torch.equal(order, torch.arange(len(order)))) == (family.name == "qwen2.5-vl")
     half = len(hidden) // 2
     features = block(hidden, **words)
@@ -127,7 +127,7 @@ def test_closed_towers_signals_equal_a_slow_version(family):
 
 def test_signals_stand_where_the_tokens_made_of_them_stand(family, tall, tower):
     """A visual token hangs on just those tower tokens that its signals are the average of."""
-    adapter, blocks = family.adapter, tall.pixels.blocks[0]
+    adapter, spans = family.adapter, tall.pixels.spans[0]
     if family.name in CLOSED:
         inputs = []
 
@@ -136,19 +136,19 @@ def test_signals_stand_where_the_tokens_made_of_them_stand(family, tall, tower):
             return (inputs[-1],)
 
         hook = adapter.tower.merger.register_forward_pre_hook(cut)
-        projected = Engine.see.__wrapped__(Engine(adapter, 1), tall.pixels).projected[0]
+        projected = Engine.encode_images.__wrapped__(Engine(adapter, 1), tall.pixels).projected[0]
         hook.remove()
-        order = adapter.whole_tower._order(torch.tensor([blocks[0].cut]))
+        order = adapter.whole_tower.patch_order(torch.tensor([spans[0].cut]))
         states = inputs[0]
         one_hot = torch.eye(len(states)) if order is None else torch.eye(len(states))[order]
-        share = adapter.tiler.arrange(one_hot, blocks)[0] > 0
+        share = adapter.tiler.arrange(one_hot, spans)[0] > 0
     else:
-        states = (tower.features if tower.states is None else tower.states).clone().requires_grad_()
+        states = (tower.features if tower.tile_states is None else tower.tile_states).clone().requires_grad_()
         tiles, count, _ = states.shape
         whole = adapter.project(states)
-        projected = (whole if tower.states is None else adapter.tiler.arrange(whole, blocks))[0]
+        projected = (whole if tower.tile_states is None else adapter.tiler.arrange(whole, spans))[0]
         one_hot = torch.eye(tiles * count).view(tiles, count, -1)
-        share = adapter.tiler.arrange(one_hot, blocks)[0] > 0
+        share = adapter.tiler.arrange(one_hot, spans)[0] > 0
     assert len(projected) == len(share) == tall.pixels.counts[0]
     for token, expected in zip(projected, share, strict=True):
         (slope,) = torch.autograd.grad(token.sum(), states, retain_graph=True)
@@ -156,10 +156,10 @@ def test_signals_stand_where_the_tokens_made_of_them_stand(family, tall, tower):
 
 
 def test_places_of_tokens_cover_the_image(family, tall):
-    points = family.adapter.prompt_prefix([], tall.pixels.blocks[0]).points
+    points = family.adapter.prompt_prefix([], tall.pixels.spans[0]).coordinates
     assert points.shape == (tall.pixels.counts[0], 2)
     assert ((points > 0) & (points < 1)).all()
-    for image in tall.pixels.blocks[0]:
+    for image in tall.pixels.spans[0]:
         assert sum(area.count for area in image.areas) == image.count
         assert {area.top for area in image.areas} >= {0.0}
         assert {area.bottom for area in image.areas} >= {1.0}
@@ -175,10 +175,10 @@ def test_places_of_tokens_cover_the_image(family, tall):
 def test_the_engine_runs_what_the_formula_counts(family, tall):
     """Tower, projector, all layers and the head, to the last product."""
     adapter = family.adapter
-    shape = adapter.shape_for(tall.pixels.blocks[0])
+    shape = adapter.shape_for(tall.pixels.spans[0])
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         Engine(adapter, 1).run(EngineRequest(tall))
-    text = len(adapter.prompt_prefix(tall.prefix, tall.pixels.blocks[0]).text) + len(tall.questions[0])
+    text = len(adapter.prompt_prefix(tall.prefix, tall.pixels.spans[0]).text) + len(tall.questions[0])
     formula = flops(shape, schedule(shape, ()), text)
     assert counter.get_total_flops() == pytest.approx(formula.total, rel=1e-9)
 
@@ -200,10 +200,10 @@ def test_methods_run_on_images_of_unequal_size(family, unequal):
 
 @pytest.mark.parametrize("family", ("llava", "llava-siglip", *CLOSED), indirect=True)
 def test_a_shrunken_image_has_the_tokens_asked_for(family, tall):
-    views = family.adapter.pixels([Image.effect_noise((50, 70), 60).convert("RGB")], (2, 3))
-    assert views.counts == [6]
-    assert views.blocks[0][0].grid == (2, 3)
-    out = Engine(family.adapter, 2).run(EngineRequest(replace(tall, pixels=views)))
+    pixels = family.adapter.pixels([Image.effect_noise((50, 70), 60).convert("RGB")], (2, 3))
+    assert pixels.counts == [6]
+    assert pixels.spans[0][0].grid == (2, 3)
+    out = Engine(family.adapter, 2).run(EngineRequest(replace(tall, pixels=pixels)))
     assert out.present.tolist() == [6]
     assert torch.isfinite(out.first_logits).all()
 
@@ -214,9 +214,9 @@ def test_a_shrunken_image_has_the_tokens_asked_for(family, tall):
 def test_padding_costs_tower_and_projector(family, tall, size):
     """The tower and the projector run on all tokens of all tiles, those that never become visual tokens included."""
     asked = replace(tall, pixels=family.adapter.pixels([Image.new("RGB", size)]))
-    shape = family.adapter.shape_for(asked.pixels.blocks[0])
+    shape = family.adapter.shape_for(asked.pixels.spans[0])
     assert shape.visual_tokens < shape.tiles * 16
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         Engine(family.adapter, 1).run(EngineRequest(asked))
-    text = len(family.adapter.prompt_prefix(asked.prefix, asked.pixels.blocks[0]).text) + len(asked.questions[0])
+    text = len(family.adapter.prompt_prefix(asked.prefix, asked.pixels.spans[0]).text) + len(asked.questions[0])
     assert counter.get_total_flops() == pytest.approx(flops(shape, schedule(shape, ()), text).total, rel=1e-9)

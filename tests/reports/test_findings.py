@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from harness.results.summary import CellScores, _adjust, _answers, _winners, plain
+from harness.results.answer_figures import CellScores, adjust_for_multiple_tests, answer_figures, best_methods
+from harness.results.summary import plain
 from metrics import evidence, latency
-from metrics.collapse import summarise_z
+from metrics.chance import summarise_z
 from reports.cells import dig, strata
 from reports.findings import Finding, findings
 
@@ -47,11 +48,11 @@ def summary_cells(
         kept = np.clip(np.repeat(rng.beta(3, 3, images), per) + rng.normal(0, 0.05, n) + add(recall, (name, keep)), 0, 1)
         own[ident] = _own(rng, score, kept, image, add(z, (name, keep)), add(swap, (name, keep)), add(speed, (name, keep)))
     by_name = {(facts["method"], facts["keep"]): scores for _, facts, scores in stored}
-    winners, cells = _winners(stored), []
+    winners, cells = best_methods(stored), []
     for ident, facts, scores in stored:
         cell = {"model": "m", "task": "t", "budget": "average", "skipped": None, **facts}
-        cells.append(cell | _answers(scores, by_name, winners, facts, 0, MARGIN) | own[ident])
-    _adjust(cells)
+        cells.append(cell | answer_figures(scores, by_name, winners, facts, 0, MARGIN) | own[ident])
+    adjust_for_multiple_tests(cells)
     return plain(cells)
 
 

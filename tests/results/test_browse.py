@@ -7,7 +7,7 @@ import base64
 import numpy as np
 
 from harness.results.browse import OpenRun, question
-from harness.store.runs import pack, unpack
+from harness.store.arrays import pack, unpack
 
 
 def test_of_tiles_each_token_has_its_place(make_run):

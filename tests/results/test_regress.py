@@ -12,10 +12,10 @@ import pytest
 
 from harness.cli import app as cli
 from harness.errors import RequestError
-from harness.results.pairing import mean_jaccard
-from harness.results.regress import regress
-from harness.results.thresholds import DEFAULTS, read_thresholds
-from harness.store.runs import pack
+from harness.results.regression.pairing import mean_jaccard
+from harness.results.regression.regress import regress
+from harness.results.regression.thresholds import DEFAULTS, read_thresholds
+from harness.store.arrays import pack
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.results.regress import regress
+from harness.results.regression.regress import regress
 
 CELL = "sts at 64"
 

@@ -22,7 +22,7 @@ from harness.errors import RequestError
 from harness.results.browse import OpenRun, SampleFilter, samples_page
 from harness.results.samples import samples
 from harness.results.serve import MOST, Server
-from harness.store.runs import pack, unpack
+from harness.store.arrays import pack, unpack
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">\u2028'&%_\\ "
 

@@ -103,12 +103,12 @@ def test_layers(work, cells, method):
                 continue
             here = ids[ids >= 0]
             assert table["recall"][row, layer] == pytest.approx(float(evidence[row, here].sum() / evidence[row].sum()), abs=1e-6)
-            weights = recorder.rows[layer][row]
+            weights = recorder.attention_rows[layer][row]
             best = ids[weights.argsort(descending=True, stable=True)[: -(-len(ids) // 10)]]
             top = float(evidence[row, best[best >= 0]].sum() / evidence[row].sum())
             assert table["evidence_top"][row, layer] == pytest.approx(top, abs=1e-6)
     if method == "none":
-        slow = attention_figures(recorder.rows[5], evidence)
+        slow = attention_figures(recorder.attention_rows[5], evidence)
         assert table["evidence_mass"][known, 5] == pytest.approx(slow["evidence_mass"][known].numpy(), abs=1e-6)
     if method == "vtw":
         gone = cells["vtw"].steps[0].site.layer

@@ -141,12 +141,12 @@ def test_captured_files_select_what_the_engine_keeps(tmp_path, adapter):
 
     paths = capture("tiny", "shapes", 1, tmp_path / "captured", layer=1, seed=3)
     task = create("shapes")
-    work = BatchRun(Engine(adapter, 1), task, list(task.samples(1, seed=3)), 3, wanted=SIGNAL_NAMES)
-    assert len(paths) == len(work.samples[0].questions)
+    batch_run = BatchRun(Engine(adapter, 1), task, list(task.samples(1, seed=3)), 3, wanted=SIGNAL_NAMES)
+    assert len(paths) == len(batch_run.samples[0].questions)
     for expression in ("divprune", "cdpruner", "vispruner", "holov", "visionzip", "fastv", "dart"):
         method = create_method(expression)
         steps = method.steps(adapter.shape, Budget(64, "final"))
-        out = work.engine.run(EngineRequest(work.batch, steps, method.positions))
+        out = batch_run.engine.run(EngineRequest(batch_run.batch, steps, method.positions))
         select(expression, paths, steps[0].keep, tmp_path / expression)
         for row, path in enumerate(paths):
             kept = np.load(tmp_path / expression / path.name)["kept"]

@@ -52,7 +52,7 @@ def test_the_swapped_run_keeps_all_evidence_and_as_many_tokens(work, expression)
     plain, forced = Recorder(), Recorder()
     before = work.engine.run(EngineRequest(work.batch, steps, method.positions, work.shared, recorder=plain))
     after = work.engine.run(
-        EngineRequest(work.batch, swapped(steps, before.kept_before), method.positions, work.shared, recorder=forced)
+        EngineRequest(work.batch, swapped(steps, before.entered), method.positions, work.shared, recorder=forced)
     )
     assert before.counts == after.counts
     evidence, moved = work.batch.evidence, 0
@@ -82,7 +82,7 @@ def test_recorded_rows_are_those_of_eager_attention(work):
             hidden = torch.cat([words[:, :prefix], features[image][None], words[:, prefix:]], 1)
             found = adapter.decoder(inputs_embeds=hidden, output_attentions=True).attentions
             for layer, attention in enumerate(found):
-                mine = recorder.rows[layer][row]
+                mine = recorder.attention_rows[layer][row]
                 torch.testing.assert_close(mine, attention[0, :, -1, prefix : prefix + 576].mean(0), atol=1e-5, rtol=1e-3)
                 assert torch.equal(recorder.ids[layer][row], torch.arange(576))
     finally:
@@ -96,7 +96,7 @@ def test_recorded_scores_are_those_that_chose(work, expression):
     steps = method.steps(work.engine.adapter.shape, Budget(64))
     recorder = Recorder()
     work.engine.run(EngineRequest(work.batch, steps, method.positions, recorder=recorder))
-    scores, ids = recorder.scores, recorder.scored
+    scores, ids = recorder.scores, recorder.scored_ids
     assert scores.shape == ids.shape and scores.shape[0] == 27
     layer = next(step.site.layer for step in steps if step.site.stage == 2) if expression in ("fastv", "sparsevlm", "sts") else 0
     kept = recorder.ids[layer]

@@ -12,7 +12,7 @@ import pytest
 
 from harness.errors import RequestError
 from harness.run.comparison import compare
-from harness.run.executors import processes as distributed
+from harness.run.executors import processes
 from harness.run.shard_runner import ShardRunner
 
 REQUEST = {
@@ -89,7 +89,7 @@ def test_an_error_in_a_process_is_raised_here_with_its_place(tmp_path, monkeypat
 
 def test_processes_that_load_for_themselves(tmp_path, alone, monkeypatch):
     """As on a GPU, or where each has several threads."""
-    monkeypatch.setattr(distributed.multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    monkeypatch.setattr(processes.multiprocessing, "get_all_start_methods", lambda: ["spawn"])
     assert tables(compare(**REQUEST, workers=2, out=tmp_path / "run")) == alone
 
 
@@ -114,7 +114,7 @@ def runs(pid) -> bool:
 
 BUSY = """
 import sys, time
-from harness.run.executors import processes as distributed
+from harness.run.executors import processes
 from harness.run.shard_runner import ShardRunner
 from harness.run.comparison import compare
 
@@ -124,7 +124,7 @@ def busy(self, shard, ready=None):
 
 ShardRunner.answer = busy
 if {spawn}:
-    distributed.multiprocessing.get_all_start_methods = lambda: ["spawn"]
+    processes.multiprocessing.get_all_start_methods = lambda: ["spawn"]
 if __name__ == "__main__":
     compare(methods=["random"], keep=["64"], samples=4, batch_size=1, latency=False, analyse=0, workers=2, out=sys.argv[1])
 """

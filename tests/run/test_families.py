@@ -13,10 +13,11 @@ from harness.engine.engine import Engine
 from harness.errors import RequestError
 from harness.models import hf
 from harness.results import report
-from harness.run.batch_run import BatchRun, fitted
+from harness.run.batch_run import BatchRun
 from harness.run.comparison import compare
 from harness.run.executors.local import one_ahead
-from harness.store.runs import unpack
+from harness.run.token_masks import fitted
+from harness.store.arrays import unpack
 from harness.tasks import registry
 from harness.tasks.base import ImageSample, Question, TaskInfo
 
@@ -95,7 +96,7 @@ def test_a_whole_comparison(family, run):
     answered = {facts["method"]: found.store.columns(i) for i, _, facts in found.store.cells() if facts["skipped"] is None}
     counts = answered["none"]["kept_count"]
     assert found.report.stat().st_size > 10_000
-    assert len(set(counts)) == (1 if family == "gemma3" else len({tokens for tokens, _ in layouts.values()}))
+    assert len(set(counts)) == (1 if family == "gemma3" else len({layout.tokens for layout in layouts.values()}))
     assert bool(layouts) == (family != "gemma3")
     for (method, keep), cell in cells.items():
         if cell["skipped"] is not None:
@@ -111,7 +112,7 @@ def test_a_whole_comparison(family, run):
         if method in ("random", "divprune") and keep == 0.5:
             assert columns["kept_count"].tolist() == [round(0.5 * count) for count in counts]
         for image, bits, present in zip(columns["image"], columns["kept"], columns["kept_count"]):
-            tokens = layouts[image][0] if image in layouts else adapter.shape.visual_tokens
+            tokens = layouts[image].tokens if image in layouts else adapter.shape.visual_tokens
             if method in ("random", "divprune", "fastv", "sts"):
                 assert len(bits) == -(-tokens // 8)
                 assert unpack(bits, (1, tokens)).sum() == present
@@ -173,15 +174,15 @@ def test_flops_are_means_over_what_was_asked(run):
 
 def test_evidence_follows_each_images_own_tokens(run):
     adapter, task = _tiny().make("qwen2.5-vl").adapter, Sizes()
-    work = BatchRun(Engine(adapter, 2), task, list(task.samples(3, 0)), 0)
-    assert work.batch.evidence.shape == (6, max(work.views.counts))
-    for row, (mask, image) in enumerate(zip(work.masks, work.batch.image.tolist())):
-        count = work.views.counts[image]
+    batch_run = BatchRun(Engine(adapter, 2), task, list(task.samples(3, 0)), 0)
+    assert batch_run.batch.evidence.shape == (6, max(batch_run.views.counts))
+    for row, (mask, image) in enumerate(zip(batch_run.masks, batch_run.batch.image.tolist())):
+        count = batch_run.views.counts[image]
         assert (mask is None) == (row % 2 == 1)
-        assert not work.batch.evidence[row, count:].any()
-        assert int(work.batch.evidence[row].sum()) == (0 if mask is None else mask.sum())
+        assert not batch_run.batch.evidence[row, count:].any()
+        assert int(batch_run.batch.evidence[row].sum()) == (0 if mask is None else mask.sum())
         if mask is not None:
-            height, width = work.views.blocks[image][0].grid
+            height, width = batch_run.views.spans[image][0].grid
             top, left = -(-height // 4), -(-width // 2)  # the upper quarter of the left half
             assert mask[:top, :left].all()
             assert mask.sum() == top * left

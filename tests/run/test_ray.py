@@ -15,7 +15,7 @@ from harness.errors import RequestError
 from harness.run.accuracy_pass import model_needs, source_for_cluster
 from harness.run.comparison import compare
 from harness.run.config import CompareConfig
-from harness.run.executors import ray as ray_crew
+from harness.run.executors import ray as ray_executor
 from harness.run.executors.base import READY, run_with
 from harness.run.manifest import command, identity
 from harness.run.prepare import prepare
@@ -32,8 +32,8 @@ def tables(run):
     return {name: sorted(run.store.connection.execute(f"SELECT * FROM {name}").fetchall(), key=repr) for name in names}
 
 
-class Team:
-    """Workers that die as random numbers have it: twice at most on a shard, and before they have the model."""
+class MortalExecutor:
+    """Starts workers that die as random numbers have it: twice at most on a shard, and before they have the model."""
 
     def __init__(self, count, rate, seed, starts=True):
         self.count, self.option, self.advice = count, "--workers", "stop"
@@ -55,8 +55,15 @@ class Team:
 
 
 class Scripted:
-    def __init__(self, team, number, alive):
-        self.team, self.number, self.alive, self.shard, self.loaded, self.stopped = team, number, alive, None, False, False
+    def __init__(self, executor, number, alive):
+        self.executor, self.number, self.alive, self.shard, self.loaded, self.stopped = (
+            executor,
+            number,
+            alive,
+            None,
+            False,
+            False,
+        )
 
     def give(self, shard):
         assert self.shard is None and self.loaded and not self.stopped
@@ -64,7 +71,7 @@ class Scripted:
 
     def take(self):
         assert not self.stopped
-        if self.team.kills(self.number if self.shard is None else self.shard):
+        if self.executor.kills(self.number if self.shard is None else self.shard):
             return None
         if not self.loaded:
             self.loaded = True
@@ -78,21 +85,21 @@ class Scripted:
 @pytest.mark.parametrize("seed", range(20))
 def test_every_shard_comes_once_however_workers_die(seed):
     shards = [Shard(place, ("none",)) for place in range(50)]
-    team = Team(count=1 + seed % 7, rate=0.2, seed=seed)
-    found = list(run_with(team, shards, lambda images: None))
+    executor = MortalExecutor(count=1 + seed % 7, rate=0.2, seed=seed)
+    found = list(run_with(executor, shards, lambda images: None))
     assert sorted(shard.place for shard, _ in found) == list(range(50))
-    assert all(stored.size == shard.place for shard, stored in found)
-    assert team.deaths.total() > 2
+    assert all(result.size == shard.place for shard, result in found)
+    assert executor.deaths.total() > 2
 
 
 def test_a_worker_that_never_starts_holds_nobody_up():
     shards = [Shard(place, ()) for place in range(9)]
-    assert len(list(run_with(Team(3, 0, 0, starts=False), shards, lambda images: None))) == 9
+    assert len(list(run_with(MortalExecutor(3, 0, 0, starts=False), shards, lambda images: None))) == 9
 
 
 def test_workers_that_always_die_are_given_up():
     with pytest.raises(RequestError, match="3 workers died while they loaded the model; stop"):
-        list(run_with(Team(2, 1.0, 0), [Shard(0, ())], lambda images: None))
+        list(run_with(MortalExecutor(2, 1.0, 0), [Shard(0, ())], lambda images: None))
 
 
 def test_the_cluster_is_no_part_of_what_a_run_is():
@@ -108,7 +115,7 @@ def test_what_is_no_address_is_refused(address):
 
 
 def test_without_ray_the_command_that_installs_it_is_told(monkeypatch):
-    monkeypatch.setattr(ray_crew, "find_spec", lambda name: None)
+    monkeypatch.setattr(ray_executor, "find_spec", lambda name: None)
     with pytest.raises(RequestError, match=r"^--ray auto: ray is not installed; pip install 'prunescope\[ray\]'$"):
         compare(**REQUEST, ray="auto")
 
@@ -139,14 +146,14 @@ def test_what_listens_and_says_nothing_is_given_up_in_time():
 
 @pytest.mark.parametrize("cpus, workers, each", [([8, 8], 2, 8), ([8, 8], 4, 4), ([8, 4], 3, 4), ([2, 2], 9, 1), ([], 1, 1)])
 def test_workers_share_the_cpus_of_nodes(cpus, workers, each):
-    assert ray_crew.most_each(cpus, workers) == each
+    assert ray_executor.most_each(cpus, workers) == each
 
 
 def test_a_node_with_other_data_is_refused_by_name(tmp_path):
     config = CompareConfig(**REQUEST)
     facts = fingerprints(config, prepare(config))
     source = lambda asked, wanted: ShardRunnerSource(asked, expected=wanted)
-    remote = lambda asked, wanted: ray_crew.ShardActor(source(asked, wanted), torch.get_num_threads(), os.getcwd())
+    remote = lambda asked, wanted: ray_executor.ShardActor(source(asked, wanted), torch.get_num_threads(), os.getcwd())
     assert remote(config, facts).load() == READY
     others = {"weights": {**facts, "weights": "0"}, "questions": facts}
     for name, wanted in others.items():
@@ -168,15 +175,15 @@ def test_a_model_on_a_gpu_gets_one_worker_a_gpu(monkeypatch, gpus, shards, worke
     weight = SimpleNamespace(device=torch.device("cuda", 0), numel=lambda: 1, element_size=lambda: 2)
     model = SimpleNamespace(parameters=lambda: [weight], state_dict=lambda: {"weight": weight})
     adapter = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, digest="0", model=model)
-    ready = SimpleNamespace(adapter=adapter, samples=[], task=None)
-    source, needs = source_for_cluster(CompareConfig(ray="auto"), ready), model_needs(ready)
+    prepared = SimpleNamespace(adapter=adapter, samples=[], task=None)
+    source, needs = source_for_cluster(CompareConfig(ray="auto"), prepared), model_needs(prepared)
     assert (source.config.device, source.config.dtype, source.config.ray) == ("cuda", "bfloat16", None)
     if workers is None:
         with pytest.raises(RequestError, match="no node of the cluster has 1 GPU"):
-            ray_crew.RayExecutor("auto", source, needs, None, shards)
+            ray_executor.RayExecutor("auto", source, needs, None, shards)
         return
-    team = ray_crew.RayExecutor("auto", source, needs, None, shards)
-    assert (team.count, team.gpus, team.cpus) == (workers, 1, 1)
+    executor = ray_executor.RayExecutor("auto", source, needs, None, shards)
+    assert (executor.count, executor.gpus, executor.cpus) == (workers, 1, 1)
 
 
 DEADLY = '''

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from harness.tasks.registry import create
-from harness.tasks.shapes.questions import FAMILIES, ask_all, vocabulary
+from harness.tasks.shapes.families import FAMILIES
+from harness.tasks.shapes.questions import ask_all, vocabulary
 from harness.tasks.shapes.scene import GRID, PATCH, generator, handwriting, make_scene, paint
 
 

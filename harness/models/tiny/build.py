@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from transformers import (
     CLIPTextConfig,
@@ -24,7 +26,9 @@ from harness.tasks.shapes.scene import GRID, PATCH
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>", "USER:", "ASSISTANT:")
 WIDTH = 128
-JOINT = 64  # width of the joint image-text space
+"""Width of tower and LLM."""
+JOINT = 64
+"""Width of the joint image-text space."""
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'user' %} USER: "
@@ -36,12 +40,12 @@ CHAT_TEMPLATE = (
 
 
 def words() -> tuple[str, ...]:
-    """The vocabulary; a word's place is its token id."""
+    """Return the vocabulary; a word's index is its token id."""
     return (*SPECIAL, *vocabulary())
 
 
 def config() -> LlavaConfig:
-    """LLaVA with a CLIP tower of 24 x 24 tokens and a Llama of 12 thin layers."""
+    """Return the configuration: LLaVA with a CLIP tower of 24 x 24 tokens and a Llama of 12 thin layers."""
     vision = CLIPVisionConfig(
         hidden_size=WIDTH,
         intermediate_size=384,
@@ -65,20 +69,21 @@ def config() -> LlavaConfig:
         eos_token_id=2,
         tie_word_embeddings=False,
     )
-    return LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_id=SPECIAL.index("<image>"),
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-        image_seq_length=GRID * GRID,
-        pad_token_id=0,
-        tie_word_embeddings=False,
-    )
+    facts: dict[str, Any] = {  # of a configuration, whose signature is generated and does not name all of them
+        "vision_config": vision,
+        "text_config": text,
+        "image_token_id": SPECIAL.index("<image>"),
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+        "image_seq_length": GRID * GRID,
+        "pad_token_id": 0,
+        "tie_word_embeddings": False,
+    }
+    return LlavaConfig(**facts)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word, split at white space."""
+    """Return a tokenizer of one token a word, split at white space."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words())}, unk_token="<unk>"))
@@ -96,6 +101,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def image_processor() -> ImageProcessor:
+    """Return the image processor: images of 192 x 192 pixels, normalised as CLIP's are."""
     side = GRID * PATCH
     return ImageProcessor(
         do_resize=True,
@@ -106,6 +112,7 @@ def image_processor() -> ImageProcessor:
 
 
 def processor() -> LlavaProcessor:
+    """Return the processor: image processor, tokenizer and chat template."""
     return LlavaProcessor(
         image_processor=image_processor(),
         tokenizer=tokenizer(),
@@ -145,10 +152,10 @@ class CompanionText(nn.Module):
 
 
 def new_model(seed: int = 0) -> tuple[LlavaForConditionalGeneration, CompanionText]:
-    """An untrained model with smooth position embeddings, and its companion."""
+    """Make an untrained model with smooth position embeddings, and its companion."""
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(config())
-    tower = model.model.vision_tower
+    tower: Any = model.model.vision_tower  # of transformers
     with torch.no_grad():
         scale = tower.embeddings.patch_embedding.weight.flatten(1).norm(dim=1).mean()
         tower.embeddings.position_embedding.weight[1:] = torch.from_numpy(_smooth_positions()) * scale * 0.7
@@ -156,13 +163,14 @@ def new_model(seed: int = 0) -> tuple[LlavaForConditionalGeneration, CompanionTe
     return model, CompanionText()
 
 
-def _smooth_positions() -> np.ndarray:
+def _smooth_positions() -> NDArray[np.float32]:
     """Sines and cosines of row and column, float32 [576, WIDTH]; neighbours look alike, so grids can be resized."""
     frequencies = np.pi * 2 ** np.linspace(-1, 3.5, WIDTH // 4)
     centres = (np.arange(GRID) + 0.5) / GRID
     waves = np.concatenate([np.sin(centres[:, None] * frequencies), np.cos(centres[:, None] * frequencies)], axis=1)
     rows, columns = np.repeat(waves, GRID, axis=0), np.tile(waves, (GRID, 1))
-    return (np.concatenate([rows, columns], axis=1) * np.sqrt(2) / 2).astype(np.float32)
+    smooth: NDArray[np.float32] = (np.concatenate([rows, columns], axis=1) * np.sqrt(2) / 2).astype(np.float32)
+    return smooth
 
 
 def save(model: LlavaForConditionalGeneration, companion: CompanionText, folder: Path) -> None:
@@ -170,13 +178,15 @@ def save(model: LlavaForConditionalGeneration, companion: CompanionText, folder:
     import copy
 
     folder.mkdir(parents=True, exist_ok=True)
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+    stored: Any = copy.deepcopy(model)  # a model of transformers, whose `to` has a signature that mypy cannot follow
+    stored.to(torch.bfloat16).save_pretrained(folder)
     processor().save_pretrained(folder)
     companion_folder = folder / "companion"
     companion_folder.mkdir(exist_ok=True)
     from safetensors.torch import save_file
 
-    copy.deepcopy(companion.text).to(torch.bfloat16).save_pretrained(companion_folder)
+    text: Any = copy.deepcopy(companion.text)  # as above
+    text.to(torch.bfloat16).save_pretrained(companion_folder)
     save_file(
         {"visual_projection.weight": companion.visual_projection.weight.detach().to(torch.bfloat16).contiguous()},
         companion_folder / "visual_projection.safetensors",
@@ -189,7 +199,7 @@ def load_into(model: LlavaForConditionalGeneration, companion: CompanionText, fo
     """Fill a model and its companion from a folder that `save` wrote."""
     from safetensors.torch import load_file
 
-    given = {"dtype": torch.float32, "use_safetensors": True}
+    given: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}  # of ``from_pretrained``
     model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(folder, **given).state_dict())  # nosec B615
     inner = CLIPTextModelWithProjection.from_pretrained(folder / "companion", **given)  # nosec B615
     companion.text.load_state_dict(inner.state_dict())

@@ -54,6 +54,7 @@ and the mix of questions were changed on the way, so the script does not repeat 
 
 
 def main() -> None:
+    """Write the card from the run folder that the command line names, and print it."""
     folder = Path(sys.argv[1])
     run = RunFolder(folder)
     manifest, cells = run.manifest(), {(c["method"], c["keep"]): c for c in run.summary()["cells"] if not c["skipped"]}

@@ -7,16 +7,20 @@ image and itself alone, and positions restart after the image, so every question
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from harness.models.tiny.build import words
+from harness.models.tiny.build import CompanionText, words
 from harness.models.tiny.tower import TowerTask, half_precision, normalise, pixels
 from harness.progress import track
-from harness.tasks.shapes.questions import FAMILIES, ShapesQuestion, ask, ask_all
+from harness.tasks.shapes.families import FAMILIES
+from harness.tasks.shapes.questions import ShapesQuestion, ask, ask_all
 from harness.tasks.shapes.scene import GRID, Scene, generator, make_scene
 
 TOKENS = GRID * GRID
@@ -28,6 +32,51 @@ ASKED = (
     "colour", "shape", "digit", "dot",
 )  # fmt: skip
 SLOW = ("relation", "quadrant", "count")  # form last; their answers weigh twice
+
+
+class TrainingStage(Protocol):
+    """How long, how large and how fast a stage learns; see `harness.models.tiny.train.Stage`."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Scenes a step."""
+        ...
+
+    @property
+    def rate(self) -> float:
+        """Highest learning rate."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Keeps its pictures apart from other stages'."""
+        ...
+
+
+class Checkpoints(Protocol):
+    """Where a stage keeps its checkpoints and its log; see `harness.models.tiny.train.WorkFolder`."""
+
+    def load(self, stage: str, parts: dict[str, torch.nn.Module], optimiser: torch.optim.Optimizer | None = None) -> int:
+        """Fill the parts from the stage's checkpoint and return the next step, or -1 where there is none."""
+        ...
+
+    def save(self, stage: str, step: int, parts: dict[str, torch.nn.Module], optimiser: torch.optim.Optimizer | None) -> None:
+        """Write the stage's checkpoint."""
+        ...
+
+    def log(self, **facts: object) -> None:
+        """Write a line of the log."""
+        ...
 
 
 class ScenePool:
@@ -53,7 +102,7 @@ class ScenePool:
 
 @torch.no_grad()
 def tower_features(task: TowerTask, scenes: list[Scene], grid: int | None = None) -> torch.Tensor:
-    """What the projector reads: [B, tokens, width], bfloat16."""
+    """Return what the projector reads of scenes, bfloat16 [B, tokens, width]; shrunk to ``grid`` tokens a side if given."""
     images = normalise(torch.stack([pixels(scene, grid) for scene in scenes]))
     with half_precision():
         return task.states(images, None)[-2][:, 1:].to(torch.bfloat16)
@@ -73,9 +122,19 @@ class TrainingBatch:
 
 
 def choose_tokens(
-    pool: ScenePool, rows: np.ndarray, rng: np.random.Generator, progress: float
+    pool: ScenePool, rows: NDArray[np.int64], rng: np.random.Generator, progress: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The visual tokens of a step and their positions [B, M]: most steps leave tokens out, some pool or shrink."""
+    """Choose the visual tokens of a step: most steps leave tokens out, some pool or shrink.
+
+    Args:
+        pool: scenes and their features.
+        rows: int64 [B] scenes of the step.
+        rng: decides.
+        progress: share of the way from easy to hard, 0 to 1.
+
+    Returns:
+        Features, bfloat16 [B, M, width], and positions, int64 [B, M].
+    """
     scenes = [pool.scenes[r] for r in rows]
     if rng.random() < 0.015:  # no image at all: so that ``blind`` guesses as well as can be
         return pool.features[0][:0].expand(len(rows), -1, -1), torch.zeros(len(rows), 0, dtype=torch.long)
@@ -87,9 +146,9 @@ def choose_tokens(
         return features, torch.arange(grid * grid).expand(len(rows), -1)
     full = torch.stack([pool.features[r] for r in rows])
     if draw < shrink + pooled:
-        grid = full.view(len(rows), GRID, GRID, -1).permute(0, 3, 1, 2).float()
+        square = full.view(len(rows), GRID, GRID, -1).permute(0, 3, 1, 2).float()
         size = [(1, 2), (2, 1), (2, 2)][int(rng.integers(3))]
-        small = F.avg_pool2d(grid, size).flatten(2).transpose(1, 2).to(torch.bfloat16)
+        small = F.avg_pool2d(square, size).flatten(2).transpose(1, 2).to(torch.bfloat16)
         return small, torch.arange(small.shape[1]).expand(len(rows), -1)
     if draw < shrink + pooled + whole:
         return full, torch.arange(TOKENS).expand(len(rows), -1)
@@ -107,12 +166,20 @@ def choose_tokens(
 
 
 def training_questions(scene: Scene, rng: np.random.Generator, progress: float) -> list[ShapesQuestion]:
+    """Draw the questions of a scene; the smaller ``progress`` (0 to 1), the more are easy."""
     easy = 0.5 * (1 - progress)
     asked = [ask(scene, family, rng, bool(rng.random() < easy)) for family in ASKED]
     return [question for question in asked if question is not None]
 
 
 def make_batch(visual: torch.Tensor, places: torch.Tensor, asked: list[list[ShapesQuestion]]) -> TrainingBatch:
+    """Put visual tokens and questions into sequences.
+
+    Args:
+        visual: [B, M, width] features.
+        places: int64 [B, M] their positions.
+        asked: questions of every scene.
+    """
     count = visual.shape[1]
     original = bool((places >= count).any())
     after = len(PREFIX) + (TOKENS if original else count)
@@ -143,8 +210,11 @@ def make_batch(visual: torch.Tensor, places: torch.Tensor, asked: list[list[Shap
     return TrainingBatch(visual, text, positions, segments, labels, weights, [[q.family for q in qs] for qs in asked])
 
 
-def forward(model, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits [n, vocab] at the places that have a label, and those labels [n]."""
+def forward(
+    model: Any,  # a LLaVA of transformers
+    batch: TrainingBatch,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits, float32 [n, vocabulary], at the places that have a label, and those labels, int64 [n]."""
     inner = model.model
     rows, count = batch.visual.shape[:2]
     embed = inner.language_model.embed_tokens
@@ -165,8 +235,20 @@ def forward(model, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @torch.no_grad()
-def validate(model, task: TowerTask, scenes: int = 64, keep: int | None = None) -> dict[str, float]:
-    """Share of questions answered fully right, per family, on validation scenes (answers fed back)."""
+def validate(
+    model: Any,  # a LLaVA of transformers
+    task: TowerTask,
+    scenes: int = 64,
+    keep: int | None = None,
+) -> dict[str, float]:
+    """Return the share of questions answered fully right, by family, on validation scenes (answers fed back).
+
+    Args:
+        model: the model.
+        task: the tower.
+        scenes: how many.
+        keep: random visual tokens that are kept; None for all.
+    """
     right: dict[str, list[bool]] = {family: [] for family in FAMILIES}
     for first in range(0, scenes, 16):
         batch_scenes = [make_scene("validation", 0, first + i) for i in range(16)]
@@ -191,13 +273,35 @@ def validate(model, task: TowerTask, scenes: int = 64, keep: int | None = None) 
     return scores
 
 
-def language_parts(model) -> dict[str, torch.nn.Module]:
-    """What this stage trains."""
+def language_parts(model: Any) -> dict[str, torch.nn.Module]:  # of a LLaVA of transformers
+    """Return what this stage trains, by name."""
     return {"projector": model.model.multi_modal_projector, "language": model.model.language_model, "head": model.lm_head}
 
 
-def train_language(work, stage, model, companion, tower_stage, adam, schedule, register_attention, ready) -> None:
-    """Stage ``language``. ``ready`` is the share of the way from easy to hard questions that lies behind the model."""
+def train_language(
+    work: Checkpoints,
+    stage: TrainingStage,
+    model: Any,  # a LLaVA of transformers
+    companion: CompanionText,
+    tower_stage: TrainingStage,
+    adam: Callable[[list[torch.nn.Module], float], torch.optim.Optimizer],
+    schedule: Callable[[int, int], float],
+    register_attention: Callable[[torch.nn.Module, str], None],
+    ready: float,
+) -> None:
+    """Train projector and Llama: stage ``language``.
+
+    Args:
+        work: checkpoints and log.
+        stage: how long, how large and how fast.
+        model: the model; it is trained.
+        companion: of the tower.
+        tower_stage: whose checkpoint holds the tower.
+        adam: makes the optimiser of some parts at a rate.
+        schedule: factor of the rate at a step of so many.
+        register_attention: sets a model's attention function by name.
+        ready: share of the way from easy to hard questions that lies behind the model, 0 to 1.
+    """
     task = TowerTask(model.model.vision_tower, companion).eval().requires_grad_(False)
     work.load(tower_stage.name, {"task": task})
     parts = language_parts(model)

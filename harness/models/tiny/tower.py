@@ -6,6 +6,8 @@ picture trains the very position embeddings that a full scene uses.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -22,13 +24,13 @@ STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
 
 
 def half_precision() -> torch.autocast:
-    """Autocast to bfloat16 where the processor multiplies it natively; elsewhere it is several times slower than float32."""
-    can: dict = getattr(torch.cpu, "get_capabilities", dict)()
+    """Return autocast to bfloat16, on where the processor multiplies it natively: elsewhere it is several times slower."""
+    can: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return torch.autocast("cpu", torch.bfloat16, enabled=bool(can.get("amx_bf16") or can.get("avx512_bf16")))
 
 
 def pixels(scene: Scene, grid: int | None = None, *, varied: bool = False) -> torch.Tensor:
-    """The painted scene as uint8 [3, side, side], shrunk to ``grid`` tokens a side if given."""
+    """Return the painted scene as uint8 [3, side, side], shrunk to ``grid`` tokens a side if given."""
     image = paint(scene, varied=varied)
     if grid is not None and grid != scene.grid:
         image = image.resize((grid * PATCH, grid * PATCH), 3)
@@ -36,12 +38,12 @@ def pixels(scene: Scene, grid: int | None = None, *, varied: bool = False) -> to
 
 
 def normalise(batch: torch.Tensor) -> torch.Tensor:
-    """uint8 [B, 3, H, W] to what the image processor gives, float32."""
+    """Return images, uint8 [B, 3, H, W], as the image processor gives them: float32 [B, 3, H, W]."""
     return (batch.float() / 255 - MEAN[:, None, None]) / STD[:, None, None]
 
 
 def dense_labels(scene: Scene) -> torch.Tensor:
-    """Classes of every token, int64 [grid * grid, 4]: kind, colour, digit, place in the strip (0 = none)."""
+    """Return the classes of every token, int64 [grid * grid, 4]: kind, colour, digit, place in the strip (0 = none)."""
     labels = np.zeros((scene.grid, scene.grid, 4), dtype=np.int64)
     colours = list(COLOURS)
     for item in scene.items:
@@ -61,13 +63,13 @@ def dense_labels(scene: Scene) -> torch.Tensor:
 
 
 def caption_ids(text: str, length: int = 40) -> torch.Tensor:
-    """Token ids of a caption, padded: int64 [length], ending in the end token."""
+    """Return the token ids of a caption, padded: int64 [length], ending in the end token."""
     table = {word: i for i, word in enumerate(words())}
     ids = [1, *(table[word] for word in text.split())][: length - 1] + [2]
     return torch.tensor(ids + [0] * (length - len(ids)))
 
 
-class Canvases(Dataset):
+class Canvases(Dataset[tuple[torch.Tensor, ...]]):
     """Training pictures with labels and captions; item i is a pure function of (seed, i)."""
 
     def __init__(self, seed: int, start: int, count: int, grid: int) -> None:
@@ -85,7 +87,14 @@ class Canvases(Dataset):
 
 
 class TowerTask(nn.Module):
-    """Tower, heads and losses; the heads are thrown away after training."""
+    """Tower, heads and losses; the heads are thrown away after training.
+
+    Args:
+        tower: a CLIP tower of transformers.
+        companion: the text side of the contrastive loss.
+    """
+
+    tower: Any  # its parts are modules that `nn.Module` does not type
 
     def __init__(self, tower: nn.Module, companion: CompanionText) -> None:
         super().__init__()
@@ -100,7 +109,12 @@ class TowerTask(nn.Module):
             self.register_buffer(f"weight{i}", weight)
 
     def states(self, images: torch.Tensor, offset: torch.Tensor | None) -> list[torch.Tensor]:
-        """Hidden states before and after every block for canvases at ``offset`` [B, 2] of the position grid."""
+        """Return the hidden states before and after every block.
+
+        Args:
+            images: float32 [B, 3, H, W], normalised.
+            offset: int64 [B, 2] where canvases lie in the position grid; None for images that fill it, or are resized.
+        """
         tower = self.tower
         if offset is None:
             hidden = tower.embeddings(images, interpolate_pos_encoding=True)
@@ -120,7 +134,17 @@ class TowerTask(nn.Module):
             states.append(hidden)
         return states
 
-    def forward(self, images, labels, captions, offset) -> dict[str, torch.Tensor]:
+    def forward(
+        self, images: torch.Tensor, labels: torch.Tensor, captions: torch.Tensor, offset: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
+        """Return the losses by name, their weighted sum ``loss``, and the heads' hit rates.
+
+        Args:
+            images: float32 [B, 3, H, W], normalised.
+            labels: int64 [B, n, 4], as `dense_labels` gives them.
+            captions: int64 [B, length].
+            offset: as for `states`.
+        """
         states = self.states(images, offset)
         read = states[-2][:, 1:]
         logits = [head(read).float() for head in self.heads]

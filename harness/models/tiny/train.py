@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -43,12 +44,35 @@ STAGES = (
 
 
 def schedule(step: int, steps: int, warm: int = 150) -> float:
-    """Linear warm-up, then linear decay to a twentieth."""
+    """Return the factor of the learning rate at a step: linear warm-up, then linear decay to a twentieth."""
     return min((step + 1) / warm, max(0.05, 1 - (step / steps) * 0.95))
 
 
-def plain_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
-    """softmax(QK')V by plain products: faster to train than SDPA's backward on a CPU for short sequences."""
+def plain_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,  # what transformers hands to every attention function
+) -> tuple[torch.Tensor, None]:
+    """Return softmax(QK')V by plain products: faster to train than SDPA's backward on a CPU for short sequences.
+
+    Args:
+        module: the attention layer.
+        query: [B, H, L, head_dim], as key and value.
+        key: as query.
+        value: as query.
+        attention_mask: [B, 1, L, L], added to the scores; None for none.
+        scaling: of the scores.
+        dropout: not read.
+        kwargs: not read.
+
+    Returns:
+        [B, L, H, head_dim], and None where other attention functions return weights.
+    """
     scores = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask[:, :, :, : key.shape[2]]
@@ -56,6 +80,7 @@ def plain_attention(module, query, key, value, attention_mask, scaling, dropout=
 
 
 def register_attention(model: torch.nn.Module, name: str) -> None:
+    """Set the attention function of a model of transformers, by name; ``plain`` is `plain_attention`."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
@@ -63,31 +88,37 @@ def register_attention(model: torch.nn.Module, name: str) -> None:
     AttentionMaskInterface.register("plain", eager_mask)
     for part in model.modules():
         if hasattr(part, "config"):
-            part.config._attn_implementation = name
+            config: Any = part.config  # of transformers
+            config._attn_implementation = name
 
 
-def _short(value):
+def _short(value: object) -> object:
     if isinstance(value, dict):
         return {name: _short(inner) for name, inner in value.items()}
     return round(value, 4) if isinstance(value, float) else value
 
 
 class WorkFolder:
-    """The work folder: one checkpoint a stage, and the log."""
+    """The work folder: one checkpoint a stage, and the log.
+
+    Args:
+        folder: is made where it is missing.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, stage: str, step: int, parts: dict, optimiser: torch.optim.Optimizer | None) -> None:
-        state = {"step": step, "parts": {k: v.state_dict() for k, v in parts.items()}}
+    def save(self, stage: str, step: int, parts: dict[str, torch.nn.Module], optimiser: torch.optim.Optimizer | None) -> None:
+        """Write the stage's checkpoint: parts and optimiser as they are before a step."""
+        state: dict[str, Any] = {"step": step, "parts": {k: v.state_dict() for k, v in parts.items()}}
         if optimiser is not None:
             state["optimiser"] = optimiser.state_dict()
         partial = self.folder / f"{stage}.partial"
         torch.save(state, partial)
         partial.replace(self.folder / f"{stage}.pt")
 
-    def load(self, stage: str, parts: dict, optimiser: torch.optim.Optimizer | None = None) -> int:
+    def load(self, stage: str, parts: dict[str, torch.nn.Module], optimiser: torch.optim.Optimizer | None = None) -> int:
         """Fill the parts from the stage's checkpoint and return the next step, or -1 where there is none."""
         path = self.folder / f"{stage}.pt"
         if not path.exists():
@@ -98,9 +129,10 @@ class WorkFolder:
         if optimiser is not None and "optimiser" in state:
             with suppress(ValueError):
                 optimiser.load_state_dict(state["optimiser"])
-        return state["step"]
+        return int(state["step"])
 
-    def log(self, **facts) -> None:
+    def log(self, **facts: object) -> None:
+        """Print facts as a line of JSON, and add it to the log."""
         line = json.dumps({name: _short(value) for name, value in facts.items()})
         print(line, flush=True)
         with (self.folder / "log.jsonl").open("a") as file:
@@ -108,16 +140,30 @@ class WorkFolder:
 
 
 def adam(parts: list[torch.nn.Module], rate: float) -> torch.optim.AdamW:
+    """Return the optimiser of some modules; matrices decay, vectors do not."""
     matrices = [p for part in parts for p in part.parameters() if p.requires_grad and p.ndim > 1]
     vectors = [p for part in parts for p in part.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.02}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
 
 
-def train_tower(work: WorkFolder, stage: Stage, model, companion, first: Stage | None, fresh_heads: int = 0) -> None:
-    """Stages ``tower`` (12 x 12 canvases) and ``scenes`` (24 x 24, every third batch shrunk).
+def train_tower(
+    work: WorkFolder,
+    stage: Stage,
+    model: Any,  # a LLaVA of transformers
+    companion: build.CompanionText,
+    first: Stage | None,
+    fresh_heads: int = 0,
+) -> None:
+    """Train the tower: stages ``tower`` (12 x 12 canvases) and ``scenes`` (24 x 24, every third batch shrunk).
 
-    For the first ``fresh_heads`` steps the heads alone learn: a trained tower, new heads.
+    Args:
+        work: checkpoints and log.
+        stage: how long, how large and how fast.
+        model: the model; its tower is trained.
+        companion: of the tower; it is trained too.
+        first: the stage whose checkpoint this one starts from; None for none.
+        fresh_heads: steps for which the heads alone learn: a trained tower, new heads.
     """
     tower = model.model.vision_tower
     task = TowerTask(tower, companion)
@@ -164,7 +210,7 @@ def train_tower(work: WorkFolder, stage: Stage, model, companion, first: Stage |
 
 
 def shrink(images: torch.Tensor, labels: torch.Tensor, grid: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images [B, 3, 192, 192] and labels [B, 576, 4] at ``grid`` x ``grid`` tokens; a token's label is its centre's."""
+    """Return images [B, 3, 192, 192] and labels [B, 576, 4] at ``grid`` x ``grid`` tokens; a token's label is its centre's."""
     smaller = F.interpolate(images.float(), size=grid * 8, mode="bicubic", antialias=True).clamp(0, 255)
     side = int(labels.shape[1] ** 0.5)
     centres = ((torch.arange(grid) + 0.5) * side / grid).long()
@@ -172,7 +218,14 @@ def shrink(images: torch.Tensor, labels: torch.Tensor, grid: int) -> tuple[torch
     return smaller, square[:, centres][:, :, centres].flatten(1, 2)
 
 
-def export(work: WorkFolder, model, companion, scenes: Stage, language: Stage, folder: Path) -> None:
+def export(
+    work: WorkFolder,
+    model: Any,  # a LLaVA of transformers
+    companion: build.CompanionText,
+    scenes: Stage,
+    language: Stage,
+    folder: Path,
+) -> None:
     """Write the latest checkpoints as a Hugging Face folder in bfloat16."""
     work.load(scenes.name, {"task": TowerTask(model.model.vision_tower, companion)})
     step = work.load(language.name, language_parts(model))
@@ -181,6 +234,7 @@ def export(work: WorkFolder, model, companion, scenes: Stage, language: Stage, f
 
 
 def main() -> None:
+    """Train, or export, as the command line asks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints and log")
     parser.add_argument(

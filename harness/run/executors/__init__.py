@@ -1,1 +1,1 @@
-"""Who runs the shards of a run: this process, several beside it, or a Ray cluster."""
+"""Executors run the shards of a run: in this process, in several beside it, or on a Ray cluster."""

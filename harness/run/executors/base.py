@@ -1,8 +1,8 @@
-"""What all executors share: who answers shards, how shards are handed out, and what happens when a worker dies.
+"""What all executors share: how shards are handed out to workers, and what happens when a worker dies.
 
-A shard depends on the request alone, so whoever answers it finds the same. A worker that dies is replaced, and the shard it
-was at is given to another: a shard is stored once, whole, when its answers arrive. A worker gets a shard only once it has
-the model, and its next one only after its last result was taken, so results never pile up.
+A shard depends on the request alone, so its result does not depend on the worker. A worker that dies is replaced, and the
+shard that it was at is given to another: a shard is stored once, whole, when its answers arrive. A worker gets a shard only
+once it has the model, and its next one only after its last result was taken, so results never pile up.
 
 Executors know nothing of models or methods. What their workers run is handed in as a `RunnerSource`.
 """
@@ -68,7 +68,7 @@ class Worker(Protocol):
         """Hand over a shard to answer."""
 
     def take(self) -> ShardResult | Exception | str | None:
-        """Return what the worker found, the error that it met, `READY` where it has the model, or None where it is dead."""
+        """Return what the worker gave, the error that it met, `READY` where it has the model, or None where it is dead."""
 
     def stop(self) -> None:
         """End the worker."""
@@ -111,12 +111,12 @@ def run_with(
     try:
         while left:
             for worker in executor.heard([worker for worker in workers if worker not in idle]):
-                found, shard = worker.take(), worker.shard
+                taken, shard = worker.take(), worker.shard
                 worker.shard = None
-                if isinstance(found, Exception):
-                    raise found
+                if isinstance(taken, Exception):
+                    raise taken
                 number = workers.index(worker)
-                if found is not None:
+                if taken is not None:
                     deaths[number] = 0
                     idle.append(worker)
                 else:
@@ -135,19 +135,19 @@ def run_with(
                     workers[number] = executor.start(number)
                 while waiting and idle:
                     idle.pop().give(waiting.popleft())
-                if isinstance(found, ShardResult) and shard is not None:
+                if isinstance(taken, ShardResult) and shard is not None:
                     left -= 1
-                    advance(len(found.images) * len(found.findings))
-                    yield shard, found
+                    advance(len(taken.images) * len(taken.cell_results))
+                    yield shard, taken
     finally:
         for worker in workers:
             worker.stop()
 
 
-def attempt(work: Callable[[], Result]) -> Result | Exception:
-    """Return what some work gives, or the error that it ends with, made fit to be sent and with a note of its place."""
+def attempt(call: Callable[[], Result]) -> Result | Exception:
+    """Return what a call gives, or the error that it ends with, made fit to be sent and with a note of its place."""
     try:
-        return work()
+        return call()
     except RequestError as error:
         return error
     except Exception as error:

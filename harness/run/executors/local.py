@@ -15,13 +15,18 @@ Made = TypeVar("Made")
 
 
 class PreparingRunner(Protocol[Made]):
-    """A runner whose work on a shard falls into two parts, of which the first may run ahead."""
+    """A runner that makes the images of a shard ready in a step of its own, which may run ahead."""
 
-    def work(self, shard: Shard) -> Made:
+    def make_ready(self, shard: Shard) -> Made:
         """Decode the images of a shard and make them ready for the vision tower."""
 
     def answer(self, shard: Shard, ready: Made | None = None) -> ShardResult:
-        """Answer a shard whose images are ready."""
+        """Answer a shard.
+
+        Args:
+            shard: the batch and its cells.
+            ready: what `make_ready` made of the shard; it is made now where not given.
+        """
 
 
 def run_here(
@@ -35,13 +40,13 @@ def run_here(
         count: threads that torch computes with meanwhile; None leaves them as they are.
     """
     with threads(count):
-        for shard, ready in zip(shards, one_ahead(runner.work, shards), strict=True):
+        for shard, ready in zip(shards, one_ahead(runner.make_ready, shards), strict=True):
             yield shard, runner.answer(shard, ready)
 
 
 @contextlib.contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """Let torch compute with so many threads within; None leaves them as they are."""
+    """Let torch compute with so many threads inside the block; None leaves them as they are."""
     import torch
 
     before = torch.get_num_threads()

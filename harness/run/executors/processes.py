@@ -10,13 +10,17 @@ import threading
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING
 
 from harness.run.executors.base import READY, RunnerSource, attempt, keep_memory
 from harness.run.shards import Shard, ShardResult
 
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkContext, SpawnContext
+
 
 class ProcessExecutor:
-    """Workers on this machine.
+    """Starts workers as processes on this machine.
 
     Args:
         source: what the workers run.
@@ -42,11 +46,20 @@ class ProcessExecutor:
 
 
 class ProcessWorker:
-    """A process that answers shards."""
+    """A process that answers shards, as seen from the process that stores the results.
+
+    Args:
+        number: of the worker, from 0 on; it says which GPU a worker takes.
+        source: what the worker runs.
+        threads: that it computes with.
+        device: the kind of device that the model lies on.
+    """
 
     def __init__(self, number: int, source: RunnerSource, threads: int, device: str) -> None:
         forks = threads == 1 and device == "cpu" and "fork" in multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("fork" if forks else "spawn")
+        context: ForkContext | SpawnContext = (
+            multiprocessing.get_context("fork") if forks else multiprocessing.get_context("spawn")
+        )
         own = None
         if not forks and device == "cuda":
             import torch
@@ -69,7 +82,8 @@ class ProcessWorker:
     def take(self) -> ShardResult | Exception | str | None:
         """Return what the process sent, or None where it has ended."""
         try:
-            return self.connection.recv()
+            said: ShardResult | Exception | str = self.connection.recv()
+            return said
         except (EOFError, OSError):
             return None
 

@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster: actors that load the model once and answer shards. Ray is imported once it is asked for."""
+"""Shards answered on a Ray cluster by actors, each of which loads the model once. Ray is imported when it is first needed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -32,9 +33,12 @@ except Exception as error:
 
 
 def check(address: str) -> None:
-    """`RequestError` where ray is not installed or no cluster answers at the address, before anything heavy is loaded.
+    """Raise a `RequestError` where ray is not installed or no cluster answers, before anything heavy is loaded.
 
     A process of its own tries, since connecting to nothing takes Ray minutes and ends the process that tried.
+
+    Args:
+        address: as ``--ray`` takes it: auto, local, HOST:PORT or ray://HOST:PORT.
     """
     if find_spec("ray") is None:
         raise RequestError(f"--ray {address}: ray is not installed; pip install 'prunescope[ray]'")
@@ -99,7 +103,7 @@ def cluster(address: str, source: RunnerSource, needs: ModelNeeds, workers: int 
 
 
 class RayExecutor:
-    """Workers on a cluster: on a GPU as many GPUs each as the model lies on here, on CPUs one each.
+    """Starts workers on a cluster: on a GPU as many GPUs each as the model lies on here, on CPUs one each.
 
     A model too large for a copy a core gets one worker a node, with that node's CPUs.
 
@@ -141,9 +145,11 @@ class RayExecutor:
         self.told = False
 
     def start(self, number: int) -> RayWorker:
+        """Start an actor; where it runs is the cluster's choice."""
         return RayWorker(self.actor.remote(self.source, self.cpus, os.getcwd()), self.option)
 
     def heard(self, workers: Sequence[RayWorker]) -> Sequence[RayWorker]:
+        """Wait until some of the actors have something to take; tell the terminal once where none starts for a minute."""
         import ray
 
         awaited = [worker.awaited for worker in workers]
@@ -157,7 +163,11 @@ class RayExecutor:
 
 
 def most_each(free: Sequence[int], workers: int) -> int:
-    """The most CPUs that each of some workers may ask for, so that all find room on nodes with these CPUs; at least 1.
+    """Return the most CPUs that each worker may ask for, so that all find room; at least 1.
+
+    Args:
+        free: CPUs of each node.
+        workers: that are to find room on the nodes.
 
     >>> most_each([8, 8], 4), most_each([8, 4], 3), most_each([2, 2], 9)
     (4, 4, 1)
@@ -166,24 +176,33 @@ def most_each(free: Sequence[int], workers: int) -> int:
 
 
 class RayWorker:
-    """An actor, seen from here."""
+    """An actor that answers shards, as seen from the process that stores the results.
 
-    def __init__(self, actor, option: str) -> None:
+    Args:
+        actor: ray's handle of a `ShardActor`.
+        option: the option of the command line that asked for it, for messages.
+    """
+
+    def __init__(self, actor: Any, option: str) -> None:
         self.actor, self.option = actor, option
         self.shard: Shard | None = None
         self.awaited = actor.load.remote()
 
     def give(self, shard: Shard) -> None:
+        """Send a shard to the actor."""
         self.shard = shard
         self.awaited = self.actor.answer.remote(shard)
 
     def take(self) -> ShardResult | Exception | str | None:
+        """Return what the actor answered, the error that it met, or None where it is gone."""
         import ray
 
         try:
-            return ray.get(self.awaited)
+            said: ShardResult | Exception | str = ray.get(self.awaited)
+            return said
         except ray.exceptions.RayTaskError as error:
-            return error
+            met: Exception = error
+            return met
         except ray.exceptions.RayError as error:  # of a worker, a node or a result that is gone
             if not getattr(error, "actor_init_failed", False):
                 return None
@@ -191,6 +210,7 @@ class RayWorker:
             return RequestError(f"{self.option}: a worker cannot begin ({said[:200]}); every node needs this prunescope")
 
     def stop(self) -> None:
+        """End the actor."""
         import ray
 
         with contextlib.suppress(ray.exceptions.RayError):
@@ -198,12 +218,12 @@ class RayWorker:
 
 
 class ShardActor:
-    """An actor's life: the model is loaded once, shards are answered in turn.
+    """The class that runs on the cluster: it loads the model once and answers shards in turn.
 
     Args:
         source: what the actor runs.
-        threads: of this worker.
-        folder: that relative paths are from.
+        threads: that it computes with.
+        folder: the folder from which relative paths count.
     """
 
     def __init__(self, source: RunnerSource, threads: int, folder: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from harness.tasks.base import Answered, TaskInfo
 from harness.tasks.rows import Row
-from harness.tasks.scoring import box, overlap, read_box
+from harness.tasks.scoring import Box, box, overlap, read_box
 from harness.tasks.tabular import Asked, Benchmark
 from harness.tasks.target import Target
 
@@ -49,18 +49,25 @@ def _image(row: Row) -> str:
 
 
 def refcoco_figures(rows: Sequence[Answered]) -> dict[str, float]:
-    """Mean IoU, accuracy at other thresholds, the share of boxes with their centre in the right one, and of no box."""
+    """Return the figures of RefCOCO beside accuracy.
+
+    These are the mean IoU, the accuracy at other thresholds, the share of boxes with their centre in the right one, and
+    the share of answers without a box.
+    """
     found = [overlap(row.prediction, Target.read(row.target).answers[0]) for row in rows]
-    share = lambda least: sum(value >= least for value in found) / len(rows)
     boxes = [read_box(row.prediction) for row in rows]
     centred = [_centred(one, read_box(Target.read(row.target).answers[0])) for one, row in zip(boxes, rows)]
+
+    def share(least: float) -> float:
+        return sum(value >= least for value in found) / len(rows)
+
     return {
         "iou": sum(found) / len(rows), "accuracy_0.3": share(0.3), "accuracy_0.7": share(0.7), "accuracy_0.9": share(0.9),
         "centre": sum(centred) / len(rows), "no_box": sum(one is None for one in boxes) / len(rows),
     }  # fmt: skip
 
 
-def _centred(one: tuple | None, other: tuple | None) -> bool:
+def _centred(one: Box | None, other: Box | None) -> bool:
     if one is None or other is None:
         return False
     x, y = (one[0] + one[2]) / 2, (one[1] + one[3]) / 2

@@ -28,12 +28,16 @@ _LETTERED = "{question}\nA. ...\nB. ..." + LETTER
 
 
 def options(texts: Iterable[str]) -> str:
-    """The options, one a line, each with its letter."""
+    """Return the options as text, one a line, each with its letter."""
     return "\n".join(f"{name}. {text}" for name, text in zip(ascii_uppercase, texts))
 
 
 def choices_of(row: Row, column: str) -> tuple[str, ...]:
-    """The options of a row: two at least, and no more than there are letters."""
+    """Return the options of a row: two at least, and no more than there are letters.
+
+    Raises:
+        RequestError: for fewer or more.
+    """
     texts = row.texts(column)
     if not 2 <= len(texts) <= len(ascii_uppercase):
         raise row.error(column, f"has {len(texts)} options; there should be 2 to {len(ascii_uppercase)}")
@@ -71,7 +75,7 @@ def _mmbench(row: Row) -> Iterator[Asked]:
 
 
 def mmbench_figures(rows: Sequence[Answered]) -> dict[str, float]:
-    """Circular accuracy: the share of questions right under every rotation of their options that was asked.
+    """Return circular accuracy: the share of questions right under every rotation of their options that was asked.
 
     MMBench (arXiv:2307.06281), section 4.2. Rotations share the last six digits of their index.
     """

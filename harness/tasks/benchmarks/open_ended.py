@@ -170,7 +170,7 @@ def _ocrbench(row: Row) -> Iterator[Asked]:
 
 
 def ocrbench_figures(rows: Sequence[Answered]) -> dict[str, float]:
-    """OCRBench's totals: right answers in all, in recognition, and of each type; out of 1000 only on all questions.
+    """Return OCRBench's totals: right answers in all, in recognition, and of each type; out of 1000 only on all questions.
 
     OCRBench (arXiv:2305.07895), table 3. ``asked`` says out of how many.
     """

@@ -31,7 +31,7 @@ def _pope(row: Row) -> Iterator[Asked]:
 
 
 def pope_figures(rows: Sequence[Answered]) -> dict[str, float]:
-    """Precision, recall and F1 of "yes", and the share of "yes" among the answers; F1 of each kind too.
+    """Return precision, recall and F1 of "yes", the share of "yes" among the answers, and F1 of each kind of question.
 
     POPE (arXiv:2305.10355), section 3.3. An answer that says neither counts as no "yes". lmms-eval's yes-ratio is of
     the right answers, always 0.5 on the whole set; ours is of the model's, as in the paper.
@@ -77,10 +77,11 @@ def _mme(row: Row) -> Iterator[Asked]:
 
 
 def mme_figures(rows: Sequence[Answered]) -> dict[str, float]:
-    """MME's scores: of a category, 100 x accuracy + 100 x the share of images with both questions right; their sums.
+    """Return MME's scores of each category, and their sums.
 
-    MME (arXiv:2306.13394), section 2.2. Images of which not exactly two questions were asked are left out. Sums over
-    categories are of those that were asked: ``perception`` is out of 2000 and ``cognition`` out of 800 only on all.
+    A category's score is 100 x accuracy + 100 x the share of images with both questions right: MME (arXiv:2306.13394),
+    section 2.2. Images of which not exactly two questions were asked are left out. Sums over categories are of those that
+    were asked: ``perception`` is out of 2000 and ``cognition`` out of 800 only on all.
     """
     pairs: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:

@@ -2,40 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
-from harness.tasks.shapes.scene import COLOURS, SHAPES, Item, Scene, unique
+from harness.tasks.shapes.families import FAMILIES
+from harness.tasks.shapes.scene import COLOURS, SHAPES, Item, Mask, Scene, unique
 
-FAMILIES = ("existence", "colour", "shape", "count", "relation", "quadrant", "digit", "number", "dot")
+Option = TypeVar("Option")
 
 
 @dataclass(frozen=True)
 class ShapesQuestion:
-    """One question. ``evidence`` is bool [grid, grid], or None where nothing in the image holds a "no"."""
+    """One question on a scene.
+
+    ``evidence`` marks the visual tokens that hold the answer, bool [grid, grid]; None where nothing in the image holds a "no".
+    """
 
     family: str
     text: str
     answer: str
-    evidence: np.ndarray | None
+    evidence: Mask | None
+
+
+Asker = Callable[[Scene, np.random.Generator, bool], ShapesQuestion | None]
+"""Makes a question of one family on a scene; the last argument is ``easy`` of `ask`."""
 
 
 def ask(scene: Scene, family: str, rng: np.random.Generator, easy: bool = False) -> ShapesQuestion | None:
-    """One question of the family, or None where the scene allows none.
+    """Return one question of a family, or None where the scene allows none.
 
-    ``easy`` gives the simpler relatives used in training alone ("is there a star ?").
+    Args:
+        scene: the scene.
+        family: one of `FAMILIES`.
+        rng: draws what is asked about.
+        easy: whether to ask a simpler relative, used in training alone ("is there a star ?").
     """
     return _ASKERS[family](scene, rng, easy)
 
 
 def ask_all(scene: Scene, rng: np.random.Generator) -> tuple[ShapesQuestion, ...]:
-    """One question of every family that the scene allows, in the order of ``FAMILIES``."""
+    """Return one question of every family that the scene allows, in the order of `FAMILIES`."""
     return tuple(q for family in FAMILIES if (q := ask(scene, family, rng)) is not None)
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Every word of questions, answers and captions, digits included."""
+    """Return every word of questions, answers and captions, digits included."""
     words = [
         "is",
         "there",
@@ -74,7 +88,7 @@ def vocabulary() -> tuple[str, ...]:
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """The scene in words, for contrastive training: "red circle blue star digit 3 number 1 4 dot green"."""
+    """Describe the scene in words, for contrastive training: "red circle blue star digit 3 number 1 4 dot green"."""
     words = [f"{item.colour} {item.shape}" for item in scene.objects]
     rng.shuffle(words)
     for kind, name in (("frame", "digit"), ("strip", "number")):
@@ -89,12 +103,13 @@ def _pairs(scene: Scene) -> list[tuple[str, str]]:
     return [(item.colour, item.shape) for item in scene.objects]
 
 
-def _pick(rng: np.random.Generator, options: list):
+def _pick(rng: np.random.Generator, options: Sequence[Option]) -> Option:
     return options[int(rng.integers(len(options)))]
 
 
-def _masks(scene: Scene, items: list[Item]) -> np.ndarray:
-    return np.logical_or.reduce([item.tokens(scene.grid) for item in items])
+def _masks(scene: Scene, items: list[Item]) -> Mask:
+    either: Mask = np.logical_or.reduce([item.tokens(scene.grid) for item in items])
+    return either
 
 
 def _existence(scene: Scene, rng: np.random.Generator, easy: bool) -> ShapesQuestion:
@@ -103,9 +118,9 @@ def _existence(scene: Scene, rng: np.random.Generator, easy: bool) -> ShapesQues
         part = int(rng.integers(2))
         values = {pair[part] for pair in pairs}
         present = bool(rng.random() < 0.5)
-        options = [v for v in (COLOURS, SHAPES)[part] if (v in values) == present]
-        if options:
-            value = _pick(rng, options)
+        words = [v for v in (tuple(COLOURS), SHAPES)[part] if (v in values) == present]
+        if words:
+            value = _pick(rng, words)
             holders = [item for item in scene.objects if value in (item.colour, item.shape)]
             text = f"is there a {value} object ?"
             return ShapesQuestion("existence", text, "yes" if present else "no", _masks(scene, holders) if present else None)
@@ -174,7 +189,7 @@ def _quadrant(scene: Scene, rng: np.random.Generator, easy: bool) -> ShapesQuest
     return ShapesQuestion("quadrant", f"where is the {item.colour} {item.shape} ?", answer, item.tokens(scene.grid))
 
 
-def _written(family: str, kind: str, text: str):
+def _written(family: str, kind: str, text: str) -> Asker:
     def asker(scene: Scene, rng: np.random.Generator, easy: bool) -> ShapesQuestion | None:
         item = scene.first(kind)
         if item is None:
@@ -189,7 +204,7 @@ def _dot(scene: Scene, rng: np.random.Generator, easy: bool) -> ShapesQuestion |
     return None if item is None else ShapesQuestion("dot", "what color is the dot ?", item.colour, item.tokens(scene.grid))
 
 
-_ASKERS = {
+_ASKERS: dict[str, Asker] = {
     "existence": _existence,
     "colour": _colour,
     "shape": _shape,

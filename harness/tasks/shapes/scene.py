@@ -10,9 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+
+Mask = NDArray[np.bool_]
+PixelBox = tuple[int, int, int, int]  # left, top, width, height in pixels
 
 PATCH = 8  # pixels a side of one visual token
 GRID = 24  # visual tokens a side of a full scene
@@ -31,10 +36,10 @@ _WRITINGS = {"train": slice(0, 1197), "validation": slice(1197, 1437), "test": s
 
 @dataclass(frozen=True)
 class Item:
-    """One thing in a scene. ``box`` is (left, top, width, height) in pixels."""
+    """One thing in a scene, and where it stands."""
 
     kind: str  # object, distractor, frame, strip, dot
-    box: tuple[int, int, int, int]
+    box: PixelBox
     colour: str = ""
     shape: str = ""
     digits: tuple[int, ...] = ()
@@ -43,11 +48,12 @@ class Item:
 
     @property
     def centre(self) -> tuple[float, float]:
+        """The middle of the box, (x, y) in pixels."""
         left, top, width, height = self.box
         return left + width / 2, top + height / 2
 
-    def tokens(self, grid: int = GRID) -> np.ndarray:
-        """Visual tokens on which the item stands: bool [grid, grid].
+    def tokens(self, grid: int = GRID) -> Mask:
+        """Return the visual tokens on which the item stands: bool [grid, grid].
 
         A token counts if the item's box covers at least an eighth of its patch; where none does
         (a dot on a corner), the token under the centre.
@@ -55,10 +61,11 @@ class Item:
         left, top, width, height = self.box
         edges = np.arange(grid) * PATCH
 
-        def cover(start: int, length: int) -> np.ndarray:
-            return np.clip(np.minimum(edges + PATCH, start + length) - np.maximum(edges, start), 0, None)
+        def cover(start: int, length: int) -> NDArray[np.int_]:
+            pixels: NDArray[np.int_] = np.clip(np.minimum(edges + PATCH, start + length) - np.maximum(edges, start), 0, None)
+            return pixels
 
-        mask = np.outer(cover(top, height), cover(left, width)) >= PATCH * PATCH / 8
+        mask: Mask = np.outer(cover(top, height), cover(left, width)) >= PATCH * PATCH / 8
         if not mask.any():
             x, y = self.centre
             mask[int(y) // PATCH, int(x) // PATCH] = True
@@ -67,7 +74,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Scene:
-    """Items on a canvas of ``grid`` x ``grid`` tokens; ``noise`` seeds the background."""
+    """The items on a canvas of ``grid`` x ``grid`` tokens; ``noise`` seeds the background."""
 
     grid: int
     items: tuple[Item, ...]
@@ -76,20 +83,22 @@ class Scene:
 
     @property
     def objects(self) -> tuple[Item, ...]:
+        """The small coloured shapes, on which most questions are."""
         return tuple(item for item in self.items if item.kind == "object")
 
     def first(self, kind: str) -> Item | None:
+        """Return the first item of a kind, or None."""
         return next((item for item in self.items if item.kind == kind), None)
 
 
 def generator(split: str, seed: int, index: int, stream: int = 0) -> np.random.Generator:
-    """The random generator of one scene; splits, seeds, indices and streams never share one."""
+    """Return the random generator of one scene; splits, seeds, indices and streams never share one."""
     return np.random.default_rng([SPLITS[split], seed, index, stream])
 
 
 @lru_cache(maxsize=1)
-def handwriting() -> tuple[np.ndarray, np.ndarray, dict[str, dict[int, np.ndarray]]]:
-    """Images [1797, 8, 8] in [0, 16], their digits [1797], and per split the rows of each digit."""
+def handwriting() -> tuple[NDArray[np.float64], NDArray[np.int_], dict[str, dict[int, NDArray[np.int_]]]]:
+    """Return the images [1797, 8, 8] in [0, 16], their digits [1797], and per split the rows of each digit."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -101,12 +110,22 @@ def handwriting() -> tuple[np.ndarray, np.ndarray, dict[str, dict[int, np.ndarra
 
 
 def make_scene(split: str, seed: int, index: int, grid: int = GRID) -> Scene:
-    """The scene of (split, seed, index). ``grid`` below 24 gives the small training canvases."""
+    """Make the scene of (split, seed, index); a ``grid`` below 24 gives the small training canvases."""
     rng = generator(split, seed, index)
     while True:
         scene = _try_scene(rng, split, grid)
         if scene is not None:
             return scene
+
+
+class _Facts(TypedDict, total=False):
+    """What an item has beside its kind and its box."""
+
+    colour: str
+    shape: str
+    digits: tuple[int, ...]
+    writings: tuple[int, ...]
+    angle: float
 
 
 def _try_scene(rng: np.random.Generator, split: str, grid: int) -> Scene | None:
@@ -116,7 +135,7 @@ def _try_scene(rng: np.random.Generator, split: str, grid: int) -> Scene | None:
         return None
     pairs, theme = looks
     side = grid * PATCH
-    wanted: list[tuple[str, int, int, dict]] = []
+    wanted: list[tuple[str, int, int, _Facts]] = []
     if not small or rng.random() < 0.6:
         size = int(rng.integers(24, 41) if small else rng.integers(56, 81))
         wanted.append(("distractor", size, size, {"angle": float(rng.uniform(0, np.pi))}))
@@ -161,12 +180,12 @@ def _looks(rng: np.random.Generator, small: bool) -> tuple[list[tuple[str, str]]
 
 
 def unique(pairs: list[tuple[str, str]], part: int) -> list[int]:
-    """Positions of the pairs whose colour (part 0) or shape (part 1) no other pair has."""
+    """Return the positions of the pairs whose colour (part 0) or shape (part 1) no other pair has."""
     values = [pair[part] for pair in pairs]
     return [i for i, value in enumerate(values) if values.count(value) == 1]
 
 
-def _place(rng: np.random.Generator, side: int, width: int, height: int, taken: list) -> tuple[int, int, int, int] | None:
+def _place(rng: np.random.Generator, side: int, width: int, height: int, taken: list[PixelBox]) -> PixelBox | None:
     gap = 3
     for _ in range(60):
         left, top = int(rng.integers(1, side - width)), int(rng.integers(1, side - height))
@@ -179,10 +198,12 @@ def _place(rng: np.random.Generator, side: int, width: int, height: int, taken: 
 
 
 def paint(scene: Scene, *, varied: bool = False) -> Image.Image:
-    """The scene as an RGB image of grid x 8 pixels a side.
+    """Paint the scene as an RGB image of grid x 8 pixels a side.
 
-    ``varied`` draws each writing a little wider, taller, leaning or shifted: for training the tower alone,
-    whose twelve hundred writings are few.
+    Args:
+        scene: the scene.
+        varied: whether to draw each writing a little wider, taller, leaning or shifted: for training the tower alone,
+            whose twelve hundred writings are few.
     """
     side = scene.grid * PATCH
     rng = np.random.default_rng(scene.noise)

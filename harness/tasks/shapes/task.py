@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.tasks.base import ImageSample, Question, TaskInfo
-from harness.tasks.shapes.questions import FAMILIES, ask_all
-from harness.tasks.shapes.scene import generator, make_scene, paint
+from harness.tasks.shapes.families import FAMILIES
 
 
 class ShapesTask:
@@ -24,6 +23,10 @@ class ShapesTask:
     )
 
     def samples(self, count: int, seed: int, split: str = "test") -> Iterator[ImageSample]:
+        """Yield ``count`` scenes of a split with their questions; a pure function of the arguments."""
+        from harness.tasks.shapes.questions import ask_all
+        from harness.tasks.shapes.scene import generator, make_scene, paint
+
         for index in range(count):
             scene = make_scene(split, seed, index)
             image_id = f"{split}-{seed}-{index}"
@@ -34,4 +37,5 @@ class ShapesTask:
             yield ImageSample(image_id, paint(scene), questions)
 
     def score(self, prediction: str, answer: str) -> float:
+        """Return 1.0 where prediction and answer are the same words, else 0.0."""
         return float(prediction.split() == answer.split())

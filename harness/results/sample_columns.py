@@ -1,16 +1,19 @@
-"""The numbers of a run's samples, read by the million: one pass over the table, a few bytes a sample. Needs no torch."""
+"""The numeric columns of a run's samples, read by the million: one pass over the table, a few bytes a sample. Needs no torch."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 
+from harness.results.types import Floats, Integers
 from harness.store.runs import RunFolder
 
-NAMES = ("score", "agree", "kl", "recall", "recall_before", "swap_score")
+NUMBER_COLUMNS = ("score", "agree", "kl", "recall", "recall_before", "swap_score")
+"""The columns of the table of samples from which the figures of a cell's answers are made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,23 +21,28 @@ class RunQuestions:
     """All questions of a run in the order of images and questions."""
 
     sorted_ids: list[str]  # [Q] in the order in which a cell's samples are stored
-    place: np.ndarray  # int64 [Q] of each of `sorted_ids` in the order of images and questions
-    image: np.ndarray  # int64 [Q] by place: the image, counted from 0 in their order
-    family: np.ndarray  # int64 [Q] by place, counted from 0 in the order of their names
-    families: list[str]
+    place: Integers  # [Q] of each of `sorted_ids` in the order of images and questions
+    image: Integers  # [Q] by place: the image, counted from 0 in their order
+    family: Integers  # [Q] by place, counted from 0 in the order of their names
+    families: list[str]  # their names, sorted
 
     @classmethod
     def of(cls, run: RunFolder) -> RunQuestions:
-        """Those of a run."""
+        """Read the questions of a run whose images are stored.
+
+        Args:
+            run: finished or not.
+        """
         images = {name: i for i, (name,) in enumerate(run.connection.execute("SELECT id FROM images ORDER BY place"))}
         families = [name for (name,) in run.connection.execute("SELECT DISTINCT family FROM questions ORDER BY family")]
         number = {name: i for i, name in enumerate(families)}
         query = "SELECT questions.id, image, place, family FROM questions ORDER BY id"
-        ids, codes = [], []
-        for name, image, place, family in run.connection.execute(query):
-            if image in images:
-                ids.append(name)
-                codes.append((images[image], place, number[family]))
+        ids: list[str] = []
+        codes: list[tuple[int, int, int]] = []
+        for question, image_name, inside_image, family_name in run.connection.execute(query):
+            if image_name in images:
+                ids.append(question)
+                codes.append((images[image_name], inside_image, number[family_name]))
         image, inside, family = np.array(codes, dtype=np.int64).reshape(-1, 3).T
         order = np.lexsort((inside, image))
         place = np.empty(len(ids), dtype=np.int64)
@@ -46,23 +54,29 @@ class RunQuestions:
 class SampleColumns:
     """The samples of one cell, in the order of images and questions."""
 
-    place: np.ndarray  # int64 [n], rising: the question, counted in the order of images and questions
-    image: np.ndarray  # int64 [n], not falling
-    family: np.ndarray  # int64 [n]
-    table: np.ndarray  # float64 [n, names]; nan is missing
+    place: Integers  # [n], rising: the question, counted in the order of images and questions
+    image: Integers  # [n], not falling
+    family: Integers  # [n], places in `RunQuestions.families`
+    table: Floats  # [n, names]; nan is missing
 
 
-def numbers(run: RunFolder, cell: int, questions: RunQuestions, names: Sequence[str] = NAMES) -> SampleColumns:
-    """What is known of a cell's samples, in numbers.
+def read_columns(run: RunFolder, cell: int, questions: RunQuestions, names: Sequence[str] = NUMBER_COLUMNS) -> SampleColumns:
+    """Read numeric columns of the samples of one cell, in the order of images and questions.
 
     Args:
         run: finished or not.
         cell: its id in the run.
         questions: of the run.
-        names: columns of the table of samples, numbers all.
+        names: columns of the table of samples, or SQL expressions of them, that are numbers.
+
+    Returns:
+        One row a stored sample; samples of questions that `questions` does not hold are left out.
     """
     query = "SELECT {} FROM samples WHERE cell = ? ORDER BY question"
-    read = lambda what: run.connection.execute(query.format(what), (cell,))
+
+    def read(what: str) -> sqlite3.Cursor:
+        return run.connection.execute(query.format(what), (cell,))
+
     table = np.fromiter(chain.from_iterable(read(", ".join(names))), np.float64).reshape(-1, len(names))
     if len(table) == len(questions.sorted_ids):  # a cell has a question once, so it has them all
         inverse = np.empty_like(table)

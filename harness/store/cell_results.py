@@ -1,4 +1,4 @@
-"""What cells find on samples, on its way to the tables of a run. Needs no torch."""
+"""What cells gave on samples, on its way to the tables of a run. Needs no torch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from harness.store.layouts import ImageLayout
 from harness.store.schema import NUMBERS, SAMPLE_COLUMNS
 
-Layout = tuple[str, int, int | None, int | None]
-"""An image, its visual tokens, and the grid (h, w) that they are; None where they are no full grid."""
+Value = str | int | float | bytes | None
+"""What a column of a table holds."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class SampleRow:
     swap_score: float | None = None  # with the evidence forced into the kept set; None where there is none, or not measured
     failed: str | None = None  # the reason why there is no answer: its prediction is empty then
 
-    def values(self) -> tuple:
+    def values(self) -> tuple[Value, ...]:
+        """Return what `SAMPLE_COLUMNS` hold, in their order."""
         return tuple(getattr(self, name) for name in SAMPLE_COLUMNS)
 
 
@@ -41,7 +43,12 @@ class TokenFigures:
     numbers: Mapping[str, np.ndarray]  # float [R] each; nan or absent where a cell has no such figure
     layers: np.ndarray  # float32 [R, layers, LAYERS]; nan is not measured
 
-    def rows(self, cell: int) -> Iterable[tuple]:
+    def rows(self, cell: int) -> Iterable[tuple[Value, ...]]:
+        """Yield the rows of the table ``analysis``.
+
+        Args:
+            cell: the cell's id in the run.
+        """
         columns = [self.numbers.get(name) for name in NUMBERS]
         for i, question in enumerate(self.questions):
             numbers = (None if column is None or column[i] != column[i] else float(column[i]) for column in columns)
@@ -56,7 +63,8 @@ class SelectionTrace:
     scores: np.ndarray | None  # float16 [N] that the first step which ranked by attention saw; nan for tokens that were gone
     source: np.ndarray | None  # int16 [N] the merged token, before the LLM, that each went into; -1 for none
 
-    def values(self) -> tuple:
+    def values(self) -> tuple[Value, ...]:
+        """Return the row of the table ``traces``, without the cell."""
         made = ((self.scores, "<f2"), (self.source, "<i2"))
         return (self.question, *(None if table is None else table.astype(kind).tobytes() for table, kind in made))
 
@@ -68,22 +76,31 @@ class CellResult:
     samples: list[SampleRow]
     analysis: TokenFigures | None = None
     repeats: list[tuple[str, int, float]] = field(default_factory=list)  # (question, further seed, score)
-    layouts: list[Layout] = field(default_factory=list)  # of images that were shrunk, each to a grid of its own
+    layouts: list[ImageLayout] = field(default_factory=list)  # of images that were shrunk, each to a grid of its own
     traces: list[SelectionTrace] = field(default_factory=list)
 
 
 def joined(parts: Sequence[CellResult]) -> CellResult:
-    """What one cell gave on the parts of a batch, in turn."""
+    """Return what one cell gave on the parts of a batch as one result, part after part."""
     if len(parts) == 1:
         return parts[0]
-    every = lambda name: [row for part in parts for row in getattr(part, name)]
-    found = [part.analysis for part in parts if part.analysis is not None]
-    analysis = joined_analyses(found) if found else None
-    return CellResult(every("samples"), analysis, every("repeats"), every("layouts"), every("traces"))
+    analyses = [part.analysis for part in parts if part.analysis is not None]
+    return CellResult(
+        [row for part in parts for row in part.samples],
+        joined_analyses(analyses) if analyses else None,
+        [row for part in parts for row in part.repeats],
+        [layout for part in parts for layout in part.layouts],
+        [trace for part in parts for trace in part.traces],
+    )
 
 
 def joined_analyses(parts: Sequence[TokenFigures], order: np.ndarray | None = None) -> TokenFigures:
-    """Analyses of different questions as one, in turn or in a given order; a figure that a part lacks is nan there."""
+    """Return the analyses of different questions as one; a figure that a part lacks is nan there.
+
+    Args:
+        parts: the analyses, of R questions together.
+        order: int [R] the places, part after part, in the order wanted; part after part where not given.
+    """
     questions = [question for part in parts for question in part.questions]
     order = np.arange(len(questions)) if order is None else order
     names = dict.fromkeys(name for part in parts for name in part.numbers)

@@ -1,4 +1,4 @@
-"""What counts as a regression: one TOML table a rule, the defaults in ``thresholds.toml`` beside this file."""
+"""From how much on a change is a regression: one TOML table a rule, the defaults in ``thresholds.toml`` beside this file."""
 
 from __future__ import annotations
 
@@ -10,64 +10,83 @@ from typing import Any, get_type_hints
 
 from harness.errors import RequestError, nearest
 from harness.files import read_toml
+from harness.results.types import JsonObject
+from harness.store.verdicts import Status
 
 DEFAULTS = Path(__file__).with_name("thresholds.toml")
+"""The file with the default of every threshold, and what each means."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """``judge``: whether a finding fails the gate, or is reported alone."""
+    """The thresholds that every rule has."""
 
-    judge: bool
+    judge: bool  # whether a finding fails the gate, or is reported alone
 
 
 @dataclass(frozen=True)
 class AccuracyRule(Rule):
+    """Thresholds for a drop of accuracy."""
+
     tolerance: float  # share
     level: float  # family-wise, over all cells
 
 
 @dataclass(frozen=True)
 class ScheduleRule(Rule):
-    adaptive: float  # relative
+    """Thresholds for the number of visual tokens at every layer."""
+
+    adaptive: float  # relative change of the mean, of methods that count by the image
 
 
 @dataclass(frozen=True)
 class FlopsRule(Rule):
-    other_questions: float  # relative
+    """Thresholds for FLOPs."""
+
+    other_questions: float  # relative change, where the runs asked other questions
 
 
 @dataclass(frozen=True)
 class LatencyRule(Rule):
-    tolerance: float  # relative
+    """Thresholds for the speed-up of time to first token over `none`."""
+
+    tolerance: float  # relative loss
 
 
 @dataclass(frozen=True)
 class DiversityRule(Rule):
-    figures: tuple[str, ...]
+    """Thresholds for the diversity of the kept tokens."""
+
+    figures: tuple[str, ...]  # names of `metrics.figures.FIGURES`
     tolerance: float  # relative
     level: float  # family-wise, over all cells and figures
 
 
 @dataclass(frozen=True)
 class DriftRule(Rule):
-    jaccard: float
+    """Thresholds for the kept tokens on the same questions."""
+
+    jaccard: float  # mean Jaccard index that is asked at least
 
 
 @dataclass(frozen=True)
 class FailuresRule(Rule):
+    """Thresholds for the samples that failed."""
+
     tolerance: float  # share
 
 
 @dataclass(frozen=True)
 class BenchmarksRule(Rule):
+    """Thresholds for the medians of pytest-benchmark."""
+
     tolerance: float  # relative
     min_rounds: int
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """All rules; the names are the tables of the file."""
+    """The thresholds of all rules; the names are the tables of the file."""
 
     accuracy: AccuracyRule
     schedule: ScheduleRule
@@ -82,17 +101,23 @@ class Thresholds:
     benchmarks: BenchmarksRule
 
     def judges(self, rule: str) -> bool:
-        """Whether a rule may fail the gate; what is no rule may not."""
-        return getattr(self, rule, Rule(False)).judge
+        """Return whether a rule may fail the gate; a name that is no rule may not."""
+        known: Rule = getattr(self, rule, Rule(False))
+        return known.judge
+
+    def status(self, rule: str) -> Status:
+        """Return the status of a finding: ``failed``, or ``noted`` of a rule that does not judge."""
+        return "failed" if self.judges(rule) else "noted"
 
 
 @cache
 def default_thresholds() -> Thresholds:
+    """Return the thresholds of the file `DEFAULTS`."""
     return _checked(DEFAULTS, tomllib.loads(DEFAULTS.read_text("utf-8")))
 
 
 def read_thresholds(path: Path | None = None) -> Thresholds:
-    """The defaults, changed by what a file says.
+    """Return the default thresholds, changed by what a file says.
 
     Args:
         path: a TOML file that holds some of the tables and keys of ``thresholds.toml``; None for the defaults.
@@ -106,7 +131,7 @@ def read_thresholds(path: Path | None = None) -> Thresholds:
     return _checked(path, content, tomllib.loads(DEFAULTS.read_text("utf-8")))
 
 
-def _checked(path: Path, content: dict, defaults: dict | None = None) -> Thresholds:
+def _checked(path: Path, content: JsonObject, defaults: JsonObject | None = None) -> Thresholds:
     kinds = get_type_hints(Thresholds)
     for table, values in content.items():
         if table not in kinds:
@@ -117,7 +142,7 @@ def _checked(path: Path, content: dict, defaults: dict | None = None) -> Thresho
         for key in values:
             if key not in known:
                 raise RequestError(f"--thresholds {path}: unknown key {key!r} in [{table}]; {nearest(key, known)}")
-    made: dict[str, Any] = {}
+    made: JsonObject = {}
     for table, kind in kinds.items():
         given = {**(defaults or {}).get(table, {}), **content.get(table, {})}
         types = get_type_hints(kind)

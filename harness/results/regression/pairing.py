@@ -1,27 +1,35 @@
-"""Two runs side by side: cells by identity, samples by question. Needs no torch."""
+"""Two runs side by side: their cells matched by identity, their samples by question. Needs no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
+from harness.results.types import Columns, Floats, Integers, JsonObject
+from harness.store.open_runs import database
 from harness.store.runs import RunFolder
-from harness.store.stored import database
 
 _BITS = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
-_DRAWS_LUCK = frozenset({"random", "oracle"})  # methods whose choice depends on the seed
-
+_DRAWN = frozenset({"random", "oracle"})  # methods whose choice depends on the seed
 
 PLANNED = ("schedule", "grid", "tower")
 """What is known of a cell's tokens before it runs: at every LLM layer, of a shrunken image, at every tower block."""
 
+Rows = tuple[Integers, Integers]
+"""Rows of the columns of the baseline and of the candidate."""
+ImageSums = tuple[tuple[Floats, Floats], tuple[Floats, Floats]]
+"""(sums over an image's questions of the baseline, of the candidate), (how many questions each sums), float64 [I] each."""
+SizeOfImage = tuple[int, tuple[int, int] | None]
+"""Visual tokens of an image, and their grid (h, w) where they are one."""
+
 
 @dataclass(frozen=True)
-class Identity:
-    """What makes two cells the same cell; the seed is not part of it, nor are weights and code."""
+class CellIdentity:
+    """The settings that make cells of two runs the same cell; the seed is not part of it, nor are weights and code."""
 
     model: str
     task: str
@@ -34,24 +42,30 @@ class Identity:
 
 @dataclass(frozen=True, eq=False)
 class StoredCell:
-    """One cell of one run."""
+    """A cell of one run, as it is stored and as it is summed up."""
 
     ident: int  # in the database
-    facts: Mapping  # as planned, and as measured where only that tells
-    summary: Mapping  # its entry of summary.json
+    facts: JsonObject  # as planned, and as measured where only that tells
+    summary: JsonObject  # its entry of summary.json; empty where it has none
 
     @property
     def skipped(self) -> str | None:
-        return self.facts["skipped"]
+        """The reason why the cell was not measured; None where it was."""
+        reason: str | None = self.facts["skipped"]
+        return reason
 
     @property
-    def lucky(self) -> bool:
+    def depends_on_seed(self) -> bool:
         """Whether the kept tokens depend on the seed."""
-        return any(part.partition("[")[0] in _DRAWS_LUCK for part in self.facts["method"].split("+"))
+        return any(part.partition("[")[0] in _DRAWN for part in self.facts["method"].split("+"))
 
 
 class RunSide:
-    """A finished run as one side of a comparison."""
+    """A finished run as one side of a comparison: its cells by identity, and its questions.
+
+    Args:
+        run: finished, and open to read.
+    """
 
     def __init__(self, run: RunFolder) -> None:
         self.run, self.manifest, self.summary = run, run.manifest(), run.summary()
@@ -59,56 +73,66 @@ class RunSide:
         entries = {_identity(entry, prompt): entry for entry in self.summary["cells"]}
         with database(run) as connection:
             stored = run.cells()
-            self.questions = {
+            self.questions: dict[str, tuple[str, tuple[str, str]]] = {  # by id: image, and (text, target)
                 name: (image, (text, target))
                 for name, image, text, target in connection.execute(
                     "SELECT questions.id, image, question, target FROM questions JOIN images ON images.id = questions.image "
                     "ORDER BY images.place, questions.place"
                 )
             }
-        self.cells: dict[Identity, StoredCell] = {}
+        self.cells: dict[CellIdentity, StoredCell] = {}
         for ident, _, facts in stored:
             found = _identity(facts, prompt)
             self.cells.setdefault(found, StoredCell(ident, facts, entries.get(found, {})))
 
     @cached_property
     def images(self) -> list[str]:
+        """The images of the questions, in their order."""
         return list(dict.fromkeys(image for image, _ in self.questions.values()))
 
     @cached_property
-    def sizes(self) -> dict[str, tuple[int, tuple[int, int] | None]]:
-        """By image its visual tokens and their grid; empty for a model whose images are all of one size."""
-        return self.run.layouts()
+    def sizes(self) -> dict[str, SizeOfImage]:
+        """The visual tokens and the grid of each image; empty for a model whose images are all of one size."""
+        return {image: (layout.tokens, layout.grid) for image, layout in self.run.layouts().items()}
 
-    def counts_by_size(self, columns: Mapping[str, np.ndarray]) -> dict[tuple, set[float]]:
-        """How many tokens a cell kept of images of each size."""
-        found: dict[tuple, set[float]] = {}
+    def counts_by_size(self, columns: Columns) -> dict[SizeOfImage, set[float]]:
+        """Return how many tokens a cell kept of images of each size.
+
+        Args:
+            columns: of the cell, from `RunFolder.columns`.
+        """
+        found: dict[SizeOfImage, set[float]] = {}
         for image, count in zip(columns["image"], columns["kept_count"]):
             if image in self.sizes and not np.isnan(count):
                 found.setdefault(self.sizes[image], set()).add(float(count))
         return found
 
-    def reference(self, like: Identity, method: str) -> StoredCell | None:
-        """The cell of `none` or `blind` beside a cell."""
+    def reference(self, like: CellIdentity, method: str) -> StoredCell | None:
+        """Return the reference cell beside a cell, of the same model and task; None where the run has none.
+
+        Args:
+            like: the cell.
+            method: ``none`` or ``blind``.
+        """
         found = (cell for key, cell in self.cells.items() if (key.model, key.task, key.method) == (like.model, like.task, method))
         return next(found, None)
 
 
-def _identity(facts: Mapping, prompt: str) -> Identity:
-    names = ("model", "task", "method", "keep", "budget", "positions")
-    return Identity(**{name: facts.get(name) for name in names}, prompt=prompt)
+def _identity(facts: JsonObject, prompt: str) -> CellIdentity:
+    known: JsonObject = {name: facts.get(name) for name in ("model", "task", "method", "keep", "budget", "positions")}
+    return CellIdentity(**known, prompt=prompt)
 
 
 @dataclass(frozen=True, eq=False)
 class MatchedCell:
-    """One cell that both runs measured, and what its samples say, image by image."""
+    """A cell that both runs measured, and what its samples say, image by image."""
 
-    key: Identity
+    key: CellIdentity
     label: str
     baseline: StoredCell
     candidate: StoredCell
-    totals: tuple[np.ndarray, np.ndarray]  # float [I] each: sum of scores over an image's questions
-    sizes: tuple[np.ndarray, np.ndarray]  # float [I] each: how many
+    totals: tuple[Floats, Floats]  # [I] each: sum of scores over an image's questions
+    sizes: tuple[Floats, Floats]  # [I] each: how many questions that sums
     failed: tuple[float, float]  # share of samples
     common: int  # questions that both answered
     agreement: float | None  # share of equal answers among them
@@ -120,18 +144,22 @@ class MatchedCell:
 
     @property
     def same_schedule(self) -> bool:
-        """Whether what follows from the schedule compares; counts that follow from the images have a tolerance of their own."""
+        """Whether both runs kept as many tokens, so that FLOPs, KV bytes, diversity and kept tokens compare.
+
+        True of adaptive methods, whose counts follow from the images and have a tolerance of their own.
+        """
         return self.adaptive or (self.replanned is None and not self.recounted and not self.resized)
 
     @property
     def replanned(self) -> str | None:
-        """The first of `PLANNED` that differs; one that either run does not tell, or that is a mean, is left aside."""
+        """The first entry of `PLANNED` that differs; one that either run does not tell, or that is a mean, is left aside."""
         mine, theirs = self.baseline.facts, self.candidate.facts
         told = [name for name in PLANNED if name in mine and name in theirs and not (self.means and name == "schedule")]
         return next((name for name in told if mine[name] != theirs[name]), None)
 
     @property
     def adaptive(self) -> bool:
+        """Whether the method's token counts follow from the images in either run."""
         return bool(self.baseline.facts["adaptive"] or self.candidate.facts["adaptive"])
 
 
@@ -140,6 +168,10 @@ class RunPair:
 
     They are paired, question by question, where at least half the images of the smaller run are in both; a question is the
     same where its id, text and answer are. Else they compare as two samples of images, those in both left out.
+
+    Args:
+        baseline: the run that is held to be right.
+        candidate: the run that must not be worse.
     """
 
     def __init__(self, baseline: RunFolder, candidate: RunFolder) -> None:
@@ -150,18 +182,18 @@ class RunPair:
         self.paired = bool(both) and 2 * len(both) >= min(len(self.baseline.images), len(self.candidate.images))
         self.same_questions = self.paired and len(self.shared) == len(mine) == len(theirs)
         if self.paired:
-            order = [image for image in self.baseline.images if image in both]
-            self.places = ({image: i for i, image in enumerate(order)},) * 2
+            shared_places = _numbered(image for image in self.baseline.images if image in both)
+            self.places = shared_places, shared_places
         else:
-            self.places = tuple(
-                {image: i for i, image in enumerate(image for image in side.images if image not in both)}
-                for side in (self.baseline, self.candidate)
+            self.places = (
+                _numbered(image for image in self.baseline.images if image not in both),
+                _numbered(image for image in self.candidate.images if image not in both),
             )
         self.labels = _labels([*self.baseline.cells, *self.candidate.cells])
 
     @property
-    def keys(self) -> list[Identity]:
-        """All identities, the baseline's first."""
+    def keys(self) -> list[CellIdentity]:
+        """The identities of all cells, the baseline's first."""
         return list(dict.fromkeys((*self.baseline.cells, *self.candidate.cells)))
 
     @cached_property
@@ -172,18 +204,19 @@ class RunPair:
 
     @cached_property
     def same_seed(self) -> bool:
-        return self.baseline.manifest["config"]["seed"] == self.candidate.manifest["config"]["seed"]
+        """Whether both runs had one seed."""
+        return bool(self.baseline.manifest["config"]["seed"] == self.candidate.manifest["config"]["seed"])
 
     @cached_property
     def matched(self) -> list[MatchedCell]:
-        """Cells that both runs measured."""
+        """The cells that both runs measured."""
         return [
             self._match(key, self.baseline.cells[key], self.candidate.cells[key])
             for key in self.baseline.cells
             if key in self.candidate.cells and not self.baseline.cells[key].skipped and not self.candidate.cells[key].skipped
         ]
 
-    def _match(self, key: Identity, baseline: StoredCell, candidate: StoredCell) -> MatchedCell:
+    def _match(self, key: CellIdentity, baseline: StoredCell, candidate: StoredCell) -> MatchedCell:
         sides = ((self.baseline, baseline), (self.candidate, candidate))
         columns = [side.run.columns(cell.ident) for side, cell in sides]
         failed = [float(np.mean([f is not None for f in c["failed"]])) if len(c["failed"]) else 0.0 for c in columns]
@@ -207,8 +240,12 @@ class RunPair:
             recounted, not self.same_sizes, len(both), sum(mine[size] != theirs[size] for size in both),
         )  # fmt: skip
 
-    def rows(self, columns: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of both sides' columns that compare: the same questions in the same order, or all of the unshared images."""
+    def rows(self, columns: Sequence[Columns]) -> Rows:
+        """Return the rows of both sides' columns that compare: the same questions in the same order, or all unshared images.
+
+        Args:
+            columns: of one cell, of the baseline and of the candidate.
+        """
         if not self.paired:
             chosen = [np.flatnonzero([image in p for image in c["image"]]) for c, p in zip(columns, self.places)]
             return chosen[0], chosen[1]
@@ -217,34 +254,38 @@ class RunPair:
         table = np.array(both, dtype=np.int64).reshape(-1, 2)
         return table[:, 0], table[:, 1]
 
-    def by_image(
-        self, columns: list[dict[str, np.ndarray]], rows: tuple[np.ndarray, np.ndarray], name: str
-    ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """A column of both sides by image: sums over its questions, and how many; float [I] each, baseline first.
+    def by_image(self, columns: Sequence[Columns], rows: Rows, name: str) -> ImageSums:
+        """Return a column of both sides by image: sums over its questions, and how many; float64 [I] each, baseline first.
 
         Of paired questions those count that both sides know, and images go by the baseline's names.
+
+        Args:
+            columns: of one cell, of the baseline and of the candidate.
+            rows: of them that compare, from `rows`.
+            name: of a column of numbers.
         """
         values = [np.asarray(c[name], dtype=np.float64)[r] for c, r in zip(columns, rows)]
         known = [~np.isnan(v) for v in values]
         if self.paired:
             known = [known[0] & known[1]] * 2
             image = [self.baseline.questions[question][0] for question in columns[0]["question"][rows[0]]]
-            images = [image, image]
+            images: list[Iterable[str]] = [image, image]
         else:
             images = [c["image"][r] for c, r in zip(columns, rows)]
-        totals, sizes = [], []
+        totals: list[Floats] = []
+        sizes: list[Floats] = []
         for places, names, value, there in zip(self.places, images, values, known):
             codes = np.array([places[image] for image in names], dtype=np.int64)[there]
-            totals.append(np.bincount(codes, weights=value[there], minlength=len(places)))
+            totals.append(np.bincount(codes, weights=value[there], minlength=len(places)).astype(np.float64, copy=False))
             sizes.append(np.bincount(codes, minlength=len(places)).astype(np.float64))
         return (totals[0], totals[1]), (sizes[0], sizes[1])
 
 
-def mean_jaccard(first: np.ndarray, second: np.ndarray) -> float | None:
-    """Mean over rows of |A and B| / |A or B|; two empty sets are equal.
+def mean_jaccard(first: NDArray[np.object_], second: NDArray[np.object_]) -> float | None:
+    """Return the mean over rows of |A and B| / |A or B|; two empty sets are equal.
 
     Args:
-        first: [n] packed masks of `runs.pack`, or None.
+        first: [n] packed masks of `harness.store.runs.pack`, or None.
         second: [n] the same.
 
     Returns:
@@ -264,7 +305,11 @@ def mean_jaccard(first: np.ndarray, second: np.ndarray) -> float | None:
     return float(np.concatenate(found).mean()) if found else None
 
 
-def _labels(keys: list[Identity]) -> dict[Identity, str]:
+def _numbered(images: Iterable[str]) -> dict[str, int]:
+    return {image: place for place, image in enumerate(images)}
+
+
+def _labels(keys: Iterable[CellIdentity]) -> dict[CellIdentity, str]:
     """Names for readers: the method and its budget, and whatever else tells cells of this comparison apart."""
     keys = list(dict.fromkeys(keys))
     differing = [name for name in ("model", "task", "budget", "positions", "prompt") if len({getattr(k, name) for k in keys}) > 1]

@@ -1,8 +1,8 @@
-"""`flops`: what a method costs on a public model, by formula."""
+"""The command `flops`: what a method costs on a public model, by formula."""
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 from harness.errors import RequestError, nearest
 from harness.models.shapes import shape_of
@@ -17,8 +17,8 @@ _MOST_TEXT = 10**9
 _MODES = ("average", "final", "flops")
 
 
-def count(name: str, method: str, keep: str | None, mode: str, text_tokens: float, convention: str) -> dict:
-    """FLOPs by stage, KV bytes and the schedule.
+def count(name: str, method: str, keep: str | None, mode: str, text_tokens: float, convention: str) -> dict[str, Any]:
+    """Return FLOPs by stage, KV bytes and the schedule of a method, as ``flops --json`` prints them.
 
     Args:
         name: a public shape.

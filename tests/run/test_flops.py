@@ -8,7 +8,7 @@ import pytest
 
 from harness.errors import RequestError
 from harness.models.shapes import PUBLIC, shape_of
-from harness.run.counting import count
+from harness.run.flops import count
 from methods.registry import create
 from methods.schedule import plan
 from methods.types import Budget

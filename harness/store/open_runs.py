@@ -1,4 +1,4 @@
-"""Runs as they are stored: in a folder, or ``REF:PATH`` for one that a git repository holds."""
+"""Opening stored runs to read from: in a folder, or ``REF:PATH`` for one that a git repository holds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _POINTER = b"version https://git-lfs"
 
 @contextmanager
 def reading(*folders: Path) -> Iterator[tuple[RunFolder, ...]]:
-    """Runs to read from, each left as it is; a fault of theirs that shows inside becomes a `RequestError` that names it."""
+    """Open runs to read from, and leave each as it is; a fault of theirs that shows inside is a `RequestError` that names it."""
     runs = tuple(RunFolder(folder, read_only=True) for folder in folders)
     try:
         for run in runs:
@@ -33,9 +33,9 @@ def reading(*folders: Path) -> Iterator[tuple[RunFolder, ...]]:
 
 @contextmanager
 def examined(*runs: RunFolder) -> Iterator[None]:
-    """Where reading fails within, every row of the runs is checked, and a fault in them is the error that is told.
+    """Check every row of some runs where reading from them fails inside, and raise a `RequestError` that names a fault in them.
 
-    An error on sound runs passes through: it is ours, not theirs.
+    Where the runs are sound, the error is one of prunescope, and passes through.
     """
     try:
         yield
@@ -53,14 +53,14 @@ def examined(*runs: RunFolder) -> Iterator[None]:
 
 @contextmanager
 def database(run: RunFolder) -> Iterator[sqlite3.Connection]:
-    """The results of a run, for reading; what is wrong with them becomes a `RequestError`."""
+    """Open the results of a run to read from; what is wrong with them is a `RequestError`."""
     with examined(run):
         yield run.connection
 
 
 @contextmanager
 def opened(name: str) -> Iterator[Path]:
-    """The folder of a run, or the file of a benchmark; of ``REF:PATH`` a temporary copy, gone afterwards.
+    """Give the folder of a run or the file of a benchmark; of ``REF:PATH`` a temporary copy, which is gone afterwards.
 
     Args:
         name: a path that exists, or a git revision, a colon and a path in its tree (``main:runs/baseline``; ``./`` before

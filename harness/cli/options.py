@@ -1,0 +1,30 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli import completion
+
+
+class Switch(StrEnum):
+    """The values of an option that is on or off."""
+
+    on = "on"
+    off = "off"
+
+
+Plugin = Annotated[list[str] | None, typer.Option("--plugin", help="Module that registers methods or tasks; may be given again.")]
+RunFolder = Annotated[Path, typer.Argument(help="Run folder.", autocompletion=completion.runs)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Model = Annotated[str, typer.Option(help="Embedded model, local folder or hub id.", autocompletion=completion.models)]
+Task = Annotated[
+    str, typer.Option(help="Task, or a file or folder of questions; see `list tasks`.", autocompletion=completion.tasks)
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
+DeviceMap = Annotated[str | None, typer.Option(help="Spread over devices, as accelerate does it; such as auto.")]
+Quantize = Annotated[int | None, typer.Option(help="4 or 8 bits a weight of the LLM (bitsandbytes).")]

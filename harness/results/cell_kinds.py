@@ -1,0 +1,31 @@
+"""The rules by which a cell of a run takes part in comparisons, from its stored facts. Needs no torch."""
+
+from __future__ import annotations
+
+from harness.results.types import JsonObject
+from methods.expressions import bare
+
+
+def is_competitor(facts: JsonObject) -> bool:
+    """Return whether a cell competes for the best accuracy and is tested as a method.
+
+    References do not compete, nor do random tokens, whatever their parameters: they are what methods are held against.
+    Winners and Holm's correction rest on this rule. See `is_explained` for the wider one.
+
+    Args:
+        facts: of a cell, or its entry of ``summary.json``: ``reference`` and ``method`` are read.
+    """
+    return not facts["reference"] and bare(facts["method"]) != "random"
+
+
+def is_explained(facts: JsonObject) -> bool:
+    """Return whether `explain` takes a cell as one of the methods across which it looks for what predicts accuracy.
+
+    Unlike in `is_competitor`, ``random`` is a method here, as one that ranks by chance. References are left out, and so is
+    every ``random[like=...]``, which copies the schedule of a method that stands in the run itself.
+
+    Args:
+        facts: of a cell, or its entry of ``summary.json``: ``reference`` and ``method`` are read.
+    """
+    method = facts["method"]
+    return method == "random" or not (facts["reference"] or (method.startswith("random[") and "like=" in method))

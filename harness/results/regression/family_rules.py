@@ -1,0 +1,158 @@
+"""Rules that test all cells of two runs as one family: accuracy, and diversity of the kept tokens. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.results.regression.judging import VerdictMaker
+from harness.results.regression.pairing import ImageSums, MatchedCell, RunPair
+from harness.results.regression.thresholds import Thresholds
+from harness.results.types import Floats
+from harness.store.verdicts import Verdict
+from metrics import familywise
+from metrics.figures import FIGURES
+
+
+@dataclass(frozen=True)
+class FamilywiseTest:
+    """A test, as one family, of what many columns lost from the baseline to the candidate; a column is a figure of a cell."""
+
+    means: tuple[Floats, Floats]  # [M] of the baseline and of the candidate, on what compares
+    losses: familywise.ColumnLosses
+    images: tuple[int, int]
+    questions: int  # of the first column of the candidate
+    paired: bool
+    level: float
+
+    @classmethod
+    def of(cls, pair: RunPair, columns: Sequence[ImageSums], level: float) -> FamilywiseTest:
+        """Test the losses of all columns.
+
+        Args:
+            pair: of the runs.
+            columns: M of them, from `RunPair.by_image`.
+            level: family-wise, at which a loss is significant.
+        """
+        if not columns:
+            nothing = np.zeros(0)
+            return cls((nothing, nothing), familywise.ColumnLosses(nothing, nothing, nothing, 0.0), (0, 0), 0, pair.paired, level)
+        totals, sizes = ([np.stack([c[which][side] for c in columns], 1) for side in (0, 1)] for which in (0, 1))
+        told = [size.any(1) for size in sizes]  # images that say nothing must not change sides, nor count
+        totals, sizes = [t[rows] for t, rows in zip(totals, told)], [n[rows] for n, rows in zip(sizes, told)]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            before, after = (t.sum(0) / n.sum(0) for t, n in zip(totals, sizes))
+        if pair.paired:
+            losses = familywise.paired(totals[0] - totals[1], sizes[0], level)
+        else:
+            losses = familywise.unpaired((totals[0], sizes[0]), (totals[1], sizes[1]), level)
+        images = len(totals[0]), len(totals[1])
+        return cls((before, after), losses, images, int(sizes[1][:, 0].sum()), pair.paired, level)
+
+    @property
+    def underpowered(self) -> bool:
+        """Whether no loss, however large, could be significant on so few images."""
+        least = familywise.least_p(self.images[0]) if self.paired else familywise.least_p(*self.images)
+        return least > self.level
+
+    @property
+    def samples_in_words(self) -> str:
+        """The samples that compare, in words."""
+        if self.paired:
+            return f"on the same {self.questions} questions of {self.images[0]} images"
+        return f"on {self.images[0]} and {self.images[1]} different images"
+
+    @property
+    def why_underpowered(self) -> str:
+        """The reason why a loss cannot be told from chance, in words."""
+        return f"{min(self.images)} images are too few to tell that from chance"
+
+
+def accuracy_test(pair: RunPair, thresholds: Thresholds) -> FamilywiseTest:
+    """Return what all cells that both runs measured lost in accuracy, a column each in the order of `RunPair.matched`."""
+    return FamilywiseTest.of(pair, [(cell.totals, cell.sizes) for cell in pair.matched], thresholds.accuracy.level)
+
+
+def accuracy(pair: RunPair, test: FamilywiseTest, thresholds: Thresholds) -> Iterator[Verdict]:
+    """Judge the accuracy of each cell: a drop fails where it is over the tolerance and significant over all cells.
+
+    Args:
+        pair: of the runs.
+        test: from `accuracy_test`.
+        thresholds: of which the table ``accuracy`` decides.
+    """
+    rule, losses = thresholds.accuracy, test.losses
+    for column, cell in enumerate(pair.matched):
+        before, after = (float(mean[column]) for mean in test.means)
+        make = VerdictMaker("accuracy", cell.label, (before, after), "accuracy", "share")
+        loss = float(losses.value[column])
+        if np.isnan(loss):
+            yield Verdict("accuracy", cell.label, "not judged", "no answers compare")
+            continue
+        low, high = losses.interval(column)
+        value, least, most = (0.0 - 100 * part for part in (loss, high, low))  # of 0 no -0
+        told = f"{value:+.1f} points [{least:+.1f} to {most:+.1f}] {test.samples_in_words}"
+        if loss <= rule.tolerance + 1e-12:
+            yield make("passed", told)
+        elif test.underpowered:
+            yield make("not judged", f"{told}; {test.why_underpowered}")
+        elif losses.p[column] > rule.level:
+            yield make("passed", f"{told}; chance gives such a drop in some cell with p = {losses.p[column]:.2g}")
+        else:
+            yield make(
+                thresholds.status("accuracy"),
+                f"{told}, p = {losses.p[column]:.1g} over all cells; {100 * rule.tolerance:g} points are tolerated",
+            )
+
+
+def diversity(pair: RunPair, thresholds: Thresholds) -> Iterator[Verdict]:
+    """Judge the diversity of each cell's kept tokens by the figure that lost most.
+
+    A loss of any figure fails where it is over the tolerance and significant over all cells and figures.
+
+    Args:
+        pair: of the runs.
+        thresholds: of which the table ``diversity`` decides.
+    """
+    rule = thresholds.diversity
+    places: list[tuple[MatchedCell, str, float]] = []
+    tables: list[ImageSums] = []
+    for cell in pair.matched:
+        if not cell.same_schedule:
+            if cell.baseline.facts["prunes"]:
+                yield Verdict("diversity", cell.label, "not judged", "the schedule differs, and diversity with it")
+            continue
+        columns = [side.run.analysis(c.ident) for side, c in ((pair.baseline, cell.baseline), (pair.candidate, cell.candidate))]
+        rows = pair.rows(columns)
+        for name in rule.figures:
+            totals, sizes = pair.by_image(columns, rows, name)
+            if sizes[0].any() and sizes[1].any():
+                sign = 1.0 if FIGURES[name] else -1.0  # so that a loss is a loss of diversity
+                places.append((cell, name, sign))
+                tables.append(((sign * totals[0], sign * totals[1]), sizes))
+    test = FamilywiseTest.of(pair, tables, rule.level)
+    for cell in dict.fromkeys(cell for cell, _, _ in places):
+        own = [(column, name, sign) for column, (owner, name, sign) in enumerate(places) if owner is cell]
+        yield _worst(cell, test, own, thresholds)
+
+
+def _worst(cell: MatchedCell, test: FamilywiseTest, columns: Iterable[tuple[int, str, float]], thresholds: Thresholds) -> Verdict:
+    """The verdict on a cell's figures: that on the one that lost most, significant ones first."""
+    rule, losses, seen = thresholds.diversity, test.losses, []
+    for column, name, sign in columns:
+        before, after = (sign * float(mean[column]) for mean in test.means)
+        loss = float(losses.value[column]) / abs(before) if before else 0.0
+        over = loss > rule.tolerance
+        significant = over and not test.underpowered and bool(losses.p[column] <= rule.level)
+        seen.append((significant, over, loss, name, before, after, float(losses.p[column])))
+    significant, over, loss, name, before, after, p = max(seen)
+    told = f"{name} {before:.4g} → {after:.4g} {test.samples_in_words}"
+    make = VerdictMaker("diversity", cell.label, (before, after), name, "number")
+    if significant:
+        said = f"{told}, {100 * loss:.1f} % less diverse, p = {p:.1g} over all cells"
+        return make(thresholds.status("diversity"), f"{said}; {100 * rule.tolerance:g} % are tolerated")
+    if over and test.underpowered:
+        return make("not judged", f"{told}, {100 * loss:.1f} % less diverse; {test.why_underpowered}")
+    return make("passed", told)

@@ -1,0 +1,126 @@
+"""The command `regress`: whether a candidate run is worse than a baseline, cell by cell and rule by rule. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from harness.errors import RequestError
+from harness.results.regression.cell_rules import CELL_RULES
+from harness.results.regression.family_rules import FamilywiseTest, accuracy, accuracy_test, diversity
+from harness.results.regression.pairing import RunPair
+from harness.results.regression.thresholds import Thresholds, default_thresholds
+from harness.store.runs import RunFolder
+from harness.store.schema import HANDLING_OPTIONS
+from harness.store.verdicts import RULES, Comparison, Verdict
+
+
+def regress(
+    baseline: RunFolder | Path | str, candidate: RunFolder | Path | str, thresholds: Thresholds | None = None
+) -> Comparison:
+    """Judge whether a finished run is worse than another.
+
+    Cells are matched by identity, the seed left aside; weights, code and versions may differ, and the notes say so.
+
+    Args:
+        baseline: the run that is held to be right.
+        candidate: the run that must not be worse.
+        thresholds: from `thresholds.read_thresholds`; the defaults where not given.
+
+    Returns:
+        One verdict a cell and rule, and ``exit_code`` 1 where any failed.
+
+    Raises:
+        RequestError: where one is no finished run, or they have no cell in common.
+    """
+    thresholds = thresholds or default_thresholds()
+    runs = [run if isinstance(run, RunFolder) else RunFolder(Path(run), read_only=True) for run in (baseline, candidate)]
+    pair = RunPair(*runs)
+    if not set(pair.baseline.cells) & set(pair.candidate.cells):
+        what = [f"{side.manifest['model']} on {side.manifest['task']}" for side in (pair.baseline, pair.candidate)]
+        raise RequestError(
+            f"{runs[1].folder}: has no cell in common with {runs[0].folder} ({what[1]} against {what[0]}); "
+            "compare runs of one model, task, prompt and budget mode"
+        )
+    test = accuracy_test(pair, thresholds)
+    verdicts = [*_presence(pair, thresholds), *accuracy(pair, test, thresholds), *diversity(pair, thresholds)]
+    verdicts += [verdict for cell in pair.matched for rule in CELL_RULES if (verdict := rule(pair, cell, thresholds)) is not None]
+    places, order = {pair.labels[key]: i for i, key in enumerate(pair.keys)}, list(RULES)
+    verdicts.sort(key=lambda verdict: (order.index(verdict.rule), places[verdict.cell]))
+    names = [str(run.folder) for run in runs]
+    return Comparison(names[0], names[1], tuple(verdicts), _facts(pair), _notes(pair, test, thresholds))
+
+
+def _presence(pair: RunPair, thresholds: Thresholds) -> Iterator[Verdict]:
+    """Cells that are on one side alone, or measured on one side alone."""
+    for key in pair.keys:
+        label, mine, theirs = pair.labels[key], pair.baseline.cells.get(key), pair.candidate.cells.get(key)
+        was = mine is not None and not mine.skipped
+        if was and theirs is None:
+            yield Verdict("vanished", label, thresholds.status("vanished"), "the candidate has no such cell")
+        elif was and theirs is not None and theirs.skipped:
+            yield Verdict("skipped", label, thresholds.status("skipped"), f"measured before, skipped now: {theirs.skipped}")
+        elif not was and theirs is not None and not theirs.skipped:
+            text = "the baseline has no such cell" if mine is None else f"measured now, skipped before: {mine.skipped}"
+            yield Verdict("new", label, "noted", text)
+
+
+def _facts(pair: RunPair) -> tuple[tuple[str, str], ...]:
+    """What was compared with what."""
+    both = [(side.manifest, len(side.images), len(side.questions)) for side in (pair.baseline, pair.candidate)]
+    samples = (
+        f"paired: {len(pair.shared)} questions of {len(pair.places[0])} images are in both runs"
+        if pair.paired
+        else "unpaired: the runs saw different images"
+    )
+    named = [
+        ("Model", _differing(*(m["model"] for m, _, _ in both))),
+        ("Task", _differing(*(m["task"] for m, _, _ in both))),
+        ("Images", _differing(*(images for _, images, _ in both))),
+        ("Questions", _differing(*(questions for _, _, questions in both))),
+        ("Samples", samples),
+        ("Cells", f"{len(pair.matched)} measured in both"),
+        ("Code", _differing(*(m["fingerprints"].get("code") for m, _, _ in both))),
+        ("Weights", _differing(*(str(m["fingerprints"].get("weights"))[:16] for m, _, _ in both))),
+        ("Device", _differing(*(m.get("device") for m, _, _ in both))),
+    ]
+    return tuple(named)
+
+
+def _differing(before: object, after: object) -> str:
+    return str(before) if before == after else f"{before} → {after}"
+
+
+_ASIDE = frozenset({*HANDLING_OPTIONS, "methods", "keep", "plugin", "samples", "seed", "analyse", "memory", "latency"})
+"""Settings whose change is told elsewhere, or makes no cell another."""
+
+
+def _notes(pair: RunPair, test: FamilywiseTest, thresholds: Thresholds) -> tuple[str, ...]:
+    """What a reader must know before trusting the verdicts."""
+    base, cand, found = pair.baseline.manifest, pair.candidate.manifest, []
+    if base["fingerprints"].get("weights") != cand["fingerprints"].get("weights"):
+        found.append("The runs had different weights: what differs may be the model's, not the code's.")
+    settings = [base["config"], cand["config"]]
+    changed = sorted(name for name in {*settings[0], *settings[1]} - _ASIDE if settings[0].get(name) != settings[1].get(name))
+    if base.get("dtype") != cand.get("dtype") and "dtype" not in changed:
+        changed.append("dtype")
+        settings = [{**s, "dtype": m.get("dtype")} for s, m in zip(settings, (base, cand))]
+    if changed:
+        told = ", ".join(f"{name} {settings[0].get(name)} → {settings[1].get(name)}" for name in changed)
+        found.append(f"Settings differ: {told}.")
+    if not pair.paired:
+        found.append(
+            "The runs share too few questions: accuracy compares as that of two samples, drift and agreement not at all."
+        )
+    seen = test.losses.detectable()
+    seen = seen[np.isfinite(seen)]
+    if test.underpowered:
+        found.append(f"{min(test.images)} images are too few for any drop of accuracy to be significant; use more.")
+    elif len(seen) and float(np.median(seen)) > thresholds.accuracy.tolerance:
+        found.append(
+            f"In half of the cells, a drop under {100 * float(np.median(seen)):.1f} points would be missed more than one time in "
+            "five; more images see smaller ones."
+        )
+    return tuple(found)

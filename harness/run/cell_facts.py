@@ -1,0 +1,90 @@
+"""The facts of a cell that a run folder holds beside its answers: what was planned, and what turned out where that decides."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from harness.run.plan import Cell
+from harness.run.prepare import PreparedRun
+from methods.registry import family
+from methods.schedule import schedule
+from methods.types import ModelShape, Schedule
+from metrics.flops import flops
+
+Facts = dict[str, Any]
+"""What is known of a cell, as ``cells.facts`` holds it in JSON."""
+Planned = tuple[ModelShape, Schedule, int]
+"""The shape of some images, the schedule on them, and how many questions are asked about them."""
+
+
+def planned_facts(cell: Cell, prepared: PreparedRun) -> Facts:
+    """Return what is known of a cell before it runs.
+
+    Args:
+        cell: of the request.
+        prepared: what the request needs, loaded.
+
+    Returns:
+        Identity and kind of the cell; ``tokens``, ``flops`` and ``schedule`` as they are planned, means over the questions
+        where images differ, and None of a cell that is skipped.
+    """
+    facts: Facts = {
+        "model": cell.model, "task": cell.task, "method": cell.method, "params": cell.params, "keep": cell.keep,
+        "budget": cell.mode, "positions": cell.object.positions, "seed": cell.seed, "reference": cell.reference,
+        "ranks_by": family(cell.method),
+        "skipped": cell.skipped, "like": cell.like, "prunes": cell.prunes, "adaptive": cell.adaptive,
+        "merges": cell.merges, "grid": cell.grid, "tokens": None, "flops": None, "schedule": None,
+    }  # fmt: skip
+    if cell.skipped is not None or cell.schedule is None:
+        return facts
+    if not cell.varies:
+        facts["tower"] = [*cell.schedule.vision_attention, *cell.schedule.vision_mlp]
+        return facts | _figures([(prepared.adapter.shape, cell.schedule, 1)], prepared.text_tokens)
+    planned = [(shape, cell.plan(shape)[1], questions) for shape, questions in prepared.asked.items()]
+    return facts | _figures(planned, prepared.text_tokens)
+
+
+def measured_facts(cell: Cell, columns: Mapping[str, np.ndarray], prepared: PreparedRun) -> Facts:
+    """Return the facts of a cell whose counts were decided from the images: means over its answers, nothing without any.
+
+    Args:
+        cell: an adaptive one.
+        columns: its samples, as `RunFolder.columns` gives them.
+        prepared: what the request needs, loaded.
+    """
+    shapes = {sample.image_id: prepared.shape_on(place) for place, sample in enumerate(prepared.samples)}
+    answered = zip(columns["image"], columns["kept_count"], columns["failed"])
+    kept = Counter((shapes[image], int(count)) for image, count, failed in answered if failed is None)
+    if not kept:
+        return {}
+    planned = []
+    for (shape, count), answers in kept.items():
+        steps = [replace(step, after=count) for step in (cell.steps_for(shape) if cell.varies else cell.steps)]
+        planned.append((shape, schedule(shape, steps), answers))
+    return _figures(planned, prepared.text_tokens)
+
+
+def _figures(planned: Sequence[Planned], text_tokens: float) -> Facts:
+    """Tokens, FLOPs and schedule of a cell: means over images, each as often as it is asked about."""
+    asked = [questions for _, _, questions in planned]
+
+    def mean(values: Sequence[float]) -> float:
+        if len(values) == 1:
+            return values[0]
+        return sum(value * questions for value, questions in zip(values, asked)) / sum(asked)
+
+    counted = [flops(shape, one, text_tokens) for shape, one, _ in planned]
+    by_stage = [one.as_dict() for one in counted]
+    return {
+        "tokens": {"final": mean([one.final for _, one, _ in planned]), "average": mean([one.average for _, one, _ in planned])},
+        "flops": {
+            **{name: mean([stages[name] for stages in by_stage]) for name in by_stage[0]},
+            "total": mean([one.total for one in counted]),
+        },
+        "schedule": [mean(layer) for layer in zip(*(one.llm for _, one, _ in planned))],
+    }

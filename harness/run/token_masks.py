@@ -1,0 +1,33 @@
+"""Masks over the visual tokens of an image: evidence on another grid, and the tokens that are present."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+def fitted(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Return a mask on another grid: bool [h, w], True where a token's area overlaps one that was True.
+
+    >>> fitted(np.array([[True, False, False]]), (1, 2))
+    array([[ True, False]])
+    """
+    if mask.shape == tuple(grid):
+        return mask
+    meets = []
+    for old, new in zip(mask.shape, grid):
+        start, end = np.arange(new)[:, None] * old, np.arange(1, new + 1)[:, None] * old
+        meets.append((np.arange(old) * new < end) & (np.arange(1, old + 1) * new > start))
+    overlaps: np.ndarray = meets[0].astype(int) @ mask.astype(int) @ meets[1].astype(int).T
+    return overlaps > 0
+
+
+def present(ids: torch.Tensor, count: int) -> torch.Tensor:
+    """Return a mask of the tokens that are present: bool [R, count].
+
+    Args:
+        ids: int64 [R, K] their ids, -1 for none.
+        count: tokens in all.
+    """
+    mask = torch.zeros(len(ids), count + 1, dtype=torch.bool, device=ids.device)
+    return mask.scatter_(1, ids.masked_fill(ids < 0, count), True)[:, :count]
