@@ -15,14 +15,17 @@ if "--benchmark" not in sys.argv:  # before torch and numpy are imported: thread
 from hypothesis import settings
 
 from tests.made_up_runs import edit_facts, make_run, stored_run
-from tests.needs import STRICT, declare_torchvision_operators, import_or_fail, need
+from tests.needs import STRICT, import_or_fail, installed, need
 
 __all__ = ["edit_facts", "make_run", "stored_run"]
 
 WORKERS = 2
 if STRICT:
     pytest.importorskip = import_or_fail
-declare_torchvision_operators()
+if installed("torchvision"):  # before a test imports it beside a torch that it was not built for
+    from harness.models.torchvision_ops import declare_torchvision_ops
+
+    declare_torchvision_ops()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background, and by all that tests would start there
 settings.register_profile("same", derandomize=True)  # the same examples each time, so that a red run can be repeated
 settings.load_profile("same")

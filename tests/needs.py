@@ -14,8 +14,6 @@ from typing import Any
 import pytest
 
 STRICT = os.environ.get("PRUNESCOPE_CI") == "1"
-TORCHVISION_OPERATORS: list[Any] = []
-"""What declares torchvision's operators, kept for as long as the process lives."""
 
 
 def need(*modules: str) -> None:
@@ -39,18 +37,3 @@ def import_or_fail(modname: str, minversion: str | None = None, reason: str | No
         return import_module(modname)
     except ImportError as error:
         pytest.fail(f"{modname} cannot be imported: {error}", pytrace=False)
-
-
-def declare_torchvision_operators() -> None:
-    """Let torchvision be imported beside a torch that its compiled part does not fit, such as one without CUDA.
-
-    Its image processing is Python over torch alone; only detection needs the operators, which are declared and never called.
-    """
-    if not installed("torchvision"):
-        return
-    import torch
-
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    TORCHVISION_OPERATORS.append(library)

@@ -6,7 +6,6 @@ import socket
 import time
 from collections import Counter
 from dataclasses import asdict, replace
-from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
@@ -26,7 +25,6 @@ from harness.run.shards import Shard, ShardResult
 REQUEST = {
     "methods": ("random", "fastv"), "keep": ("64",), "samples": 6, "batch_size": 1, "latency": False, "analyse": 2, "seeds": 2,
 }  # fmt: skip
-needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
 
 
 def tables(run):
@@ -122,7 +120,8 @@ def test_without_ray_the_command_that_installs_it_is_told(monkeypatch):
         compare(**REQUEST, ray="auto")
 
 
-@needs_ray
+@pytest.mark.ray
+@pytest.mark.needs("ray")
 @pytest.mark.parametrize("scheme", ["", "ray://"])
 def test_where_nothing_listens_no_cluster_answers(scheme):
     with socket.socket() as taken:
@@ -132,7 +131,8 @@ def test_where_nothing_listens_no_cluster_answers(scheme):
             compare(**REQUEST, ray=address)
 
 
-@needs_ray
+@pytest.mark.ray
+@pytest.mark.needs("ray")
 @pytest.mark.slow
 def test_what_listens_and_says_nothing_is_given_up_in_time():
     with socket.socket() as silent:
@@ -164,7 +164,8 @@ def test_a_node_with_other_data_is_refused_by_name(tmp_path):
     assert isinstance(error, RequestError) and str(error).startswith(f"--ray: node {socket.gethostname()}: ")
 
 
-@needs_ray
+@pytest.mark.ray
+@pytest.mark.needs("ray")
 @pytest.mark.parametrize("gpus, shards, workers", [([8, 8, 4], 100, 20), ([8, 8, 4], 3, 3), ([0, 0], 9, None)])
 def test_a_model_on_a_gpu_gets_one_worker_a_gpu(monkeypatch, gpus, shards, workers):
     import ray
@@ -256,7 +257,8 @@ def nodes():
             cluster.shutdown()
 
 
-@needs_ray
+@pytest.mark.ray
+@pytest.mark.needs("ray")
 @pytest.mark.slow
 @pytest.mark.parametrize("name, whom", [("worker", "os.getpid()"), ("node", "RAYLET")])
 def test_what_dies_is_replaced_and_nothing_is_lost_or_twice(tmp_path, alone, nodes, monkeypatch, capfd, name, whom):
