@@ -1,4 +1,4 @@
-"""Ways into the engine from other people's code: a pruned Hugging Face model, and a model for lmms-eval."""
+"""Ways into the engine from other people's code: a pruned Hugging Face model, a model for lmms-eval, a pytest plug-in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``generate`` was asked for, reduced to greedy decoding: how long, where it ends; all else is refused by name."""
+"""Reads the arguments of ``generate`` for greedy decoding: length and end tokens; all others are refused by name."""
 
 from __future__ import annotations
 

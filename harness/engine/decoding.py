@@ -160,7 +160,11 @@ class SpanDecoder:
         self.next_slots = by_segment(layout.slots[layout.group, layout.last] + 1, 0)
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Go on with some of the rows, int64 [R']; sequences without one leave, once they are the most of them."""
+        """Drop the rows that have ended, and free their sequences once at least half of them have no row left.
+
+        Args:
+            rows: int64 [R'] indices of the rows to go on with.
+        """
         self.group, self.number = self.group[rows], self.number[rows]
         sequences, group = self.group.unique(return_inverse=True)
         if 2 * len(sequences) > len(self.segments):

@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 
 from harness.engine.batch import Batch, EngineOutput, join
+from harness.engine.decoder_input import enter_decoder
 from harness.engine.decoding import LayerSpan, decode
-from harness.engine.entry import enter_decoder
 from harness.engine.prefill_state import PrefillState
 from harness.engine.pruning import prune_between_layers
 from harness.engine.recorder import Recorder, merged
@@ -65,23 +65,23 @@ class Engine:
         reason = self.adapter.cannot(steps)
         if reason is not None:
             raise BudgetError(reason)
-        work, start = self._start(request, steps)
-        state, stopwatch = start.state, work.stopwatch
+        uniform_pass, start = self._start(request, steps)
+        state, stopwatch = start.state, uniform_pass.stopwatch
         with stopwatch.stage("prefill"):
-            counts = self._prefill(work, start)
+            counts = self._prefill(uniform_pass, start)
             logits = self.adapter.logits(state.hidden[state.layout.group, state.layout.last])
         kv_bytes = sum(span.cache.bytes for span in state.spans)
         with stopwatch.stage("decode"):
             tokens, ended = decode(self.adapter, state.spans, logits, self.max_new_tokens, self.ends, self.strict)
         stopwatch.count("decode", max(1, max(map(len, tokens), default=1)))
-        vision, sequence = work.vision, state.layout.group
+        vision, sequence = uniform_pass.vision, state.layout.group
         return EngineOutput(
             tokens=tokens,
             first_logits=logits,
             kept=state.ids[sequence],
             entered=start.entered,
             grid=vision.full_grid if vision is not None else (0, 0),
-            source=vision.source[work.batch.image] if vision is not None and vision.merged else None,
+            source=vision.source[uniform_pass.batch.image] if vision is not None and vision.merged else None,
             kv_bytes=kv_bytes,
             counts=tuple(counts),
             present=torch.full((len(sequence),), state.ids.shape[1], device=sequence.device),
@@ -157,26 +157,26 @@ class Engine:
             seen = shared.vision if shared is not None else self.encode_images(request.batch.pixels, steps, stopwatch)
             assert isinstance(seen, VisionOutput), "images that are alike have one output"
             vision = seen
-        work = UniformPass(request.batch, path, vision, shared, request.share_questions, stopwatch, recorder)
+        uniform_pass = UniformPass(request.batch, path, vision, shared, request.share_questions, stopwatch, recorder)
         if request.rows is not None:
-            work = work.of_rows(request.rows, entered=checkpoint is not None)
+            uniform_pass = uniform_pass.of_rows(request.rows, entered=checkpoint is not None)
         if checkpoint is None:
-            return work, enter_decoder(self.adapter, work)
+            return uniform_pass, enter_decoder(self.adapter, uniform_pass)
         if recorder is not None:
             assert checkpoint.recorder is not None, "cells that are recorded leave recorded checkpoints"
             recorder.follow(checkpoint.recorder)
-        return work, checkpoint.fork(request.rows)
+        return uniform_pass, checkpoint.fork(request.rows)
 
-    def _prefill(self, work: UniformPass, start: PrefixCheckpoint) -> list[float]:
+    def _prefill(self, uniform_pass: UniformPass, start: PrefixCheckpoint) -> list[float]:
         """Run the decoder layers behind a checkpoint; before those that have a step, tokens leave.
 
         Checkpoints are left where other cells will go on from. Returns the visual tokens that were present in each layer.
         """
-        adapter, path, shared = self.adapter, work.path, work.shared
+        adapter, path, shared = self.adapter, uniform_pass.path, uniform_pass.shared
         state, counts, probe = start.state, list(start.counts), start.probe
         inside = {step.site.layer: step for step in path.steps if step.site.stage == 2}
         done = tuple(step for step in path.steps if step.site.stage < 2 or step.site.layer < start.layer)
-        recorder = work.recorder
+        recorder = uniform_pass.recorder
         if shared is not None and shared.record and recorder is None:
             recorder = Recorder(attention=True)
             if start.recorder is not None:
@@ -191,8 +191,8 @@ class Engine:
             if layer == adapter.shape.layers:
                 break
             if layer in inside:
-                with work.stopwatch.stage("selection"):
-                    prune_between_layers(adapter, replace(work, recorder=recorder), state, inside[layer], layer, probe)
+                with uniform_pass.stopwatch.stage("selection"):
+                    prune_between_layers(adapter, replace(uniform_pass, recorder=recorder), state, inside[layer], layer, probe)
                     self._begin_span(state, layer)
                 done = (*done, inside[layer])
             wanted = SignalRequest.of(inside.get(layer + 1))

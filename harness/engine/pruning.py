@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from harness.engine.entry import deepstack_of_chosen
+from harness.engine.decoder_input import deepstack_of_chosen
 from harness.engine.layout import build_layout
 from harness.engine.prefill_state import PrefillState
 from harness.engine.request import UniformPass
@@ -29,20 +29,20 @@ class _Kept:
 
 
 def prune_between_layers(
-    adapter: Adapter, work: UniformPass, state: PrefillState, step: Step, layer: int, probe: AttentionProbe | None
+    adapter: Adapter, uniform_pass: UniformPass, state: PrefillState, step: Step, layer: int, probe: AttentionProbe | None
 ) -> None:
     """Apply a step inside the LLM; one that reads the question gives every row a sequence of its own.
 
     Args:
         adapter: the model.
-        work: the pass; its recorder notes what the step chose.
+        uniform_pass: the pass; its recorder notes what the step chose.
         state: the batch before the layer; it is changed.
         step: the step.
         layer: index of the decoder layer before which it acts.
         probe: what the layer before that recorded.
     """
     layout = state.layout
-    signals = DecoderSignals(adapter, state, work.batch, step, layer, probe)
+    signals = DecoderSignals(adapter, state, uniform_pass.batch, step, layer, probe)
     row_per_sequence = step.reads_text or len(layout.group) == len(layout.segments)
     if row_per_sequence:
         origin = layout.group
@@ -62,10 +62,10 @@ def prune_between_layers(
         _together_or_none([getattr(made, name) for made in chosen], targets, len(origin))
         for name in ("tokens", "carry", "scores")
     )
-    if work.recorder is not None and scores is not None:
+    if uniform_pass.recorder is not None and scores is not None:
         row = torch.arange(len(origin), device=origin.device) if row_per_sequence else layout.group
-        work.recorder.note_step(Selection(indices, scores=scores), state.ids[origin], row)
-    _regroup(adapter, state, _Kept(origin, row_per_sequence, indices, tokens, step.positions or work.path.positions))
+        uniform_pass.recorder.note_step(Selection(indices, scores=scores), state.ids[origin], row)
+    _regroup(adapter, state, _Kept(origin, row_per_sequence, indices, tokens, step.positions or uniform_pass.path.positions))
     state.carry = carry
 
 

@@ -61,7 +61,7 @@ class UniformPass:
     recorder: Recorder | None
 
     def of_rows(self, rows: list[int], entered: bool) -> UniformPass:
-        """Return the pass of some of the questions alone; what they go by is of no use to others, so nothing is shared.
+        """Return the pass for some of the questions; nothing is shared, since what is computed depends on which they are.
 
         Args:
             rows: indices of the questions.

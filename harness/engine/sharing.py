@@ -161,7 +161,7 @@ class SharedPrefill:
         return self.parts[key]
 
     def request(self, key: PrefixKey, layer: int) -> SignalRequest:
-        """Return what the paths that part before a decoder layer, after the same steps, request of the layer before it."""
+        """Return the signals that paths which branch before this layer, after the same steps, need from the layer before it."""
         return self.tree.requests.get(key, {}).get(layer, SignalRequest())
 
     def nearest(self, path: CellPath) -> PrefixCheckpoint | None:
@@ -181,7 +181,11 @@ class SharedPrefill:
         self.checkpoints.setdefault(key, {})[checkpoint.layer] = checkpoint
 
     def release(self, path: int) -> None:
-        """Let go of the checkpoints that no path behind one comes by; ``path`` is its index, and it has run."""
+        """Free the checkpoints that no later path uses.
+
+        Args:
+            path: index of the path that has just run.
+        """
         for part in self.parts.values():
             part.release(path)
         for key in [key for key in self.checkpoints if self.tree.last_path[key] <= path]:

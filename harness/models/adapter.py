@@ -1,6 +1,7 @@
 """A vision-language model as the engine sees it.
 
-All knowledge of how its modules are called is here, in `families` and in `towers`.
+How its modules are called stands here and in `towers`; what a family's configuration means in `configuration`, how it cuts
+images in `tiling`, and what sets it apart in `families`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from harness.models.configuration import blocks_read, check_configuration, read_
 from harness.models.families import FamilySpec, spec_of
 from harness.models.probes import AttentionProbe, Rotary, install, record_rows_of
 from harness.models.prompt import NEWLINE, VISUAL, ImageSpan, PixelBatch, PromptPrefix
-from harness.models.protocols import LayerCache, TowerOutput
+from harness.models.protocols import LayerCache, VisionOutputLike
 from harness.models.towers import BlockwiseTower, TowerBlock, WholeTower
 from methods.types import SIGNAL_NAMES, ModelShape, Step
 
@@ -259,7 +260,7 @@ class Adapter:
         projected: torch.Tensor = projector(features.contiguous())
         return projected
 
-    def projected(self, vision: TowerOutput) -> torch.Tensor:
+    def projected(self, vision: VisionOutputLike) -> torch.Tensor:
         """Return all visual tokens of B prompts in the space of the LLM, [B, N, D], from what left the tower."""
         if vision.projected is not None:
             return vision.projected

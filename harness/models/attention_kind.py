@@ -1,4 +1,4 @@
-"""How decoder layers attend: over everything before, or within a sliding window; and whether images see themselves whole."""
+"""The attention pattern of a decoder layer: causal or a sliding window, and whether an image's tokens all see each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The joint image-text space beside a model: what CDPruner ranks relevance in.
+"""The CLIP text-image embedding space beside a model, in which CDPruner scores relevance.
 
 A folder ``companion/`` beside a local model holds a text encoder with projection and the visual
 projection. For hub models whose tower is a known CLIP, that CLIP is the companion.
@@ -25,7 +25,7 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class Companion:
-    """Two maps into one space of width C, of texts and of states of the vision tower."""
+    """Projections of texts and of vision tower states into one joint space of width C."""
 
     text: Any  # a text encoder of transformers, which gives ``text_embeds`` [B, C]
     visual_projection: torch.nn.Linear  # [..., Dv] to [..., C]

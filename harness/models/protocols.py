@@ -1,4 +1,4 @@
-"""What an adapter is handed by the engine, as far as it needs to know it."""
+"""Protocols of the engine's objects that an adapter receives: a KV cache and the output of a vision tower."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LayerCache(Protocol):
         ...
 
 
-class TowerOutput(Protocol):
+class VisionOutputLike(Protocol):
     """What `Adapter.projected` needs of a vision tower's output for B prompts that are alike."""
 
     @property

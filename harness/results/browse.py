@@ -45,7 +45,7 @@ class SampleFilter:
 
 
 class OpenRun(RunFolder):
-    """A run that a server has checked, opened once a request to be read alone; not shared between threads.
+    """A checked run, opened read-only and anew for each HTTP request; not shared between threads.
 
     Args:
         folder: of the run, finished or not.

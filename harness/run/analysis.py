@@ -137,7 +137,7 @@ class TokenAnalysis:
                 interpolated.
         """
         count, values = places.shape[1], figures(self.space, images, places)
-        weights = {count: 1.0} if exact else rungs(count, self.projected.shape[1])
+        weights = {count: 1.0} if exact else interpolation_sizes(count, self.projected.shape[1])
         chance = {size: self._null(size, images) for size in weights}
         for name in FIGURES:
             found = [(weight, *z_scores(values[name], chance[size][name])) for size, weight in weights.items()]
@@ -220,14 +220,14 @@ def _total(parts: list[torch.Tensor]) -> torch.Tensor:
     return sum(parts[1:], 0 + parts[0])
 
 
-def rungs(count: int, most: int) -> dict[int, float]:
-    """Return the sizes between which a count lies, with the weights that interpolate to it; small counts stand for themselves.
+def interpolation_sizes(count: int, most: int) -> dict[int, float]:
+    """Return the two subset sizes around a count and their interpolation weights; small counts are used exactly.
 
     Args:
         count: tokens that a question kept.
         most: tokens of the image.
 
-    >>> rungs(86, 576)
+    >>> interpolation_sizes(86, 576)
     {80: 0.625, 96: 0.375}
     """
     low = count // _RUNG * _RUNG

@@ -15,12 +15,12 @@ from PIL import Image
 from harness.engine.batch import Batch, EngineOutput, join
 from harness.engine.engine import Engine
 from harness.engine.recorder import Recorder, merged
-from harness.engine.request import EngineRequest, Steps
+from harness.engine.request import EngineRequest, Steps, steps_of_rows
 from harness.engine.sharing import CellPath, SharedPrefill
 from harness.engine.signals import GroupedVisionOutput, VisionOutput
 from harness.models.prompt import PixelBatch
 from harness.run.analysis import GroupedTokenAnalysis, TokenAnalysis
-from harness.run.evidence_swap import SwappedSteps, steps_of_rows, swapped
+from harness.run.evidence_swap import SwappedSteps, swapped
 from harness.run.plan import Cell
 from harness.run.token_masks import fitted, present
 from harness.store.arrays import pack
@@ -82,7 +82,7 @@ class BatchRun:
         return [sample.image for sample in self.samples]
 
     @cached_property
-    def views(self) -> PixelBatch:
+    def pixels(self) -> PixelBatch:
         """The images as the vision tower takes them."""
         return self.engine.adapter.pixels(self.images)
 
@@ -94,7 +94,7 @@ class BatchRun:
     @cached_property
     def shapes(self) -> list[ModelShape]:
         """The model's shape on each image."""
-        return [self.engine.adapter.shape_for(spans) for spans in self.views.spans]
+        return [self.engine.adapter.shape_for(spans) for spans in self.pixels.spans]
 
     @cached_property
     def shared(self) -> SharedPrefill:
@@ -132,30 +132,30 @@ class BatchRun:
         if not cell.varies or cell.blind:
             return self.make_batch(cell.grid)
         grids = [cell.plan(shape)[2] for shape in self.shapes]
-        views = [self.engine.adapter.pixels([image], grid) for image, grid in zip(self.images, grids, strict=True)]
-        return self.make_batch(cell.grid, PixelBatch([v.tensors[0] for v in views], [v.spans[0] for v in views]))
+        pixels = [self.engine.adapter.pixels([image], grid) for image, grid in zip(self.images, grids, strict=True)]
+        return self.make_batch(cell.grid, PixelBatch([v.tensors[0] for v in pixels], [v.spans[0] for v in pixels]))
 
-    def make_batch(self, grid: tuple[int, int] | None, views: PixelBatch | None = None) -> Batch:
+    def make_batch(self, grid: tuple[int, int] | None, pixels: PixelBatch | None = None) -> Batch:
         """Return the batch as it is, with its images shrunk, or without images.
 
         Args:
             grid: (h, w) in visual tokens to which images are shrunk; (0, 0) for no images, None for images as they are.
-            views: the images as the tower takes them, where each is shrunk to a grid of its own.
+            pixels: the images as the tower takes them, where each is shrunk to a grid of its own.
         """
         adapter = self.engine.adapter
         blind = grid == (0, 0)
         questions = self._questions
         prompts = [adapter.prompt(ask(self.template, q.text), not blind) for q in questions]
         owner = [i for i, sample in enumerate(self.samples) for _ in sample.questions]
-        if views is None:
-            views = self.views if grid is None or blind else adapter.pixels(self.images, grid)
+        if pixels is None:
+            pixels = self.pixels if grid is None or blind else adapter.pixels(self.images, grid)
         image_seeds, question_seeds = self._seeds(self.seed)
         embeds = None
         if "text_embeds" in self.wanted:
             assert adapter.companion is not None, "only a model with a companion gives text_embeds"
             embeds = adapter.companion.texts_embeds(q.text for q in questions)
         return Batch(
-            pixels=views,
+            pixels=pixels,
             prefix=prompts[0][0],
             questions=[after for _, after in prompts],
             image=torch.tensor(owner, device=adapter.device),
@@ -168,7 +168,7 @@ class BatchRun:
     @cached_property
     def masks(self) -> list[np.ndarray | None]:
         """The evidence of each question on the grid of its image's tokens; None where there is none, or no one grid."""
-        grids = [spans[0].grid if len(spans) == 1 else None for spans in self.views.spans]
+        grids = [spans[0].grid if len(spans) == 1 else None for spans in self.pixels.spans]
         owner = [i for i, sample in enumerate(self.samples) for _ in sample.questions]
         return [
             None if q.evidence is None or (grid := grids[i]) is None else fitted(q.evidence, grid)
@@ -181,10 +181,10 @@ class BatchRun:
 
         None where no image can have any.
         """
-        fits = any(len(spans) == 1 and spans[0].grid is not None for spans in self.views.spans)
+        fits = any(len(spans) == 1 and spans[0].grid is not None for spans in self.pixels.spans)
         if not self.task.info.knows_evidence or not fits:
             return None
-        held = torch.zeros(len(self.masks), max(self.views.counts), dtype=torch.bool)
+        held = torch.zeros(len(self.masks), max(self.pixels.counts), dtype=torch.bool)
         for row, mask in enumerate(self.masks):
             if mask is not None:
                 held[row, : mask.size] = torch.from_numpy(mask.ravel())
@@ -383,7 +383,7 @@ class BatchRun:
 
     def layouts(self) -> list[ImageLayout]:
         """Return how the visual tokens of every image lie as it is; nothing where all images of the model are alike."""
-        return [] if self.engine.adapter.tiler.fixed else self._layouts(self.views)
+        return [] if self.engine.adapter.tiler.fixed else self._layouts(self.pixels)
 
     def _layouts(self, pixels: PixelBatch) -> list[ImageLayout]:
         layouts = []

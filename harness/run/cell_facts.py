@@ -1,4 +1,4 @@
-"""The facts of a cell that a run folder holds beside its answers: what was planned, and what turned out where that decides."""
+"""Facts of a cell, stored beside its answers: as planned, and as measured where a method decides from the image."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def planned_facts(cell: Cell, prepared: PreparedRun) -> Facts:
 
 
 def measured_facts(cell: Cell, columns: Mapping[str, np.ndarray], prepared: PreparedRun) -> Facts:
-    """Return the facts of a cell whose counts were decided from the images: means over its answers, nothing without any.
+    """Return the measured facts of an adaptive cell: means over its answers, and an empty dict without answers.
 
     Args:
         cell: an adaptive one.

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from harness.engine.request import Steps
 from methods.random import mix
 from methods.similarity import take
 from methods.types import ModelShape, Selection, Selector, Signals, Step
@@ -60,18 +59,6 @@ def narrowed(ids: torch.Tensor) -> torch.Tensor:
     return ids[:, (ids >= 0).any(0)]
 
 
-def steps_of_rows(steps: Steps, rows: list[int]) -> Steps:
-    """Return steps for some of the questions: those of a swap hold what entered the LLM for each, others are left as they are.
-
-    Args:
-        steps: of a cell, swapped or not.
-        rows: places of the questions, whose images are alike.
-    """
-    if callable(steps):
-        return steps.of(rows) if isinstance(steps, SwappedSteps) else steps
-    return tuple(replace(s, select=s.select.of(rows)) if isinstance(s.select, EvidenceSwap) else s for s in steps)
-
-
 _NEEDS = frozenset({"evidence", "seeds"})
 
 
@@ -87,7 +74,10 @@ class FixedSelection:
 
 @dataclass(frozen=True)
 class EvidenceSwap:
-    """A selector that keeps what another one keeps, but the evidence first; a later step ranks what an earlier one left so."""
+    """Wraps a selector: evidence tokens that it would drop take the place of random kept ones, at the same count.
+
+    Later steps choose among the set that was swapped.
+    """
 
     select: Selector
 

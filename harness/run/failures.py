@@ -70,7 +70,7 @@ class IsolatedRun:
     def unreadable(self) -> str | None:
         """The reason why the image cannot be made ready for the vision tower; None where it can."""
         try:
-            _ = self.batch_run.views
+            _ = self.batch_run.pixels
         except Exception as error:
             if not of_sample(error):
                 raise

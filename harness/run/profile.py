@@ -90,9 +90,9 @@ def profile(config: ProfileConfig) -> dict[str, Any]:
     adapter = _adapter(config)
     side = _side(adapter)
     image = Image.fromarray(np.random.default_rng(config.seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
-    views = adapter.pixels([image])
-    shape = adapter.shape_for(views.spans[0])
-    marks = sum(span.marks for span in views.spans[0])
+    pixels = adapter.pixels([image])
+    shape = adapter.shape_for(pixels.spans[0])
+    marks = sum(span.marks for span in pixels.spans[0])
     cells = [
         cell for cell in make_cells(asked, shape, False, adapter.gives, config.text_tokens + marks, adapter.cannot)
         if cell.method != "blind" and not (cell.skipped and cell.reference)

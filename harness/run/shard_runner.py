@@ -68,13 +68,13 @@ class ShardRunner:
             tuple(self.prepared.active), analysed,
         )  # fmt: skip
         with suppress(Exception):  # an image that cannot be read raises again, where a cell first wants it
-            _ = batch_run.views
+            _ = batch_run.pixels
         return batch_run
 
     def answer(self, shard: Shard, ready: BatchRun | None = None) -> ShardResult:
-        """Answer a shard: at once where there is memory, else half as many images at a time, and as many from then on.
+        """Answer a shard; out of memory, halve the number of images at a time, and keep it halved for later shards.
 
-        Where that fails too, it is taken apart, so that one sample that cannot be measured costs no other its answer.
+        Where that fails too, images are run one by one, so that one that cannot be measured costs no other its answer.
 
         Args:
             shard: the batch and its cells.

@@ -70,7 +70,9 @@ def _claimed(file: IO[bytes]) -> int:
 
 
 def file_name(ident: str) -> str:
-    """Return a name, without suffix, for the file of an id: no path, no device, not too long, and another for another id.
+    """Return a safe file name, without suffix, for an id.
+
+    It holds no path separator, is no name of a Windows device and not too long; distinct ids get distinct names.
 
     >>> file_name("7-0"), file_name("../7") == file_name("--/7")
     ('7-0', False)

@@ -33,7 +33,7 @@ def reading(*folders: Path) -> Iterator[tuple[RunFolder, ...]]:
 
 @contextmanager
 def examined(*runs: RunFolder) -> Iterator[None]:
-    """Check every row of some runs where reading from them fails inside, and raise a `RequestError` that names a fault in them.
+    """On a read error inside the block, check every row of these runs, and raise a `RequestError` that names the first fault.
 
     Where the runs are sound, the error is one of prunescope, and passes through.
     """

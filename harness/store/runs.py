@@ -76,7 +76,7 @@ class RunFolder:
         self.complete()
 
     def complete(self) -> None:
-        """Make the database, or the tables that it lacks where a run had just begun or was made before they came up."""
+        """Make the database, or the tables that it lacks where a run had just begun or was made by a version without them."""
         with self._storing():
             if self._connection is None and self._begins:
                 self._connection = sqlite3.connect(self.folder / "results.sqlite", timeout=30)

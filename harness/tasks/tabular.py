@@ -30,7 +30,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class ImageTable:
-    """Where images stand apart from questions (GQA): column ``key`` of a question is column ``ident`` of an image."""
+    """Images in a table of their own (GQA), joined on column ``key`` of a question = column ``ident`` of an image."""
 
     key: str
     ident: str

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from harness.engine.decoder_input import enter_decoder
 from harness.engine.engine import Engine
-from harness.engine.entry import enter_decoder
 from harness.engine.request import EngineRequest, UniformPass
 from harness.engine.sharing import CellPath
 from harness.engine.stopwatch import Stopwatch

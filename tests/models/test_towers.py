@@ -19,8 +19,8 @@ from methods.types import PROJECTOR, VISION_SIGNALS, Budget, BudgetError, Select
 from metrics.flops import flops
 
 NO_CLS = ("llava-siglip", "llava-onevision", "qwen2-vl", "qwen2.5-vl", "qwen3-vl", "smolvlm", "idefics3", "gemma3")
-CLOSED = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl")  # towers that hand out no attention
-OPEN = ("llava", "llava-siglip", "llava-next", "llava-onevision", "internvl", "smolvlm", "idefics3", "gemma3")
+WHOLE = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl")  # towers that hand out no attention
+BLOCKWISE = ("llava", "llava-siglip", "llava-next", "llava-onevision", "internvl", "smolvlm", "idefics3", "gemma3")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_what_cannot_be_run_has_a_reason(family, tall):
     inside, merging = (step(vision(0), merges=True),), (step(PROJECTOR, merges=True, space="tower"),)
     assert (adapter.cannot(merging) is None) == (adapter.shape.merge == 1)
     assert (adapter.cannot(inside) is None) == (family.name in ("llava", "llava-siglip"))
-    assert (adapter.cannot((), (2, 2)) is None) == (family.name in ("llava", "llava-siglip", *CLOSED))
+    assert (adapter.cannot((), (2, 2)) is None) == (family.name in ("llava", "llava-siglip", *WHOLE))
     assert adapter.cannot((), (0, 0)) is None
     if adapter.cannot(inside):
         with pytest.raises(BudgetError, match="inside the tower"):
@@ -66,7 +66,7 @@ def test_what_cannot_be_run_has_a_reason(family, tall):
             adapter.pixels([Image.new("RGB", (30, 30))], (2, 2))
 
 
-@pytest.mark.parametrize("family", OPEN, indirect=True)
+@pytest.mark.parametrize("family", BLOCKWISE, indirect=True)
 @torch.inference_mode()
 def test_open_towers_signals_equal_transformers_own(family, tall, tower):
     adapter, pixels, spans = family.adapter, tall.pixels.stack(), tall.pixels.spans[0]
@@ -92,7 +92,7 @@ def test_open_towers_signals_equal_transformers_own(family, tall, tower):
         close(tower.signals["cls_key"], heads[:1, 0])
 
 
-@pytest.mark.parametrize("family", CLOSED, indirect=True)
+@pytest.mark.parametrize("family", WHOLE, indirect=True)
 @torch.inference_mode()
 def test_closed_towers_signals_equal_a_slow_version(family):
     """Of two images in one row; Qwen2.5-VL takes each in four windows, which are not in the order of the image."""
@@ -128,7 +128,7 @@ def test_closed_towers_signals_equal_a_slow_version(family):
 def test_signals_stand_where_the_tokens_made_of_them_stand(family, tall, tower):
     """A visual token hangs on just those tower tokens that its signals are the average of."""
     adapter, spans = family.adapter, tall.pixels.spans[0]
-    if family.name in CLOSED:
+    if family.name in WHOLE:
         inputs = []
 
         def cut(module, given):
@@ -198,7 +198,7 @@ def test_methods_run_on_images_of_unequal_size(family, unequal):
         assert (out.present < torch.tensor(unequal.batch.pixels.counts)).all()
 
 
-@pytest.mark.parametrize("family", ("llava", "llava-siglip", *CLOSED), indirect=True)
+@pytest.mark.parametrize("family", ("llava", "llava-siglip", *WHOLE), indirect=True)
 def test_a_shrunken_image_has_the_tokens_asked_for(family, tall):
     pixels = family.adapter.pixels([Image.effect_noise((50, 70), 60).convert("RGB")], (2, 3))
     assert pixels.counts == [6]

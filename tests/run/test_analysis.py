@@ -6,7 +6,7 @@ import torch
 
 from harness.engine.recorder import Recorder
 from harness.engine.request import EngineRequest
-from harness.run.analysis import TokenAnalysis, rungs
+from harness.run.analysis import TokenAnalysis, interpolation_sizes
 from harness.run.config import CompareConfig
 from harness.run.plan import make_cells
 from metrics.attention import attention_figures
@@ -51,7 +51,7 @@ def test_figures_of_kept_sets_one_at_a_time(work, cells, method):
         for name in (*FIGURES, *BIAS):
             assert found.numbers[name][row] == pytest.approx(float(slow[name]), abs=1e-6), name
         z = 0.0
-        for count, weight in rungs(len(places), 576).items() if method == "sparsevlm" else [(len(places), 1.0)]:
+        for count, weight in interpolation_sizes(len(places), 576).items() if method == "sparsevlm" else [(len(places), 1.0)]:
             subsets = random_subsets(576, count, generator_seed=work.batch.image_seeds[image : image + 1])[0]
             chance = diversity(work.projected[image][subsets])["effective_rank"]
             z += weight * (float(slow["effective_rank"]) - float(chance.mean())) / float(chance.std())
@@ -68,14 +68,14 @@ def test_between_rungs_chance_is_what_it_is_there(work):
         images = torch.arange(3).repeat_interleave(len(sets) // 3)
         values = figures(space, images, sets)["effective_rank"]
         z = torch.zeros(len(sets), dtype=torch.float64)
-        for size, weight in rungs(count, 576).items():
+        for size, weight in interpolation_sizes(count, 576).items():
             chance = null(space, size, seeds)["effective_rank"]
             z += weight * z_scores(values, chance[images])[0]
         assert abs(float(z.mean())) < 0.35
         assert 0.8 < float(z.std()) < 1.25
-    assert rungs(63, 576) == {63: 1.0}
-    assert rungs(96, 576) == {96: 1.0}
-    assert rungs(570, 571) == {560: pytest.approx(1 / 11), 571: pytest.approx(10 / 11)}
+    assert interpolation_sizes(63, 576) == {63: 1.0}
+    assert interpolation_sizes(96, 576) == {96: 1.0}
+    assert interpolation_sizes(570, 571) == {560: pytest.approx(1 / 11), 571: pytest.approx(10 / 11)}
 
 
 def test_random_tokens_are_at_chance_and_their_rows_explain_nothing(work, cells):

@@ -175,14 +175,14 @@ def test_flops_are_means_over_what_was_asked(run):
 def test_evidence_follows_each_images_own_tokens(run):
     adapter, task = _tiny().make("qwen2.5-vl").adapter, Sizes()
     batch_run = BatchRun(Engine(adapter, 2), task, list(task.samples(3, 0)), 0)
-    assert batch_run.batch.evidence.shape == (6, max(batch_run.views.counts))
+    assert batch_run.batch.evidence.shape == (6, max(batch_run.pixels.counts))
     for row, (mask, image) in enumerate(zip(batch_run.masks, batch_run.batch.image.tolist())):
-        count = batch_run.views.counts[image]
+        count = batch_run.pixels.counts[image]
         assert (mask is None) == (row % 2 == 1)
         assert not batch_run.batch.evidence[row, count:].any()
         assert int(batch_run.batch.evidence[row].sum()) == (0 if mask is None else mask.sum())
         if mask is not None:
-            height, width = batch_run.views.spans[image][0].grid
+            height, width = batch_run.pixels.spans[image][0].grid
             top, left = -(-height // 4), -(-width // 2)  # the upper quarter of the left half
             assert mask[:top, :left].all()
             assert mask.sum() == top * left

@@ -1,4 +1,4 @@
-"""The command `regress` on two files of pytest-benchmark: medians, over those of their floors where they have one."""
+"""The command `regress` on two files of pytest-benchmark: medians, divided by that of a floor benchmark where there is one."""
 
 from __future__ import annotations
 

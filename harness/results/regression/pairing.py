@@ -285,7 +285,7 @@ def mean_jaccard(first: NDArray[np.object_], second: NDArray[np.object_]) -> flo
     """Return the mean over rows of |A and B| / |A or B|; two empty sets are equal.
 
     Args:
-        first: [n] packed masks of `harness.store.runs.pack`, or None.
+        first: [n] packed masks of `harness.store.arrays.pack`, or None.
         second: [n] the same.
 
     Returns:

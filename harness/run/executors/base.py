@@ -65,10 +65,13 @@ class Worker(Protocol):
     shard: Shard | None  # that it is at
 
     def give(self, shard: Shard) -> None:
-        """Hand over a shard to answer."""
+        """Hand over a shard to answer, and set ``shard`` to it."""
 
     def take(self) -> ShardResult | Exception | str | None:
-        """Return what the worker gave, the error that it met, `READY` where it has the model, or None where it is dead."""
+        """Return what the worker gave, the error that it met, `READY` where it has the model, or None where it is dead.
+
+        `READY` comes once, before the first shard.
+        """
 
     def stop(self) -> None:
         """End the worker."""

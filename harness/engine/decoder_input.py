@@ -26,57 +26,57 @@ class _VisualTokens:
     deepstack: tuple[torch.Tensor, ...] = ()  # [G, K, D] each
 
 
-def enter_decoder(adapter: Adapter, work: UniformPass) -> PrefixCheckpoint:
+def enter_decoder(adapter: Adapter, uniform_pass: UniformPass) -> PrefixCheckpoint:
     """Project the visual tokens, prune at the projector, and lay out the sequences before the first decoder layer.
 
     Args:
         adapter: the model.
-        work: the pass; where it shares questions, and its projector step does not read them, a sequence holds all
+        uniform_pass: the pass; where it shares questions, and its projector step does not read them, a sequence holds all
             questions of an image.
     """
-    batch = work.batch
-    step = next((step for step in work.path.steps if step.site.stage == 1), None)
-    row_per_image = work.share_questions and not (step is not None and step.reads_text)
+    batch = uniform_pass.batch
+    step = next((step for step in uniform_pass.path.steps if step.site.stage == 1), None)
+    row_per_image = uniform_pass.share_questions and not (step is not None and step.reads_text)
     image = torch.arange(len(batch.pixels), device=batch.image.device) if row_per_image else batch.image
-    if work.vision is None:
+    if uniform_pass.vision is None:
         none = torch.zeros(len(image), 0, dtype=torch.int64, device=adapter.device)
         prefix, visual = adapter.prompt_prefix(batch.prefix, ()), _VisualTokens(none, none)
     else:
-        lowest = work.vision.lowest
+        lowest = uniform_pass.vision.lowest
         prefix = adapter.prompt_prefix(
-            batch.prefix, (grid_span(1, lowest.shape[1]),) if work.vision.merged else work.vision.spans
+            batch.prefix, (grid_span(1, lowest.shape[1]),) if uniform_pass.vision.merged else uniform_pass.vision.spans
         )
-        visual = _visual_tokens(adapter, work, work.vision, step, image, row_per_image)
-    return _lay_out(adapter, work, prefix, visual, row_per_image)
+        visual = _visual_tokens(adapter, uniform_pass, uniform_pass.vision, step, image, row_per_image)
+    return _lay_out(adapter, uniform_pass, prefix, visual, row_per_image)
 
 
 def _visual_tokens(
-    adapter: Adapter, work: UniformPass, vision: VisionOutput, step: Step | None, image: torch.Tensor, row_per_image: bool
+    adapter: Adapter, uniform_pass: UniformPass, vision: VisionOutput, step: Step | None, image: torch.Tensor, row_per_image: bool
 ) -> _VisualTokens:
     """What the projector makes of the tower's output, and what its step leaves of it; ``image`` [G] is that of each row."""
     features = None
     if step is None or step.space == "llm":  # those of a merger in the tower's space are known once it has merged
-        with work.stopwatch.stage("projector"):
-            features = adapter.projected(vision) if work.shared is None else work.shared.projected
+        with uniform_pass.stopwatch.stage("projector"):
+            features = adapter.projected(vision) if uniform_pass.shared is None else uniform_pass.shared.projected
         features = features if row_per_image else features[image]
     ids = vision.lowest[image]
     chosen = torch.arange(ids.shape[1], device=ids.device).expand(len(image), -1)
     deepstack = tuple(table[image] for table in vision.deepstack)
     if step is None:
         return _VisualTokens(ids, chosen, features, deepstack)
-    with work.stopwatch.stage("selection"):
-        signals = projector_signals(adapter, work.batch, step, vision, features, image, row_per_image)
+    with uniform_pass.stopwatch.stage("selection"):
+        signals = projector_signals(adapter, uniform_pass.batch, step, vision, features, image, row_per_image)
         selection = step.select(signals.only(step.needs), min(step.keep, ids.shape[1]))
-    if work.recorder is not None:
-        work.recorder.note_step(
-            selection, ids, work.batch.image if row_per_image else torch.arange(len(image), device=ids.device)
+    if uniform_pass.recorder is not None:
+        uniform_pass.recorder.note_step(
+            selection, ids, uniform_pass.batch.image if row_per_image else torch.arange(len(image), device=ids.device)
         )
     if selection.tokens is None:
         assert features is not None, "a step that hands over no tokens chooses among projected ones"
         chosen = selection.indices.sort(-1).values
         features = features.gather(1, chosen[..., None].expand(-1, -1, features.shape[-1]))
     else:
-        with work.stopwatch.stage("projector"):
+        with uniform_pass.stopwatch.stage("projector"):
             features = selection.tokens if selection.space == "llm" else adapter.project(selection.tokens)
         chosen = selection.indices
     deepstack = tuple(deepstack_of_chosen(table, chosen, selection) for table in deepstack)
@@ -85,12 +85,12 @@ def _visual_tokens(
 
 
 def _lay_out(
-    adapter: Adapter, work: UniformPass, prefix: PromptPrefix, visual: _VisualTokens, row_per_image: bool
+    adapter: Adapter, uniform_pass: UniformPass, prefix: PromptPrefix, visual: _VisualTokens, row_per_image: bool
 ) -> PrefixCheckpoint:
     """The sequences before the first layer: prefix with the visual tokens that are left, then questions."""
-    batch, ids = work.batch, visual.ids
+    batch, ids = uniform_pass.batch, visual.ids
     positions = TokenPositions.of(prefix, visual.chosen.cpu())
-    if work.path.positions == "contiguous":
+    if uniform_pass.path.positions == "contiguous":
         positions = positions.contiguous()
     questions: list[list[list[int]]] = [[] for _ in range(len(ids))]  # token ids by sequence
     for row, question in enumerate(batch.questions):
