@@ -1,4 +1,4 @@
-"""What the site has beside its pages' own text: the help of every command, and links into the repository as plain text."""
+"""What the site has beside its pages: help of every command, the rooms as an image, links into the repository as text."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MARK = "<!-- commands -->"
+PICTURE = re.compile(r"```mermaid\n.*?```", re.DOTALL)  # GitHub draws it; on the site a script would have to be fetched for it
+DRAWN = "![The rooms and what they import, from the commands at the top down to the methods](images/house.svg)"
 OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./[^)]*\)")
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Called by mkdocs with the text of each page."""
-    markdown = OUTSIDE.sub(r"\1", markdown)
+    markdown = PICTURE.sub(DRAWN, OUTSIDE.sub(r"\1", markdown))
     return markdown.replace(MARK, reference()) if MARK in markdown else markdown
 
 
