@@ -105,11 +105,10 @@ def test_pruned_decode_equals_masked_recompute(work, expression):
     method = create(expression)
     steps, out = run(work, expression)
     layers = [step.site.layer if step.site.stage == 2 else 0 for step in steps]
+    # the kept sets [R, K] at each step, by stopping the engine's steps there
+    kept = [work.engine.run(EngineRequest(work.batch, steps[: i + 1], method.positions)).kept for i in range(len(steps) - 1)]
     for row in (0, 7, 13, 25):
-        partial = {}
-        for i, layer in enumerate(layers):  # the kept set at each step, by stopping the engine's steps there
-            kept = work.engine.run(EngineRequest(work.batch, steps[: i + 1], method.positions)).kept[row]
-            partial[layer] = kept
+        partial = {layer: ids[row] for layer, ids in zip(layers, [*kept, out.kept], strict=True)}
         expected = masked_recompute(work, row, partial, method.positions, work.engine.max_new_tokens)
         assert out.tokens[row] == expected
 
@@ -217,8 +216,22 @@ def close(a, b):
     return torch.allclose(a, b, atol=1e-4, rtol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def singles(work):
+    """Each image of the batch in a batch of its own."""
+    task = create_task("shapes")
+    return [BatchRun(work.engine, task, [sample], seed=0, wanted=SIGNAL_NAMES) for sample in work.samples]
+
+
+@pytest.fixture(scope="module")
+def one_question(work):
+    """The first question of the batch alone."""
+    sample = replace(work.samples[0], questions=work.samples[0].questions[:1])
+    return BatchRun(work.engine, create_task("shapes"), [sample], 0, wanted=SIGNAL_NAMES)
+
+
 @pytest.mark.parametrize("expression", ALL)
-def test_results_do_not_depend_on_batch_size_or_sharing(work, expression):
+def test_results_do_not_depend_on_batch_size_or_sharing(work, singles, expression):
     """Or where they do, in some row, the first figures that decide otherwise are a tie: within 1e-4 of each other."""
     _, whole = run(work, expression)
     _, alone = run(work, expression, share_questions=False)
@@ -226,14 +239,13 @@ def test_results_do_not_depend_on_batch_size_or_sharing(work, expression):
         gap(traced(work, expression, row), traced(work, expression, row, share_questions=False))
         for row in range(27) if differ(whole, row, alone, row)
     ]  # fmt: skip
-    task, first = create_task("shapes"), 0
-    for sample in work.samples:
-        single = BatchRun(work.engine, task, [sample], seed=0, wanted=SIGNAL_NAMES)
+    first = 0
+    for single in singles:
         _, one = run(single, expression)
-        for row in range(len(sample.questions)):
+        for row in range(len(one.tokens)):
             if differ(one, row, whole, first + row):
                 gaps.append(gap(traced(single, expression, row), traced(work, expression, first + row)))
-        first += len(sample.questions)
+        first += len(one.tokens)
     assert len(gaps) <= 2 and all(found is not None and found <= 1e-4 for found in gaps), gaps
 
 
@@ -254,24 +266,18 @@ def traced(work, expression, row, **options):
 
 
 @pytest.mark.parametrize("expression", ALL[1:])
-def test_tokens_are_physically_removed(work, expression):
+def test_tokens_are_physically_removed(work, one_question, expression):
     method = create(expression)
     from methods.schedule import plan
 
     steps, schedule = plan(method, work.engine.adapter.shape, Budget(200))
     if any(step.adaptive for step in steps):
         pytest.skip("counts are decided from the image")
-    out = work.engine.run(EngineRequest(work.batch, steps, method.positions, share_questions=False))
+    rows = [0, 9, 18]  # one of each image
+    out = work.engine.run(EngineRequest(work.batch, steps, method.positions, share_questions=False, rows=rows))
     assert out.counts == schedule.llm
-    one = BatchRun(
-        work.engine,
-        create_task("shapes"),
-        [replace(work.samples[0], questions=work.samples[0].questions[:1])],
-        0,
-        wanted=SIGNAL_NAMES,
-    )
-    text = len(one.batch.prefix) + len(one.batch.questions[0])
-    cache = one.engine.run(EngineRequest(one.batch, steps, method.positions)).kv_bytes
+    text = len(one_question.batch.prefix) + len(one_question.batch.questions[0])
+    cache = one_question.engine.run(EngineRequest(one_question.batch, steps, method.positions)).kv_bytes
     shape = work.engine.adapter.shape
     assert cache == sum(n + text for n in schedule.llm) * 2 * shape.kv_heads * shape.head_dim * 4
 
