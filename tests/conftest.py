@@ -44,6 +44,7 @@ def pytest_cmdline_main(config) -> None:
     """
     if "PYTEST_XDIST_WORKER" not in os.environ and wants_workers(config.option, config.args):
         config.option.numprocesses, config.option.dist = WORKERS, "loadfile"
+        config.option.loadscopereorder = False  # by folders: files of few tests are the longest here, and would come last
     if getattr(config.option, "dist", "no") != "no" or "PYTEST_XDIST_WORKER" in os.environ:
         config.option.benchmark_skip = not config.option.benchmark  # else pytest-benchmark warns of what is skipped anyway
 

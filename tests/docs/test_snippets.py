@@ -85,7 +85,7 @@ def test_every_command_parses(name):
 def test_blocks_are_what_they_say(name):
     """Each has a kind, a reason where it is not run, and is well-formed where it is data."""
     for block in blocks(name):
-        assert block.kind in ("sh", "python", "toml", "json", "yaml"), block.text
+        assert block.kind in ("sh", "python", "toml", "json", "yaml", "mermaid"), block.text
         assert block.why_not is None or (block.kind == "sh" and len(block.why_not) > 5)
         if block.kind == "toml":
             tomllib.loads(block.text)
@@ -93,6 +93,8 @@ def test_blocks_are_what_they_say(name):
             yaml.safe_load(block.text)
         elif block.kind == "json":
             assert all(json.loads(line) for line in block.text.splitlines())
+        elif block.kind == "mermaid":
+            assert name in ("CONTRIBUTING.md", "house.md")  # whose picture test_house.py reads
         elif block.kind == "sh":
             subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
         else:
