@@ -27,8 +27,6 @@ from harness.models.probes import AttentionProbe
 from harness.models.prompt import PixelBatch
 from methods.types import BudgetError, Step
 
-__all__ = ["Batch", "Engine", "EngineOutput", "EngineRequest"]
-
 
 class Engine:
     """Runs methods on one model.

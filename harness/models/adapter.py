@@ -100,10 +100,6 @@ class Adapter:
             self._span_of_size[key] = self.prompt_pixels([[Image.new("RGB", size)]]).spans[0][0]
         return self._span_of_size[key]
 
-    def grid_of(self, image: Image.Image) -> tuple[int, int] | None:
-        """Return rows and columns of an image's visual tokens, where they are one full grid; else None."""
-        return self.prompt_pixels([[image]]).spans[0][0].grid
-
     @cached_property
     def gives(self) -> frozenset[str]:
         """Names of the signals that this model can give; the task gives ``evidence``."""
@@ -236,10 +232,6 @@ class Adapter:
     def blocks(self) -> list[TowerBlock]:
         """The blocks of a blockwise tower that are run."""
         return self._blockwise.blocks
-
-    def enter_tower(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Embed tiles [tiles, 3, H, W] for the first block: [tiles, cls + n, Dv], CLS first where there is one."""
-        return self._blockwise.enter(pixels)
 
     def joint_embeds(self, hidden: torch.Tensor) -> torch.Tensor:
         """Map tower states at the read layer, CLS included, [B, 1 + N, Dv], to the joint image-text space: [B, N, C]."""

@@ -195,9 +195,10 @@ class ShardRunnerSource:
         if prepared is None:
             load_plugins(config.plugin)
             prepared = prepare(config)
+        found = {} if self.expected is None else fingerprints(config, prepared)
         for name, wanted in (self.expected or {}).items():
-            if (found := fingerprints(config, prepared)[name]) != wanted:
-                raise RequestError(f"has other {name} ({found}) than where the run began ({wanted})")
+            if found[name] != wanted:
+                raise RequestError(f"has other {name} ({found[name]}) than where the run began ({wanted})")
         return ShardRunner(config, prepared)
 
 

@@ -96,7 +96,7 @@ def offline(monkeypatch, tmp_path):
 
 def ours(adapter, task: LocalTask, method: str, keep: int, budget: str) -> list[str]:
     """What the engine answers to the same questions, in one batch."""
-    from harness.engine.engine import Batch
+    from harness.engine.batch import Batch
 
     prompts = [adapter.prompt(question) for question in task.questions]
     count = torch.arange(len(prompts))

@@ -118,7 +118,7 @@ def test_merging_in_the_tower_equals_a_slow_version(work):
     adapter = work.engine.adapter
     steps, out = run(work, "tome")
     by_block = {step.site.layer: step.after for step in steps}
-    hidden = adapter.enter_tower(work.batch.pixels[:1].stack())
+    hidden = adapter.blockwise_tower.enter(work.batch.pixels[:1].stack())
     sizes, sources = torch.ones(1, hidden.shape[1]), [[i] for i in range(hidden.shape[1] - 1)]
     for i, block in enumerate(adapter.blocks):
         attention = block.module.self_attn

@@ -12,7 +12,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.engine.engine import Batch, Engine
+from harness.engine.batch import Batch
+from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest
 from harness.models.configuration import read_shape
 from harness.models.hf import Adapter

@@ -305,7 +305,7 @@ class Asked:
 
 def ask(family: Family, prompts: list[list[Image.Image]], each: int = 2) -> Asked:
     """Questions about prompts of as many images each, in one batch."""
-    from harness.engine.engine import Batch
+    from harness.engine.batch import Batch
 
     adapter, owner = family.adapter, [i for i in range(len(prompts)) for _ in range(each)]
     words = [QUESTIONS[i % len(QUESTIONS)] for i in range(len(owner))]
