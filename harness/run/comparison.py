@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import notices
 from harness.errors import RequestError
 from harness.run.config import CompareConfig, load_plugins, restored, writable_folder
 from harness.run.manifest import MOST_REASONS, add_notes, code_digest, command, digest_of, identity, manifest_of, plain
@@ -75,14 +76,15 @@ def compare(config: CompareConfig | None = None, /, **options: object) -> Run:
 
         check(address)
     started = time.time()
-    if config.extend is not None:
-        return extend(config, RunFolder(config.extend), started)
-    from harness.tasks import registry
+    with notices.collecting():
+        if config.extend is not None:
+            return extend(config, RunFolder(config.extend), started)
+        from harness.tasks import registry
 
-    load_plugins(config.plugin)
-    task = registry.create(config.task)
-    run = RunFolder(config.out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S"))
-    return resume(config, run, task, started) if run.exists else begin(config, run, task, started)
+        load_plugins(config.plugin)
+        task = registry.create(config.task)
+        run = RunFolder(config.out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S"))
+        return resume(config, run, task, started) if run.exists else begin(config, run, task, started)
 
 
 def _request(options: dict[str, Any]) -> CompareConfig:
@@ -193,10 +195,9 @@ def extend(config: CompareConfig, run: RunFolder, started: float) -> Run:
         extension = {"methods": list(config.methods), "keep": list(keep), "code": digest}
         if extension not in manifest.setdefault("extensions", []):
             manifest["extensions"].append(extension)
-            if digest != manifest["fingerprints"].get("code"):
-                names = ", ".join(config.methods)
-                manifest["notes"].append(f"cells of {names} were added by code of another version ({digest})")
             run.write_json("manifest.json", manifest)
+            if digest != manifest["fingerprints"].get("code"):
+                add_notes(run, [f"cells of {', '.join(config.methods)} were added by code of another version ({digest})"])
         return execute(added, run, prepared, started)
 
 
@@ -213,19 +214,22 @@ def execute(config: CompareConfig, run: RunFolder, prepared: PreparedRun, starte
     from harness.run.cell_facts import measured_facts, planned_facts
 
     ids = run.add_cells((cell.key, planned_facts(cell, prepared)) for cell in prepared.cells)
-    add_notes(run, prepared.notes)
-    run_accuracy_pass(config, run, prepared, ids)
-    for cell in prepared.active:
-        if cell.adaptive:
-            run.set_facts(ids[cell.key], **measured_facts(cell, run.columns(ids[cell.key]), prepared))
-    if config.latency:
-        from harness.run.latency_pass import run_latency_pass
+    add_notes(run, [*notices.collected(), *prepared.notes])
+    try:
+        run_accuracy_pass(config, run, prepared, ids)
+        for cell in prepared.active:
+            if cell.adaptive:
+                run.set_facts(ids[cell.key], **measured_facts(cell, run.columns(ids[cell.key]), prepared))
+        if config.latency:
+            from harness.run.latency_pass import run_latency_pass
 
-        run_latency_pass(config, run, prepared, ids)
-    if config.memory:
-        from harness.run.memory_pass import run_memory_pass
+            run_latency_pass(config, run, prepared, ids)
+        if config.memory:
+            from harness.run.memory_pass import run_memory_pass
 
-        run_memory_pass(config, run, ids)
+            run_memory_pass(config, run, ids)
+    finally:
+        add_notes(run, notices.collected())
     finish(run, prepared.task, started)
     return Run(run)
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.notices import notice
 from harness.run.config import CompareConfig
 from harness.store.schema import HANDLING_OPTIONS
 
@@ -57,12 +58,14 @@ def manifest_of(config: CompareConfig, adapter: Adapter, task: Task) -> dict[str
 
 
 def add_notes(run: RunFolder, notes: Sequence[str]) -> None:
-    """Write notes into the manifest that are not there yet.
+    """Write notes into the manifest that are not there yet, and say them on stderr where that was not done.
 
     Args:
         run: the folder.
         notes: sentences that a reader of the report must know.
     """
+    for note in notes:
+        notice(note)
     manifest = run.manifest()
     new = [note for note in notes if note not in manifest["notes"]]
     if new:

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import torch
 
+from harness import notices
 from harness.engine.engine import Engine
 from harness.errors import RequestError
 from harness.run.batch_run import BatchRun
@@ -194,7 +195,8 @@ class ShardRunnerSource:
         prepared = self.prepared
         if prepared is None:
             load_plugins(config.plugin)
-            prepared = prepare(config)
+            with notices.collecting(silent=True):  # the process that began the run has said them
+                prepared = prepare(config)
         found = {} if self.expected is None else fingerprints(config, prepared)
         for name, wanted in (self.expected or {}).items():
             if found[name] != wanted:
