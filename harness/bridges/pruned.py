@@ -21,6 +21,7 @@ from harness.models import companion as companions
 from harness.models.adapter import Adapter
 from harness.models.families import spec_of
 from harness.models.torchvision_ops import declare_torchvision_ops
+from harness.models.weights import check_loaded
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -91,6 +92,7 @@ class PrunedModel:
         spec = spec_of(name, kind)
         if spec.model_class not in (kind.__name__ for kind in type(plain).__mro__):
             raise RequestError(f"prune: a {type(plain).__name__} has no generate for images; load it as {spec.model_class}")
+        check_loaded(name, plain)
         self.plain, self.pruner = plain, pruner
         self.visual_tokens: list[tuple[int, int]] = []
         self._adapter: Adapter | None = None

@@ -17,7 +17,7 @@ from harness.models.catalogue import EMBEDDED, TINY, plugged
 from harness.models.families import spec_of
 from harness.models.torchvision_ops import declare_torchvision_ops
 from harness.models.towers import TowerBlock
-from harness.models.weights import check_index
+from harness.models.weights import check_index, check_loaded, load_whole
 
 __all__ = ["Adapter", "EMBEDDED", "TINY", "TowerBlock", "load"]
 
@@ -80,9 +80,7 @@ def load(
         if local and not any(path.glob("*.safetensors")):
             raise ValueError("it has no .safetensors file, and other weights are not loaded, since a pickle can run code")
         check_index(name, source, **{key: value for key, value in common.items() if key != "trust_remote_code"})
-        model = getattr(transformers, spec.model_class).from_pretrained(
-            source, dtype=kind, use_safetensors=True, **common, **options
-        )
+        model = load_whole(getattr(transformers, spec.model_class), name, source, dtype=kind, **common, **options)
         processor = transformers.AutoProcessor.from_pretrained(source, **common)  # nosec B615
         if not options:
             model = model.to(device)
@@ -116,6 +114,7 @@ def _made_by(point: EntryPoint, device: str, kind: torch.dtype) -> Adapter:
         raise RequestError(f"{said} cannot be made ({type(error).__name__}: {first})") from None
     if not isinstance(made, Adapter):
         raise RequestError(f"{said} gives a {type(made).__name__}; its function must give an Adapter")
+    check_loaded(point.name, made.model)
     return made
 
 
