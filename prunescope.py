@@ -15,5 +15,8 @@ def __getattr__(name: str) -> object:
         if name in names:
             from importlib import import_module
 
-            return getattr(import_module(module), name)
+            try:
+                return getattr(import_module(module), name)
+            except AttributeError as error:  # to Python it says that there is no such name, and the cause is lost
+                raise ImportError(f"{module} cannot be imported: {error}") from error
     raise AttributeError(f"module 'prunescope' has no attribute {name!r}")

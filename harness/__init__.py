@@ -16,9 +16,11 @@ def __getattr__(name: str) -> object:
     if name in ("compare", "Run", "CompareConfig"):
         from importlib import import_module
 
-        value: object = getattr(
-            import_module("harness.run.config" if name == "CompareConfig" else "harness.run.comparison"), name
-        )
+        where = "harness.run.config" if name == "CompareConfig" else "harness.run.comparison"
+        try:
+            value: object = getattr(import_module(where), name)
+        except AttributeError as error:  # to Python it says that there is no such name, and the cause is lost
+            raise ImportError(f"{where} cannot be imported: {error}") from error
         globals()[name] = value
         return value
     raise AttributeError(f"module 'harness' has no attribute {name!r}")

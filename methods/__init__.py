@@ -28,5 +28,8 @@ def __getattr__(name: str) -> Any:
     if name in _WHERE:
         from importlib import import_module
 
-        return getattr(import_module(_WHERE[name]), name)
+        try:
+            return getattr(import_module(_WHERE[name]), name)
+        except AttributeError as error:  # to Python it says that there is no such name, and the cause is lost
+            raise ImportError(f"{_WHERE[name]} cannot be imported: {error}") from error
     raise AttributeError(f"module 'methods' has no attribute {name!r}")

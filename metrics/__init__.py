@@ -17,7 +17,10 @@ __all__ = [
 
 def __getattr__(name: str) -> ModuleType:
     if name in __all__:
-        return import_module(f"metrics.{name}")
+        try:
+            return import_module(f"metrics.{name}")
+        except AttributeError as error:  # to Python it says that there is no such name, and the cause is lost
+            raise ImportError(f"metrics.{name} cannot be imported: {error}") from error
     raise AttributeError(f"module 'metrics' has no {name!r}; it has {', '.join(__all__)}")
 
 

@@ -199,6 +199,9 @@ class PrunedModel:
     def __getattr__(self, name: str) -> Any:  # of the model within
         if name in _OWN:
             raise AttributeError(name)
+        own = inspect.getattr_static(type(self), name, None)
+        if isinstance(own, property):  # it failed with an AttributeError, of which Python asks here: ask again, to tell the cause
+            return own.__get__(self)
         value = getattr(self.plain, name)
         if not inspect.ismethod(value):
             return value

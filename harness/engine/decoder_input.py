@@ -103,7 +103,7 @@ def _lay_out(
     if visual.features is not None:
         columns = layout.visual[..., None].expand(-1, -1, hidden.shape[-1])
         hidden = hidden.scatter(1, columns, visual.features.to(hidden.dtype))
-    state = PrefillState(hidden, layout, ids, visual.features, list(visual.deepstack))
+    state = PrefillState(adapter.enter(hidden), layout, ids, visual.features, list(visual.deepstack))
     return PrefixCheckpoint(layer=0, state=state, entered=ids[layout.group], probe=None, counts=[], recorder=None)
 
 

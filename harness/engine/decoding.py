@@ -243,7 +243,7 @@ def decode(
             answers[row].append(value)
         if not len(alive) or count == limit - 1:
             break
-        hidden = adapter.embed(token)
+        hidden = adapter.enter(adapter.embed(token))
         for decoder in decoders:
             hidden = decoder.step(hidden)
         logits = adapter.logits(hidden)

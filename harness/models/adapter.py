@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 
 from harness.errors import RequestError
-from harness.models.attention_kind import AttentionKind
+from harness.models.attention_kind import AttentionKind, attention_kinds
+from harness.models.backbones import BackboneSpec, backbone_of
 from harness.models.companion import Companion
-from harness.models.configuration import blocks_read, check_configuration, read_shape
+from harness.models.configuration import blocks_read, check_configuration, read_shape, understood
 from harness.models.families import FamilySpec, spec_of
 from harness.models.probes import AttentionProbe, Rotary, install, record_rows_of
 from harness.models.prompt import NEWLINE, VISUAL, ImageSpan, PixelBatch, PromptPrefix
@@ -50,15 +51,24 @@ class Adapter:
         name: str,
         companion: Companion | None = None,
     ) -> None:
-        install(model)
         self.model, self.processor, self.name, self.companion = model.eval(), processor, name, companion
         self.config: Any = model.config  # of transformers; its fields differ by family
         self.spec: FamilySpec = spec_of(name, self.config.model_type)
-        check_configuration(name, self.config)
+        with understood(name, self.config):
+            check_configuration(name, self.config)
+            self.backbone: BackboneSpec = backbone_of(name, self.config)
+            self._read_model(model)
+
+    def _read_model(self, model: Any) -> None:
+        """Find the parts of a model that the engine calls."""
+        processor = self.processor
+        install(model)
         self.inner: Any = model.model  # the model without its head
         self.tower: Any = getattr(self.inner, self.spec.tower)
         self.decoder: Any = self.inner.get_decoder() if hasattr(self.inner, "get_decoder") else self.inner.language_model
         self.tokenizer: Any = processor.tokenizer  # of transformers; None for a model that has none
+        for part in ("layers", "norm", "rotary_emb"):  # that the engine calls one by one
+            getattr(self.decoder, part)
         weight: torch.Tensor = next(model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         layer = self.decoder.layers[0].forward
@@ -264,13 +274,7 @@ class Adapter:
 
     @cached_property
     def _kinds(self) -> list[AttentionKind]:
-        text = self.config.get_text_config()
-        window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
-        names = getattr(text, "layer_types", None)
-        if names is None:
-            names = ["full_attention" if window is None else "sliding_attention"] * text.num_hidden_layers
-        windows = [window if name == "sliding_attention" else None for name in names]
-        return [AttentionKind(name, own, self.spec.bidirectional_images) for name, own in zip(names, windows, strict=True)]
+        return attention_kinds(self.config.get_text_config(), self.spec.bidirectional_images)
 
     def kind(self, layer: int) -> AttentionKind:
         """Return how a decoder layer attends."""
@@ -282,6 +286,11 @@ class Adapter:
         if hasattr(self.inner, "image_newline"):
             embeddings = torch.where((ids == NEWLINE)[..., None], self.inner.image_newline.to(embeddings), embeddings)
         return embeddings
+
+    def enter(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Return the states before the first decoder layer, from embeddings of text and visual tokens, [..., D]."""
+        factor = getattr(self.config.get_text_config(), self.backbone.multiplier) if self.backbone.multiplier else None
+        return embeddings if factor is None else embeddings * factor
 
     def rotary(self, hidden: torch.Tensor, positions: torch.Tensor, kind: str = "full_attention") -> Rotary:
         """Return cosines and sines of the rotary angles.
@@ -349,7 +358,7 @@ class Adapter:
     def norm_scale(self) -> torch.Tensor:
         """Weight of the LLM's final norm, [D]: all of it that a cosine between normed states can see."""
         weight: torch.Tensor = self.decoder.norm.weight.detach()
-        return weight + 1 if self.config.model_type == "gemma3" else weight  # Gemma keeps the weight less one
+        return weight + 1 if self.backbone.norm_plus_one else weight
 
     def rope_response(self, queries: torch.Tensor, keys: torch.Tensor, kind: str = "full_attention") -> torch.Tensor:
         """Return the mean cosine of the rotary angles between positions.

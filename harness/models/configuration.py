@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import isqrt
 from typing import Any
 
@@ -96,6 +98,23 @@ def _projector(config: Any, width: int, merge: int) -> tuple[tuple[int, int], ..
     if kind == "gemma3":
         return ((width, out),)
     return ((wide, out), (out, out))
+
+
+@contextmanager
+def understood(name: str, config: Any) -> Iterator[None]:
+    """Turn what a model lacks that is read of it inside the block into a `RequestError` that names it and the architecture.
+
+    Args:
+        name: of the model, for messages.
+        config: a configuration of transformers; its fields differ by family.
+    """
+    try:
+        yield
+    except AttributeError as error:
+        text = getattr(config.get_text_config(), "model_type", None)
+        of = f"{config.model_type} around {text}" if text not in (None, config.model_type) else config.model_type
+        lacks = f"its {type(error.obj).__name__} has no {error.name!r}" if error.name else str(error)
+        raise RequestError(f"model {name!r}: {of} cannot be run: {lacks}") from error
 
 
 def check_configuration(name: str, config: Any) -> None:

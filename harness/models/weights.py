@@ -89,7 +89,8 @@ def _check_index_names(name: str, source: str, revision: str | None) -> None:
         with safe_open(shard, framework="pt") as content:
             held |= set(content.keys())
     if unnamed := sorted(held - index, key=_natural):
-        raise RequestError(f"model {name!r} is not whole: {_INDEX} does not name {_count(len(unnamed))} of its shards ({_listed(unnamed)})")
+        lost = f"{_count(len(unnamed))} of its shards ({_listed(unnamed)})"
+        raise RequestError(f"model {name!r} is not whole: {_INDEX} does not name {lost}")
 
 
 def check_finite(name: str, model: torch.nn.Module) -> None:
@@ -107,7 +108,8 @@ def check_finite(name: str, model: torch.nn.Module) -> None:
             if not bool(total.isfinite()) and not bool(weight.isfinite().all()):  # the sum alone may overflow
                 broken.append(key)
     if absent:
-        raise RequestError(f"model {name!r}: {_count(len(absent), 'on no device')} ({_listed(absent)}); load it into memory whole")
+        lost = f"{_count(len(absent), 'on no device')} ({_listed(absent)})"
+        raise RequestError(f"model {name!r}: {lost}; load it into memory whole")
     if broken:
         raise RequestError(f"model {name!r}: {_count(len(broken), 'NaN or infinite')} ({_listed(broken)})")
 
@@ -140,7 +142,8 @@ def check_loaded(name: str, model: Any) -> None:
     resized = {id(module.weight) for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module}
     fixed = [key for key in fresh if id(weights[key]) not in resized]
     held = stored or {}
-    wrong = {key: (held[key], tuple(weights[key].shape)) for key in fixed if held.get(key, weights[key].shape) != weights[key].shape}
+    shapes = {key: tuple(weights[key].shape) for key in fixed}
+    wrong = {key: (held[key], shape) for key, shape in shapes.items() if held.get(key, shape) != shape}
     modules = {path for path, _ in model.named_modules()}
     foreign = {key for key in held if key.rpartition(".")[0] not in modules}
     _refuse(name, {key for key in (fixed if stored is None else fresh) if key not in held}, foreign, wrong)

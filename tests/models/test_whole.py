@@ -56,8 +56,9 @@ def without(*parts: str):
 def original_names(weights):
     """Those of LLaVA's own repository."""
     names = (
-        ("language_model.model.", "model."), ("language_model.lm_head", "lm_head"), ("multi_modal_projector.linear_1", "model.mm_projector.0"),
-        ("multi_modal_projector.linear_2", "model.mm_projector.2"), ("vision_tower.", "model.vision_tower.vision_tower."),
+        ("language_model.model.", "model."), ("language_model.lm_head", "lm_head"),
+        ("multi_modal_projector.linear_1", "model.mm_projector.0"), ("multi_modal_projector.linear_2", "model.mm_projector.2"),
+        ("vision_tower.", "model.vision_tower.vision_tower."),
     )  # fmt: skip
     renamed = {}
     for key, weight in weights.items():
