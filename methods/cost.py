@@ -41,12 +41,17 @@ def projector(shape: ModelShape, schedule: Schedule) -> float:
     return 2.0 * schedule.projector * sum(inner * outer for inner, outer in shape.projector_layers)
 
 
-def llm_layer(shape: ModelShape, queries: float, keys: float) -> float:
-    """Return the FLOPs of one LLM layer on ``queries`` new tokens that attend to ``keys`` tokens, themselves included."""
+def llm_layer(shape: ModelShape, queries: float, keys: float, layer: int = 0) -> float:
+    """Return the FLOPs of one LLM layer on ``queries`` new tokens that attend to ``keys`` tokens, themselves included.
+
+    Where the layer has experts, the router's scores of all of them count, and the MLPs of those that run on a token
+    (Switch Transformers, arXiv:2101.03961, section 2: a sparse layer costs what its active parameters do).
+    """
     inner, shared = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     projections = 4.0 * queries * shape.width * (inner + shared)
     attention = 4.0 * queries * keys * inner
-    return projections + attention + 2.0 * queries * shape.width * shape.mlp * (3.0 if shape.gated else 2.0)
+    mlp = 2.0 * queries * shape.width * shape.mlp_at(layer) * (3.0 if shape.gated else 2.0)
+    return projections + attention + mlp + 2.0 * queries * shape.width * shape.routes_at(layer)
 
 
 def head(shape: ModelShape) -> float:
@@ -56,7 +61,8 @@ def head(shape: ModelShape) -> float:
 
 def prefill(shape: ModelShape, schedule: Schedule, text_tokens: float) -> float:
     """Return the FLOPs of all LLM layers on visual and text tokens, and of the head on the last token."""
-    return sum(llm_layer(shape, n + text_tokens, n + text_tokens) for n in schedule.llm) + head(shape)
+    layers = sum(llm_layer(shape, n + text_tokens, n + text_tokens, layer) for layer, n in enumerate(schedule.llm))
+    return layers + head(shape)
 
 
 def total(shape: ModelShape, schedule: Schedule, text_tokens: float) -> float:

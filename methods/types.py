@@ -227,6 +227,18 @@ class ModelShape:
     global_blocks: tuple[int, ...] = ()  # tower blocks that attend beyond the window
     channels: int = 3  # of a patch: colours, times frames where a patch spans several
     tile_tokens: int = 0  # tower tokens of one tile, CLS left out; 0: as many as its visual tokens are made of
+    experts: int = 0  # MLPs among which the router of an LLM layer chooses; 0 where a layer has one MLP and no router
+    experts_per_token: int = 0  # of them, those that run on a token
+    expert_mlp: int = 0  # width of one expert; ``mlp`` is that of layers without experts
+    dense_layers: tuple[int, ...] = ()  # LLM layers without experts in a model that has some
+
+    def mlp_at(self, layer: int) -> int:
+        """Return the MLP width that runs on a token in an LLM layer: with experts, of those that the router chose together."""
+        return self.experts_per_token * self.expert_mlp if self.routes_at(layer) else self.mlp
+
+    def routes_at(self, layer: int) -> int:
+        """Return among how many experts the router of an LLM layer chooses; 0 where the layer has none."""
+        return 0 if layer in self.dense_layers else self.experts
 
     def at_grid(self, grid: tuple[int, int]) -> ModelShape:
         """Return the same model's shape on an image of another size in tokens."""

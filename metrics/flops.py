@@ -51,12 +51,14 @@ def flops(shape: ModelShape, schedule: Schedule, text_tokens: float, convention:
     - ``flops``: the matrix products that the modules run, a multiply-add counted as 2. Tower: patch
       embedding, then in each block q, k, v, QK', AV, o and an MLP of two matrices. LLM: the same with
       its own key-value heads, the full n x n products (kernels that skip the masked half do less), the
-      MLP gated or not, and the output head on the last token. Biases, norms, softmax are not counted.
+      MLP gated or not, and the output head on the last token. Of experts, those that run on a token count,
+      with the router's scores of all. Biases, norms, softmax are not counted.
     - ``macs``: half of that.
     - ``paper``: 4nd^2 + 2n^2 d + 2ndm a layer (FastV, arXiv:2403.06764, equation 5), n = visual and text
       tokens. LLM alone: papers leave out the tower, the projector and the selection, which are 0 here,
       so that ``total`` is the number they print.
-    - ``paper-gated``: 4nd^2 + 2n^2 d + 3ndm.
+    - ``paper-gated``: 4nd^2 + 2n^2 d + 3ndm. In these formulas m is the width of all experts that run on a token
+      where a layer has experts; the router is left out.
     - ``visual-only``: ``paper-gated`` with n = visual tokens alone (PyramidDrop, arXiv:2410.17247).
 
     Args:
@@ -81,19 +83,21 @@ def flops(shape: ModelShape, schedule: Schedule, text_tokens: float, convention:
     kv = 2.0 * shape.kv_heads * shape.head_dim * shape.kv_bytes * sum(count + text_tokens for count in schedule.llm)
     if convention in ("flops", "macs"):
         unit = 1.0 if convention == "flops" else 0.5
+        decode = sum(cost.llm_layer(shape, 1.0, n + text_tokens + 1.0, layer) for layer, n in enumerate(schedule.llm))
         return Flops(
             unit * cost.vision(shape, schedule),
             unit * cost.projector(shape, schedule),
             unit * schedule.selection_flops,
             unit * cost.prefill(shape, schedule, text_tokens),
-            unit * (sum(cost.llm_layer(shape, 1.0, n + text_tokens + 1.0) for n in schedule.llm) + cost.head(shape)),
+            unit * (decode + cost.head(shape)),
             kv,
         )
     matrices = 2.0 if convention == "paper" else 3.0
     counted = 0.0 if convention == "visual-only" else text_tokens
     lengths = [n + counted for n in schedule.llm]
-    prefill = sum(_paper_layer(shape, n, n, matrices) for n in lengths)
-    return Flops(0.0, 0.0, 0.0, prefill, sum(_paper_layer(shape, 1.0, n + 1.0, matrices) for n in lengths), kv)
+    prefill = sum(_paper_layer(shape, n, n, matrices, layer) for layer, n in enumerate(lengths))
+    decode = sum(_paper_layer(shape, 1.0, n + 1.0, matrices, layer) for layer, n in enumerate(lengths))
+    return Flops(0.0, 0.0, 0.0, prefill, decode, kv)
 
 
 def promised_speed_up(method: Flops, none: Flops) -> float | None:
@@ -109,6 +113,6 @@ def promised_speed_up(method: Flops, none: Flops) -> float | None:
     return none.total / method.total if method.total > 0 else None
 
 
-def _paper_layer(shape: ModelShape, queries: float, keys: float, matrices: float) -> float:
-    width = shape.width
-    return 4.0 * queries * width**2 + 2.0 * queries * keys * width + matrices * queries * width * shape.mlp
+def _paper_layer(shape: ModelShape, queries: float, keys: float, matrices: float, layer: int) -> float:
+    width, mlp = shape.width, shape.mlp_at(layer)
+    return 4.0 * queries * width**2 + 2.0 * queries * keys * width + matrices * queries * width * mlp

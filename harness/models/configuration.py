@@ -61,6 +61,7 @@ def read_shape(config: Any, name: str = "", kv_bytes: int = 2, grid: tuple[int, 
         window=(vision.window_size // patch) ** 2 if windows else 0,
         global_blocks=tuple(vision.fullatt_block_indexes) if windows else (),
         channels=vision.in_channels * vision.temporal_patch_size if packed else 3,
+        **_experts(text),
     )
 
 
@@ -84,6 +85,19 @@ def blocks_read(config: Any) -> int:
     blocks: int = config.vision_config.num_hidden_layers
     read: int = getattr(config, "vision_feature_layer", -1)
     return read if read >= 0 else blocks + 1 + read
+
+
+def _experts(text: Any) -> dict[str, Any]:
+    """The experts of an LLM whose MLPs are some (Qwen3-MoE's names of the fields); nothing of any other."""
+    count = getattr(text, "num_experts", None) if hasattr(text, "moe_intermediate_size") else None
+    if not count:
+        return {}
+    layers, step = text.num_hidden_layers, getattr(text, "decoder_sparse_step", 1)
+    dense = {layer for layer in range(layers) if (layer + 1) % step} | set(getattr(text, "mlp_only_layers", ()) or ())
+    return {
+        "experts": count, "experts_per_token": text.num_experts_per_tok, "expert_mlp": text.moe_intermediate_size,
+        "dense_layers": tuple(sorted(layer for layer in dense if layer < layers)),
+    }  # fmt: skip
 
 
 def _projector(config: Any, width: int, merge: int) -> tuple[tuple[int, int], ...]:

@@ -54,6 +54,7 @@ FAMILIES = {
     "qwen2_vl": _qwen("Qwen2VLForConditionalGeneration"),
     "qwen2_5_vl": _qwen("Qwen2_5_VLForConditionalGeneration"),
     "qwen3_vl": _qwen("Qwen3VLForConditionalGeneration"),
+    "qwen3_vl_moe": _qwen("Qwen3VLMoeForConditionalGeneration"),
     "smolvlm": _smol("SmolVLMForConditionalGeneration", "torchvision", "num2words"),
     "idefics3": _smol("Idefics3ForConditionalGeneration"),
     "gemma3": FamilySpec(

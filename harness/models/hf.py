@@ -14,7 +14,8 @@ from harness.errors import RequestError
 from harness.models import companion as companions
 from harness.models.adapter import Adapter
 from harness.models.catalogue import EMBEDDED, TINY, plugged
-from harness.models.families import spec_of
+from harness.models.configuration import read_shape
+from harness.models.families import FamilySpec, spec_of
 from harness.models.torchvision_ops import declare_torchvision_ops
 from harness.models.towers import TowerBlock
 from harness.models.weights import check_index, check_loaded, load_whole
@@ -62,7 +63,6 @@ def load(
         raise RequestError(f"model {name!r} is neither a folder nor a hub id; embedded: {known}")
     if local and revision is not None:
         raise RequestError(f"--revision {revision}: {name!r} is a folder, which has no revisions")
-    options = _placement(kind, device_map, quantize)
     offline = not local and not _reachable(name, revision)
     source = str(path) if local else name
     common: dict[str, Any] = {"local_files_only": offline, "trust_remote_code": False} | (
@@ -76,7 +76,10 @@ def load(
     declare_torchvision_ops()
     try:
         spec = spec_of(name, _model_type(source, common))
+        options = _placement(kind, device_map, quantize, spec)
         _need(f"model {name!r}", *spec.packages)
+        if quantize is not None and read_shape(transformers.AutoConfig.from_pretrained(source, **common)).experts:
+            raise RequestError(f"--quantize {quantize}: bitsandbytes leaves experts as they are, most weights of {name!r}")
         if local and not any(path.glob("*.safetensors")):
             raise ValueError("it has no .safetensors file, and other weights are not loaded, since a pickle can run code")
         check_index(name, source, **{key: value for key, value in common.items() if key != "trust_remote_code"})
@@ -133,7 +136,7 @@ def _hint(name: str, revision: str | None, local: bool) -> str:
     return "" if local else f"; where there is a network: hf download {name}" + (f" --revision {revision}" if revision else "")
 
 
-def _placement(kind: torch.dtype, device_map: str | None, quantize: int | None) -> dict[str, Any]:
+def _placement(kind: torch.dtype, device_map: str | None, quantize: int | None, spec: FamilySpec) -> dict[str, Any]:
     """Options of ``from_pretrained`` for several devices and for fewer bits."""
     options: dict[str, Any] = {}
     if quantize not in (None, 4, 8):
@@ -143,14 +146,20 @@ def _placement(kind: torch.dtype, device_map: str | None, quantize: int | None) 
         from transformers import BitsAndBytesConfig
 
         bits = {"load_in_4bit": True, "bnb_4bit_compute_dtype": kind} if quantize == 4 else {"load_in_8bit": True}
-        # the tower and the projector are small, and methods look at what they give
-        skipped = ["lm_head", "vision_tower", "vision_model", "visual", "multi_modal_projector", "connector"]
-        options["quantization_config"] = BitsAndBytesConfig(**bits, llm_int8_skip_modules=skipped)
+        options["quantization_config"] = BitsAndBytesConfig(**bits, llm_int8_skip_modules=full_precision_modules(spec))
         device_map = device_map or "auto"
     if device_map is not None:
         _need(f"--device-map {device_map}", "accelerate")
         options["device_map"] = device_map
     return options
+
+
+def full_precision_modules(spec: FamilySpec) -> list[str]:
+    """Return the parts of a family's model that keep all bits, named from the model on, as transformers compares them.
+
+    The tower and the projector are small, and methods look at what they give.
+    """
+    return ["lm_head", f"model.{spec.tower}", f"model.{spec.projector}"]
 
 
 def _need(what: str, *packages: str) -> None:

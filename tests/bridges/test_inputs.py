@@ -37,7 +37,7 @@ SHAPES = {
 }
 
 
-@pytest.fixture(scope="module", params=families.FAMILIES)
+@pytest.fixture(scope="module", params=families.PARAMS)
 def family(request):
     return families.make(request.param)
 

@@ -22,7 +22,7 @@ from harness.models.published import PUBLISHED, internvl, qwen, smolvlm
 from harness.models.shapes import PUBLIC
 from harness.models.tiling import side as pixels_a_side
 from harness.run.flops import count
-from methods import cdpruner, sparsevlm, sts
+from methods import cdpruner, cost, sparsevlm, sts
 from methods.registry import BUNDLED, create
 from methods.schedule import plan, schedule
 from methods.types import PROJECTOR, Budget, ModelShape, Schedule, Step, decoder
@@ -186,6 +186,44 @@ def test_windows_cut_at_the_images_edge_cost_a_little_less():
     planned = schedule(shape, ())
     counted, formula = _torchs_count(model, shape, planned, "meta"), flops(shape, planned, TEXT).total
     assert counted < formula <= 1.005 * counted
+
+
+def _with_experts(**facts):
+    """A Qwen3-VL-MoE in small, whose LLM layers 1, 2 and 4 of five have one MLP, the others experts."""
+    from transformers import Qwen3VLMoeConfig
+
+    tower = {"depth": 2, "num_heads": 2, "hidden_size": 32, "intermediate_size": 44, "patch_size": 4, "out_hidden_size": 64}
+    text = {
+        "hidden_size": 64, "intermediate_size": 112, "num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "head_dim": 16, "vocab_size": 500, "num_experts": 7, "num_experts_per_tok": 3, "moe_intermediate_size": 24,
+        "decoder_sparse_step": 2, "mlp_only_layers": [1],
+    }  # fmt: skip
+    return Qwen3VLMoeConfig(vision_config={**tower, "deepstack_visual_indexes": [0]}, text_config={**text, **facts})
+
+
+@pytest.mark.parametrize(("facts", "dense"), [
+    ({}, (0, 1, 2, 4)), ({"mlp_only_layers": []}, (0, 2, 4)), ({"decoder_sparse_step": 1}, (1,)), ({"num_experts": 0}, ()),
+])  # fmt: skip
+def test_layers_with_experts_cost_what_the_router_and_those_that_run_cost(facts, dense):
+    """Layer by layer against torch's counter: all tokens of a prompt, and one more."""
+    config = _with_experts(**facts)
+    model, shape = _build(config, "cpu"), _read(config)
+    model.set_experts_implementation("eager")  # the counter has no formula for grouped products
+    assert shape.dense_layers == dense
+    decoder, totals = model.model.get_decoder(), {}
+    for length in (1, 9):
+        hidden, totals[length] = torch.randn(1, length, shape.width), 0
+        turned = decoder.rotary_emb(hidden, torch.arange(length).expand(3, 1, -1))
+        for index, layer in enumerate(decoder.layers):
+            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+                layer(hidden, position_embeddings=turned, attention_mask=None)
+            assert counter.get_total_flops() == cost.llm_layer(shape, length, length, index), (length, index)
+            totals[length] += counter.get_total_flops()
+    counted = flops(shape, Schedule((), (), 0, (0,) * 5), 9)
+    assert counted.llm_prefill == totals[9] + cost.head(shape)
+    gated = flops(shape, Schedule((), (), 0, (0,) * 5), 9, "paper-gated").llm_prefill
+    active = [112 if layer in dense or not shape.experts else 3 * 24 for layer in range(5)]
+    assert gated == sum(4 * 9 * 64**2 + 2 * 9**2 * 64 + 3 * 9 * 64 * mlp for mlp in active)
 
 
 class Tally:

@@ -105,6 +105,15 @@ def _qwen3():
     return made
 
 
+def _qwen3_moe():
+    deep = {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 16}
+    made = _qwen("Qwen3VLMoeConfig", hidden_size=32, intermediate_size=44, out_hidden_size=48, **deep)
+    for name, value in {"head_dim": 12, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 40}.items():
+        setattr(made.text_config, name, value)
+    made.text_config.mlp_only_layers = [1]
+    return made
+
+
 def _smolvlm(kind: str = "SmolVLMConfig", scale: int = 2):
     vision = {key: value for key, value in _CLIP.items() if key != "model_type"}
     text = {"model_type": "llama", **_TEXT}
@@ -225,6 +234,7 @@ FAMILIES: dict[str, tuple[Callable, Callable]] = {
     "qwen2-vl": (_qwen2, lambda: _qwen_processor("Qwen2VLProcessor")),
     "qwen2.5-vl": (_qwen25, lambda: _qwen_processor("Qwen2_5_VLProcessor")),
     "qwen3-vl": (_qwen3, lambda: _qwen_processor("Qwen3VLProcessor")),
+    "qwen3-vl-moe": (_qwen3_moe, lambda: _qwen_processor("Qwen3VLProcessor")),
     "smolvlm": (_smolvlm, _smol_processor),
     "idefics3": (
         lambda: _smolvlm("Idefics3Config"),
@@ -232,6 +242,15 @@ FAMILIES: dict[str, tuple[Callable, Callable]] = {
     ),
     "gemma3": (_gemma, _gemma_processor),
 }
+
+
+_SECOND_STAGE = ("qwen3-vl-moe",)
+"""Families whose tests run where everything behind extras is installed: their own processors need torchvision."""
+PARAMS = [
+    pytest.param(name, marks=[pytest.mark.families, pytest.mark.needs("torchvision")] if name in _SECOND_STAGE else [])
+    for name in FAMILIES
+]
+"""`FAMILIES` for ``parametrize``."""
 
 
 def build(config, seed: int = 0):
@@ -344,7 +363,7 @@ def make(name: str) -> Family:
     return Family(name, Adapter(build(config()), processor(), name))
 
 
-@pytest.fixture(scope="session", params=FAMILIES)
+@pytest.fixture(scope="session", params=PARAMS)
 def family(request) -> Family:
     return make(request.param)
 

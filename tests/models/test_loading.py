@@ -19,7 +19,7 @@ from harness.models.families import FAMILIES
 from tests.needs import installed, need
 
 TORCHVISION = installed("torchvision")
-WITH_VIDEO = ("llava-onevision", "internvl", "qwen2-vl", "qwen2.5-vl", "qwen3-vl", "smolvlm")
+WITH_VIDEO = ("llava-onevision", "internvl", "qwen2-vl", "qwen2.5-vl", "qwen3-vl", "qwen3-vl-moe", "smolvlm")
 LEVEL = 1 / 255 / 0.26  # of eight bits a colour, in normalised pixels, at the least
 
 
@@ -105,6 +105,26 @@ def test_what_is_missing_is_said_with_the_command_that_brings_it(monkeypatch, fo
     one_line(lambda: hf.load("tiny", device_map="auto"), "--device-map auto needs accelerate: pip install accelerate")
     one_line(lambda: hf.load("tiny", quantize=4), "pip install accelerate bitsandbytes")
     one_line(lambda: hf.load("tiny", quantize=3), "choose 4 or 8 bits")
+
+
+def test_fewer_bits_are_for_the_llm_alone(family):
+    """By transformers' own comparison of names: no linear map of tower, projector and head is replaced, all of the LLM's are."""
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    adapter, whole = family.adapter, hf.full_precision_modules(family.adapter.spec)
+    linear = {name: module for name, module in adapter.model.named_modules() if type(module) is torch.nn.Linear}
+    language = {id(module) for module in adapter.decoder.modules()}
+    replaced = {name for name in linear if should_convert_module(name, whole)}
+    assert replaced == {name for name, module in linear.items() if id(module) in language}
+    assert len(replaced) >= 4 * adapter.shape.layers
+    assert len(linear) > len(replaced) + 1
+
+
+@pytest.mark.parametrize("family", ["qwen3-vl-moe"], indirect=True)
+def test_experts_cannot_have_fewer_bits(family, monkeypatch, tmp_path):
+    monkeypatch.setattr(hf, "find_spec", lambda package: True)
+    family.adapter.config.save_pretrained(tmp_path)
+    one_line(lambda: hf.load(str(tmp_path), quantize=4), "--quantize 4: bitsandbytes leaves experts as they are", "most weights")
 
 
 def test_a_hub_id_out_of_reach_is_one_line_with_its_revision(monkeypatch):
