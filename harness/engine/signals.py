@@ -24,7 +24,8 @@ class VisionOutput:
     """What left the vision tower for B prompts that are alike.
 
     Where the projector merges, or the tower sees an image in tiles, features and signals are arranged as the visual tokens
-    are: averaged over those that form one, tile by tile.
+    are: averaged over those that form one, tile by tile. Where the projector reads several tower layers at once, features and
+    signals are those of the deepest, and ``tile_states`` holds all.
     """
 
     features: torch.Tensor  # [B, N, Dv]

@@ -70,6 +70,7 @@ def _run_blockwise_tower(
         source = torch.arange(count, device=hidden.device).expand(len(hidden), -1)
         lowest, sizes = source, torch.ones(source.shape, dtype=hidden.dtype, device=hidden.device)
         bias: torch.Tensor | None = None
+        behind = {0: hidden} if 0 in tower.joined else {}
         for index, block in enumerate(tower.blocks):
             step = inside.get(index)
             probe = AttentionProbe(keys=True) if step is not None else None
@@ -94,9 +95,14 @@ def _run_blockwise_tower(
                 padded = torch.cat([sizes.new_ones(len(sizes), cls), sizes], dim=1)
                 bias = padded.log()[:, None, None, :].expand(-1, 1, hidden.shape[1], -1)
             hidden = block.transform(hidden)
+            if index + 1 in tower.joined:
+                behind[index + 1] = hidden
         states = tower.leave(hidden)[:, cls:]
         with stopwatch.stage("selection"):
             found = blockwise_tower_signals(adapter, wanted, hidden, probe, pixels.spans[0])
+    if tower.joined:
+        several = torch.cat([behind[layer] for layer in tower.joined], -1)[:, cls:]
+        return replace(_arranged(adapter, pixels, states, found), tile_states=several)
     if not inside:
         return _arranged(adapter, pixels, states, found)
     grid = pixels.spans[0][0].grid

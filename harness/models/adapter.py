@@ -19,7 +19,7 @@ from harness.errors import RequestError
 from harness.models.attention_kind import AttentionKind, attention_kinds
 from harness.models.backbones import BackboneSpec, backbone_of
 from harness.models.companion import Companion
-from harness.models.configuration import blocks_read, check_configuration, read_shape, understood
+from harness.models.configuration import check_configuration, layers_read, read_shape, tower_kind, understood
 from harness.models.families import FamilySpec, spec_of
 from harness.models.probes import AttentionProbe, Rotary, install, record_rows_of
 from harness.models.prompt import NEWLINE, VISUAL, ImageSpan, PixelBatch, PromptPrefix
@@ -127,6 +127,9 @@ class Adapter:
             return f"the projector of {kind} needs the tower's full grid, so no token can leave inside the tower"
         if any(step.space == "tower" for step in steps) and self.shape.merge > 1:
             return f"the projector of {kind} makes one token of {self.shape.merge}, so the tower's cannot be merged before it"
+        joined = len(layers_read(self.config))
+        if joined > 1 and any(step.site.stage == 0 or step.space == "tower" for step in steps):
+            return f"the projector of this {kind} reads {joined} tower layers at once, so no tokens can be merged before it"
         needs: frozenset[str] = frozenset().union(*(step.needs for step in steps))
         lacks = sorted(needs & (SIGNAL_NAMES - {"evidence"}) - self.gives)
         return f"{kind} gives no {', '.join(lacks)}" if lacks else None
@@ -226,7 +229,7 @@ class Adapter:
         if not self.spec.blockwise:
             return None
         final = self.spec.final_norm or (self.config.model_type == "internvl" and self.config.vision_feature_layer == -1)
-        return BlockwiseTower(self.tower, self.config.vision_config, blocks_read(self.config), final)
+        return BlockwiseTower(self.tower, self.config.vision_config, tower_kind(self.config), layers_read(self.config), final)
 
     @cached_property
     def whole_tower(self) -> WholeTower:

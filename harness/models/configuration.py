@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import isqrt
 from typing import Any
@@ -10,6 +10,13 @@ from typing import Any
 from harness.errors import RequestError
 from harness.models.tiling import side
 from methods.types import ModelShape
+
+
+_OWN_TOWERS = {"smolvlm": "idefics3_vision", "idefics3": "idefics3_vision", "internvl": "internvl_vision"}
+"""Towers of families that have one alone."""
+_WITH_CLS = ("clip_vision_model", "internvl_vision")
+_SEVERAL = ("llava", "llava_next", "llava_onevision", "vipllava")
+"""Families whose projector may read several tower layers at once."""
 
 
 def read_shape(config: Any, name: str = "", kv_bytes: int = 2, grid: tuple[int, int] | None = None) -> ModelShape:
@@ -36,6 +43,7 @@ def read_shape(config: Any, name: str = "", kv_bytes: int = 2, grid: tuple[int, 
         one = side(vision.image_size) // patch // isqrt(merge)
         grid = (one, one)
     windows = config.model_type == "qwen2_5_vl"
+    joined = len(layers_read(config))
     return ModelShape(
         name=name,
         visual_tokens=grid[0] * grid[1],
@@ -44,7 +52,7 @@ def read_shape(config: Any, name: str = "", kv_bytes: int = 2, grid: tuple[int, 
         vision_width=width,
         vision_heads=vision.num_attention_heads,
         vision_mlp=int(width * vision.mlp_ratio) if config.model_type == "qwen2_vl" else vision.intermediate_size,
-        has_cls=vision.model_type in ("clip_vision_model", "internvl_vision"),
+        has_cls=tower_kind(config) in _WITH_CLS,
         patch=patch,
         layers=text.num_hidden_layers,
         width=text.hidden_size,
@@ -54,7 +62,7 @@ def read_shape(config: Any, name: str = "", kv_bytes: int = 2, grid: tuple[int, 
         mlp=text.intermediate_size,
         gated=True,
         vocabulary=text.vocab_size,
-        projector_layers=_projector(config, width, merge),
+        projector_layers=_projector(config, width * joined, merge),
         kv_bytes=kv_bytes,
         merge=merge,
         vision_gated=windows,
@@ -80,11 +88,30 @@ def merge_of(config: Any) -> int:
     return merge
 
 
+def tower_kind(config: Any) -> str:
+    """Return which vision tower transformers builds of a configuration, by the ``model_type`` of its own class.
+
+    Some families have one tower alone, which is built whatever the checkpoint calls it: published Idefics3 checkpoints say
+    ``idefics3``, ``idefics3_vision`` or nothing.
+    """
+    kind: str = _OWN_TOWERS.get(config.model_type, config.vision_config.model_type)
+    return kind
+
+
+def layers_read(config: Any) -> tuple[int, ...]:
+    """Return the tower layers whose states the projector reads, joined in this order, from a configuration of transformers.
+
+    Layer 0 is what enters the first block, layer i what leaves the i-th. Nearly all models read one.
+    """
+    blocks: int = config.vision_config.num_hidden_layers
+    read: int | Sequence[int] = getattr(config, "vision_feature_layer", -1)
+    every = (read,) if isinstance(read, int) else tuple(read)
+    return tuple(layer if layer >= 0 else blocks + 1 + layer for layer in every)
+
+
 def blocks_read(config: Any) -> int:
     """Return how many tower blocks the model reads, and that are therefore run, from a configuration of transformers."""
-    blocks: int = config.vision_config.num_hidden_layers
-    read: int = getattr(config, "vision_feature_layer", -1)
-    return read if read >= 0 else blocks + 1 + read
+    return max(layers_read(config))
 
 
 def _experts(text: Any) -> dict[str, Any]:
@@ -142,12 +169,27 @@ def check_configuration(name: str, config: Any) -> None:
         RequestError: where it does.
     """
     vision, kind = config.vision_config, config.model_type
-    known = ("clip_vision_model", "siglip_vision_model", "internvl_vision", "smolvlm_vision", "idefics3_vision")
-    if not kind.startswith("qwen") and vision.model_type not in known:
+    tower = tower_kind(config)
+    if not kind.startswith("qwen") and tower not in (*_WITH_CLS, "siglip_vision_model", *_OWN_TOWERS.values()):
         raise RequestError(f"model {name!r}: vision tower {vision.model_type!r} of {kind} is not supported; CLIP and SigLIP are")
-    if not isinstance(getattr(config, "vision_feature_layer", -1), int):
-        raise RequestError(f"model {name!r}: reads several tower layers at once, which is not supported")
-    strategy = getattr(config, "vision_feature_select_strategy", None)
-    has_cls = vision.model_type in ("clip_vision_model", "internvl_vision")
-    if strategy is not None and (strategy == "default") != has_cls:
-        raise RequestError(f"model {name!r}: vision_feature_select_strategy {strategy!r} does not fit a {vision.model_type}")
+    if hasattr(config, "vision_feature_layer"):
+        _check_layers(name, config)
+    strategy = "default" if kind == "vipllava" else getattr(config, "vision_feature_select_strategy", None)
+    if strategy is not None and (strategy == "default") != (tower in _WITH_CLS):
+        raise RequestError(f"model {name!r}: vision_feature_select_strategy {strategy!r} does not fit a {tower}")
+
+
+def _check_layers(name: str, config: Any) -> None:
+    """Check the tower layers that a model reads: they exist, a block is run, and its family may read so many."""
+    read, blocks, kind = config.vision_feature_layer, config.vision_config.num_hidden_layers, config.model_type
+    said = f"model {name!r}: vision_feature_layer {read!r}"
+    every = [read] if isinstance(read, int) else read
+    if not isinstance(every, list | tuple) or not every or not all(type(layer) is int for layer in every):
+        raise RequestError(f"{said} must be the number of a tower layer, or a list of them")
+    wrong = next((layer for layer in every if not -blocks - 1 <= layer <= blocks), None)
+    if wrong is not None:
+        raise RequestError(f"{said}: the tower has no layer {wrong}; its {blocks} blocks have layers {-blocks - 1} to {blocks}")
+    if blocks_read(config) == 0:
+        raise RequestError(f"{said} is what enters the tower's first block, so no block is run and there are no signals")
+    if not isinstance(read, int) and kind not in _SEVERAL:
+        raise RequestError(f"{said}: a {kind} reads one tower layer; several are read by {', '.join(_SEVERAL)}")

@@ -48,6 +48,7 @@ def _smol(model_class: str, *packages: str) -> FamilySpec:
 
 FAMILIES = {
     "llava": FamilySpec("LlavaForConditionalGeneration", SingleTiler),
+    "vipllava": FamilySpec("VipLlavaForConditionalGeneration", SingleTiler),
     "llava_next": FamilySpec("LlavaNextForConditionalGeneration", AnyResolutionTiler),
     "llava_onevision": FamilySpec("LlavaOnevisionForConditionalGeneration", AnyResolutionTiler, packages=("torchvision",)),
     "internvl": FamilySpec("InternVLForConditionalGeneration", InternVLTiler, packages=("torchvision",)),

@@ -79,12 +79,15 @@ class BlockwiseTower:
     Args:
         module: the tower, of transformers; its parts are named differently by family.
         config: its configuration, of transformers.
-        blocks: how many of its blocks are run.
+        kind: which tower it is, as `tower_kind` says.
+        layers: tower layers that the projector reads; blocks behind the deepest are not run.
         final_norm: whether its final norm belongs to what the projector reads.
     """
 
-    def __init__(self, module: Any, config: Any, blocks: int, final_norm: bool) -> None:
-        self.module, self.config, self.final_norm = module, config, final_norm
+    def __init__(self, module: Any, config: Any, kind: str, layers: tuple[int, ...], final_norm: bool) -> None:
+        self.module, self.config, self.kind, self.final_norm = module, config, kind, final_norm
+        self.joined = layers if len(layers) > 1 else ()  # layers whose states are joined for the projector
+        blocks = max(layers)
         every = module.encoder.layers if hasattr(module.encoder, "layers") else module.encoder.layer
         self.blocks = [TowerBlock(layer) for layer in every[:blocks]]
         self.unread = [TowerBlock(layer) for layer in every[blocks:]]
@@ -93,11 +96,11 @@ class BlockwiseTower:
         """Embed tiles [tiles, 3, H, W] for the first block: [tiles, cls + n, Dv], CLS first where there is one."""
         module = self.module
         hidden: torch.Tensor
-        if self.config.model_type in ("smolvlm_vision", "idefics3_vision"):
+        if self.kind == "idefics3_vision":
             patch = self.config.patch_size
             seen = pixels.new_ones(len(pixels), pixels.shape[-2] // patch, pixels.shape[-1] // patch, dtype=torch.bool)
             hidden = module.embeddings(pixels, seen)
-        elif self.config.model_type == "internvl_vision":
+        elif self.kind == "internvl_vision":
             hidden = module.embeddings(pixels)
         else:
             resized = tuple(pixels.shape[-2:]) != (side(self.config.image_size),) * 2

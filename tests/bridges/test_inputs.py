@@ -70,8 +70,7 @@ def test_a_padded_batch_of_unequal_images_equals_generate(family):
     processor, model = family.adapter.processor, family.adapter.model
     texts = [family.text(families.QUESTIONS[0]), family.text(families.QUESTIONS[2]).replace("USER:", "USER: what is x")]
     images = [picture(60, 30, 2), picture(30, 90, 3)]
-    nested = [[image] for image in images] if family.name not in ("llava", "llava-siglip", "llava-next") else images
-    nested = images if family.name.startswith(("qwen", "internvl")) else nested
+    nested = [[image] for image in images] if family.nests else images
     inputs = processor(images=nested, text=texts, padding=True, return_tensors="pt", add_special_tokens=False)
     options = {"max_new_tokens": LIMIT, "do_sample": False}
     expected = model.generate(**inputs, **options)

@@ -6,7 +6,7 @@ part, which wants torchvision, is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
@@ -17,7 +17,9 @@ import transformers
 from PIL import Image
 
 QUESTIONS = ("what color is the dot ?", "how many are there ?", "is the square left of the dot ?", "what is x ?")
-WORDS = ["USER:", "ASSISTANT:", "\n", "\n\n", *" ".join(QUESTIONS).split()]
+PIECES = "< > _ - row col global img 1 2 3".split()
+"""Of the marks around tiles, for a tokenizer that knows none of them as one token."""
+WORDS = ["USER:", "ASSISTANT:", "\n", "\n\n", *" ".join(QUESTIONS).split(), *PIECES]
 SPECIAL = [
     "<pad>", "<s>", "</s>", "<unk>", "<image>", "<video>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>",
     *(f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)),
@@ -58,6 +60,22 @@ def _siglip_llava():
     )  # fmt: skip
 
 
+def _vipllava():
+    """Three tower layers, of which the deepest is neither the last nor named last."""
+    return transformers.VipLlavaConfig(
+        vision_config={**_CLIP, "num_hidden_layers": 4}, text_config={"model_type": "llama", **_TEXT},
+        vision_feature_layers=[-4, -2, 2], image_token_id=VOCABULARY["<image>"],
+    )  # fmt: skip
+
+
+def _granite_vision():
+    """As Granite Vision: a LLaVA-NeXT that reads several layers of a SigLIP, the last among them."""
+    return transformers.LlavaNextConfig(
+        vision_config=_SIGLIP, text_config={"model_type": "llama", **_TEXT}, vision_feature_layer=[-4, 1, -1],
+        vision_feature_select_strategy="full", image_token_id=VOCABULARY["<image>"], image_grid_pinpoints=_PINPOINTS,
+    )  # fmt: skip
+
+
 def _llava_next():
     return transformers.LlavaNextConfig(
         vision_config=_CLIP, text_config={"model_type": "mistral", "sliding_window": None, **_TEXT}, vision_feature_layer=-2,
@@ -76,6 +94,18 @@ def _internvl():
     vision = {**_CLIP, "model_type": "internvl_vision", "image_size": [32, 32], "patch_size": [8, 8]}
     return transformers.InternVLConfig(
         vision_config=vision, text_config={"model_type": "qwen2", **_TEXT}, image_token_id=VOCABULARY["<IMG_CONTEXT>"],
+    )  # fmt: skip
+
+
+def _internvl35():
+    """As InternVL3.5: a Qwen3 behind the tower; the tower of its larger models norms queries and keys too."""
+    vision = {
+        **_CLIP, "model_type": "internvl_vision", "image_size": [32, 32], "patch_size": [8, 8], "attention_bias": True,
+        "norm_type": "rms_norm", "use_qk_norm": True,
+    }  # fmt: skip
+    return transformers.InternVLConfig(
+        vision_config=vision, text_config={"model_type": "qwen3", **_TEXT, "head_dim": 16},
+        image_token_id=VOCABULARY["<IMG_CONTEXT>"],
     )  # fmt: skip
 
 
@@ -114,8 +144,8 @@ def _qwen3_moe():
     return made
 
 
-def _smolvlm(kind: str = "SmolVLMConfig", scale: int = 2):
-    vision = {key: value for key, value in _CLIP.items() if key != "model_type"}
+def _smolvlm(kind: str = "SmolVLMConfig", scale: int = 2, **tower: str):
+    vision = {key: value for key, value in _CLIP.items() if key != "model_type"} | tower
     text = {"model_type": "llama", **_TEXT}
     return getattr(transformers, kind)(
         vision_config=vision, text_config=text, image_token_id=VOCABULARY["<image>"], scale_factor=scale,
@@ -135,27 +165,33 @@ def _gemma(window: int = 9):
     )  # fmt: skip
 
 
-def tokenizer(**names: str):
-    """One token a word or a run of line ends; the marks of all families are special tokens."""
+def tokenizer(pieces: bool = False, **names: str):
+    """One token a word or a run of line ends; the marks of all families are special tokens.
+
+    With ``pieces``, those around the tiles of Idefics3 are several tokens, and so are several line ends.
+    """
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
     inner = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n+|[^\s]+"), "removed", invert=True)
+    words = r"\n|\d|[<>_-]|[^\s\d<>_-]+" if pieces else r"\n+|[^\s]+"
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex(words), "removed", invert=True)
     made = transformers.PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>", padding_side="left",
         clean_up_tokenization_spaces=False, extra_special_tokens=names,
     )  # fmt: skip
-    made.add_tokens(SPECIAL, special_tokens=True)
+    whole = [mark for mark in SPECIAL if not (pieces and mark.startswith(("<row", "<global")))]
+    made.add_tokens(whole, special_tokens=True)
     return made
 
 
-def _processor(kind: str, images, mark: str, names: dict[str, str], **options):
+def _processor(kind: str, images, mark: str, names: dict[str, str], pieces: bool = False, **options):
     """A processor of its own class; only the check of its parts' classes is left out, for want of a video part."""
     own = getattr(transformers, kind)
     lenient = type(kind, (own,), {"check_argument_for_proper_class": lambda self, name, value: type(value)})
     if "video_processor" in own.get_attributes():
         options["video_processor"] = SimpleNamespace(num_frames=1, fps=1, size=None)
-    return lenient(image_processor=images, tokenizer=tokenizer(**names), chat_template=TEMPLATE.replace("MARK", mark), **options)
+    words, template = tokenizer(pieces, **names), TEMPLATE.replace("MARK", mark)
+    return lenient(image_processor=images, tokenizer=words, chat_template=template, **options)
 
 
 _SQUARE = {"size": {"height": 32, "width": 32}, "do_center_crop": False, "do_convert_rgb": True}
@@ -186,8 +222,9 @@ def _qwen_processor(kind: str):
     return _processor(kind, images, mark, {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"})
 
 
-def _next_processor():
-    facts = {"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+def _next_processor(siglip: bool = False):
+    facts = {"patch_size": 8, "vision_feature_select_strategy": "full" if siglip else "default"}
+    facts["num_additional_image_tokens"] = 0 if siglip else 1
     return _processor("LlavaNextProcessor", _tiles("LlavaNextImageProcessorPil"), "<image>", {}, **facts)
 
 
@@ -237,20 +274,27 @@ FAMILIES: dict[str, tuple[Callable, Callable]] = {
     "qwen3-vl-moe": (_qwen3_moe, lambda: _qwen_processor("Qwen3VLProcessor")),
     "smolvlm": (_smolvlm, _smol_processor),
     "idefics3": (
-        lambda: _smolvlm("Idefics3Config"),
-        lambda: _processor("Idefics3Processor", _smol_images("Idefics3ImageProcessorPil"), "<image>", {}, image_seq_len=4),
+        lambda: _smolvlm("Idefics3Config", model_type="idefics3"),
+        lambda: _processor(
+            "Idefics3Processor", _smol_images("Idefics3ImageProcessorPil"), "<image>", {}, pieces=True, image_seq_len=4
+        ),
     ),
     "gemma3": (_gemma, _gemma_processor),
+    "vipllava": (_vipllava, _llava_processor),
+    "granite-vision": (_granite_vision, lambda: _next_processor(True)),
+    "internvl3.5": (_internvl35, _internvl_processor),
 }
+SECOND_STAGE = ("qwen3-vl-moe", "vipllava", "granite-vision", "internvl3.5")
+"""Families whose tests run where everything behind extras is installed: most of their own processors need torchvision."""
 
 
-_SECOND_STAGE = ("qwen3-vl-moe",)
-"""Families whose tests run where everything behind extras is installed: their own processors need torchvision."""
-PARAMS = [
-    pytest.param(name, marks=[pytest.mark.families, pytest.mark.needs("torchvision")] if name in _SECOND_STAGE else [])
-    for name in FAMILIES
-]
-"""`FAMILIES` for ``parametrize``."""
+def parameters(names: Iterable[str] = FAMILIES) -> list:
+    """Names of families for ``parametrize``."""
+    later = [pytest.mark.families, pytest.mark.needs("torchvision")]
+    return [pytest.param(name, marks=later if name in SECOND_STAGE else []) for name in names]
+
+
+PARAMS = parameters()
 
 
 def build(config, seed: int = 0):
@@ -285,6 +329,11 @@ class Family:
     name: str
     adapter: object
 
+    @property
+    def nests(self) -> bool:
+        """Whether its processor wants the images of each prompt in a list of their own."""
+        return self.name in ("smolvlm", "idefics3", "gemma3", "llava-onevision")
+
     def text(self, question: str, images: int = 1) -> str:
         content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
         return self.adapter.processor.apply_chat_template(
@@ -296,7 +345,7 @@ class Family:
         text = self.text(question, len(images))
         if not images:
             return self.adapter.tokenizer(text, return_tensors="pt", add_special_tokens=False)
-        nested = [images] if self.name in ("smolvlm", "idefics3", "gemma3", "llava-onevision") else images
+        nested = [images] if self.nests else images
         return self.adapter.processor(images=nested, text=[text], return_tensors="pt", add_special_tokens=False)
 
     @torch.inference_mode()
