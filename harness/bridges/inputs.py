@@ -20,6 +20,9 @@ IMAGE_INPUTS = ("pixel_values", "image_sizes", "image_grid_thw", "pixel_attentio
 PixelSpan = tuple[torch.Tensor, ImageSpan]
 """An image as the tower takes it, tiles [tiles, 3, H, W] or patches [patches, C], and the tokens that it puts into a prompt."""
 
+_OWN = "text and images must come from the model's own processor, and text must not be truncated"
+_MOST = 64  # tokens of the marks before a tile: fewer than their letters
+
 
 def read(adapter: Adapter, rows: list[list[int]], images: Mapping[str, Any], texts: list[str] | None = None) -> list[SplitPrompt]:
     """Return the prompts of the rows of a batch.
@@ -74,8 +77,7 @@ def _prompt(row: list[int], place: int, supply: Iterator[PixelSpan]) -> SplitPro
         at = first - ids.index(place)
         if at < start or row[at : at + len(ids)] != ids:
             raise RequestError(
-                f"the image tokens of input_ids do not fit pixel_values: an image makes {ids.count(place)} of them; "
-                "text and images must come from the model's own processor, and text must not be truncated"
+                f"the image tokens of input_ids do not fit pixel_values: an image makes {ids.count(place)} of them; {_OWN}"
             )
         prefix += row[start:at] if not found else [VISUAL, *row[start:at]]
         start = at + len(ids)
@@ -152,25 +154,76 @@ def canvas(tiles: torch.Tensor) -> tuple[int, int]:
     return best[1]
 
 
+class _TileMarks:
+    """What the processors of SmolVLM and Idefics3 write around tiles, found in token ids by their text.
+
+    A tokenizer may know each mark as one token or make several of it, so spaces between tokens do not count.
+
+    Args:
+        processor: of transformers; the names of its marks differ by family.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self.tokenizer = processor.tokenizer
+        self.edge: str = getattr(processor, "fake_image_token", "<fake_token_around_image>")
+        whole: str = getattr(processor, "global_image_token", None) or getattr(processor, "global_image_tag", "<global-img>")
+        self.name = re.compile(rf"{re.escape(self.edge)}(?:<row_(\d+)_col_(\d+)>|{re.escape(whole)})$")
+
+    def text(self, ids: list[int]) -> str:
+        """The text of token ids, without spaces."""
+        return "".join(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False).split())
+
+    def before(self, ids: list[int]) -> tuple[int, tuple[int, int] | None]:
+        """How many of the last ids are the marks before a tile, and its row and column; None for the whole image."""
+        for count in range(1, min(len(ids), _MOST) + 1):
+            found = self.name.search(self.text(ids[-count:]))
+            if found is not None:
+                return count, None if found[1] is None else (int(found[1]), int(found[2]))
+        raise RequestError(f"no {self.edge} and name of a tile stand before image tokens of input_ids; {_OWN}")
+
+    def behind(self, ids: list[int]) -> int:
+        """How many of the first ids are the mark behind an image."""
+        found = (count for count in range(1, min(len(ids), _MOST) + 1) if self.text(ids[:count]).startswith(self.edge))
+        count = next(found, None)
+        if count is None:
+            raise RequestError(f"no {self.edge} stands behind the last image tokens of an image in input_ids; {_OWN}")
+        return count
+
+
 def _rows(adapter: Adapter, rows: list[list[int]], images: Mapping[str, Any]) -> Iterator[PixelSpan]:
-    """SmolVLM and Idefics3: a stretch a tile, each behind the name of its row and column; the whole image is the last."""
+    """SmolVLM and Idefics3: a stretch a tile, each behind the name of its row and column; the whole image is the last.
+
+    Marks are read as text: a tokenizer may know each as one token or make several of it.
+    """
     if adapter.tokenizer is None:
         raise RequestError(f"{adapter.config.model_type} names its tiles in the text: pass processor=")
     place, vision = adapter.config.image_token_id, adapter.config.vision_config
     one = vision.image_size // vision.patch_size // int(adapter.shape.merge**0.5)
-    mask = images.get("pixel_attention_mask")
+    mask, marks = images.get("pixel_attention_mask"), _TileMarks(adapter.processor)
     for number, row in enumerate(rows):
-        used, tile, first, down, across = 0, 0, None, 0, 0
+        used, free, begin = 0, 0, 0
+        named: list[tuple[int, int]] = []  # tiles of an image so far
         for start, last in _runs(row, place):
-            first = start - 2 if first is None else first
-            name = re.fullmatch(r"<row_(\d+)_col_(\d+)>", adapter.tokenizer.convert_ids_to_tokens(row[start - 1]))
-            tile += 1
+            head, name = marks.before(row[free:start])
+            if not named:
+                begin = start - head
+            free = last + 1
             if name is not None:
-                down, across = max(down, int(name[1])), max(across, int(name[2]))
+                named.append(name)
                 continue
-            areas = [Area(one, one)] if tile == 1 else [*tile_areas(down, across, one), Area(one, one)]
-            ids = (VISUAL if token == place else token for token in row[first : last + 2])
+            down, across = named[-1] if named else (0, 0)
+            if named != [(r, c) for r in range(1, down + 1) for c in range(1, across + 1)]:
+                raise RequestError(f"the marks of an image's tiles in input_ids are not row by row: {_listed(named)}")
+            free += marks.behind(row[free:])
+            tile = len(named) + 1
+            areas = [*tile_areas(down, across, one), Area(one, one)]
+            ids = (VISUAL if token == place else token for token in row[begin:free])
             if mask is not None and not bool(mask[number, used : used + tile].all()):
                 raise RequestError("pixel_attention_mask hides a part of an image, which the engine does not support")
             yield images["pixel_values"][number, used : used + tile], ImageSpan(tuple(ids), tuple(areas), tile)
-            used, tile, first, down, across = used + tile, 0, None, 0, 0
+            used, named = used + tile, []
+
+
+def _listed(named: list[tuple[int, int]]) -> str:
+    """Names of tiles as their marks are written, the first few."""
+    return ", ".join(f"<row_{row}_col_{column}>" for row, column in named[:4]) + (", ..." if len(named) > 4 else "")

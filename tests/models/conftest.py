@@ -17,7 +17,7 @@ import transformers
 from PIL import Image
 
 QUESTIONS = ("what color is the dot ?", "how many are there ?", "is the square left of the dot ?", "what is x ?")
-PIECES = "< > _ - row col global img 1 2 3".split()
+PIECES = ["<", ">", "_", "-", "row", "col", "global", "img", "1", "2", "3"]
 """Of the marks around tiles, for a tokenizer that knows none of them as one token."""
 WORDS = ["USER:", "ASSISTANT:", "\n", "\n\n", *" ".join(QUESTIONS).split(), *PIECES]
 SPECIAL = [
@@ -144,7 +144,7 @@ def _qwen3_moe():
     return made
 
 
-def _smolvlm(kind: str = "SmolVLMConfig", scale: int = 2, **tower: str):
+def smol(kind: str = "SmolVLMConfig", scale: int = 2, **tower: str):
     vision = {key: value for key, value in _CLIP.items() if key != "model_type"} | tower
     text = {"model_type": "llama", **_TEXT}
     return getattr(transformers, kind)(
@@ -272,9 +272,9 @@ FAMILIES: dict[str, tuple[Callable, Callable]] = {
     "qwen2.5-vl": (_qwen25, lambda: _qwen_processor("Qwen2_5_VLProcessor")),
     "qwen3-vl": (_qwen3, lambda: _qwen_processor("Qwen3VLProcessor")),
     "qwen3-vl-moe": (_qwen3_moe, lambda: _qwen_processor("Qwen3VLProcessor")),
-    "smolvlm": (_smolvlm, _smol_processor),
+    "smolvlm": (smol, _smol_processor),
     "idefics3": (
-        lambda: _smolvlm("Idefics3Config", model_type="idefics3"),
+        lambda: smol("Idefics3Config", model_type="idefics3"),
         lambda: _processor(
             "Idefics3Processor", _smol_images("Idefics3ImageProcessorPil"), "<image>", {}, pieces=True, image_seq_len=4
         ),

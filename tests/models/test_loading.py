@@ -13,9 +13,12 @@ from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest
 from harness.errors import RequestError
 from harness.models import catalogue, hf
+from harness.models.adapter import Adapter
 from harness.models.catalogue import GROUP
 from harness.models.configuration import check_configuration
 from harness.models.families import FAMILIES
+from tests.models.conftest import FAMILIES as FAMILIES_OF_TESTS
+from tests.models.conftest import QUESTIONS, Family, ask, build, picture, smol
 from tests.needs import installed, need
 
 TORCHVISION = installed("torchvision")
@@ -134,10 +137,37 @@ def test_a_hub_id_out_of_reach_is_one_line_with_its_revision(monkeypatch):
     one_line(lambda: hf.load("tiny", revision="v1"), "has no revisions")
 
 
+@pytest.mark.parametrize("kind", ["Idefics3Config", "SmolVLMConfig"])
+@pytest.mark.parametrize("tower", ["idefics3", "idefics3_vision", "smolvlm_vision", "siglip_vision_model", None])
+def test_a_tower_may_have_any_of_the_names_that_published_checkpoints_give_it(kind, tower, tmp_path):
+    """Idefics3 and SmolVLM have one tower alone; transformers builds it whatever the checkpoint calls it."""
+    (tmp_path / "config.json").write_text(_renamed(smol(kind).to_json_string(), tower))
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    if tower is not None:
+        assert config.vision_config.model_type == tower
+    name = "idefics3" if kind == "Idefics3Config" else "smolvlm"
+    family = Family(name, Adapter(build(config), FAMILIES_OF_TESTS[name][1](), name))
+    image = picture(60, 30, 2)
+    out = Engine(family.adapter, 3).run(EngineRequest(ask(family, [[image]], 1).batch))
+    torch.testing.assert_close(out.first_logits[0], family.forward(QUESTIONS[0], [image]), atol=2e-4, rtol=1e-4)
+    assert out.tokens[0] == family.generated(QUESTIONS[0], [image], 3)
+
+
+def _renamed(text: str, tower: str | None) -> str:
+    """A configuration whose tower has another name, or none."""
+    facts = json.loads(text)
+    facts["vision_config"].pop("model_type")
+    facts["vision_config"] |= {} if tower is None else {"model_type": tower}
+    return json.dumps(facts)
+
+
 def test_what_a_supported_architecture_allows_and_is_not_known_is_refused(llava):
     vision = copy.deepcopy(llava.adapter.config)
     for name, value, fragment in (
-        ("vision_feature_layer", [-2, -1], "several tower layers"),
+        ("vision_feature_layer", [-2, 7], "the tower has no layer 7; its 3 blocks have layers -4 to 3"),
+        ("vision_feature_layer", -5, "the tower has no layer -5"),
+        ("vision_feature_layer", [0, -4], "no block is run"),
+        ("vision_feature_layer", [], "names no tower layer"),
         ("vision_feature_select_strategy", "full", "does not fit"),
     ):
         other = copy.deepcopy(vision)
@@ -145,6 +175,10 @@ def test_what_a_supported_architecture_allows_and_is_not_known_is_refused(llava)
         one_line(lambda: check_configuration("m", other), fragment)
     vision.vision_config.model_type = "pixtral"
     one_line(lambda: check_configuration("m", vision), "'pixtral'")
+    several = transformers.InternVLConfig(vision_feature_layer=[-2, -1])
+    one_line(lambda: check_configuration("m", several), "a internvl reads one tower layer; several are read by llava, llava_next")
+    without = transformers.VipLlavaConfig(vision_config={"model_type": "siglip_vision_model", "num_hidden_layers": 12})
+    one_line(lambda: check_configuration("m", without), "'default' does not fit a siglip_vision_model")
 
 
 def test_models_of_other_packages(monkeypatch):

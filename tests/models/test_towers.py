@@ -62,7 +62,7 @@ def test_what_cannot_be_run_has_a_reason(family, tall):
     assert (adapter.cannot((), (2, 2)) is None) == (family.name in RESIZES)
     assert adapter.cannot((), (0, 0)) is None
     if adapter.cannot(inside):
-        with pytest.raises(BudgetError, match="inside the tower|at once"):
+        with pytest.raises(BudgetError, match=r"inside the tower|at once"):
             Engine(adapter).run(EngineRequest(tall, inside))
     if adapter.cannot((), (2, 2)):
         with pytest.raises(BudgetError, match="own resolution"):
@@ -97,7 +97,7 @@ def test_open_towers_signals_equal_transformers_own(family, tall, tower):
         close(tower.signals["cls_key"], heads[:1, 0])
 
 
-@pytest.mark.parametrize("family", WHOLE, indirect=True)
+@pytest.mark.parametrize("family", parameters(WHOLE), indirect=True)
 @torch.inference_mode()
 def test_closed_towers_signals_equal_a_slow_version(family):
     """Of two images in one row; Qwen2.5-VL takes each in four windows, which are not in the order of the image."""
