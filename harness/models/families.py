@@ -6,9 +6,9 @@ Importing this file needs neither torch nor transformers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from harness.errors import RequestError
+from harness.models.relatives import relation
 from harness.models.tiling import (
     AnyResolutionTiler,
     ImageTiler,
@@ -73,10 +73,9 @@ def spec_of(name: str, model_type: str) -> FamilySpec:
         model_type: of its configuration.
 
     Raises:
-        RequestError: where the family is not supported; the message lists those that are.
+        RequestError: where the family is not supported; the message names those near it, and all that are.
     """
     if model_type in FAMILIES:
         return FAMILIES[model_type]
-    near = get_close_matches(model_type, FAMILIES, 1, 0.6)
-    hint = f"; closest is {near[0]}" if near else ""
-    raise RequestError(f"model {name!r}: architecture {model_type!r} is not supported; supported are {', '.join(FAMILIES)}{hint}")
+    near = relation(model_type, FAMILIES)
+    raise RequestError(f"model {name!r}: architecture {model_type!r} is not supported{near}; supported are {', '.join(FAMILIES)}")

@@ -17,6 +17,7 @@ from harness.models.adapter import Adapter
 from harness.models.catalogue import GROUP
 from harness.models.configuration import check_configuration
 from harness.models.families import FAMILIES
+from harness.models.relatives import relation
 from tests.models.conftest import FAMILIES as FAMILIES_OF_TESTS
 from tests.models.conftest import QUESTIONS, Family, ask, build, picture, smol
 from tests.needs import installed, need
@@ -87,6 +88,50 @@ def test_an_unsupported_architecture_is_one_line_with_those_that_are(folder):
     one_line(lambda: hf.load(folder(model_type="blip-2")), "'blip-2' is not supported", *FAMILIES)
     one_line(lambda: hf.load(folder(model_type="qwen2_5_v")), "closest is qwen2_5_vl")
     one_line(lambda: hf.load(folder(architectures=["Nothing"])), "model_type")
+
+
+NEAR = {
+    "internvl_chat": ("internvl", "converted checkpoints end in -hf or -HF"),
+    "llava_llama": ("llava", "converted checkpoints are named llava-hf/...-hf"),
+    "llava_qwen": ("llava_onevision", "converted checkpoints are named llava-hf/...-hf"),
+    "llava_phi": ("llava", "llava-hf"),
+    "llava_next_video": ("llava_next", ""),
+    "minicpmv": ("llava_onevision", "code of its own, which is never run"),
+    "mllama": ("llava_next", "cross-attention"),
+    "qwen2_5_omni": ("qwen2_5_vl", ""),
+    "qwen3_5": ("qwen3_vl", "linear attention"),
+    "chameleon": ("llava", "words of its vocabulary"),
+    "idefics2": ("idefics3", ""),
+    "kosmos-2.5": ("llava", ""),
+    "blip-2": ("llava", ""),
+    "gemma3n": ("gemma3", ""),
+    "gemma4": ("gemma3", ""),
+    "aya_vision": ("internvl", ""),
+    "cohere2_vision": ("internvl", ""),
+    "ovis2": ("internvl", ""),
+    "Qwen2-VL": ("qwen2_vl", ""),
+    "llama": ("llava", "a language model, which takes no images"),
+    "qwen2_5_vl_text": ("qwen2_5_vl", "a language model, which takes no images"),
+    "siglip": ("llava", "no language model"),
+}
+
+
+@pytest.mark.parametrize("kind", NEAR)
+def test_who_is_refused_is_told_which_families_are_near(kind, folder):
+    family, remark = NEAR[kind]
+    made = folder(model_type=kind)
+    one_line(lambda: hf.load(made), f"architecture {kind!r} is not supported; closest is ", remark)
+    near = relation(kind, FAMILIES).removeprefix("; closest is ").partition(":")[0].split(" or ")
+    assert family in near
+    assert set(near) <= set(FAMILIES)
+
+
+def test_architectures_of_transformers_are_near_supported_families_alone():
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as everybody
+
+    told = [relation(kind, FAMILIES) for kind in everybody if kind not in FAMILIES]
+    assert sum(bool(words) for words in told) > 0.8 * len(told)
+    assert {spec.model_class for spec in FAMILIES.values()} <= set(everybody.values())
 
 
 def test_code_of_a_repository_is_never_run(folder, tmp_path):
