@@ -51,7 +51,7 @@ class Signals:
     """
 
     features: torch.Tensor = _absent()  # [B, N, D] projected visual tokens
-    vision_features: torch.Tensor = _absent()  # [B, N, Dv] tower states at the layer the model reads
+    vision_features: torch.Tensor = _absent()  # [B, N, Dv] tower states at the (deepest) layer that the model reads
     vision_keys: torch.Tensor = _absent()  # [B, N, Dk] keys there, mean over heads
     vision_keys_full: torch.Tensor = _absent()  # [B, N, Dv] keys there, heads joined
     cls_attention: torch.Tensor = _absent()  # [B, H, N] attention from CLS there

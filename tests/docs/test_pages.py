@@ -45,6 +45,14 @@ def test_the_picture_is_small_enough_to_load():
         assert (ROOT / target).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and (ROOT / target).stat().st_size < 300_000
 
 
+def test_every_family_is_in_the_list_of_what_runs():
+    from harness.models.families import FAMILIES
+
+    part = page("families.md").partition("## What runs")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", part, re.M)
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == {"model_type", *FAMILIES}
+
+
 def leaves(value, prefix=""):
     """Dotted names of the figures in an entry of summary.json; a figure with its interval is one."""
     if isinstance(value, dict) and not {"value", "lo", "hi"} <= set(value):
