@@ -13,6 +13,8 @@ from harness.bridges.inputs import IMAGE_INPUTS, canvas, read
 from harness.bridges.pruned import prune
 from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest
+from harness.errors import RequestError
+from harness.models.prompt import VISUAL
 
 LIMIT = 4
 
@@ -103,3 +105,81 @@ def test_tiles_are_put_together_as_the_whole_image_looks(down, across):
     tiles = whole[0].unflatten(1, (down, 16)).unflatten(3, (across, 16)).permute(1, 3, 0, 2, 4).flatten(0, 1)
     small = torch.nn.functional.interpolate(whole, (16, 16), mode="area")
     assert canvas(torch.cat([tiles, small])) == (down, across)
+
+
+def byte_pairs(*special: str):
+    """A byte-level tokenizer that was trained on no marks; those given are special tokens, others many tokens each."""
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    names = ["<pad>", "<s>", "</s>", "<unk>", *special]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=names, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    inner.train_from_iterator([" ".join(families.QUESTIONS), "USER: ASSISTANT:\n\n", "a row 1 of column 2\n"], trainer)
+    made = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>", padding_side="left"
+    )
+    made.add_tokens(names, special_tokens=True)
+    return made
+
+
+def reworded(name: str, tokenizer):
+    """A family's model with another tokenizer; the id of its image token is as before."""
+    from harness.models.adapter import Adapter
+
+    known, family = families.make(name), families.FAMILIES[name]
+    processor = family[1]()
+    own = type(processor)
+    words = {"video_processor": processor.video_processor} if hasattr(processor, "video_processor") else {}
+    again = own(processor.image_processor, tokenizer, image_seq_len=4, chat_template=processor.chat_template, **words)
+    return families.Family(name, Adapter(known.adapter.model, again, name))
+
+
+@pytest.mark.parametrize("shape", ["square", "tall", "wide", "two"])
+@pytest.mark.parametrize("name", ["idefics3", "smolvlm"])
+def test_marks_of_many_tokens_leave_tiles_in_one_image(name, shape):
+    """A byte-level tokenizer splits names of rows, the name of the whole image, and line ends."""
+    family = reworded(name, byte_pairs("<image>", "<fake_token_around_image>"))
+    adapter, images = family.adapter, [picture(*size) for size in SHAPES[shape]]
+    assert len(adapter.tokenizer("<row_1_col_1>", add_special_tokens=False).input_ids) > 4
+    inputs = family.inputs(families.QUESTIONS[2], images)
+    (prompt,) = read(adapter, [inputs["input_ids"][0].tolist()], {part: inputs.get(part) for part in IMAGE_INPUTS})
+    before, after = adapter.prompt(families.QUESTIONS[2], len(images))
+    pixels = adapter.prompt_pixels([images])
+    assert (list(prompt.prefix), list(prompt.question)) == (before, after)
+    assert prompt.spans == pixels.spans[0]
+    torch.testing.assert_close(prompt.pixels.to(adapter.dtype), pixels.tensors[0])
+
+
+def test_an_edge_of_many_tokens_is_found_too():
+    """Not even what stands around images is one token: a token may then hold the end of a mark and what follows."""
+    family = reworded("smolvlm", byte_pairs("<image>"))
+    images = [picture(60, 30, 2), picture(32, 32, 1)]
+    inputs = family.inputs(families.QUESTIONS[2], images)
+    ids = inputs["input_ids"][0].tolist()
+    (prompt,) = read(family.adapter, [ids], {part: inputs.get(part) for part in IMAGE_INPUTS})
+    assert prompt.spans[0].tiles == 3 and len(prompt.spans) == 2
+    place = family.adapter.config.image_token_id
+    joined = [
+        place if token == VISUAL else token for token in family.adapter.prompt_prefix(list(prompt.prefix), prompt.spans).ids
+    ]
+    assert joined + list(prompt.question) == ids
+
+
+def test_tiles_that_do_not_belong_together_are_refused():
+    family = families.make("smolvlm")
+    inputs = family.inputs(families.QUESTIONS[0], [picture(60, 30, 2)])
+    images, ids = {part: inputs.get(part) for part in IMAGE_INPUTS}, inputs["input_ids"][0].tolist()
+    words = family.adapter.tokenizer.convert_tokens_to_ids
+    first, edge = words("<row_1_col_1>"), words("<fake_token_around_image>")
+    last = len(ids) - 1 - ids[::-1].index(edge)
+    for wrong, said in (
+        ([words("<row_3_col_1>") if token == first else token for token in ids], "not row by row: <row_3_col_1>, <row_2_col_1>"),
+        ([token for token in ids if token != first], "no <fake_token_around_image> and name of a tile stand before"),
+        (ids[:last], "no <fake_token_around_image> stands behind"),
+    ):
+        with pytest.raises(RequestError, match=said):
+            read(family.adapter, [wrong], images)
