@@ -12,7 +12,16 @@ from harness.bridges.prompts import SplitPrompt
 from harness.errors import RequestError
 from harness.models.adapter import Adapter
 from harness.models.prompt import VISUAL, ImageSpan, grid_span
-from harness.models.tiling import AnyResolutionTiler, InternVLTiler, PackedTiler, RowTiler, SingleTiler, side, tile_areas
+from harness.models.tiling import (
+    AnyResolutionTiler,
+    InternVLTiler,
+    PackedTiler,
+    PixtralTiler,
+    RowTiler,
+    SingleTiler,
+    side,
+    tile_areas,
+)
 from harness.store.layouts import Area
 
 IMAGE_INPUTS = ("pixel_values", "image_sizes", "image_grid_thw", "pixel_attention_mask", "batch_num_images")
@@ -47,6 +56,8 @@ def read(adapter: Adapter, rows: list[list[int]], images: Mapping[str, Any], tex
         supply = _any_resolution(tiler, images)
     elif isinstance(tiler, PackedTiler):
         supply = _packed(tiler, images)
+    elif isinstance(tiler, PixtralTiler):
+        supply = _with_row_ends(tiler, rows, place, images)
     elif isinstance(tiler, SingleTiler):
         supply = _single(tiler, images)
     else:
@@ -95,21 +106,44 @@ def _single(tiler: SingleTiler, images: Mapping[str, Any]) -> Iterator[PixelSpan
 
 def _any_resolution(tiler: AnyResolutionTiler, images: Mapping[str, Any]) -> Iterator[PixelSpan]:
     """Tiles of an image; of several images in a prompt, OneVision takes the first tile of each alone."""
-    pixels, sizes = images["pixel_values"], torch.as_tensor(images["image_sizes"]).tolist()
+    pixels, sizes = images["pixel_values"], _table(images, "image_sizes")
     counts = images.get("batch_num_images")
     counts = [1] * len(sizes) if counts is None else torch.as_tensor(counts).tolist()
     alone = [count == 1 for count in counts for _ in range(count)] if tiler.is_onevision else [True] * len(sizes)
     for tiles, size, whole in zip(pixels, sizes, alone, strict=True):
-        span = tiler.span(tuple(size) if whole else None)
+        span = tiler.span((size[0], size[1]) if whole else None)
         yield tiles[: span.tiles], span
 
 
 def _packed(tiler: PackedTiler, images: Mapping[str, Any]) -> Iterator[PixelSpan]:
     start, fold = 0, int(tiler.merge**0.5)
-    for cut in torch.as_tensor(images["image_grid_thw"]).tolist():
+    for cut in _table(images, "image_grid_thw"):
         count = cut[0] * cut[1] * cut[2]
         yield images["pixel_values"][start : start + count], grid_span(cut[1] // fold, cut[2] // fold, tuple(cut))
         start += count
+
+
+def _with_row_ends(tiler: PixtralTiler, rows: list[list[int]], place: int, images: Mapping[str, Any]) -> Iterator[PixelSpan]:
+    """Pixtral's images, padded on the right and below; which marks end their rows stands in the prompt."""
+    supply = iter(zip(images["pixel_values"], _table(images, "image_sizes"), strict=True))
+    for row in rows:
+        start = 0
+        while place in row[start:] and (image := next(supply, None)) is not None:
+            pixels, (height, width) = image
+            first, columns = row.index(place, start), width // tiler.unit
+            start = first + (height // tiler.unit) * (columns + 1)
+            marks = [row[at] if at < len(row) else place for at in (first + columns, start - 1)]
+            yield tiler.patches(pixels[:, :height, :width]), tiler.span(height, width, marks[0], marks[1])
+    for pixels, (height, width) in supply:  # images that no prompt has a place for
+        yield tiler.patches(pixels[:, :height, :width]), tiler.span(height, width, place, place)
+
+
+def _table(images: Mapping[str, Any], name: str) -> list[list[int]]:
+    """What a processor gives beside the pixels, a row an image."""
+    if images.get(name) is None:
+        raise RequestError(f"pixel_values have no {name} beside them; pass all that the model's own processor gives")
+    table: list[list[int]] = torch.as_tensor(images[name]).tolist()
+    return table
 
 
 def _runs(row: list[int], place: int) -> list[tuple[int, int]]:

@@ -19,6 +19,7 @@ from harness.bridges.prompts import PromptPruner
 from harness.errors import RequestError
 from harness.models import companion as companions
 from harness.models.adapter import Adapter
+from harness.models.configuration import tower_kind
 from harness.models.families import spec_of
 from harness.models.torchvision_ops import declare_torchvision_ops
 from harness.models.weights import check_loaded
@@ -89,7 +90,7 @@ class PrunedModel:
     def __init__(self, plain: Any, pruner: PromptPruner, processor: Any = None) -> None:
         name = str(getattr(plain, "name_or_path", "")) or type(plain).__name__
         kind = getattr(getattr(plain, "config", None), "model_type", type(plain).__name__)
-        spec = spec_of(name, kind)
+        spec = spec_of(name, kind, tower_kind(getattr(plain, "config", None)))
         if spec.model_class not in (kind.__name__ for kind in type(plain).__mro__):
             raise RequestError(f"prune: a {type(plain).__name__} has no generate for images; load it as {spec.model_class}")
         check_loaded(name, plain)

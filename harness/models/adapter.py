@@ -21,6 +21,7 @@ from harness.models.backbones import BackboneSpec, backbone_of
 from harness.models.companion import Companion
 from harness.models.configuration import check_configuration, layers_read, read_shape, tower_kind, understood
 from harness.models.families import FamilySpec, spec_of
+from harness.models.pixtral import PixtralTower
 from harness.models.probes import AttentionProbe, Rotary, install, record_rows_of
 from harness.models.prompt import NEWLINE, VISUAL, ImageSpan, PixelBatch, PromptPrefix
 from harness.models.protocols import LayerCache, VisionOutputLike
@@ -53,7 +54,7 @@ class Adapter:
     ) -> None:
         self.model, self.processor, self.name, self.companion = model.eval(), processor, name, companion
         self.config: Any = model.config  # of transformers; its fields differ by family
-        self.spec: FamilySpec = spec_of(name, self.config.model_type)
+        self.spec: FamilySpec = spec_of(name, self.config.model_type, tower_kind(self.config))
         with understood(name, self.config):
             check_configuration(name, self.config)
             self.backbone: BackboneSpec = backbone_of(name, self.config)
@@ -123,6 +124,8 @@ class Adapter:
         kind = self.config.model_type
         if grid is not None and grid != (0, 0) and not self.tiler.resizes:
             return f"{kind} takes images at its own resolution alone; none can be shrunk to a grid"
+        if any(step.site.stage == 0 for step in steps) and not self.spec.blockwise and self.shape.merge == 1:
+            return f"the tower of this {kind} runs as a whole, so no token can leave inside the tower"
         if any(step.site.stage == 0 for step in steps) and not self.tiler.one_to_one:
             return f"the projector of {kind} needs the tower's full grid, so no token can leave inside the tower"
         if any(step.space == "tower" for step in steps) and self.shape.merge > 1:
@@ -234,6 +237,9 @@ class Adapter:
     @cached_property
     def whole_tower(self) -> WholeTower:
         """The tower that runs as a whole, where `blockwise_tower` is None."""
+        if tower_kind(self.config) == "pixtral":
+            projector = self.inner.get_submodule(self.spec.projector)
+            return PixtralTower(self.tower, self.config.vision_config, max(layers_read(self.config)), projector)
         return WholeTower(self.tower, self.config.vision_config)
 
     @property

@@ -36,7 +36,8 @@ def read_shape(config: Any, name: str = "", kv_bytes: int = 2, grid: tuple[int, 
     width = vision.embed_dim if config.model_type == "qwen2_vl" else vision.hidden_size
     merge = merge_of(config)
     patch = side(vision.patch_size)
-    if packed:
+    pixtral = tower_kind(config) == "pixtral"
+    if packed or pixtral:
         grid = grid or (36, 36)
     else:
         one = side(vision.image_size) // patch // isqrt(merge)
@@ -64,7 +65,7 @@ def read_shape(config: Any, name: str = "", kv_bytes: int = 2, grid: tuple[int, 
         projector_layers=_projector(config, width * joined, merge),
         kv_bytes=kv_bytes,
         merge=merge,
-        vision_gated=windows,
+        vision_gated=windows or pixtral,
         window=(vision.window_size // patch) ** 2 if windows else 0,
         global_blocks=tuple(vision.fullatt_block_indexes) if windows else (),
         channels=vision.in_channels * vision.temporal_patch_size if packed else 3,
@@ -82,6 +83,8 @@ def merge_of(config: Any) -> int:
         merge = round(1 / config.downsample_ratio) ** 2
     elif kind in ("smolvlm", "idefics3"):
         merge = config.scale_factor**2
+    elif kind == "mistral3":
+        merge = config.spatial_merge_size**2
     elif kind == "gemma3":
         merge = (side(vision.image_size) // side(vision.patch_size)) ** 2 // config.mm_tokens_per_image
     return merge
@@ -91,10 +94,10 @@ def tower_kind(config: Any) -> str:
     """Return which vision tower transformers builds of a configuration, by the ``model_type`` of its own class.
 
     Some families have one tower alone, which is built whatever the checkpoint calls it: published Idefics3 checkpoints say
-    ``idefics3``, ``idefics3_vision`` or nothing.
+    ``idefics3``, ``idefics3_vision`` or nothing. Empty where a configuration has no tower.
     """
-    kind: str = _OWN_TOWERS.get(config.model_type, config.vision_config.model_type)
-    return kind
+    named = getattr(getattr(config, "vision_config", None), "model_type", "")
+    return str(_OWN_TOWERS.get(getattr(config, "model_type", ""), named))
 
 
 def layers_read(config: Any) -> tuple[int, ...]:
@@ -137,6 +140,8 @@ def _projector(config: Any, width: int, merge: int) -> tuple[tuple[int, int], ..
         return ((wide, out),)
     if kind == "gemma3":
         return ((width, out),)
+    if kind == "mistral3":
+        return ((wide, width), (width, out), (out, out))
     return ((wide, out), (out, out))
 
 
@@ -169,7 +174,9 @@ def check_configuration(name: str, config: Any) -> None:
     """
     vision, kind = config.vision_config, config.model_type
     tower = tower_kind(config)
-    if not kind.startswith("qwen") and tower not in (*_WITH_CLS, "siglip_vision_model", *_OWN_TOWERS.values()):
+    known = (*_WITH_CLS, "siglip_vision_model", *_OWN_TOWERS.values())
+    known = {"mistral3": ("pixtral",), "llava": (*known, "pixtral")}.get(kind, known)
+    if not kind.startswith("qwen") and tower not in known:
         raise RequestError(f"model {name!r}: vision tower {vision.model_type!r} of {kind} is not supported; CLIP and SigLIP are")
     if hasattr(config, "vision_feature_layer"):
         _check_layers(name, config)

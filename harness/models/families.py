@@ -15,6 +15,7 @@ from harness.models.tiling import (
     InternVLTiler,
     MarkedTiler,
     PackedTiler,
+    PixtralTiler,
     RowTiler,
     SingleTiler,
 )
@@ -46,6 +47,10 @@ def _smol(model_class: str, *packages: str) -> FamilySpec:
     return FamilySpec(model_class, RowTiler, "vision_model", "connector", final_norm=True, packages=packages)
 
 
+def _pixtral(model_class: str) -> FamilySpec:
+    return FamilySpec(model_class, PixtralTiler, blockwise=False, packages=("torchvision",))
+
+
 FAMILIES = {
     "llava": FamilySpec("LlavaForConditionalGeneration", SingleTiler),
     "vipllava": FamilySpec("VipLlavaForConditionalGeneration", SingleTiler),
@@ -61,21 +66,25 @@ FAMILIES = {
     "gemma3": FamilySpec(
         "Gemma3ForConditionalGeneration", MarkedTiler, bidirectional_images=True, final_norm=True, image_margin="\n\n"
     ),
+    "mistral3": _pixtral("Mistral3ForConditionalGeneration"),
 }
 """The supported families, by the ``model_type`` of their configurations."""
+_WITH_TOWER = {("llava", "pixtral"): _pixtral("LlavaForConditionalGeneration")}
+"""Families that another tower sets apart, by the ``model_type`` of their configurations and of their tower's."""
 
 
-def spec_of(name: str, model_type: str) -> FamilySpec:
+def spec_of(name: str, model_type: str, tower: str | None = None) -> FamilySpec:
     """Return what sets a model's family apart.
 
     Args:
         name: of the model, for the message.
         model_type: of its configuration.
+        tower: ``model_type`` of its tower's configuration, where it is known.
 
     Raises:
         RequestError: where the family is not supported; the message names those near it, and all that are.
     """
     if model_type in FAMILIES:
-        return FAMILIES[model_type]
+        return _WITH_TOWER.get((model_type, tower or ""), FAMILIES[model_type])
     near = relation(model_type, FAMILIES)
     raise RequestError(f"model {name!r}: architecture {model_type!r} is not supported{near}; supported are {', '.join(FAMILIES)}")

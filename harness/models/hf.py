@@ -75,7 +75,7 @@ def load(
         logging.disable_progress_bar()
     declare_torchvision_ops()
     try:
-        spec = spec_of(name, _model_type(source, common))
+        spec = spec_of(name, *_model_types(source, common))
         options = _placement(kind, device_map, quantize, spec)
         _need(f"model {name!r}", *spec.packages)
         if quantize is not None and read_shape(transformers.AutoConfig.from_pretrained(source, **common)).experts:
@@ -121,14 +121,15 @@ def _made_by(point: EntryPoint, device: str, kind: torch.dtype) -> Adapter:
     return made
 
 
-def _model_type(source: str, common: dict[str, Any]) -> str:
-    """The architecture that a configuration names, read as it stands there: unknown ones have no class."""
+def _model_types(source: str, common: dict[str, Any]) -> tuple[str, str | None]:
+    """The architectures of a model and its tower by its configuration, read as it stands there: unknown ones have no class."""
     from transformers import PreTrainedConfig
 
     found, _ = PreTrainedConfig.get_config_dict(source, **common)
     if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
         raise ValueError("its config.json names no model_type")
-    return str(found["model_type"])
+    tower = found.get("vision_config")
+    return str(found["model_type"]), tower.get("model_type") if isinstance(tower, dict) else None
 
 
 def _hint(name: str, revision: str | None, local: bool) -> str:

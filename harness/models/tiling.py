@@ -288,6 +288,58 @@ class PackedTiler(ImageTiler):
         return averages
 
 
+class PixtralTiler(ImageTiler):
+    """Mistral 3 and Pixtral: patches of any resolution in reading order, a mark behind every row of visual tokens."""
+
+    one_to_one = False
+    resizes = True
+
+    def cut(self, image: Image.Image, count: int, grid: tuple[int, int] | None) -> tuple[torch.Tensor, ImageSpan]:
+        """Cut one image of a prompt; see `ImageTiler.cut`."""
+        options: dict[str, Any] = {"patch_size": self.unit}  # of an image processor
+        if grid is not None:
+            image = image.convert("RGB").resize((grid[1] * self.unit, grid[0] * self.unit), Image.Resampling.BICUBIC)
+            options["do_resize"] = False
+        pixels = self.processor.image_processor([image], return_tensors="pt", **options)["pixel_values"][0]
+        names = (self.processor.image_break_token, self.processor.image_end_token)
+        row_end, image_end = self.processor.tokenizer.convert_tokens_to_ids(list(names))
+        return self.patches(pixels), self.span(pixels.shape[1], pixels.shape[2], row_end, image_end)
+
+    @property
+    def unit(self) -> int:
+        """Pixels a side of what becomes one visual token."""
+        return side(self.config.vision_config.patch_size) * isqrt(self.merge)
+
+    def patches(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the patches of an image [3, H, W] in reading order: [patches, 3 * patch * patch]."""
+        patch = side(self.config.vision_config.patch_size)
+        cut: torch.Tensor = pixels.unflatten(2, (-1, patch)).unflatten(1, (-1, patch))  # [3, rows, patch, columns, patch]
+        return cut.permute(1, 3, 0, 2, 4).flatten(2).flatten(0, 1)
+
+    def span(self, height: int, width: int, row_end: int, image_end: int) -> ImageSpan:
+        """Return the tokens that an image of so many pixels puts into the prompt.
+
+        Args:
+            height: in pixels, as the tower sees the image.
+            width: in pixels.
+            row_end: id of the mark behind every row but the last.
+            image_end: id of the mark behind the last.
+        """
+        patch = side(self.config.vision_config.patch_size)
+        rows, columns = height // self.unit, width // self.unit
+        ids = ((VISUAL,) * columns + (row_end,)) * rows
+        return ImageSpan((*ids[:-1], image_end), (Area(rows, columns),), 1, (height // patch, width // patch))
+
+    def arrange(self, table: torch.Tensor, spans: tuple[ImageSpan, ...]) -> torch.Tensor:
+        """Average the values of patches in reading order, [B * patches, C], over those of one visual token: [B, N, C]."""
+        counts, fold = [span.cut[0] * span.cut[1] for span in spans], isqrt(self.merge)
+        parts = []
+        for part, span in zip(table.unflatten(0, (-1, sum(counts))).split(counts, 1), spans, strict=True):
+            rows, columns = span.areas[0].rows, span.areas[0].columns
+            parts.append(part.unflatten(1, (rows, fold, columns, fold)).mean((2, 4)).flatten(1, 2))
+        return torch.cat(parts, 1)
+
+
 _grid_span = lru_cache(maxsize=256)(grid_span)
 
 

@@ -17,6 +17,7 @@ from harness.errors import RequestError
 from harness.models.prompt import VISUAL
 
 LIMIT = 4
+NAMED_SIZES = {"llava-next": "image_sizes", "qwen2.5-vl": "image_grid_thw", "mistral3": "image_sizes"}
 
 
 def _families():
@@ -97,6 +98,33 @@ def test_pruned_answers_are_those_of_the_engine(family):
     assert [token for token in answer if token not in adapter.end_ids] == expected.tokens[0]
     count = adapter.prompt_pixels([[image]]).counts[0]
     assert pruned.visual_tokens == [(count, round(count / 2))]
+
+
+@pytest.mark.parametrize("family", [param for param in families.PARAMS if param.values[0] in NAMED_SIZES], indirect=True)
+def test_sizes_that_are_left_out_are_named(family):
+    """Without a processor, too: what ends a row of an image stands in the prompt itself."""
+    inputs = dict(family.inputs(families.QUESTIONS[0], [picture(60, 30, 2)]))
+    pruned, options = prune(family.adapter.model, "none"), {"max_new_tokens": LIMIT, "do_sample": False}
+    assert torch.equal(pruned.generate(**inputs, **options), family.adapter.model.generate(**inputs, **options))
+    name = NAMED_SIZES[family.name]
+    inputs.pop(name)
+    with pytest.raises(RequestError, match=f"pixel_values have no {name} beside them"):
+        pruned.generate(**inputs, **options)
+
+
+@pytest.mark.parametrize("family", [param for param in families.PARAMS if param.values[0] == "mistral3"], indirect=True)
+def test_images_and_row_ends_that_do_not_belong_together_are_refused(family):
+    inputs = dict(family.inputs(families.QUESTIONS[0], [picture(60, 30, 2)]))
+    pruned, ids = prune(family.adapter.model, "none"), inputs["input_ids"]
+    cut = int((ids[0] == family.adapter.config.image_token_id).nonzero()[-1])
+    for other, fragment in (
+        ({"input_ids": ids[:, :cut], "attention_mask": inputs["attention_mask"][:, :cut]}, "do not fit pixel_values"),
+        ({"image_sizes": torch.tensor([[32, 64]])}, "do not fit pixel_values"),
+        ({"pixel_values": inputs["pixel_values"].repeat(2, 1, 1, 1), "image_sizes": inputs["image_sizes"].repeat(2, 1)},
+         "more images than input_ids have places for"),
+    ):  # fmt: skip
+        with pytest.raises(RequestError, match=fragment):
+            pruned.generate(**{**inputs, **other}, max_new_tokens=LIMIT, do_sample=False)
 
 
 @pytest.mark.parametrize(("down", "across"), [(1, 2), (2, 1), (2, 3), (3, 2), (4, 1)])

@@ -26,7 +26,9 @@ SPECIAL = [
     "<img>", "</img>", "<IMG_CONTEXT>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
     "<start_of_image>", "<end_of_image>", "<image_soft_token>",
 ]  # fmt: skip
-VOCABULARY = {word: place for place, word in enumerate([*SPECIAL, *dict.fromkeys(WORDS)])}
+_ROW_ENDS = ["[IMG]", "[IMG_BREAK]", "[IMG_END]"]
+VOCABULARY = {word: place for place, word in enumerate([*SPECIAL, *dict.fromkeys(WORDS), *_ROW_ENDS])}
+SPECIAL += _ROW_ENDS
 SIZE = 120
 TEMPLATE = (
     "<s> USER: {% for part in messages[0]['content'] %}{% if part['type'] == 'image' %}MARK {% else %}{{ part['text'] }} "
@@ -165,6 +167,25 @@ def _gemma(window: int = 9):
     )  # fmt: skip
 
 
+def _pixtral():
+    tower = {"image_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
+    return {"model_type": "pixtral", "patch_size": 8, "initializer_range": 0.25, **tower}
+
+
+def _mistral3():
+    return transformers.Mistral3Config(
+        vision_config=_pixtral(), text_config={"model_type": "mistral", "sliding_window": None, **_TEXT, "head_dim": 12},
+        image_token_index=VOCABULARY["[IMG]"], spatial_merge_size=2, tie_word_embeddings=False,
+    )  # fmt: skip
+
+
+def _pixtral_llava():
+    return transformers.LlavaConfig(
+        vision_config=_pixtral(), text_config={"model_type": "mistral", "sliding_window": None, **_TEXT, "head_dim": 12},
+        image_token_id=VOCABULARY["[IMG]"], vision_feature_layer=-1, vision_feature_select_strategy="full",
+    )  # fmt: skip
+
+
 def tokenizer(pieces: bool = False, **names: str):
     """One token a word or a run of line ends; the marks of all families are special tokens.
 
@@ -262,6 +283,11 @@ def _gemma_processor():
     return _processor("Gemma3Processor", images, "<start_of_image>", names, image_seq_length=16)
 
 
+def _pixtral_processor(merge: int):
+    images = transformers.PixtralImageProcessorPil(size={"longest_edge": 64}, patch_size=8)
+    return _processor("PixtralProcessor", images, "[IMG]", {}, patch_size=8, spatial_merge_size=merge)
+
+
 FAMILIES: dict[str, tuple[Callable, Callable]] = {
     "llava": (_llava, _llava_processor),
     "llava-siglip": (_siglip_llava, lambda: _llava_processor(True)),
@@ -283,8 +309,10 @@ FAMILIES: dict[str, tuple[Callable, Callable]] = {
     "vipllava": (_vipllava, _llava_processor),
     "granite-vision": (_granite_vision, lambda: _next_processor(True)),
     "internvl3.5": (_internvl35, _internvl_processor),
+    "mistral3": (_mistral3, lambda: _pixtral_processor(2)),
+    "llava-pixtral": (_pixtral_llava, lambda: _pixtral_processor(1)),
 }
-SECOND_STAGE = ("qwen3-vl-moe", "vipllava", "granite-vision", "internvl3.5")
+SECOND_STAGE = ("qwen3-vl-moe", "vipllava", "granite-vision", "internvl3.5", "mistral3", "llava-pixtral")
 """Families whose tests run where everything behind extras is installed: most of their own processors need torchvision."""
 
 

@@ -218,8 +218,10 @@ def test_what_a_supported_architecture_allows_and_is_not_known_is_refused(llava)
         other = copy.deepcopy(vision)
         setattr(other, name, value)
         one_line(lambda: check_configuration("m", other), fragment)
-    vision.vision_config.model_type = "pixtral"
-    one_line(lambda: check_configuration("m", vision), "'pixtral'")
+    vision.vision_config.model_type = "dinov2"
+    one_line(lambda: check_configuration("m", vision), "'dinov2'")
+    vision.vision_config.model_type = "pixtral"  # whose patches begin with no CLS
+    one_line(lambda: check_configuration("m", vision), "'default' does not fit a pixtral")
     several = transformers.InternVLConfig(vision_feature_layer=[-2, -1])
     one_line(lambda: check_configuration("m", several), "a internvl reads one tower layer; several are read by llava, llava_next")
     without = transformers.VipLlavaConfig(vision_config={"model_type": "siglip_vision_model", "num_hidden_layers": 12})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from math import isqrt
 
 import pytest
 import torch
@@ -20,9 +21,10 @@ from metrics.flops import flops
 from tests.models.conftest import FAMILIES, parameters
 
 WHOLE = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "qwen3-vl-moe")  # towers that hand out no attention
-BLOCKWISE = tuple(name for name in FAMILIES if name not in WHOLE)
+PIXTRAL = ("mistral3", "llava-pixtral")  # towers that run as a whole and hand out attention
+BLOCKWISE = tuple(name for name in FAMILIES if name not in (*WHOLE, *PIXTRAL))
 CLS = ("llava", "llava-next", "internvl", "vipllava", "internvl3.5")
-RESIZES = ("llava", "llava-siglip", "vipllava", *WHOLE)
+RESIZES = ("llava", "llava-siglip", "vipllava", *WHOLE, *PIXTRAL)
 SEVERAL = ("vipllava", "granite-vision")  # whose projector reads several tower layers at once
 
 
@@ -130,20 +132,68 @@ def test_closed_towers_signals_equal_a_slow_version(family):
         torch.testing.assert_close(tower.projected[image], made, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("family", parameters(PIXTRAL), indirect=True)
+@torch.inference_mode()
+def test_pixtrals_signals_equal_transformers_own(family, several):
+    """Of two prompts of two images each, all of other sizes, which transformers packs into one row under a mask."""
+    adapter, inner, fold = family.adapter, family.adapter.inner, isqrt(family.adapter.shape.merge)
+    for number, images in enumerate(several.images[::2]):
+        made = adapter.processor(images=images, text=["[IMG]" * len(images)], return_tensors="pt")
+        pixels = several.batch.pixels[number : number + 1]
+        sizes = made["image_sizes"].tolist()
+        assert [span.cut for span in pixels.spans[0]] == [(height // 8, width // 8) for height, width in sizes]
+        tower = Engine(adapter, 1).encode_images(pixels, wanted=adapter.gives & VISION_SIGNALS)
+        block, seen = inner.vision_tower.transformer.layers[-1], []
+        hook = block.register_forward_pre_hook(lambda _, given, words: seen.append((given, words)), with_kwargs=True)
+        adapter.model.set_attn_implementation("eager")
+        try:
+            out = inner.vision_tower(made["pixel_values"], made["image_sizes"], output_hidden_states=True, output_attentions=True)
+        finally:
+            adapter.model.set_attn_implementation("probed_sdpa")
+            hook.remove()
+        (given, words), *_ = seen
+        key = (
+            block.attention.k_proj(block.attention_norm(given[0])).unflatten(-1, (adapter.shape.vision_heads, -1)).transpose(1, 2)
+        )
+        rotate = sys.modules[type(block).__module__].apply_rotary_pos_emb
+        _, key = rotate(key, key, *words["position_embeddings"], unsqueeze_dim=0)
+
+        def averaged(table, sizes=sizes):
+            """Of patches [n, C] in reading order, image by image, told slowly."""
+            rows, start = [], 0
+            for height, width in ((height // 8, width // 8) for height, width in sizes):
+                for row in range(0, height, fold):
+                    for column in range(0, width, fold):
+                        places = [start + (row + i) * width + column + j for i in range(fold) for j in range(fold)]
+                        rows.append(table[places].mean(0))
+                start += height * width
+            return torch.stack(rows)
+
+        close = lambda mine, expected: torch.testing.assert_close(mine[0], expected, atol=1e-4, rtol=1e-4)
+        attention = out.attentions[-1][0]  # [H, n, n]; columns of other images are 0
+        own = (attention > 0).sum(-1)[0]  # patches of the image that each is of
+        close(tower.features, averaged(out.hidden_states[-1][0]))
+        close(tower.signals["received_attention"].transpose(1, 2), averaged((attention.sum(1) / own).T))
+        close(tower.signals["vision_keys"], averaged(key[0].mean(0)))
+        close(tower.signals["vision_keys_full"], averaged(key[0].transpose(0, 1).flatten(1)))
+        projected = inner.get_image_features(made["pixel_values"], image_sizes=made["image_sizes"]).pooler_output
+        close(tower.projected, torch.cat(list(projected)))
+
+
 def test_signals_stand_where_the_tokens_made_of_them_stand(family, tall, tower):
     """A visual token hangs on just those tower tokens that its signals are the average of."""
     adapter, spans = family.adapter, tall.pixels.spans[0]
-    if family.name in WHOLE:
-        inputs = []
+    if family.name in (*WHOLE, *PIXTRAL):
+        inputs, pixtral = [], family.name in PIXTRAL
 
         def cut(module, given):
             inputs.append(given[0].detach().requires_grad_())
-            return (inputs[-1],)
+            return (inputs[-1], *given[1:])
 
-        hook = adapter.tower.merger.register_forward_pre_hook(cut)
+        hook = (adapter.whole_tower.projector if pixtral else adapter.tower.merger).register_forward_pre_hook(cut)
         projected = Engine.encode_images.__wrapped__(Engine(adapter, 1), tall.pixels).projected[0]
         hook.remove()
-        order = adapter.whole_tower.patch_order(torch.tensor([spans[0].cut]))
+        order = None if pixtral else adapter.whole_tower.patch_order(torch.tensor([spans[0].cut]))
         states = inputs[0]
         one_hot = torch.eye(len(states)) if order is None else torch.eye(len(states))[order]
         share = adapter.tiler.arrange(one_hot, spans)[0] > 0
