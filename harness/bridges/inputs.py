@@ -200,7 +200,8 @@ class _TileMarks:
     def __init__(self, processor: Any) -> None:
         self.tokenizer = processor.tokenizer
         self.edge: str = getattr(processor, "fake_image_token", "<fake_token_around_image>")
-        whole: str = getattr(processor, "global_image_token", None) or getattr(processor, "global_image_tag", "<global-img>")
+        older = getattr(processor, "global_image_tag", "<global-img>")  # Idefics3's name of the same
+        whole: str = getattr(processor, "global_image_token", older)
         self.name = re.compile(rf"{re.escape(self.edge)}(?:<row_(\d+)_col_(\d+)>|{re.escape(whole)})$")
 
     def text(self, ids: list[int]) -> str:
