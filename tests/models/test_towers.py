@@ -14,11 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest
+from harness.models.adapter import Adapter
 from methods.registry import create
 from methods.schedule import plan, schedule
 from methods.types import PROJECTOR, VISION_SIGNALS, Budget, BudgetError, Selection, Step, vision
 from metrics.flops import flops
-from tests.models.conftest import FAMILIES, parameters
+from tests.models.conftest import FAMILIES, QUESTIONS, Family, ask, build, parameters, picture
 
 WHOLE = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "qwen3-vl-moe")  # towers that hand out no attention
 PIXTRAL = ("mistral3", "llava-pixtral")  # towers that run as a whole and hand out attention
@@ -279,3 +280,34 @@ def test_padding_costs_tower_and_projector(family, tall, size):
         Engine(family.adapter, 1).run(EngineRequest(asked))
     text = len(family.adapter.prompt_prefix(asked.prefix, asked.pixels.spans[0]).text) + len(asked.questions[0])
     assert counter.get_total_flops() == pytest.approx(flops(shape, schedule(shape, ()), text).total, rel=1e-9)
+
+
+LISTS = [("llava", layers) for layers in ([3, 1, 2], [-2, -2], [0, 2], [2])]
+LISTS += [(name, [-3, -1]) for name in ("llava-siglip", "llava-next", "llava-onevision")]
+
+
+@pytest.mark.parametrize(("name", "layers"), LISTS, ids=str)
+def test_layers_that_the_projector_reads_together(name, layers):
+    """In the order of the list, twice where it names one twice; answers and costs are those of transformers."""
+    config = FAMILIES[name][0]()
+    config.vision_feature_layer = layers
+    made = Family(name, Adapter(build(config), FAMILIES[name][1](), name))
+    image, adapter = picture(60, 30, 2), made.adapter
+    batch = ask(made, [[image]], 1).batch
+    out = Engine(adapter, 3).run(EngineRequest(batch))
+    torch.testing.assert_close(out.first_logits[0], made.forward(QUESTIONS[0], [image]), atol=2e-4, rtol=1e-4)
+    assert out.tokens[0] == made.generated(QUESTIONS[0], [image], 3)
+    deepest = max(layer % 4 for layer in layers)
+    assert adapter.shape.vision_layers == deepest == len(adapter.blocks)
+    assert adapter.shape.projector_layers[0] == (32 * len(layers), 48)
+    with torch.inference_mode():
+        states = adapter.tower(batch.pixels.stack(), output_hidden_states=True).hidden_states[deepest]
+    expected = adapter.tiler.arrange(states[:, int(adapter.shape.has_cls) :], batch.pixels.spans[0])
+    torch.testing.assert_close(Engine(adapter, 1).encode_images(batch.pixels).features, expected, atol=1e-4, rtol=1e-4)
+    inside, merging = (step(vision(0), merges=True),), (step(PROJECTOR, merges=True, space="tower"),)
+    for steps in (inside, merging) if name in RESIZES else (merging,):
+        assert (adapter.cannot(steps) is None) == (len(layers) == 1)
+    if len(layers) > 1 and name in RESIZES:
+        assert "reads 2 tower" in adapter.cannot(inside) or "reads 3 tower" in adapter.cannot(inside)
+        with pytest.raises(BudgetError, match="tower layers at once"):
+            Engine(adapter).run(EngineRequest(batch, merging))
