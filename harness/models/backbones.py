@@ -34,12 +34,14 @@ BACKBONES = {
     "mistral": BackboneSpec(),
     "qwen2": BackboneSpec(),
     "qwen3": BackboneSpec(),
+    "qwen3_moe": BackboneSpec(),
     "internlm3": BackboneSpec(),
     "granite": BackboneSpec(multiplier="embedding_multiplier"),
     "gemma3_text": BackboneSpec(norm_plus_one=True),
     "qwen2_vl_text": BackboneSpec(family="qwen2_vl"),
     "qwen2_5_vl_text": BackboneSpec(family="qwen2_5_vl"),
     "qwen3_vl_text": BackboneSpec(family="qwen3_vl"),
+    "qwen3_vl_moe_text": BackboneSpec(family="qwen3_vl_moe"),
 }
 """The supported text backbones, by the ``model_type`` of their configurations."""
 _WHY = {

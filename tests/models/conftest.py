@@ -71,9 +71,13 @@ def _vipllava():
 
 
 def _granite_vision():
-    """As Granite Vision: a LLaVA-NeXT that reads several layers of a SigLIP, the last among them."""
+    """As Granite Vision: a LLaVA-NeXT around a Granite that reads several layers of a SigLIP, the last among them."""
+    text = {
+        **_TEXT, "model_type": "granite", "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "attention_multiplier": 0.6,
+        "logits_scaling": 4.0,
+    }  # fmt: skip
     return transformers.LlavaNextConfig(
-        vision_config=_SIGLIP, text_config={"model_type": "llama", **_TEXT}, vision_feature_layer=[-4, 1, -1],
+        vision_config=_SIGLIP, text_config=text, vision_feature_layer=[-4, 1, -1],
         vision_feature_select_strategy="full", image_token_id=VOCABULARY["<image>"], image_grid_pinpoints=_PINPOINTS,
     )  # fmt: skip
 

@@ -17,11 +17,12 @@ from harness.models.adapter import Adapter
 from harness.models.backbones import BACKBONES
 from harness.models.configuration import read_shape, understood
 from tests.models import test_contracts as contracts
-from tests.models.conftest import _TEXT, FAMILIES, Family, ask, build, picture
+from tests.models.conftest import _TEXT, FAMILIES, SECOND_STAGE, Family, ask, build, picture
 from tests.models.test_loading import one_line
 
 GRANITE = {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "attention_multiplier": 0.6, "logits_scaling": 4.0}
 LAYERS = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+MOE = {"head_dim": 16, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 40, "mlp_only_layers": [1]}
 WINDOW = {"sliding_window": 9, "use_sliding_window": True, "layer_types": LAYERS}
 SETTINGS = {
     "llama": ("llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 16}),
@@ -39,12 +40,13 @@ SETTINGS = {
     "qwen2-window": ("qwen2", WINDOW),
     "qwen3": ("qwen3", {"head_dim": 16}),
     "qwen3-window": ("qwen3", WINDOW),
+    "qwen3_moe": ("qwen3_moe", MOE),
     "internlm3": ("internlm3", {}),
     "granite": ("granite", GRANITE),
     "gemma3_text": ("gemma3_text", {"head_dim": 12, "query_pre_attn_scalar": 5, "sliding_window": 9, "layer_types": LAYERS}),
 }  # fmt: skip
 """A backbone, and what its configuration may ask for, far from what changes nothing."""
-OUTER = ("llava", "llava-next", "llava-onevision", "internvl", "smolvlm", "idefics3")
+OUTER = ("llava", "vipllava", "llava-next", "llava-onevision", "internvl", "smolvlm", "idefics3", "mistral3")
 """A family for every class of transformers that takes any text model."""
 REFUSED = (
     "granitemoe", "nanochat", "phi", "phi3", "gpt_neox", "opt", "falcon", "lfm2", "gpt_oss", "bloom", "mpt", "gpt2", "gemma2",
@@ -71,6 +73,7 @@ def prompts(family: Family):
 
 
 DEFAULT = [(outer, setting) for outer in OUTER for setting in SETTINGS if outer == "llava" or setting == "granite"]
+DEFAULT += [("internvl", "qwen3_moe")]  # the larger InternVL3.5
 REST = [(outer, setting) for outer in OUTER for setting in SETTINGS if (outer, setting) not in DEFAULT]
 
 
@@ -80,13 +83,19 @@ def equals_generate(outer: str, setting: str) -> None:
     contracts.same_as_generate(family, asked, contracts.run(family, asked))
 
 
-@pytest.mark.parametrize(("outer", "setting"), DEFAULT)
+def marked(pairs: list[tuple[str, str]]) -> list:
+    """Pairs for ``parametrize``: families of CI's second stage are run there."""
+    later = [pytest.mark.families, pytest.mark.needs("torchvision")]
+    return [pytest.param(*pair, marks=later if pair[0] in SECOND_STAGE else []) for pair in pairs]
+
+
+@pytest.mark.parametrize(("outer", "setting"), marked(DEFAULT))
 def test_a_supported_backbone_equals_generate(outer, setting):
     equals_generate(outer, setting)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("outer", "setting"), REST)
+@pytest.mark.parametrize(("outer", "setting"), marked(REST))
 def test_a_supported_backbone_equals_generate_in_every_family(outer, setting):
     equals_generate(outer, setting)
 
