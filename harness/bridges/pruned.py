@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _DERIVED = ("token_type_ids", "mm_token_type_ids")
 """Inputs that follow from ``input_ids``."""
+_UNREAD = (*_DERIVED, "labels")
+"""What processors give and the engine does not read."""
 _OWN = frozenset({"plain", "processor", "pruner", "visual_tokens", "_adapter", "_companion"})
 """Attributes of a `PrunedModel` that are not those of the model within."""
 
@@ -161,7 +163,12 @@ class PrunedModel:
             return unpruned
         images = {name: kwargs.pop(name, None) for name in IMAGE_INPUTS}
         mask = kwargs.pop("attention_mask", None)
-        options = {name: value for name, value in kwargs.items() if name not in _DERIVED}
+        kinds = kwargs.get("token_type_ids")
+        if self.adapter.spec.bidirectional_prompt and kinds is not None and bool((kinds != 0).any()):
+            raise RequestError(
+                "generate: token_type_ids mark the start of an answer (suffix=), which is for training: give prompts"
+            )
+        options = {name: value for name, value in kwargs.items() if name not in _UNREAD}
         asked = greedy(self.plain, ids.shape[1], generation_config, options)
         mask = _mask(ids, mask, asked)
         texts = [texts] * len(ids) if isinstance(texts, str) else texts
@@ -174,8 +181,9 @@ class PrunedModel:
         answers = {place: answer.tokens for place, answer in zip(seen, found, strict=True)}
         counts = {place: answer.visual_tokens for place, answer in zip(seen, found, strict=True)}
         if blind:
+            derived = {name: kwargs[name][blind] for name in _DERIVED if kwargs.get(name) is not None}
             answers |= dict(
-                zip(blind, self._plain_answers(ids[blind], mask[blind], asked, generation_config, options), strict=True)
+                zip(blind, self._plain_answers(ids[blind], mask[blind], asked, generation_config, options | derived), strict=True)
             )
         self.visual_tokens = [counts.get(place, (0, 0)) for place in range(len(rows))]
         width = max(map(len, answers.values()))

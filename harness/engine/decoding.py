@@ -119,7 +119,8 @@ class LayerSpan:
             hidden: [G, L, D], their states; only dtype and device matter.
         """
         kinds = {adapter.kind(layer).name: adapter.kind(layer) for layer in range(first_layer, adapter.shape.layers)}
-        masks = {name: ready_mask(layout.mask(kind.window, kind.bidirectional_images), hidden) for name, kind in kinds.items()}
+        both_ways = {name: (kind.bidirectional_images, kind.bidirectional_prompt) for name, kind in kinds.items()}
+        masks = {name: ready_mask(layout.mask(kind.window, *both_ways[name]), hidden) for name, kind in kinds.items()}
         rotary = {name: adapter.rotary(hidden, layout.positions, name) for name in kinds}
         return cls(first_layer, layout, masks, rotary, KVCache(first_layer))
 

@@ -155,7 +155,8 @@ class Engine:
             seen = shared.vision if shared is not None else self.encode_images(request.batch.pixels, steps, stopwatch)
             assert isinstance(seen, VisionOutput), "images that are alike have one output"
             vision = seen
-        uniform_pass = UniformPass(request.batch, path, vision, shared, request.share_questions, stopwatch, recorder)
+        share = request.share_questions and not self.adapter.spec.bidirectional_prompt
+        uniform_pass = UniformPass(request.batch, path, vision, shared, share, stopwatch, recorder)
         if request.rows is not None:
             uniform_pass = uniform_pass.of_rows(request.rows, entered=checkpoint is not None)
         if checkpoint is None:

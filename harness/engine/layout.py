@@ -169,18 +169,26 @@ class SequenceLayout:
         text = self.text[rows, : int(lengths.max())]
         return replace(self, text=text, lengths=lengths, group=self.group[rows], number=self.number[rows])
 
-    def mask(self, window: int | None = None, bidirectional_images: bool = False) -> torch.Tensor | None:
+    def mask(
+        self, window: int | None = None, bidirectional_images: bool = False, bidirectional_prompt: bool = False
+    ) -> torch.Tensor | None:
         """Return which columns may look at which.
 
         Args:
             window: how many slots back a column sees, itself included. Slots count the tokens that are present: where
                 tokens leave, the window reaches as many others further back.
             bidirectional_images: whether the visual tokens of one image see each other, later ones too.
+            bidirectional_prompt: whether all tokens of a prompt see each other, those out of the window too. A sequence then
+                holds one question, since what stands before it depends on it.
 
         Returns:
             Bool [G, 1, L, L], True where a column may look; None where plain causality does.
         """
         length = self.segments.shape[1]
+        if bidirectional_prompt:
+            there = self.segments >= 0
+            itself = torch.eye(length, dtype=torch.bool, device=there.device)
+            return ((there[:, :, None] & there[:, None, :]) | itself)[:, None]
         narrow = window is not None and window < length
         if self.causal_only and not narrow and not (bidirectional_images and self.visual.shape[1]):
             return None

@@ -6,7 +6,6 @@ images in `tiling`, and what sets it apart in `families`.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from dataclasses import replace
 from functools import cached_property
@@ -22,10 +21,11 @@ from harness.models.companion import Companion
 from harness.models.configuration import check_configuration, layers_read, read_shape, tower_kind, understood
 from harness.models.families import FamilySpec, spec_of
 from harness.models.pixtral import PixtralTower
-from harness.models.probes import AttentionProbe, Rotary, install, record_rows_of
+from harness.models.probes import AttentionProbe, Rotary, install, mean_cosine, mean_cosine_of_gaps, record_rows_of
 from harness.models.prompt import NEWLINE, VISUAL, ImageSpan, PixelBatch, PromptPrefix
 from harness.models.protocols import LayerCache, VisionOutputLike
 from harness.models.towers import BlockwiseTower, TowerBlock, WholeTower
+from harness.models.weights import digest_of
 from methods.types import SIGNAL_NAMES, ModelShape, Step
 
 _CLS = frozenset({"cls_attention", "cls_feature", "cls_key"})
@@ -140,11 +140,7 @@ class Adapter:
     @cached_property
     def digest(self) -> str:
         """First 16 digits of the SHA-256 of all weights, names included."""
-        total = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            total.update(name.encode())
-            total.update(tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu().numpy())
-        return total.hexdigest()[:16]
+        return digest_of(self.model)
 
     # prompts
 
@@ -171,6 +167,10 @@ class Adapter:
 
     def _ids(self, question: str, images: int) -> list[int]:
         """Token ids of a question with so many images, one mark for each."""
+        if self.spec.bare_prompt:
+            text = self.processor.image_token * images + self.tokenizer.bos_token + question + "\n"
+            bare: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+            return bare
         content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
         messages = [{"role": "user", "content": content}]
         text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -283,7 +283,7 @@ class Adapter:
 
     @cached_property
     def _kinds(self) -> list[AttentionKind]:
-        return attention_kinds(self.config.get_text_config(), self.spec.bidirectional_images)
+        return attention_kinds(self.config.get_text_config(), self.spec.bidirectional_images, self.spec.bidirectional_prompt)
 
     def kind(self, layer: int) -> AttentionKind:
         """Return how a decoder layer attends."""
@@ -309,6 +309,7 @@ class Adapter:
             positions: int64 [G, L], or [3, G, L] where they have three axes.
             kind: of the decoder layer, as `AttentionKind.name`.
         """
+        positions = positions + self.spec.first_position
         if self.spec.position_axes > 1 and positions.dim() == 2:
             positions = positions.expand(self.spec.position_axes, -1, -1)
         if hasattr(self.decoder.rotary_emb, "layer_types"):  # angles differ between kinds of layers
@@ -382,19 +383,15 @@ class Adapter:
         """
         if not hasattr(self.decoder.rotary_emb, "inv_freq") or self.spec.position_axes > 1:
             like = torch.zeros(1, device=self.device)
-            own, others = self.rotary(like, queries, kind), self.rotary(like, keys, kind)
-            products = [a.float() @ b.float().transpose(1, 2) for a, b in zip(own, others, strict=True)]
-            return (products[0] + products[1]) / (own[0].float().square() + own[1].float().square()).sum(-1)[..., None]
-        frequencies = self.decoder.rotary_emb.inv_freq.to(self.device, torch.float32)
-        gap = (queries[:, :, None] - keys[:, None, :]).float()
-        total = torch.zeros_like(gap)
-        for frequency in frequencies:
-            total += torch.cos(gap * frequency)
-        return total / len(frequencies)
+            return mean_cosine(self.rotary(like, queries, kind), self.rotary(like, keys, kind))
+        return mean_cosine_of_gaps(queries, keys, self.decoder.rotary_emb.inv_freq.to(self.device, torch.float32))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the logits of the next token, float32 [..., vocabulary], from states behind the last layer, [..., D]."""
         logits: torch.Tensor = self.model.lm_head(self.decoder.norm(hidden))
+        bound = getattr(self.config.get_text_config(), "final_logit_softcapping", None)
+        if bound is not None and self.config.model_type == "paligemma":  # Gemma 3's class does not read it
+            logits = (logits / bound).tanh() * bound
         return logits.float()
 
     def decode(self, ids: list[int]) -> str:

@@ -27,8 +27,12 @@ class BackboneSpec:
     multiplier: str = ""  # attribute of its configuration that embeddings are multiplied by before the first layer
     norm_plus_one: bool = False  # whether its norms keep their weight less one
     family: str = ""  # the one family whose own text model it is; any that takes other text models where empty
+    allows: tuple[str, ...] = ()  # attributes of its configuration that others must not set
 
 
+_PREFIX_LM = BackboneSpec(
+    norm_plus_one=True, family="paligemma", allows=("attn_logit_softcapping", "use_bidirectional_attention")
+)
 BACKBONES = {
     "llama": BackboneSpec(),
     "mistral": BackboneSpec(),
@@ -38,6 +42,8 @@ BACKBONES = {
     "internlm3": BackboneSpec(),
     "granite": BackboneSpec(multiplier="embedding_multiplier"),
     "gemma3_text": BackboneSpec(norm_plus_one=True),
+    "gemma": _PREFIX_LM,
+    "gemma2": _PREFIX_LM,
     "qwen2_vl_text": BackboneSpec(family="qwen2_vl"),
     "qwen2_5_vl_text": BackboneSpec(family="qwen2_5_vl"),
     "qwen3_vl_text": BackboneSpec(family="qwen3_vl"),
@@ -81,15 +87,15 @@ def backbone_of(name: str, config: Any) -> BackboneSpec:
         hint = f"; closest is {near[0]}" if near else ""
         raise RequestError(f"model {name!r}: text backbone {kind!r} of {family} is not supported{why}; supported are "
                            f"{', '.join(known)}{hint}")  # fmt: skip
-    for asked in _beyond(text):
+    for asked in _beyond(text, BACKBONES[kind].allows):
         raise RequestError(f"model {name!r}: text backbone {kind!r} with {asked}")
     return BACKBONES[kind]
 
 
-def _beyond(text: Any) -> Iterator[str]:
-    """What a text configuration asks for that no supported backbone is run with, each with its reason."""
+def _beyond(text: Any, allowed: tuple[str, ...]) -> Iterator[str]:
+    """What a text configuration asks for that its backbone is not run with, but for what is allowed, each with its reason."""
     for attribute, why in _FORBIDDEN.items():
-        if getattr(text, attribute, None) not in (None, False):
+        if attribute not in allowed and getattr(text, attribute, None) not in (None, False):
             yield f"{attribute} = {getattr(text, attribute)!r} is not supported: {why}"
     if not getattr(text, "is_causal", True):
         yield f"is_causal = False is not supported: {_FORBIDDEN['use_bidirectional_attention']}"

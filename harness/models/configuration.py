@@ -138,7 +138,7 @@ def _projector(config: Any, width: int, merge: int) -> tuple[tuple[int, int], ..
         return ((wide, wide), (wide, out)) * (1 + len(getattr(vision, "deepstack_visual_indexes", ())))
     if kind in ("smolvlm", "idefics3"):
         return ((wide, out),)
-    if kind == "gemma3":
+    if kind in ("gemma3", "paligemma"):
         return ((width, out),)
     if kind == "mistral3":
         return ((wide, width), (width, out), (out, out))

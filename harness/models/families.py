@@ -31,6 +31,9 @@ class FamilySpec:
     projector: str = "multi_modal_projector"  # name of the projector there
     position_axes: int = 1  # 3 where positions have time, row and column
     bidirectional_images: bool = False  # whether the visual tokens of one image see each other in the LLM
+    bidirectional_prompt: bool = False  # whether a prompt's tokens all see each other: then questions share nothing in the LLM
+    bare_prompt: bool = False  # whether prompts are images and a bare question, to which the processor adds what is missing
+    first_position: int = 0  # of a prompt's first token
     final_norm: bool = False  # whether the tower's final norm comes before the projector
     blockwise: bool = True  # whether the tower is run block by block; else as a whole
     image_margin: str = ""  # text that the processor puts on both sides of an image
@@ -65,6 +68,15 @@ FAMILIES = {
     "idefics3": _smol("Idefics3ForConditionalGeneration"),
     "gemma3": FamilySpec(
         "Gemma3ForConditionalGeneration", MarkedTiler, bidirectional_images=True, final_norm=True, image_margin="\n\n"
+    ),
+    "paligemma": FamilySpec(
+        "PaliGemmaForConditionalGeneration",
+        SingleTiler,
+        bidirectional_prompt=True,
+        bare_prompt=True,
+        first_position=1,
+        final_norm=True,
+        packages=("torchvision",),
     ),
     "mistral3": _pixtral("Mistral3ForConditionalGeneration"),
 }

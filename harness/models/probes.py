@@ -13,6 +13,8 @@ import torch
 
 NAME = "probed_sdpa"
 """Name of `probed_sdpa` among the attention functions of transformers."""
+CAPPED = "probed_with_softcap"
+"""Its name on models whose scores are bounded: transformers lets nothing that is named after SDPA near them."""
 PROBE = "_probe"
 """Attribute of an attention module that `probing` sets."""
 Rotary = tuple[torch.Tensor, torch.Tensor]
@@ -57,6 +59,7 @@ class AttentionProbe:
         mask: torch.Tensor | None,
         scaling: float,
         causal: bool,
+        softcap: float | None = None,
     ) -> None:
         """Record what the probe asks for, from what an attention layer hands to its attention function.
 
@@ -67,6 +70,7 @@ class AttentionProbe:
             mask: [B, 1 or H, L, keys], bool or added to the scores; None for none.
             scaling: of the scores.
             causal: whether rows see no later keys where there is no mask.
+            softcap: bound of the scores; None for none.
         """
         if self.keys:
             self.key_states = key
@@ -77,7 +81,7 @@ class AttentionProbe:
         if self.query_rows is None:
             return
         assert self.group is not None, "rows have a group"
-        scores = _scores(self.query_rows, self.group, query, key, mask, scaling, causal)
+        scores = _scores(self.query_rows, self.group, query, key, mask, scaling, causal, softcap)
         if self.scores:
             self.logits = scores
         self.attention = scores.softmax(-1)
@@ -91,6 +95,7 @@ def _scores(
     mask: torch.Tensor | None,
     scaling: float,
     causal: bool,
+    softcap: float | None,
 ) -> torch.Tensor:
     """Scaled and masked scores of the asked rows, [R, H, T, keys]; a sequence's keys are read once for all its rows.
 
@@ -108,6 +113,8 @@ def _scores(
     queries = query.gather(2, asked[:, None, :, None].expand(-1, heads, -1, width))
     shared = queries.reshape(batch, key.shape[1], -1, width)  # heads of one key head stand together
     scores = (shared.float() @ key.float().transpose(2, 3) * scaling).view(batch, heads, asked.shape[1], -1)
+    if softcap is not None:
+        scores = softcap * (scores / softcap).tanh()
     if mask is not None:
         seen = mask.expand(batch, -1, length, -1)
         seen = seen.gather(2, asked[:, None, :, None].expand(-1, seen.shape[1], -1, seen.shape[3]))
@@ -128,9 +135,12 @@ def probed_sdpa(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     probe: AttentionProbe | None = None,
+    softcap: float | None = None,
     **kwargs: Any,  # what transformers hands to every attention function
 ) -> tuple[torch.Tensor, None]:
     """Run the stock SDPA, and record beside it what a probe asks for.
+
+    Scores that are bounded are none that SDPA computes: such a layer runs the eager attention of its own modelling file.
 
     Args:
         module: the attention layer; `probing` may have set a probe on it.
@@ -140,6 +150,7 @@ def probed_sdpa(
         attention_mask: [B, 1 or H, L, keys]; None for none.
         scaling: of the scores; one over the root of head_dim where not given.
         probe: handed through by the model's layers.
+        softcap: bound of the scores, as Gemma 2 has it; None for none.
         kwargs: for SDPA.
 
     Returns:
@@ -147,12 +158,36 @@ def probed_sdpa(
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    output, weights = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    if softcap is None:
+        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    else:
+        output = _capped_attention(module, query, key, value, attention_mask, scaling, softcap)
     probe = probe or getattr(module, PROBE, None)
     if probe is not None:
         scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-        probe.record(module, query, key, attention_mask, scale, getattr(module, "is_causal", True))
-    return output, weights
+        probe.record(module, query, key, attention_mask, scale, getattr(module, "is_causal", True), softcap)
+    return output, None
+
+
+def _capped_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    softcap: float,
+) -> torch.Tensor:
+    """What the eager attention of a layer's modelling file gives, [B, L, H, head_dim], with a mask as SDPA takes it."""
+    length, keys = query.shape[2], key.shape[2]
+    if mask is None and length > 1 and getattr(module, "is_causal", True):
+        mask = torch.ones(length, keys, dtype=torch.bool, device=query.device).tril(keys - length)[None, None]
+    if mask is not None and mask.dtype == torch.bool:
+        lowest = torch.finfo(query.dtype).min
+        mask = torch.zeros(mask.shape, dtype=query.dtype, device=mask.device).masked_fill_(~mask, lowest)
+    eager = sys.modules[type(module).__module__].eager_attention_forward
+    output: torch.Tensor = eager(module, query, key, value, mask, scaling=scaling, softcap=softcap)[0]
+    return output
 
 
 def record_rows_of(
@@ -192,7 +227,33 @@ def record_rows_of(
     whole[group[:, None], :, rows] = query.transpose(1, 2)
     if mask is not None:
         mask = mask[..., :count]
-    probe.record(attention, whole, key, mask, attention.scaling, True)
+    probe.record(attention, whole, key, mask, attention.scaling, True, getattr(attention, "attn_logit_softcapping", None))
+
+
+def mean_cosine(own: Rotary, others: Rotary) -> torch.Tensor:
+    """Return the mean cosine of the rotary angles between positions, float32 [R, T, N].
+
+    Args:
+        own: angles of positions, [R, T, head_dim].
+        others: those of others, [R, N, head_dim].
+    """
+    products = [a.float() @ b.float().transpose(1, 2) for a, b in zip(own, others, strict=True)]
+    return (products[0] + products[1]) / (own[0].float().square() + own[1].float().square()).sum(-1)[..., None]
+
+
+def mean_cosine_of_gaps(queries: torch.Tensor, keys: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
+    """Return the mean cosine of the rotary angles between positions, float32 [R, T, N], of frequencies alone.
+
+    Args:
+        queries: int64 [R, T].
+        keys: int64 [R, N].
+        frequencies: float32 [F] angles of a gap of one.
+    """
+    gap = (queries[:, :, None] - keys[:, None, :]).float()
+    total = torch.zeros_like(gap)
+    for frequency in frequencies:
+        total += torch.cos(gap * frequency)
+    return total / len(frequencies)
 
 
 @contextmanager
@@ -214,6 +275,8 @@ def install(model: Any) -> None:
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-    AttentionInterface.register(NAME, probed_sdpa)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    model.set_attn_implementation(NAME)
+    for name in (NAME, CAPPED):
+        AttentionInterface.register(name, probed_sdpa)
+        AttentionMaskInterface.register(name, sdpa_mask)
+    bounded = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None
+    model.set_attn_implementation(CAPPED if bounded else NAME)

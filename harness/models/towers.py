@@ -132,9 +132,10 @@ class ChunkProbe(AttentionProbe):
         mask: torch.Tensor | None,
         scaling: float,
         causal: bool,
+        softcap: float | None = None,
     ) -> None:
         """Record keys and received attention of one more window or image; see `AttentionProbe.record`."""
-        super().record(module, query, key, mask, scaling, causal)
+        super().record(module, query, key, mask, scaling, causal, softcap)
         self.chunks.append((self.key_states, self.mean_received))
 
     def join(self) -> None:

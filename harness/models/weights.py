@@ -6,6 +6,7 @@ nothing had happened. Here both are errors.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,6 +22,15 @@ _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 _MOST = 3  # names that a message gives
 _UNREAD = re.compile(r"(^|\.)vision_(tower|model)(\.vision_model)?\.head\.")
 """Weights that no computation reads: SigLIP's pooling head, which some published towers carry and some configurations ask for."""
+
+
+def digest_of(model: torch.nn.Module) -> str:
+    """Return the first 16 digits of the SHA-256 of all weights of a model, names included."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        total.update(name.encode())
+        total.update(tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu().numpy())
+    return total.hexdigest()[:16]
 
 
 def check_index(name: str, source: str | Path, **common: Any) -> None:

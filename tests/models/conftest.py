@@ -190,6 +190,21 @@ def _pixtral_llava():
     )  # fmt: skip
 
 
+def _paligemma(second: bool):
+    """Gemma 2 with windows that are shorter than a prompt, and bounds that scores and logits reach."""
+    text = {**_TEXT, "head_dim": 12, "model_type": "gemma"}
+    if second:
+        text |= {
+            "model_type": "gemma2", "sliding_window": 9, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+        }  # fmt: skip
+    return transformers.PaliGemmaConfig(
+        vision_config=_SIGLIP, text_config=text, image_token_index=VOCABULARY["<image>"], projection_dim=48, hidden_size=48,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+
+
 def tokenizer(pieces: bool = False, **names: str):
     """One token a word or a run of line ends; the marks of all families are special tokens.
 
@@ -292,6 +307,14 @@ def _pixtral_processor(merge: int):
     return _processor("PixtralProcessor", images, "[IMG]", {}, patch_size=8, spatial_merge_size=merge)
 
 
+def _paligemma_processor():
+    images = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32})
+    images.image_seq_length = 16
+    made = _processor("PaliGemmaProcessor", images, "<image>", {"image_token": "<image>"})
+    made.chat_template = None
+    return made
+
+
 FAMILIES: dict[str, tuple[Callable, Callable]] = {
     "llava": (_llava, _llava_processor),
     "llava-siglip": (_siglip_llava, lambda: _llava_processor(True)),
@@ -315,8 +338,12 @@ FAMILIES: dict[str, tuple[Callable, Callable]] = {
     "internvl3.5": (_internvl35, _internvl_processor),
     "mistral3": (_mistral3, lambda: _pixtral_processor(2)),
     "llava-pixtral": (_pixtral_llava, lambda: _pixtral_processor(1)),
+    "paligemma": (lambda: _paligemma(False), _paligemma_processor),
+    "paligemma2": (lambda: _paligemma(True), _paligemma_processor),
 }
-SECOND_STAGE = ("qwen3-vl-moe", "vipllava", "granite-vision", "internvl3.5", "mistral3", "llava-pixtral")
+SECOND_STAGE = (
+    "qwen3-vl-moe", "vipllava", "granite-vision", "internvl3.5", "mistral3", "llava-pixtral", "paligemma", "paligemma2",
+)  # fmt: skip
 """Families whose tests run where everything behind extras is installed: most of their own processors need torchvision."""
 
 
@@ -364,9 +391,16 @@ class Family:
     @property
     def nests(self) -> bool:
         """Whether its processor wants the images of each prompt in a list of their own."""
-        return self.name in ("smolvlm", "idefics3", "gemma3", "llava-onevision")
+        return self.name in ("smolvlm", "idefics3", "gemma3", "llava-onevision", "paligemma", "paligemma2")
+
+    @property
+    def bare(self) -> bool:
+        """Whether prompts are images and a question alone, and all of a prompt is one block that sees itself."""
+        return self.name.startswith("paligemma")
 
     def text(self, question: str, images: int = 1) -> str:
+        if self.bare:
+            return "<image>" * images + question
         content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
         return self.adapter.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
@@ -375,10 +409,14 @@ class Family:
     def inputs(self, question: str, images: list[Image.Image]):
         """What the family's own processor makes of a prompt."""
         text = self.text(question, len(images))
+        options = {"return_tensors": "pt", "add_special_tokens": False}
+        if not images and self.bare:  # its processor makes no prompt without one
+            return self.adapter.tokenizer(f"<s>{text}\n", return_token_type_ids=True, **options)
         if not images:
-            return self.adapter.tokenizer(text, return_tensors="pt", add_special_tokens=False)
-        nested = [images] if self.nests else images
-        return self.adapter.processor(images=nested, text=[text], return_tensors="pt", add_special_tokens=False)
+            return self.adapter.tokenizer(text, **options)
+        made = self.adapter.processor(images=[images] if self.nests else images, text=[text], **options)
+        made.pop("labels", None)  # for training
+        return made
 
     @torch.inference_mode()
     def generated(self, question: str, images: list[Image.Image], limit: int = 5) -> list[int]:

@@ -15,6 +15,7 @@ import torch
 from harness.engine.engine import Engine
 from harness.engine.recorder import Recorder
 from harness.engine.request import EngineRequest
+from harness.models.probes import install
 from harness.models.prompt import NEWLINE, VISUAL
 from harness.run.evidence_swap import swapped
 from methods.types import PROJECTOR, Selection, Step, decoder
@@ -152,6 +153,9 @@ class Reference:
                 allowed |= (image[:, None] == image) & (image >= 0)
             if kind.window is not None:  # counts what is there
                 allowed &= place > place[:, None] - kind.window
+            if kind.bidirectional_prompt:
+                prompt = torch.arange(length) < self.inputs["input_ids"].shape[1]
+                allowed |= prompt[:, None] & prompt
             words["attention_mask"] = ((allowed & seen) | torch.eye(length, dtype=torch.bool))[None, None]
             if self.positions == "contiguous":
                 words["position_embeddings"] = self.adapter.rotary(hidden, self.renumbered(seen, image), kind.name)
@@ -265,7 +269,7 @@ def test_probed_rows_equal_eager_attention(family, alike, several):
                     torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-3)
                     assert (recorder.ids[layer][row, len(columns) :] == -1).all()
         finally:
-            adapter.model.set_attn_implementation("probed_sdpa")
+            install(adapter.model)
 
 
 def test_rows_ahead_are_those_that_the_layer_then_computes(family, alike):

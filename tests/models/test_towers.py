@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest
 from harness.models.adapter import Adapter
+from harness.models.probes import install
 from methods.registry import create
 from methods.schedule import plan, schedule
 from methods.types import PROJECTOR, VISION_SIGNALS, Budget, BudgetError, Selection, Step, vision
@@ -25,7 +26,8 @@ WHOLE = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "qwen3-vl-moe")  # towers that ha
 PIXTRAL = ("mistral3", "llava-pixtral")  # towers that run as a whole and hand out attention
 BLOCKWISE = tuple(name for name in FAMILIES if name not in (*WHOLE, *PIXTRAL))
 CLS = ("llava", "llava-next", "internvl", "vipllava", "internvl3.5")
-RESIZES = ("llava", "llava-siglip", "vipllava", *WHOLE, *PIXTRAL)
+PALIGEMMA = ("paligemma", "paligemma2")
+RESIZES = ("llava", "llava-siglip", "vipllava", *WHOLE, *PIXTRAL, *PALIGEMMA)
 SEVERAL = ("vipllava", "granite-vision")  # whose projector reads several tower layers at once
 
 
@@ -61,7 +63,7 @@ def test_what_cannot_be_run_has_a_reason(family, tall):
     adapter = family.adapter
     inside, merging = (step(vision(0), merges=True),), (step(PROJECTOR, merges=True, space="tower"),)
     assert (adapter.cannot(merging) is None) == (adapter.shape.merge == 1 and family.name not in SEVERAL)
-    assert (adapter.cannot(inside) is None) == (family.name in ("llava", "llava-siglip"))
+    assert (adapter.cannot(inside) is None) == (family.name in ("llava", "llava-siglip", *PALIGEMMA))
     assert (adapter.cannot((), (2, 2)) is None) == (family.name in RESIZES)
     assert adapter.cannot((), (0, 0)) is None
     if adapter.cannot(inside):
@@ -81,7 +83,7 @@ def test_open_towers_signals_equal_transformers_own(family, tall, tower):
     try:
         out = adapter.tower(pixels, output_hidden_states=True, output_attentions=True)
     finally:
-        adapter.model.set_attn_implementation("probed_sdpa")
+        install(adapter.model)
     arrange = lambda table: adapter.tiler.arrange(table, spans)
     close = lambda a, b: torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
     hidden, attention = out.hidden_states[read], out.attentions[read - 1]
@@ -150,7 +152,7 @@ def test_pixtrals_signals_equal_transformers_own(family, several):
         try:
             out = inner.vision_tower(made["pixel_values"], made["image_sizes"], output_hidden_states=True, output_attentions=True)
         finally:
-            adapter.model.set_attn_implementation("probed_sdpa")
+            install(adapter.model)
             hook.remove()
         (given, words), *_ = seen
         key = (

@@ -22,6 +22,10 @@ from harness.tasks import registry
 from harness.tasks.base import ImageSample, Question, TaskInfo
 
 FAMILIES = ("llava-next", "qwen2.5-vl", "internvl", "smolvlm", "gemma3")
+LATER = [
+    pytest.param(name, marks=[pytest.mark.families, pytest.mark.needs("torchvision")]) for name in ("mistral3", "paligemma2")
+]
+FIXED = ("gemma3", "paligemma2")  # families whose images all have the same tokens
 METHODS = ("random", "divprune", "fastv", "sts", "visionzip")
 SIZES = ((32, 32), (60, 30), (30, 90), (32, 32), (60, 60))  # (height, width)
 
@@ -88,7 +92,7 @@ def rows(found) -> dict:
     return {row[:2]: row[2:] for row in found.store.connection.execute(query)}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *LATER])
 def test_a_whole_comparison(family, run):
     found = run(family, page=True)
     cells = {(c["method"], c["keep"]): c for c in found.summary["cells"]}
@@ -96,8 +100,8 @@ def test_a_whole_comparison(family, run):
     answered = {facts["method"]: found.store.columns(i) for i, _, facts in found.store.cells() if facts["skipped"] is None}
     counts = answered["none"]["kept_count"]
     assert found.report.stat().st_size > 10_000
-    assert len(set(counts)) == (1 if family == "gemma3" else len({layout.tokens for layout in layouts.values()}))
-    assert bool(layouts) == (family != "gemma3")
+    assert len(set(counts)) == (1 if family in FIXED else len({layout.tokens for layout in layouts.values()}))
+    assert bool(layouts) == (family not in FIXED)
     for (method, keep), cell in cells.items():
         if cell["skipped"] is not None:
             assert len(cell["skipped"]) > 10
@@ -118,7 +122,7 @@ def test_a_whole_comparison(family, run):
                 assert unpack(bits, (1, tokens)).sum() == present
     skipped = {method for (method, _), cell in cells.items() if cell["skipped"] is not None}
     assert ("visionzip" in skipped) == (not adapter.shape.has_cls or adapter.shape.merge > 1)
-    assert ("downsample" in skipped) == (family != "qwen2.5-vl")
+    assert ("downsample" in skipped) == (family not in ("qwen2.5-vl", "mistral3", "paligemma2"))
     alone = run(family, name="alone", sharing=False, analyse=0, seeds=1)
     mine, other = rows(found), rows(alone)
     assert mine.keys() == other.keys()
