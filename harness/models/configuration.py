@@ -197,5 +197,5 @@ def _check_layers(name: str, config: Any) -> None:
         raise RequestError(f"{said}: the tower has no layer {wrong}; its {blocks} blocks have layers {-blocks - 1} to {blocks}")
     if blocks_read(config) == 0:
         raise RequestError(f"{said} is what enters the tower's first block, so no block is run and there are no signals")
-    if not isinstance(read, int) and kind not in _SEVERAL:
-        raise RequestError(f"{said}: a {kind} reads one tower layer; several are read by {', '.join(_SEVERAL)}")
+    if not isinstance(read, int) and (kind not in _SEVERAL or tower_kind(config) == "pixtral"):
+        raise RequestError(f"{said}: several tower layers are read by {', '.join(_SEVERAL)} with a CLIP or SigLIP alone")

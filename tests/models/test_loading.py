@@ -222,8 +222,10 @@ def test_what_a_supported_architecture_allows_and_is_not_known_is_refused(llava)
     one_line(lambda: check_configuration("m", vision), "'dinov2'")
     vision.vision_config.model_type = "pixtral"  # whose patches begin with no CLS
     one_line(lambda: check_configuration("m", vision), "'default' does not fit a pixtral")
-    several = transformers.InternVLConfig(vision_feature_layer=[-2, -1])
-    one_line(lambda: check_configuration("m", several), "a internvl reads one tower layer; several are read by llava, llava_next")
+    pixtral = {"vision_config": {"model_type": "pixtral"}, "vision_feature_select_strategy": "full"}
+    for several in (transformers.InternVLConfig(), transformers.Mistral3Config(), transformers.LlavaConfig(**pixtral)):
+        several.vision_feature_layer = [-2, -1]
+        one_line(lambda: check_configuration("m", several), "several tower layers are read by llava, llava_next")
     without = transformers.VipLlavaConfig(vision_config={"model_type": "siglip_vision_model", "num_hidden_layers": 12})
     one_line(lambda: check_configuration("m", without), "'default' does not fit a siglip_vision_model")
 
