@@ -260,7 +260,7 @@ class DecoderSignals:
         if "text_attention_ahead" in step.needs:
             asked = AttentionProbe(layout.last[:, None] if step.rows == 1 else layout.text, layout.group)
             span, kind = state.spans[-1], adapter.kind(layer).name
-            adapter.rows_ahead(layer, state.hidden, span.masks[kind], span.rotary[kind], asked)
+            adapter.rows_ahead(layer, state.hidden, span.masks[kind], span.rotary[kind], asked, layout.positions)
             self.ahead = self._of_visual(asked.attention)
 
     def _of_visual(self, rows: torch.Tensor | None) -> torch.Tensor | None:

@@ -194,12 +194,7 @@ class Adapter:
         return next((i for i, (a, b) in enumerate(zip(with_image, without)) if a != b), min(len(with_image), len(without)))
 
     def pixels(self, images: list[Image.Image], grid: tuple[int, int] | None = None) -> PixelBatch:
-        """Make the images of prompts of one image each ready for the tower.
-
-        Args:
-            images: one a prompt.
-            grid: rows and columns of visual tokens to which each is shrunk; None for as it is.
-        """
+        """Make the images of prompts of one image each ready for the tower; see `prompt_pixels`."""
         return self.prompt_pixels([[image] for image in images], grid)
 
     def prompt_pixels(self, prompts: list[list[Image.Image]], grid: tuple[int, int] | None = None) -> PixelBatch:
@@ -351,8 +346,9 @@ class Adapter:
         return states
 
     def rows_ahead(
-        self, index: int, hidden: torch.Tensor, mask: torch.Tensor | None, rotary: Rotary, probe: AttentionProbe
-    ) -> None:
+        self, index: int, hidden: torch.Tensor, mask: torch.Tensor | None, rotary: Rotary, probe: AttentionProbe,
+        positions: torch.Tensor | None = None,
+    ) -> None:  # fmt: skip
         """Let a probe record the attention rows that a layer would compute on its input, without running the layer.
 
         Args:
@@ -361,8 +357,9 @@ class Adapter:
             mask: as for `layer`.
             rotary: of the positions.
             probe: asks for the rows.
+            positions: int64 [G, L], or [3, G, L]; needed where a layer stretches queries by their place.
         """
-        record_rows_of(self.decoder.layers[index], hidden, mask, rotary, probe)
+        record_rows_of(self.decoder.layers[index], hidden, mask, rotary, probe, positions)
 
     @cached_property
     def norm_scale(self) -> torch.Tensor:

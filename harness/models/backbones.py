@@ -36,6 +36,7 @@ _PREFIX_LM = BackboneSpec(
 BACKBONES = {
     "llama": BackboneSpec(),
     "mistral": BackboneSpec(),
+    "ministral3": BackboneSpec(),
     "qwen2": BackboneSpec(),
     "qwen3": BackboneSpec(),
     "qwen3_moe": BackboneSpec(),

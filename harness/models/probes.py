@@ -196,6 +196,7 @@ def record_rows_of(
     mask: torch.Tensor | None,
     rotary: Rotary,
     probe: AttentionProbe,
+    positions: torch.Tensor | None = None,
 ) -> None:
     """Let a probe record the attention rows that a decoder layer would compute on its input, without running the layer.
 
@@ -205,6 +206,7 @@ def record_rows_of(
         mask: [G, 1, L, columns], bool or added to the scores; None where causality alone is the mask.
         rotary: of the positions.
         probe: asks for the rows.
+        positions: int64 [G, L]; needed where a layer stretches queries by their place.
     """
     attention, count = layer.self_attn, hidden.shape[1]
     inputs = layer.input_layernorm(hidden)
@@ -221,8 +223,14 @@ def record_rows_of(
     query, key = split(attention.q_proj(of_rows(inputs))), split(attention.k_proj(inputs))
     if hasattr(attention, "q_norm"):
         query, key = attention.q_norm(query), attention.k_norm(key)
-    rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
+    code = sys.modules[type(attention).__module__]
+    rotate, stretch = code.apply_rotary_pos_emb, getattr(code, "get_llama_4_attn_scale", None)
     query, key = rotate(query, query, *map(of_rows, rotary))[0], rotate(key, key, *rotary)[1]
+    if stretch is not None:  # Ministral 3
+        assert positions is not None, "queries are stretched by their place"
+        rope = attention.config.rope_parameters
+        factor = stretch(positions, rope["llama_4_scaling_beta"], rope["original_max_position_embeddings"])[:, 0]  # [G, L, 1]
+        query = query * of_rows(factor)[:, None].to(query.dtype)
     whole = query.new_zeros(len(key), query.shape[1], count, query.shape[3])  # other rows are not looked at
     whole[group[:, None], :, rows] = query.transpose(1, 2)
     if mask is not None:

@@ -36,6 +36,12 @@ SETTINGS = {
     "llama-dynamic": ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}),
     "mistral": ("mistral", {"sliding_window": None}),
     "mistral-window": ("mistral", {"sliding_window": 9}),
+    "ministral3": (
+        "ministral3",
+        {"head_dim": 16, "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 16.0, "beta_fast": 32.0,
+                                             "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0,
+                                             "original_max_position_embeddings": 8, "llama_4_scaling_beta": 0.7}},
+    ),
     "qwen2": ("qwen2", {}),
     "qwen2-window": ("qwen2", WINDOW),
     "qwen3": ("qwen3", {"head_dim": 16}),
@@ -73,7 +79,7 @@ def prompts(family: Family):
 
 
 DEFAULT = [(outer, setting) for outer in OUTER for setting in SETTINGS if outer == "llava" or setting == "granite"]
-DEFAULT += [("internvl", "qwen3_moe")]  # the larger InternVL3.5
+DEFAULT += [("internvl", "qwen3_moe"), ("mistral3", "ministral3")]  # the larger InternVL3.5, Ministral 3
 REST = [(outer, setting) for outer in OUTER for setting in SETTINGS if (outer, setting) not in DEFAULT]
 
 

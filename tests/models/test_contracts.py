@@ -158,7 +158,8 @@ class Reference:
                 allowed |= prompt[:, None] & prompt
             words["attention_mask"] = ((allowed & seen) | torch.eye(length, dtype=torch.bool))[None, None]
             if self.positions == "contiguous":
-                words["position_embeddings"] = self.adapter.rotary(hidden, self.renumbered(seen, image), kind.name)
+                words["position_ids"] = self.renumbered(seen, image)
+                words["position_embeddings"] = self.adapter.rotary(hidden, words["position_ids"], kind.name)
             return arguments, words
 
         return hook
