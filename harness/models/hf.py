@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from harness.errors import RequestError
+from harness.huggingface import HubError, ask, cached
 from harness.models import companion as companions
 from harness.models.adapter import Adapter
 from harness.models.catalogue import EMBEDDED, TINY, plugged
@@ -63,7 +64,8 @@ def load(
         raise RequestError(f"model {name!r} is neither a folder nor a hub id; embedded: {known}")
     if local and revision is not None:
         raise RequestError(f"--revision {revision}: {name!r} is a folder, which has no revisions")
-    offline = not local and not _reachable(name, revision)
+    trouble = "" if local else _trouble(name, revision)
+    offline = bool(trouble)
     source = str(path) if local else name
     common: dict[str, Any] = {"local_files_only": offline, "trust_remote_code": False} | (
         {"revision": revision} if revision else {}
@@ -93,8 +95,8 @@ def load(
         raise
     except Exception as error:  # a folder or a repository may hold anything
         first = (str(error).strip().splitlines() or [""])[0][:200] or type(error).__name__
-        if offline:
-            first = "the hub does not answer for it and it is not in the local cache"
+        if offline and not _cached_whole(name, revision):
+            first = f"it is not in the local cache, and cannot be fetched ({trouble})"
         raise RequestError(f"model {name!r} cannot be loaded: {first}{_hint(name, revision, local)}") from None
 
 
@@ -170,14 +172,17 @@ def _need(what: str, *packages: str) -> None:
         raise RequestError(f"{what} needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
 
-def _reachable(name: str, revision: str | None = None) -> bool:
-    """Whether the hub answers for this model: one request, no retries, at most 10 seconds."""
-    from huggingface_hub import constants, get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return False
+def _trouble(name: str, revision: str | None) -> str:
+    """Why the hub does not give this model, or nothing: one request, no retries, at most 10 seconds of silence."""
     try:
-        address = f"{constants.ENDPOINT}/{name}/resolve/{revision or 'main'}/config.json"
-        return get_session().head(address, timeout=10, follow_redirects=True).status_code < 400
-    except Exception:  # any failure of the network means the same here: use the local cache
-        return False
+        ask("model", name, revision)
+    except HubError as error:
+        return str(error)
+    return ""
+
+
+def _cached_whole(name: str, revision: str | None) -> bool:
+    """Whether the cache holds a model with its weights, so that what is wrong with it is something else."""
+    snapshot = cached("model", name, revision)
+    files = [] if snapshot is None else [file for file in snapshot.files if file.endswith((".json", ".safetensors"))]
+    return snapshot is not None and any(file.endswith(".safetensors") for file in files) and not snapshot.missing(files)

@@ -68,16 +68,33 @@ def tables(path: Path, task: str, split: str | None = None, config: str | None =
         raise RequestError(f"task {task!r}: {path} has several splits; add [split=...]: {', '.join(sorted(named))}")
     if not found:
         raise RequestError(f"task {task!r}: {path} holds no .jsonl and no .parquet file")
-    _complete(task, found)
+    if lacking := shards_missing(file.as_posix() for file in found):
+        raise RequestError(f"task {task!r}: {lacking}; fetch the others")
     return [READERS[file.suffix.lower()](file, file.relative_to(path).as_posix()) for file in found]
 
 
-def _complete(task: str, files: list[Path]) -> None:
-    """Raise `RequestError` where a download was broken off: fewer files than their names say there are."""
-    there = Counter((file.parent, match[1], int(match[2])) for file in files if (match := _SHARD.match(file.name)))
+def split_of(name: str, asked: str) -> str | None:
+    """Return the split that the name of a parquet file tells, as the hub names files; None of another file's.
+
+    >>> [split_of(name, "dev") for name in ("data/test-00000-of-00002-a25dbe3b44c4fda6.parquet", "en/dev.parquet", "README.md")]
+    ['test', 'dev', None]
+    """
+    base = name.rpartition("/")[2]
+    if not base.endswith(".parquet"):
+        return None
+    if match := _SHARD.match(base):
+        return match[1]
+    return asked if base == f"{asked}.parquet" or base.startswith(f"{asked}-") else None
+
+
+def shards_missing(names: Iterable[str]) -> str:
+    """Return which split lacks files, counted in a folder against what their names say there are; nothing where none does."""
+    matches = [(name.rpartition("/")[0], match) for name in names if (match := _SHARD.match(name.rpartition("/")[2]))]
+    there = Counter((folder, match[1], int(match[2])) for folder, match in matches)
     for (folder, split, whole), count in there.items():
         if count < whole:
-            raise RequestError(f"task {task!r}: {folder} has {count} of the {whole} files of {split!r}; fetch the others")
+            return f"{folder} has {count} of the {whole} files of {split!r}"
+    return ""
 
 
 def table_files(folder: Path) -> list[Path]:

@@ -1,152 +1,211 @@
 """Data sets of the Hugging Face hub: the parquet files of one split, else the ``datasets`` library.
 
+Which files a split has is read from the list of all files of a data set, the hub's or the one its cache keeps beside a
+download, and never from what happens to lie on the disk: so what was loaded before changes nothing.
+
 ``datasets`` downloads all splits of a data set to give one, training images included, and writes them a second time; it
-is used where a repository has no parquet files named after the split, and for what its cache holds.
+is used where a repository has no parquet files, and for what its cache holds.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from fnmatch import fnmatch
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
+from glob import escape
 
 from harness.errors import RequestError
+from harness.huggingface import HubError, Snapshot, ask, cached, reason
 from harness.progress import progress
-from harness.tasks.files import tables
-from harness.tasks.rows import Row
-from harness.tasks.tables import Table, require_pyarrow
+from harness.tasks.files import shards_missing, split_of
+from harness.tasks.hub_tables import HubFiles, HubTable, datasets_offline
+from harness.tasks.tables import Parquet, Table, require_pyarrow
 
-PATIENCE = 5.0  # seconds for the one request that asks whether the hub answers
 DEFAULT = "data"  # the folder of a data set's only configuration
+_NAMED = 3  # files of a message
+_OWNERS = ("lmms-lab", "lmms-lab-encoder")  # the owner of most of these data sets, which was renamed
+
+Parts = list[list[Table]]
+"""Tables of each configuration that was asked for."""
 
 
-class HubTable:
-    """A split of a data set as ``datasets`` maps it into memory; images stay encoded.
-
-    Args:
-        data: the ``datasets.Dataset``.
-        name: for messages.
-    """
-
-    root: Path | None = None
-
-    def __init__(self, data: Any, name: str) -> None:
-        self.name, self.columns = name, tuple(data.column_names)
-        self._data = data.with_format("arrow")
-        self._only = lru_cache(maxsize=4)(lambda columns: self._data.select_columns(list(columns)))
-        self.digest = str(getattr(data, "_fingerprint", ""))
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def holds_text(self, column: str) -> bool:
-        """Return False: a data set of the hub holds its images as bytes."""
-        return False
-
-    def _there(self, columns: Sequence[str]) -> tuple[str, ...]:
-        return tuple(column for column in columns if column in self.columns)
-
-    def _row(self, values: dict[str, Any], index: int) -> Row:
-        return Row(values, f"{self.name}, row {index}", str(index))
-
-    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
-        """Yield all rows in order, with those of the named columns that there are."""
-        start = 0
-        for table in self._only(self._there(columns)).iter(batch_size=2048):
-            for index, values in enumerate(table.to_pylist(), start):
-                yield self._row(values, index)
-            start += len(table)
-
-    def row(self, index: int, columns: Sequence[str]) -> Row:
-        """Return one row, counted from 0."""
-        return self._row(self._only(self._there(columns))[index].to_pylist()[0], index)
-
-    def cell(self, index: int, column: str) -> Any:
-        """Return the content of one cell."""
-        return self._only((column,))[index][column][0].as_py()
-
-    def cells(self, column: str) -> Iterator[Any]:
-        """Yield all cells of a column in order."""
-        for table in self._only((column,)).iter(batch_size=64):
-            yield from table[column].to_pylist()
-
-
-def load(task: str, repositories: Sequence[str], config: str | None, split: str, fetch: str = "") -> list[Table]:
-    """Return the tables of a split of the first of these data sets that can be had.
+def load(task: str, repositories: Sequence[str], configs: Sequence[str | None], split: str) -> tuple[Parts, HubFiles]:
+    """Return the tables of a split, and where they are from: the first of these data sets that can be had.
 
     Args:
         task: the task's name, for messages.
         repositories: hub ids that hold the same data.
-        config: the configuration, where the data set has several.
+        configs: the configurations to load, None of a data set that has one.
         split: the split.
-        fetch: the pattern of the files to fetch, for messages; by default of this configuration and split.
 
     Raises:
-        RequestError: where nothing is found: at once, without retries.
+        RequestError: where nothing is found: at once, without retries, with the command that fetches it.
     """
-    answers = _answering(repositories)
-    if answers is not None:
-        files = _files(task, answers, config, split)
-        return (
-            tables(_fetched(task, answers, files), task, split, config or DEFAULT)
-            if files
-            else _load(task, answers, config, split)
-        )
+    require_pyarrow(f"task {task!r}")
+    reasons: dict[str, str] = {}
+    for asked in repositories:
+        try:
+            found = ask("dataset", asked)
+        except HubError as error:
+            reasons[asked] = str(error)
+            if error.answered:
+                continue
+            break
+        parts = _chosen(task, found.name, found.files, configs, split)
+        if parts is None:
+            return [_through_datasets(task, found.name, config, split) for config in configs], HubFiles(found.name, found.commit)
+        home = found.name if found.name in repositories else asked  # where it is looked for without a network
+        files = [name for part in parts for name in part]
+        kept = (cached("dataset", name, found.commit) for name in dict.fromkeys((asked, home)))
+        whole = next((one for one in kept if one and not one.missing(files) and not one.damaged(files)), None)
+        snapshot = whole or _downloaded(task, home, files)
+        return _opened(snapshot, parts, ""), HubFiles.of(found.name, snapshot, files)
+    return _from_cache(task, repositories, configs, split, reasons)
+
+
+def both_names(repository: str) -> tuple[str, ...]:
+    """Return the hub ids of a data set: its own, and where it is one of lmms-lab's, the one under that owner's other name.
+
+    >>> both_names("lmms-lab/RefCOCOg"), both_names("me/mine")
+    (('lmms-lab/RefCOCOg', 'lmms-lab-encoder/RefCOCOg'), ('me/mine',))
+    """
+    owner, _, name = repository.partition("/")
+    others = [f"{other}/{name}" for other in _OWNERS if other != owner] if owner in _OWNERS else []
+    return (repository, *others)
+
+
+def command(repository: str, configs: Sequence[str | None], split: str) -> str:
+    """Return the command that fetches a split into the hub's cache, as one types it.
+
+    Args:
+        repository: hub id.
+        configs: the configurations, None of a data set that has one.
+        split: the split.
+    """
+    patterns = [f"*{split}-*.parquet" if config is None else f"*{config}/{split}-*.parquet" for config in configs]
+    return f"hf download {repository} --repo-type dataset " + " ".join(f'--include "{pattern}"' for pattern in patterns)
+
+
+def _from_cache(
+    task: str, repositories: Sequence[str], configs: Sequence[str | None], split: str, reasons: dict[str, str]
+) -> tuple[Parts, HubFiles]:
+    """The tables of the first data set that the cache of the hub, or of ``datasets``, holds whole."""
+    wrong: RequestError | None = None
     for repository in repositories:
-        folder = downloaded(repository, config, split)
-        if folder is not None:
-            return tables(folder, task, split, config or DEFAULT)
+        snapshot = cached("dataset", repository)
+        if snapshot is None:
+            continue
+        try:
+            parts = _chosen(task, repository, snapshot.files, configs, split, snapshot.sizes is not None) or []
+            if not all(parts) or not parts:
+                continue
+            files = [name for part in parts for name in part]
+            _check(task, repository, snapshot, files, command(repository, configs, split))
+            again = f"fetch it again: {command(repository, configs, split)} --force-download"
+            return _opened(snapshot, parts, again), HubFiles.of(repository, snapshot, files)
+        except RequestError as error:
+            wrong = wrong or error
+    if wrong is not None:
+        raise wrong
     for repository in repositories:
         try:
-            with _offline():
-                return _load(task, repository, config, split)
+            with datasets_offline():
+                return [_through_datasets(task, repository, config, split) for config in configs], HubFiles(repository, None)
         except RequestError:
             continue
-    pattern = fetch or (f"*{config}*{split}-*" if config else f"*{split}-*")
+    first, *others = repositories
+    why = "; ".join(f"{', '.join(names)}: {why}" for why, names in _grouped(reasons).items())
+    elsewhere = f" (should {first} be gone there: {', '.join(others)})" if others else ""
     raise RequestError(
-        f"task {task!r}: {repositories[0]} is not in the local cache and the hub does not answer for it; "
-        f'where there is a network: hf download {repositories[0]} --repo-type dataset --include "{pattern}"'
+        f"task {task!r}: split {split!r} of {first} is not in the local cache, and cannot be fetched ({why}); "
+        f"where there is a network{elsewhere}: {command(first, configs, split)}"
     )
 
 
-def _files(task: str, repository: str, config: str | None, split: str) -> list[str]:
-    """The parquet files of a split: ``data/test-00000-of-00002.parquet``, or below a folder named after the configuration."""
-    from huggingface_hub import HfApi
-
-    try:
-        names = HfApi().list_repo_files(repository, repo_type="dataset")
-    except Exception as error:
-        raise RequestError(f"task {task!r}: the files of {repository} cannot be listed: {_first(error)}") from None
-    found = [name for name in names if fnmatch(name.rpartition("/")[2], f"{split}-*.parquet")]
-    below = [name for name in found if (config or DEFAULT) in name.split("/")[:-1]]
-    return below if config is not None else below or found
+def _grouped(reasons: dict[str, str]) -> dict[str, list[str]]:
+    """Names by the reason that they share."""
+    return {why: [name for name, own in reasons.items() if own == why] for why in reasons.values()}
 
 
-def _fetched(task: str, repository: str, files: Sequence[str]) -> Path:
-    """The folder of the hub's cache with these files, downloaded where they are not there yet."""
-    from huggingface_hub import constants, hf_hub_download
+def _chosen(
+    task: str, repository: str, names: Iterable[str], configs: Sequence[str | None], split: str, whole: bool = True
+) -> list[list[str]] | None:
+    """The parquet files of a split, by configuration: below a folder named after it, or ``data``.
 
-    require_pyarrow(f"task {task!r}")
-    place = ""
+    None of a data set without parquet files that are named after splits. ``whole`` says whether the names are all that the
+    data set has: else a split may be missing because it was not fetched, and its part is empty.
+    """
+    splits = {name: found for name in sorted(names) if (found := split_of(name, split)) is not None}
+    folders = sorted({name.rpartition("/")[0] for name in splits})
+    if not splits:
+        return None
+    parts = []
+    for config in configs:
+        below = {name: found for name, found in splits.items() if (config or DEFAULT) in name.split("/")[:-1]}
+        if config is not None and not below and len(folders) > 1 and whole:
+            raise RequestError(f"task {task!r}: {repository} has no configuration {config!r}; there are: {', '.join(folders)}")
+        named = below or (splits if len(folders) == 1 else {})
+        seen = splits if config is None else named
+        part = [name for name in (named if split in named.values() else seen) if splits[name] == split]
+        if not part and whole:
+            known = ", ".join(sorted(set(seen.values())))
+            raise RequestError(f"task {task!r}: {repository} has no split {split!r}; there are: {known}")
+        places = sorted({name.rpartition("/")[0] for name in part})
+        if len(places) > 1:
+            raise RequestError(
+                f"task {task!r}: {repository} has split {split!r} in several folders ({', '.join(places)}); fetch one of them "
+                f"with `hf download ... --local-dir FOLDER`, and name it: {task}[path=FOLDER]"
+            )
+        parts.append(part)
+    return parts
+
+
+def _check(task: str, repository: str, snapshot: Snapshot, files: list[str], again: str) -> None:
+    """Raise a `RequestError` where files are missing in the cache or are shorter or longer than the hub's."""
+    start = f"task {task!r}: {repository}, as it was downloaded,"
+    missing, damaged = snapshot.missing(files), snapshot.damaged(files)
+    if missing:
+        raise RequestError(f"{start} lacks {len(missing)} of {len(files)} files ({_listed(missing)}); fetch them: {again}")
+    if damaged:
+        count = f"{len(damaged)} of {len(files)} files"
+        raise RequestError(f"{start} has {count} that are not whole ({_listed(damaged)}); fetch them: {again} --force-download")
+    if lacking := shards_missing(files):
+        raise RequestError(f"{start} lacks {lacking}; fetch the others: {again}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+
+
+def _downloaded(task: str, repository: str, files: list[str]) -> Snapshot:
+    """The hub's cache with these files, downloaded where they are not there yet, or not whole."""
+    from huggingface_hub import hf_hub_download, snapshot_download, utils
+
+    if not sys.stderr.isatty():
+        utils.disable_progress_bars()
     try:
         with progress(f"download {repository}", len(files)) as advance:
-            for name in files:
-                place = hf_hub_download(repository, name, repo_type="dataset", cache_dir=constants.HF_HUB_CACHE)  # nosec B615
+            for name in files:  # one by one, and each by the function that also keeps the list of all files
+                snapshot_download(repository, repo_type="dataset", allow_patterns=[escape(name)])  # nosec B615
                 advance(1)
+        snapshot = cached("dataset", repository)
+        assert snapshot is not None, "what was downloaded is in the cache"
+        for name in snapshot.damaged(files):
+            hf_hub_download(repository, name, repo_type="dataset", revision=snapshot.commit, force_download=True)  # nosec B615
     except Exception as error:  # of the network, of the hub, of the disk: many kinds, one line
-        raise RequestError(f"task {task!r}: {repository} cannot be downloaded: {_first(error)}") from None
-    return Path(place).parents[files[-1].count("/")]
+        raise RequestError(f"task {task!r}: {repository} cannot be downloaded: {reason(error)}") from None
+    _check(task, repository, snapshot, files, f"hf download {repository} --repo-type dataset")
+    return snapshot
 
 
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _opened(snapshot: Snapshot, parts: list[list[str]], again: str) -> Parts:
+    try:
+        return [[Parquet(snapshot.folder / name, name) for name in part] for part in parts]
+    except RequestError as error:
+        raise RequestError(f"{error}; {again}" if again else str(error)) from None
 
 
-def _load(task: str, repository: str, config: str | None, split: str) -> list[Table]:
+def _through_datasets(task: str, repository: str, config: str | None, split: str) -> list[Table]:
+    """The table of a split, however the repository holds it, by the ``datasets`` library."""
     try:
         import datasets
     except ImportError:
@@ -156,54 +215,6 @@ def _load(task: str, repository: str, config: str | None, split: str) -> list[Ta
     try:
         data = datasets.load_dataset(repository, config, split=split)  # nosec B615
     except Exception as error:
-        raise RequestError(f"task {task!r}: split {split!r} of {repository} cannot be loaded: {_first(error)}") from None
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise RequestError(f"task {task!r}: split {split!r} of {repository} cannot be loaded: {first}") from None
     return [HubTable(data, f"{repository} {split}")]
-
-
-def downloaded(repository: str, config: str | None, split: str) -> Path | None:
-    """Return the folder of a data set of which ``hf download`` has fetched this split, or None."""
-    from huggingface_hub import constants, snapshot_download
-
-    try:
-        cache = constants.HF_HUB_CACHE
-        folder = Path(snapshot_download(repository, repo_type="dataset", local_files_only=True, cache_dir=cache))  # nosec B615
-    except Exception:  # not there, in whatever way
-        return None
-    found = (path.relative_to(folder) for path in folder.rglob(f"{split}-*.parquet"))
-    return folder if any(config is None or config in path.parts for path in found) else None
-
-
-def _answering(repositories: Sequence[str]) -> str | None:
-    """The first data set that the hub has; one request each, none after one that fails."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]  # it exports by __getattr__
-
-    if constants.HF_HUB_OFFLINE:
-        return None
-    for repository in repositories:
-        address = f"{constants.ENDPOINT}/datasets/{repository}/resolve/main/README.md"
-        try:
-            found = get_session().head(address, headers=build_hf_headers(), timeout=PATIENCE, follow_redirects=True)
-            if found.status_code < 400:
-                return repository
-        except Exception:  # any failure of the network means the same here: use what is on this disk
-            return None
-    return None
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    """Let ``datasets`` look into its cache alone; else it tries five times and waits in between."""
-    from huggingface_hub import constants
-
-    try:
-        import datasets
-    except ImportError:
-        yield
-        return
-    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before

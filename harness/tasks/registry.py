@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
@@ -142,22 +142,24 @@ def _benchmark(name: str, options: dict[str, str]) -> Task:
 
     spec = _spec(name)
     _known(name, options, ("path", "split", "hub"))
-    repositories = (options["hub"],) if "hub" in options else spec.repositories
-    split, apart, local = options.get("split", spec.info.split), spec.images, "path" in options
-    path = Path(options.get("path", "")).expanduser()
-
-    def part(config: str | None) -> list[Table]:
-        if local:
-            return tables(path, name, split, config)
-        return hub.load(name, repositories, config, split, f"*{apart.both}*" if apart else "")
-
-    spec = replace(spec, info=replace(spec.info, source=options.get("path", repositories[0]), split=split))
-    found = part(spec.config)
+    repositories = hub.both_names(options["hub"]) if "hub" in options else spec.repositories
+    split, apart = options.get("split", spec.info.split), spec.images
+    if "path" not in options:
+        parts, origin = hub.load(name, repositories, spec.configs, split)
+        spec = replace(spec, info=replace(spec.info, source=origin.repository, split=split))
+        return TabularTask(spec, *_told_apart(*parts), check=False, origin=origin)
+    path = Path(options["path"]).expanduser()
+    spec = replace(spec, info=replace(spec.info, source=options["path"], split=split))
+    found = tables(path, name, split, spec.config)
     if apart is None or path.is_file():
-        return TabularTask(spec, found, check=local)
+        return TabularTask(spec, found)
+    return TabularTask(spec, *_told_apart(found, tables(path, name, split, apart.config)))
+
+
+def _told_apart(found: list[Table], beside: Sequence[Table] = ()) -> tuple[list[Table], list[Table]]:
+    """Tables of questions, and where there are any, those of images alone."""
     rows = [table for table in found if "question" in table.columns] or found
-    images = [table for table in part(apart.config) if "question" not in table.columns]
-    return TabularTask(spec, rows, images, check=local)
+    return rows, [table for table in beside if "question" not in table.columns]
 
 
 def _from_path(expression: str, path: Path, options: dict[str, str]) -> Task:

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from harness.errors import RequestError
 from harness.tasks.base import Answered, ImageSample, Question, TaskInfo
+from harness.tasks.hub_tables import HubFiles
 from harness.tasks.pictures import Picture, identity, picture
 from harness.tasks.rows import Row, lacking
 from harness.tasks.scoring import Scorer
@@ -35,7 +36,6 @@ class ImageTable:
     key: str
     ident: str
     config: str
-    both: str = ""  # what the names of its files and of the questions' have in common
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ class Benchmark:
     repositories: tuple[str, ...] = ()  # hub ids that hold the same data
     config: str | None = None
     strict: bool = False  # whether an id that stands twice is an error, instead of being told apart by a number
+
+    @property
+    def configs(self) -> tuple[str | None, ...]:
+        """The configurations of the data set that hold its rows, and where they stand apart, its images."""
+        return (self.config,) if self.images is None else (self.config, self.images.config)
 
 
 @dataclass
@@ -78,13 +83,21 @@ class TabularTask:
         tables: the tables that hold its rows, one after the other.
         images: where the images stand apart, the tables that hold them.
         check: whether to read all rows at once, images left out, so that a fault shows before a model is loaded.
+        origin: the data set of the hub that the tables are from; None of local files.
 
     Raises:
         RequestError: for a column that is missing, or a row that cannot be read: with the file and the line or row.
     """
 
-    def __init__(self, benchmark: Benchmark, tables: Sequence[Table], images: Sequence[Table] = (), check: bool = True) -> None:
-        self.benchmark, self.info = benchmark, benchmark.info
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        tables: Sequence[Table],
+        images: Sequence[Table] = (),
+        check: bool = True,
+        origin: HubFiles | None = None,
+    ) -> None:
+        self.benchmark, self.info, self.origin = benchmark, benchmark.info, origin
         self._tables, self._image_tables = list(tables), list(images)
         self._apart = benchmark.images if images else None
         for table in self._tables:

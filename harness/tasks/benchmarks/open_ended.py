@@ -39,7 +39,7 @@ GQA = Benchmark(
     ask=_gqa,
     metric=exact,
     image_id=lambda row: row.short("imageId"),
-    images=ImageTable("imageId", "id", "testdev_balanced_images", "testdev_balanced_"),
+    images=ImageTable("imageId", "id", "testdev_balanced_images"),
     repositories=("lmms-lab/GQA", "lmms-lab-encoder/GQA"),
     config="testdev_balanced_instructions",
 )
