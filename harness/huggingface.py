@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-PATIENCE = 10.0  # seconds for the one request that asks whether the hub answers
+PATIENCE = 7.0  # seconds of silence; a run that asks for a task and a model ends well within 30
 MAIN = "main"
 
 Kind = Literal["model", "dataset"]
@@ -71,7 +71,7 @@ class Snapshot:
 
 
 def ask(kind: Kind, name: str, revision: str | None = None) -> HubRepository:
-    """Ask the hub for a repository: one request, no retries, at most 10 seconds of silence.
+    """Ask the hub for a repository: one request, no retries, at most 7 seconds of silence.
 
     Args:
         kind: of the repository.

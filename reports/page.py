@@ -49,6 +49,7 @@ def render(run: RunView) -> str:
             skipped=[(method(c), keep(c), str(c["skipped"])) for c in table.skipped(run.cells)],
             versions=sorted((run.manifest.get("versions") or {}).items()),
             digests=[(name, digest) for name, digest in (run.manifest.get("fingerprints") or {}).items() if digest],
+            hub=_hub(run.manifest),
             config=_options(run.manifest),
             gallery=Markup(pictured.json) if pictured else None,  # nosec B704  # JSON that `payload` made inert
             images=pictured.images if pictured else 0,
@@ -101,6 +102,7 @@ def _facts(run: RunView) -> list[tuple[str, str]]:
     found = [
         ("Model", m.get("model")),
         ("Task", m.get("task")),
+        ("Data", dict(_hub(m)).get("data")),
         ("Images", wording.count(images) if (images := _images(run)) is not None else _whole(m, "samples")),
         ("Questions", _whole(m, "questions")),
         ("Analysed", f"{analysed:,.0f} images" if (analysed := number(run.checks, "analysed_images")) is not None else None),
@@ -113,6 +115,15 @@ def _facts(run: RunView) -> list[tuple[str, str]]:
         ("Took", wording.duration(m.get("duration_s")) if m.get("duration_s") is not None else None),
     ]
     return [(name, str(value)) for name, value in found if value not in (None, "")]
+
+
+def _hub(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the repositories of the hub that the run read, by what they gave, each with its commit."""
+    found = (manifest.get("hub") or {}).items()
+    return [
+        (role, f"{one['repository']}, commit {one['revision']}" if one.get("revision") else str(one["repository"]))
+        for role, one in found
+    ]
 
 
 def _images(run: RunView) -> float | None:

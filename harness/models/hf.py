@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from harness.errors import RequestError
 from harness.huggingface import HubError, ask, cached
+from harness.huggingface import offline as hub_offline
 from harness.models import companion as companions
 from harness.models.adapter import Adapter
 from harness.models.catalogue import EMBEDDED, TINY, plugged
@@ -76,6 +78,9 @@ def load(
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     declare_torchvision_ops()
+    asking_nobody = ExitStack()  # transformers asks the hub here and there even where it is told to load local files alone
+    if offline:
+        asking_nobody.enter_context(hub_offline())
     try:
         spec = spec_of(name, *_model_types(source, common))
         options = _placement(kind, device_map, quantize, spec)
@@ -98,6 +103,8 @@ def load(
         if offline and not _cached_whole(name, revision):
             first = f"it is not in the local cache, and cannot be fetched ({trouble})"
         raise RequestError(f"model {name!r} cannot be loaded: {first}{_hint(name, revision, local)}") from None
+    finally:
+        asking_nobody.close()
 
 
 def _is_folder(path: Path) -> bool:
@@ -173,7 +180,7 @@ def _need(what: str, *packages: str) -> None:
 
 
 def _trouble(name: str, revision: str | None) -> str:
-    """Why the hub does not give this model, or nothing: one request, no retries, at most 10 seconds of silence."""
+    """Why the hub does not give this model, or nothing: one request, no retries, at most 7 seconds of silence."""
     try:
         ask("model", name, revision)
     except HubError as error:

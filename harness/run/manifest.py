@@ -53,8 +53,37 @@ def manifest_of(config: CompareConfig, adapter: Adapter, task: Task) -> dict[str
         "fingerprints": {"weights": adapter.digest, "code": code_digest(config.plugin), "data": getattr(task, "digest", None)},
         "budgets": list(config.keep),
         "task_info": {k: v for k, v in asdict(task.info).items() if k != "families"},
+        "hub": hub_facts(config, task),
         "notes": [],
     }
+
+
+def hub_facts(config: CompareConfig, task: Task) -> dict[str, Any]:
+    """Return which repositories of the hub a run reads: ``model``, ``companion`` and ``data``, as far as they are from there.
+
+    Each has its ``repository`` and the commit as ``revision``; ``data`` also the SHA-256 of its ``files``.
+
+    Args:
+        config: the request, its model loaded.
+        task: of the request.
+
+    Raises:
+        RequestError: where a file of the data is not the one that the hub has.
+    """
+    from harness.huggingface import cached
+    from harness.models.catalogue import EMBEDDED, plugged
+    from harness.models.companion import KNOWN
+
+    found: dict[str, Any] = {}
+    if config.model not in EMBEDDED and config.model not in plugged() and not Path(config.model).is_dir():
+        names = {"model": (config.model, config.revision), "companion": (KNOWN.get(config.model, ""), None)}
+        for role, (name, revision) in names.items():
+            if name and (snapshot := cached("model", name, revision)) is not None:
+                found[role] = {"repository": name, "revision": snapshot.commit}
+    origin = getattr(task, "origin", None)
+    if origin is not None:
+        found["data"] = origin.facts()
+    return found
 
 
 def add_notes(run: RunFolder, notes: Sequence[str]) -> None:

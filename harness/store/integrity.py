@@ -41,6 +41,9 @@ _open: Callable[[Check], Check] = lambda check: lambda value: value is None or c
 _parts: Callable[..., Check] = lambda **parts: (
     lambda value: _table(value) and all(check(value.get(name)) for name, check in parts.items())
 )
+_repository = _parts(
+    repository=_text, revision=_open(_text), files=_open(lambda value: _table(value) and all(map(_text, value.values())))
+)
 _figure = _open(_parts(value=_open(_number), lo=_open(_number), hi=_open(_number)))
 
 _MANIFEST = {
@@ -52,6 +55,7 @@ _MANIFEST_MAY = {
     "failures": _count, "duration_s": _number, "versions": _table, "budgets": _list, "task_info": _table,
     "digest": _text, "failed": lambda value: _list(value) and all(_parts(reason=_text, samples=_count)(part) for part in value),
     "extensions": lambda value: _list(value) and all(map(_table, value)),
+    "hub": lambda value: _table(value) and all(map(_repository, value.values())),
 }  # fmt: skip
 _CELL = {"method": _text, "keep": _open(_budget), "skipped": _open(_text), "reference": _flag}
 _FACTS = {

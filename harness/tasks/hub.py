@@ -178,10 +178,11 @@ def _listed(names: Sequence[str]) -> str:
 
 def _downloaded(task: str, repository: str, files: list[str]) -> Snapshot:
     """The hub's cache with these files, downloaded where they are not there yet, or not whole."""
-    from huggingface_hub import hf_hub_download, snapshot_download, utils
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # documented, and in no __all__
 
     if not sys.stderr.isatty():
-        utils.disable_progress_bars()
+        disable_progress_bars()
     try:
         with progress(f"download {repository}", len(files)) as advance:
             for name in files:  # one by one, and each by the function that also keeps the list of all files

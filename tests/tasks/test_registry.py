@@ -10,9 +10,12 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from harness.errors import RequestError
-from harness.tasks import hub, registry
+from harness.tasks import registry
 from harness.tasks.base import ImageSample, Question, TaskInfo, aggregates
+from harness.tasks.hub_tables import HubTable
 from harness.tasks.registry import BENCHMARKS, create, infos, parse
+from tests.hub.conftest import point_to
+from tests.hub.loopback import running
 from tests.tasks.conftest import BLUE, RED, cell, row
 from tests.tasks.test_benchmarks import gqa, pope
 
@@ -174,7 +177,7 @@ class FakeData:
 
 @pytest.fixture
 def library(monkeypatch, tmp_path):
-    """A stand-in for ``datasets``, and a hub that answers as told; records what was asked of both."""
+    """A stand-in for ``datasets``, which records what it was asked, beside a hub on this machine that this process asks."""
     from huggingface_hub import constants
 
     calls = []
@@ -189,56 +192,45 @@ def library(monkeypatch, tmp_path):
             raise FileNotFoundError(f"Couldn't find {path}\nand more")
         return FakeData(module.content[path, name, split])
 
-    def head(address, headers, timeout, follow_redirects):
-        calls.append(address)
-        if module.answers is None:
-            raise OSError("no network")
-        return types.SimpleNamespace(status_code=200 if module.answers in address else 404)
-
-    def fetch(repository, name, repo_type, cache_dir):
-        calls.append((repository, name))
-        if not (module.there / name).exists():
-            raise OSError(f"no space left\nfor {name}")
-        return str(module.there / name)
-
-    module.load_dataset, module.answers, module.calls, module.files = load_dataset, None, calls, ["README.md"]
-    module.there = tmp_path / "there"
+    module.load_dataset, module.calls = load_dataset, calls
     monkeypatch.setitem(sys.modules, "datasets", module)
-    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: types.SimpleNamespace(head=head))
-    monkeypatch.setattr("huggingface_hub.HfApi", lambda: types.SimpleNamespace(list_repo_files=lambda *a, **k: module.files))
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    return module
+    with running(tmp_path / "hub") as module.hub:
+        point_to(module.hub.address, monkeypatch)
+        yield module
+
+
+def repository(library, name):
+    """Make a data set of the hub that holds no data yet; returns its folder."""
+    folder = library.hub.root / "datasets" / name
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text("# A data set\n")
+    return folder
 
 
 def test_the_files_of_one_split_are_fetched(library, parquet):
-    rows = pope()
+    rows, folder = pope(), repository(library, "lmms-lab/POPE")
     for place in (0, 1):
-        parquet(library.there / "data" / f"test-0000{place}-of-00002.parquet", rows[6 * place : 6 * place + 6])
-    other = ["data/train-00000-of-00001.parquet", "Full/test-00000-of-00001.parquet", "README.md"]
-    library.answers = "lmms-lab/POPE"
-    library.files = [*other, "data/test-00000-of-00002.parquet", "data/test-00001-of-00002.parquet"]
+        parquet(folder / "data" / f"test-0000{place}-of-00002.parquet", rows[6 * place : 6 * place + 6])
+    for other in ("data/train-00000-of-00001.parquet", "Full/test-00000-of-00001.parquet"):
+        parquet(folder / other, rows[:2])
     task = create("pope")
-    assert [call for call in library.calls if isinstance(call, tuple)] == [("lmms-lab/POPE", name) for name in library.files[3:]]
+    fetched = [request.rpartition("/")[2] for request in library.hub.requests if request.startswith("GET /datasets/")]
+    assert sorted(fetched) == ["test-00000-of-00002.parquet", "test-00001-of-00002.parquet"] and not library.calls
     assert [len(sample.questions) for sample in task.samples(9, 0)] == [6, 6] and task.info.source == "lmms-lab/POPE"
-    library.files.append("data/test-00002-of-00002.parquet")
-    with pytest.raises(RequestError, match=r"lmms-lab/POPE cannot be downloaded: no space left$"):
-        create("pope")
 
 
 def test_gqa_is_fetched_in_two_parts(library, parquet):
-    library.answers = "lmms-lab/GQA"
+    folder = repository(library, "lmms-lab/GQA")
     images = [{"id": "n161314", "image": cell(BLUE)}, {"id": "n161313", "image": cell(RED)}]
-    library.files = [f"testdev_balanced_{kind}/testdev-00000-of-00001.parquet" for kind in ("images", "instructions")]
-    for name, content in zip(library.files, (images, gqa())):
-        parquet(library.there / name, content)
+    for kind, content in (("images", images), ("instructions", gqa())):
+        parquet(folder / f"testdev_balanced_{kind}" / "testdev-00000-of-00001.parquet", content)
     assert len(list(create("gqa").samples(9, 0))) == 2
 
 
 def test_what_has_no_parquet_files_comes_through_datasets(library):
     pytest.importorskip("pyarrow")
-    library.answers = "lmms-lab/POPE"
+    repository(library, "lmms-lab/POPE")
     library.content["lmms-lab/POPE", None, "test"] = pope()
     task = create("pope")
     assert create("lmms-lab/POPE").info == task.info
@@ -246,10 +238,11 @@ def test_what_has_no_parquet_files_comes_through_datasets(library):
     task = create("pope")
     samples = list(task.samples(9, 0))
     assert [len(sample.questions) for sample in samples] == [6, 6] and samples[0].image.mode == "RGB"
-    assert library.calls[1:] == [("lmms-lab/POPE", None, "test", False, False)] and task.info.source == "lmms-lab/POPE"
+    assert library.calls == [("lmms-lab/POPE", None, "test", False, False)] and task.info.source == "lmms-lab/POPE"
+    assert task.origin.facts()["repository"] == "lmms-lab/POPE" and task.origin.facts()["files"] == {}
     with pytest.raises(RequestError, match=r"split 'train' of lmms-lab/POPE cannot be loaded: Couldn't find lmms-lab/POPE$"):
         create("pope[split=train]")
-    library.answers = "me/mine"
+    repository(library, "me/mine")
     library.content["me/mine", None, "test"] = [{**row, "answer": "who knows"} for row in pope()]
     task = create("pope[hub=me/mine]")
     with pytest.raises(RequestError, match="me/mine test, row 0, column 'answer': is 'who knows'"):
@@ -258,14 +251,14 @@ def test_what_has_no_parquet_files_comes_through_datasets(library):
 
 def test_the_second_name_is_tried_where_the_first_is_gone(library):
     pytest.importorskip("pyarrow")
-    library.answers = "lmms-lab-encoder/POPE"
+    repository(library, "lmms-lab-encoder/POPE")
     library.content["lmms-lab-encoder/POPE", None, "test"] = pope()
     assert len(list(create("pope").samples(9, 0))) == 2
 
 
 def test_gqa_comes_in_two_parts(library):
     pytest.importorskip("pyarrow")
-    library.answers = "lmms-lab/GQA"
+    repository(library, "lmms-lab/GQA")
     library.content["lmms-lab/GQA", "testdev_balanced_instructions", "testdev"] = gqa()
     images = [{"id": "n161314", "image": cell(BLUE)}, {"id": "n161313", "image": cell(RED)}]
     library.content["lmms-lab/GQA", "testdev_balanced_images", "testdev"] = images
@@ -278,8 +271,9 @@ def test_offline_the_cache_of_datasets_is_used_without_a_request(library):
     from huggingface_hub import constants
 
     library.content["lmms-lab/POPE", None, "test"] = pope()
+    library.hub.failing = 503
     assert len(list(create("pope").samples(9, 0))) == 2
-    assert [call for call in library.calls if isinstance(call, tuple)] == [("lmms-lab/POPE", None, "test", True, True)]
+    assert library.calls == [("lmms-lab/POPE", None, "test", True, True)]
     assert not library.config.HF_HUB_OFFLINE and not constants.HF_HUB_OFFLINE
 
 
@@ -296,13 +290,15 @@ def test_offline_what_was_downloaded_is_used(library, tmp_path, parquet):
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_offline_and_not_there_is_one_line_at_once(library, name):
+    pytest.importorskip("pyarrow")
+    library.hub.failing = 503
     start = time.perf_counter()
     with pytest.raises(RequestError) as error:
         create(name)
     text = str(error.value)
     assert time.perf_counter() - start < 2 and len(text.splitlines()) == 1
     assert f"hf download {registry._spec(name).repositories[0]} --repo-type dataset" in text
-    assert len([call for call in library.calls if isinstance(call, str)]) == 1, "one request, no retries"
+    assert len(library.hub.requests) == 1, "one request, no retries"
 
 
 def test_a_download_that_was_broken_off_is_noticed(library, tmp_path, parquet):
@@ -312,10 +308,11 @@ def test_a_download_that_was_broken_off_is_noticed(library, tmp_path, parquet):
 
 
 def test_without_datasets_the_remedy_is_named(library, monkeypatch):
+    pytest.importorskip("pyarrow")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(RequestError, match="hf download lmms-lab/POPE"):
         create("pope")
-    library.answers = "lmms-lab/POPE"
+    repository(library, "lmms-lab/POPE")
     with pytest.raises(RequestError, match=r'needs datasets for lmms-lab/POPE: pip install "prunescope\[hub\]"'):
         create("pope")
 
@@ -328,7 +325,7 @@ def test_real_datasets(tmp_path, parquet):
 
     parquet(tmp_path / "data" / "test-00000-of-00001.parquet", pope())
     data = datasets.load_dataset(str(tmp_path), split="test", cache_dir=str(tmp_path / "cache"))
-    table = hub.HubTable(data, "POPE test")
+    table = HubTable(data, "POPE test")
     from harness.tasks.tabular import TabularTask
 
     task, local = TabularTask(registry._spec("pope"), [table]), create(f"pope[path={tmp_path / 'data'}]")

@@ -102,6 +102,9 @@ def _notes(pair: RunPair, test: FamilywiseTest, thresholds: Thresholds) -> tuple
     base, cand, found = pair.baseline.manifest, pair.candidate.manifest, []
     if base["fingerprints"].get("weights") != cand["fingerprints"].get("weights"):
         found.append("The runs had different weights: what differs may be the model's, not the code's.")
+    data = [manifest["fingerprints"].get("data") for manifest in (base, cand)]
+    if None not in data and data[0] != data[1]:
+        found.append("The runs had different data: what differs may be the questions', not the code's.")
     settings = [base["config"], cand["config"]]
     changed = sorted(name for name in {*settings[0], *settings[1]} - _ASIDE if settings[0].get(name) != settings[1].get(name))
     if base.get("dtype") != cand.get("dtype") and "dtype" not in changed:
