@@ -100,8 +100,8 @@ def load(
         raise
     except Exception as error:  # a folder or a repository may hold anything
         first = (str(error).strip().splitlines() or [""])[0][:200] or type(error).__name__
-        if offline and not _cached_whole(name, revision):
-            first = f"it is not in the local cache, and cannot be fetched ({trouble})"
+        if offline and (lacking := _lacking(name, revision)):
+            first = f"{lacking}, and cannot be fetched ({trouble})"
         raise RequestError(f"model {name!r} cannot be loaded: {first}{_hint(name, revision, local)}") from None
     finally:
         asking_nobody.close()
@@ -188,8 +188,15 @@ def _trouble(name: str, revision: str | None) -> str:
     return ""
 
 
-def _cached_whole(name: str, revision: str | None) -> bool:
-    """Whether the cache holds a model with its weights, so that what is wrong with it is something else."""
+def _lacking(name: str, revision: str | None) -> str:
+    """What the cache lacks of a model, or nothing: then what is wrong with it is something else."""
     snapshot = cached("model", name, revision)
-    files = [] if snapshot is None else [file for file in snapshot.files if file.endswith((".json", ".safetensors"))]
-    return snapshot is not None and any(file.endswith(".safetensors") for file in files) and not snapshot.missing(files)
+    if snapshot is None:
+        return "it is not in the local cache"
+    files = [file for file in snapshot.files if "/" not in file and file.endswith((".json", ".safetensors"))]
+    if not any(file.endswith(".safetensors") for file in files):
+        return "no .safetensors file of it is in the local cache"
+    if missing := snapshot.missing(files):
+        return f"{', '.join(missing[:3])} of it {'are' if len(missing) > 1 else 'is'} not in the local cache"
+    damaged = snapshot.damaged(files)
+    return f"{damaged[0]} of it is not whole in the local cache (`--force-download` fetches it again)" if damaged else ""

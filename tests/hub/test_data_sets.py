@@ -318,3 +318,10 @@ def test_a_data_set_that_changed_at_the_hub_is_fetched_anew(at_hub, no_network, 
 def test_the_layout_is_that_of_the_benchmarks():
     repositories = {registry._spec(name).repositories[0] for name in BENCHMARKS}
     assert repositories == set(layout()) and len(BENCHMARKS) == 13
+
+
+def test_the_docs_have_every_command():
+    text = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8").replace("\\\n  ", "")
+    specs = map(registry._spec, BENCHMARKS)
+    commands = [data_sets.command(spec.repositories[0], spec.configs, spec.info.split) for spec in specs]
+    assert "\n".join(commands) in text
