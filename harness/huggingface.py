@@ -14,6 +14,7 @@ from typing import Literal
 
 PATIENCE = 7.0  # seconds of silence; a run that asks for a task and a model ends well within 30
 MAIN = "main"
+OFFLINE = "HF_HUB_OFFLINE is set"  # the reason that is the user's own wish
 
 Kind = Literal["model", "dataset"]
 
@@ -84,7 +85,7 @@ def ask(kind: Kind, name: str, revision: str | None = None) -> HubRepository:
     from huggingface_hub import HfApi, is_offline_mode
 
     if is_offline_mode():
-        raise HubError("HF_HUB_OFFLINE is set", answered=False)
+        raise HubError(OFFLINE, answered=False)
     try:
         api = HfApi()
         call = api.model_info if kind == "model" else api.dataset_info
@@ -111,7 +112,7 @@ def reason(error: BaseException) -> str:
         words = {403: "forbids it: is your token allowed to read it?", 404: "has none of this name", 429: "was asked too often"}
         return f"the hub {words.get(status, 'fails')} ({status})"
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set"
+        return OFFLINE
     if "Timeout" in kind:
         return f"{constants.ENDPOINT} does not answer"
     first = (str(error).strip().splitlines() or [kind])[0][:160]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from harness.errors import RequestError
-from harness.huggingface import HubError, ask, cached
+from harness.huggingface import OFFLINE, HubError, ask, cached
 from harness.huggingface import offline as hub_offline
 from harness.models import companion as companions
 from harness.models.adapter import Adapter
@@ -22,6 +22,7 @@ from harness.models.families import FamilySpec, spec_of
 from harness.models.torchvision_ops import declare_torchvision_ops
 from harness.models.towers import TowerBlock
 from harness.models.weights import check_index, check_loaded, load_whole
+from harness.notices import notice
 
 __all__ = ["Adapter", "EMBEDDED", "TINY", "TowerBlock", "load"]
 
@@ -94,6 +95,8 @@ def load(
         processor = transformers.AutoProcessor.from_pretrained(source, **common)  # nosec B615
         if not options:
             model = model.to(device)
+        if offline and trouble != OFFLINE:
+            notice(f"model {name!r} is from the local cache, since {trouble}")
         beside = companions.load(name, path if local else None, processor.tokenizer, device, kind, offline)
         return Adapter(model, processor, name, beside)
     except RequestError:

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 from glob import escape
 
 from harness.errors import RequestError
-from harness.huggingface import HubError, Snapshot, ask, cached, reason
+from harness.huggingface import OFFLINE, HubError, Snapshot, ask, cached, reason
+from harness.notices import notice
 from harness.progress import progress
 from harness.tasks.files import shards_missing, split_of
 from harness.tasks.hub_tables import HubFiles, HubTable, datasets_offline
@@ -101,6 +102,8 @@ def _from_cache(
             files = [name for part in parts for name in part]
             _check(task, repository, snapshot, files, command(repository, configs, split))
             again = f"fetch it again: {command(repository, configs, split)} --force-download"
+            if failed := [why for why in reasons.values() if why != OFFLINE]:
+                notice(f"data of {repository} are from the local cache, commit {snapshot.commit[:12]}, since {failed[0]}")
             return _opened(snapshot, parts, again), HubFiles.of(repository, snapshot, files)
         except RequestError as error:
             wrong = wrong or error

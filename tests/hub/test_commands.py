@@ -187,7 +187,9 @@ def test_a_hub_that_fails_is_asked_once_for_a_model_of_the_cache(machine, hub):
     machine.shell("hf download some-org/tiny")
     hub.requests.clear()
     hub.failing = 503
-    assert compare(machine, "--model", "some-org/tiny")["hub"]["model"]["repository"] == "some-org/tiny"
+    manifest = compare(machine, "--model", "some-org/tiny")
+    assert manifest["hub"]["model"]["repository"] == "some-org/tiny"
+    assert "model 'some-org/tiny' is from the local cache, since the hub fails (503)" in manifest["notes"]
     assert hub.requests == ["GET /api/models/some-org/tiny/revision/main"]
 
 

@@ -203,10 +203,12 @@ def test_what_the_hub_refuses_is_one_line(at_hub, status):
 
 @pytest.mark.hub
 @pytest.mark.parametrize("status", [401, 503])
-def test_where_the_hub_fails_the_cache_is_used(at_hub, status):
+def test_where_the_hub_fails_the_cache_is_used_and_that_is_said(at_hub, status, capsys):
     found = seen(create("pope"))
     at_hub.failing = status
     assert seen(create("pope")) == found
+    told = capsys.readouterr().err
+    assert f"data of lmms-lab/POPE are from the local cache, commit {found[1]['revision'][:12]}, since the hub" in told
 
 
 @pytest.mark.hub
