@@ -7,6 +7,8 @@ import pytest
 from tests.hub.loopback import LoopbackHub, running
 from tests.hub.made_up_data import write_hub
 
+NOBODY = "http://127.0.0.1:9"  # where nobody answers
+
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):

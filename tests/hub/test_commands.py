@@ -17,6 +17,7 @@ import pytest
 
 from harness.tasks.hub import command
 from harness.tasks.registry import BENCHMARKS, _spec
+from tests.hub.conftest import NOBODY
 from tests.hub.loopback import contents, silent
 from tests.needs import STRICT
 
@@ -78,7 +79,7 @@ class Machine:
         return self.ran("bash", "-c", line, **more)
 
 
-OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}  # where nobody answers, should somebody ask all the same
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": NOBODY}  # where nobody answers, should somebody ask all the same
 
 
 @pytest.fixture
@@ -198,8 +199,8 @@ def test_a_hub_that_fails_is_asked_once_for_a_model_of_the_cache(machine, hub):
 )
 def test_nobody_there_is_told_within_seconds(machine, words):
     start = time.perf_counter()
-    told = compare(machine, *words, code=2, HF_ENDPOINT="http://127.0.0.1:9")
-    assert "http://127.0.0.1:9 cannot be reached" in told and "hf download" in told and told.count("error:") == 1
+    told = compare(machine, *words, code=2, HF_ENDPOINT=NOBODY)
+    assert f"{NOBODY} cannot be reached" in told and "hf download" in told and told.count("error:") == 1
     assert time.perf_counter() - start < 30
     with silent() as address:
         start = time.perf_counter()
@@ -232,5 +233,5 @@ def test_a_proxy_is_used(machine, hub):
         "no_proxy": "",
     }
     assert machine.loaded("mme", **proxied)["mme"][1]["repository"] == "lmms-lab/MME"
-    nobody = {**proxied, "HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+    nobody = {**proxied, "HTTP_PROXY": NOBODY, "http_proxy": NOBODY}
     assert "http://hub.invalid cannot be reached" in machine.loaded("ai2d", **nobody)["ai2d"][0]

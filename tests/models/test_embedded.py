@@ -12,6 +12,7 @@ from harness.models import hf
 from harness.models.tiny import build
 from harness.run.batch_run import BatchRun
 from harness.tasks.registry import create
+from tests.hub.conftest import NOBODY, point_to
 
 
 def test_a_local_folder_loads_like_the_embedded_model(adapter, tmp_path):
@@ -73,7 +74,7 @@ def test_random_llavas_of_other_shapes_equal_generate(tmp_path, kv_heads, read):
 
 
 def test_what_cannot_be_loaded_is_said_in_one_line(monkeypatch, tmp_path):
-    monkeypatch.setattr(hf, "_reachable", lambda name, revision: False)
+    point_to(NOBODY, monkeypatch)
     with pytest.raises(RequestError, match="not in the local cache") as caught:
         hf.load("nobody/nothing")
     assert len(str(caught.value).splitlines()) == 1

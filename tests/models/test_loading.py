@@ -18,6 +18,7 @@ from harness.models.catalogue import GROUP
 from harness.models.configuration import check_configuration
 from harness.models.families import FAMILIES
 from harness.models.relatives import relation
+from tests.hub.conftest import NOBODY, point_to
 from tests.models.conftest import FAMILIES as FAMILIES_OF_TESTS
 from tests.models.conftest import QUESTIONS, Family, ask, build, picture, smol
 from tests.needs import installed, need
@@ -176,7 +177,7 @@ def test_experts_cannot_have_fewer_bits(family, monkeypatch, tmp_path):
 
 
 def test_a_hub_id_out_of_reach_is_one_line_with_its_revision(monkeypatch):
-    monkeypatch.setattr(hf, "_reachable", lambda name, revision: False)
+    point_to(NOBODY, monkeypatch)
     command = "hf download nobody/nothing --revision v1"
     one_line(lambda: hf.load("nobody/nothing", revision="v1"), "not in the local cache", command)
     one_line(lambda: hf.load("tiny", revision="v1"), "has no revisions")
