@@ -102,7 +102,7 @@ def _facts(run: RunView) -> list[tuple[str, str]]:
     found = [
         ("Model", m.get("model")),
         ("Task", m.get("task")),
-        ("Data", dict(_hub(m)).get("data")),
+        ("Data", dict(_hub(m, digits=12)).get("data")),
         ("Images", wording.count(images) if (images := _images(run)) is not None else _whole(m, "samples")),
         ("Questions", _whole(m, "questions")),
         ("Analysed", f"{analysed:,.0f} images" if (analysed := number(run.checks, "analysed_images")) is not None else None),
@@ -117,13 +117,10 @@ def _facts(run: RunView) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in found if value not in (None, "")]
 
 
-def _hub(manifest: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the repositories of the hub that the run read, by what they gave, each with its commit."""
-    found = (manifest.get("hub") or {}).items()
-    return [
-        (role, f"{one['repository']}, commit {one['revision']}" if one.get("revision") else str(one["repository"]))
-        for role, one in found
-    ]
+def _hub(manifest: dict[str, Any], digits: int = 40) -> list[tuple[str, str]]:
+    """Return the repositories of the hub that the run read, by what they gave, each with the first digits of its commit."""
+    named = [(role, str(one.get("repository")), one.get("revision")) for role, one in (manifest.get("hub") or {}).items()]
+    return [(role, f"{name}, commit {str(commit)[:digits]}" if commit else name) for role, name, commit in named]
 
 
 def _images(run: RunView) -> float | None:

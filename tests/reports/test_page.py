@@ -166,7 +166,9 @@ def test_hostile_text_is_inert(run: RunView):
         for answer in [GalleryAnswer(text, 64, text, 0.5, grid, (2, 2), text)]
     ]
     every = " ".join(HOSTILE)
-    manifest = {**run.manifest, "model": every, "command": every, "notes": HOSTILE, "versions": {every: every}}
+    data = {"repository": every, "revision": every, "files": {every: every}}
+    manifest = {**run.manifest, "model": every, "command": every, "notes": HOSTILE, "versions": {every: every},
+                "hub": {"data": data, every: data}}  # fmt: skip
     page = render(RunView(manifest, cells, gallery))
     page.encode("utf-8")
     read = Reader(page)
@@ -177,6 +179,18 @@ def test_hostile_text_is_inert(run: RunView):
     assert "alert" not in next(t for attrs, t in read.scripts if "type" not in attrs)
     assert not any(tag == "img" for tag, _ in read.elements), "images are made by the script alone"
     assert any(a.get("data-value") == HOSTILE[1] for _, a in read.elements), "the name is there, as text"
+
+
+def test_where_data_and_model_are_from_is_told(run: RunView):
+    commit, digest = "c0ffee" * 7, "5a" * 32
+    data = {"repository": "lmms-lab/POPE", "revision": commit, "files": {"data/test-00000-of-00001.parquet": digest}}
+    model = {"repository": "some-org/tiny", "revision": commit}
+    page = render(RunView({**run.manifest, "hub": {"model": model, "data": data}}, run.cells))
+    assert f"<dt>Data</dt><dd>lmms-lab/POPE, commit {commit[:12]}</dd>" in page
+    for role, name in (("Data", "lmms-lab/POPE"), ("Model", "some-org/tiny")):
+        assert f'<dt>{role} on the hub</dt><dd class="name">{name}, commit {commit[:40]}</dd>' in page
+    assert f'<dt>data/test-00000-of-00001.parquet</dt><dd class="name">{digest}</dd>' in page
+    assert "on the hub" not in render(run)
 
 
 def test_cells_of_nulls(run: RunView):

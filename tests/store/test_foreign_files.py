@@ -144,6 +144,14 @@ def test_a_manifest_may_lack_fingerprints(part, make_run, capsys):
     assert end.value.code in (0, 1) and "internal error" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("hub", [[], {"data": 3}, {"data": {"revision": "x"}}, {"data": {"repository": "a", "files": {"f": 1}}}])
+def test_repositories_that_cannot_be_are_refused(hub, make_run, capsys):
+    folder = make_run().folder
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"hub": hub}))
+    assert "'hub' is" in refused(capsys, "report", folder)
+
+
 def test_no_text_of_a_run_steers_the_terminal(tmp_path, make_run, capsys):
     one, other = make_run().folder, make_run().folder
     manifest = json.loads((other / "manifest.json").read_text())
