@@ -51,6 +51,7 @@ def render(run: RunView) -> str:
             digests=[(name, digest) for name, digest in (run.manifest.get("fingerprints") or {}).items() if digest],
             hub=_hub(run.manifest),
             config=_options(run.manifest),
+            checked=_self_check(run.manifest),
             gallery=Markup(pictured.json) if pictured else None,  # nosec B704  # JSON that `payload` made inert
             images=pictured.images if pictured else 0,
             apart=_apart(groups),
@@ -141,6 +142,13 @@ def _options(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     config = manifest.get("config") or {}
     texts = {name: ",".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in config.items() if v not in (None, [])}
     return sorted(texts.items())
+
+
+def _self_check(manifest: dict[str, Any]) -> str | None:
+    """Return what the self-check of the model came to, as a sentence; None of a run that knows of none."""
+    found = manifest.get("self_check")
+    said = str(found.get("said") or "") if isinstance(found, dict) else ""
+    return said[:1].upper() + said[1:] + "." if said else None
 
 
 def _apart(groups: list[Stratum]) -> tuple[str, str]:

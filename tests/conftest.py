@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
+from shutil import rmtree
+from tempfile import mkdtemp
 
 import pytest
 
@@ -22,6 +25,9 @@ __all__ = ["edit_facts", "make_run", "stored_run"]
 WORKERS = 2
 if STRICT:
     pytest.importorskip = import_or_fail
+if "PRUNESCOPE_CACHE" not in os.environ:  # no test writes into the folder of whoever runs it; xdist's processes share one
+    os.environ["PRUNESCOPE_CACHE"] = made_cache = mkdtemp(prefix="prunescope-cache-")
+    atexit.register(rmtree, made_cache, ignore_errors=True)
 if installed("torchvision"):  # before a test imports it beside a torch that it was not built for
     from harness.models.torchvision_ops import declare_torchvision_ops
 

@@ -20,6 +20,7 @@ from harness.bridges.options import beyond_greedy
 from harness.bridges.prompts import PromptPruner, SplitPrompt
 from harness.errors import RequestError
 from harness.models import hf
+from harness.run.self_check import run_self_check
 
 if TYPE_CHECKING:
     from lmms_eval.api.instance import Instance
@@ -38,11 +39,13 @@ class Prunescope(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its 
         batch_size: prompts at a time.
         seed: of methods that draw random numbers.
         device_map: spread over several devices, as accelerate understands it.
+        self_check: whether the model is held against ``generate`` first.
         max_batch_size: not read; lmms-eval hands it to every model.
         method_parameters: of the method, as ``layer=2``.
 
     Raises:
-        ValueError: for an unknown method, parameter, budget or model, and where the method cannot run on the model.
+        ValueError: for an unknown method, parameter, budget or model, and where the method cannot run on the model, or
+            the engine does not run the model as transformers does.
     """
 
     is_simple = True
@@ -58,6 +61,7 @@ class Prunescope(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its 
         batch_size: int | str = 1,
         seed: int = 0,
         device_map: str | None = None,
+        self_check: bool = True,
         max_batch_size: int | None = None,
         **method_parameters: Any,  # numbers, texts or booleans, by the method
     ) -> None:
@@ -68,6 +72,7 @@ class Prunescope(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its 
         self.pruner = PromptPruner(method, keep, budget, seed, method_parameters)
         self.adapter = hf.load(str(pretrained), _device(device), str(dtype), device_map=device_map)
         self.pruner.check(self.adapter)
+        run_self_check(self.adapter, self_check, option="self_check=False")
         self.batch_size, self.device = int(batch_size), self.adapter.device
 
     def generate_until(self, requests: list[Instance]) -> list[str]:

@@ -51,6 +51,7 @@ class PromptAnswer:
 
     tokens: list[int]  # the end token included, where there is one
     visual_tokens: tuple[int, int]  # in the prompt, and present in the last layer
+    first_logits: torch.Tensor  # float32 [vocabulary] of the first token
 
 
 class PromptPruner:
@@ -193,8 +194,10 @@ class PromptPruner:
         )
         out = Engine(adapter, limit, ends=ends).run(EngineRequest(batch, steps, self.method.positions, blind=not first.spans))
         return [
-            PromptAnswer([*tokens, *([] if end is None else [end])], (prompt.visual_tokens, int(present)))
-            for prompt, tokens, end, present in zip(prompts, out.tokens, out.ended, out.present.tolist(), strict=True)
+            PromptAnswer([*tokens, *([] if end is None else [end])], (prompt.visual_tokens, int(present)), logits)
+            for prompt, tokens, end, present, logits in zip(
+                prompts, out.tokens, out.ended, out.present.tolist(), out.first_logits, strict=True
+            )
         ]
 
 

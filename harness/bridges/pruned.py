@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
+from harness.bridges.checking import check_prompts
 from harness.bridges.inputs import IMAGE_INPUTS, read
 from harness.bridges.options import GreedyOptions, greedy
 from harness.bridges.prompts import PromptPruner
+from harness.engine.self_check import SelfCheck
 from harness.errors import RequestError
 from harness.models import companion as companions
 from harness.models.adapter import Adapter
@@ -31,7 +33,7 @@ _DERIVED = ("token_type_ids", "mm_token_type_ids")
 """Inputs that follow from ``input_ids``."""
 _UNREAD = (*_DERIVED, "labels")
 """What processors give and the engine does not read."""
-_OWN = frozenset({"plain", "processor", "pruner", "visual_tokens", "_adapter", "_companion"})
+_OWN = frozenset({"plain", "processor", "pruner", "visual_tokens", "self_check", "_adapter", "_companion", "_checks"})
 """Attributes of a `PrunedModel` that are not those of the model within."""
 
 
@@ -42,6 +44,7 @@ def prune(
     budget: str = "average",
     processor: Any = None,  # of transformers
     seed: int = 0,
+    self_check: bool = True,
     **method_parameters: Any,  # numbers, texts or booleans, by the method
 ) -> PrunedModel:
     """Wrap a loaded vision-language model, so that its ``generate`` runs with fewer visual tokens.
@@ -57,6 +60,8 @@ def prune(
         processor: the model's. Needed by SmolVLM and Idefics3, and by methods that read the question in a joint space;
             where it is not given, those look for it where the model came from, without a network.
         seed: of methods that draw random numbers. What they draw for a prompt depends on seed, pixels and text alone.
+        self_check: whether the first ``generate`` with an image holds the engine, without pruning, against the model's own
+            ``generate`` on the prompts it is given; once for a model in this process, device and precision.
         method_parameters: of the method, as ``layer=2``.
 
     Raises:
@@ -71,25 +76,26 @@ def prune(
         PrunedModel(LlavaForConditionalGeneration, method='fastv', keep=192, budget='average')
     """
     plain = model.plain if isinstance(model, PrunedModel) else model
-    return PrunedModel(plain, PromptPruner(method, keep, budget, seed, method_parameters), processor)
+    return PrunedModel(plain, PromptPruner(method, keep, budget, seed, method_parameters), processor, self_check)
 
 
 class PrunedModel:
     """A model whose ``generate`` prunes visual tokens; all else is that of the model within, ``plain``.
 
     ``visual_tokens`` holds, for every row of the last ``generate``, how many visual tokens the prompt had and how many were
-    there in the last layer.
+    there in the last layer; ``self_check`` what holding the engine against the model's own ``generate`` came to, None before.
 
     Args:
         plain: the model within, of transformers.
         pruner: method and budget.
         processor: the model's, of transformers; None where it is not needed, or is to be looked for.
+        checks: whether the first ``generate`` checks the engine against that of the model.
 
     Raises:
         ValueError: where the model's architecture is not supported, or the method cannot run on it.
     """
 
-    def __init__(self, plain: Any, pruner: PromptPruner, processor: Any = None) -> None:
+    def __init__(self, plain: Any, pruner: PromptPruner, processor: Any = None, checks: bool = True) -> None:
         name = str(getattr(plain, "name_or_path", "")) or type(plain).__name__
         kind = getattr(getattr(plain, "config", None), "model_type", type(plain).__name__)
         spec = spec_of(name, kind, tower_kind(getattr(plain, "config", None)))
@@ -98,6 +104,8 @@ class PrunedModel:
         check_loaded(name, plain)
         self.plain, self.pruner = plain, pruner
         self.visual_tokens: list[tuple[int, int]] = []
+        self.self_check: SelfCheck | None = None
+        self._checks = checks
         self._adapter: Adapter | None = None
         if processor is None and (pruner.joint or kind in ("smolvlm", "idefics3")):
             processor = _processor(name)
@@ -146,7 +154,8 @@ class PrunedModel:
 
         Raises:
             ValueError: for an option that cannot be honoured, other than at its default value; for text or images that
-                do not belong together; and where the method cannot meet the budget on a prompt.
+                do not belong together; where the method cannot meet the budget on a prompt; and where the engine, without
+            pruning, does not answer as the model within does.
         """
         ids = kwargs.pop("input_ids", None)
         ids = inputs if ids is None else ids
@@ -177,6 +186,10 @@ class PrunedModel:
         rows = [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]
         prompts = read(self.adapter, rows, images, texts)
         seen, blind = [place for place, prompt in enumerate(prompts) if prompt.spans], (~holds).nonzero()[:, 0].tolist()
+        if self._checks:
+            derived = {name: value for name, value in kwargs.items() if name in _DERIVED}
+            given = {"input_ids": ids, "attention_mask": mask.long(), **images, **derived}
+            self.self_check = check_prompts(self.adapter, prompts, given)
         found = self.pruner.answers(self.adapter, [prompts[place] for place in seen], asked.limit, frozenset(asked.ends))
         answers = {place: answer.tokens for place, answer in zip(seen, found, strict=True)}
         counts = {place: answer.visual_tokens for place, answer in zip(seen, found, strict=True)}

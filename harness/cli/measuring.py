@@ -15,11 +15,13 @@ import typer
 
 from harness import interrupts
 from harness.cli import completion
-from harness.cli.options import DeviceMap, Json, Model, Plugin, Quantize, Revision, Switch, Task
+from harness.cli.options import DeviceMap, Json, Model, NoSelfCheck, Plugin, Quantize, Revision, Switch, Task
 from harness.errors import RequestError, nearest
 from harness.run.config import DEFAULT_KEEP, DEFAULT_METHODS, LARGEST_SEED, CompareConfig, load_plugins, read_file
 
 _BASE = CompareConfig()
+_EXTENDING = frozenset({"extend", "methods", "keep", "plugin", "workers", "ray", "self_check", "as_json", "config"})
+"""Options that may stand beside ``--extend``."""
 
 
 def compare(
@@ -71,6 +73,7 @@ def compare(
     ] = None,
     prompt: Annotated[str, typer.Option(help="What the model is asked; {question} stands for the question.")] = _BASE.prompt,
     plugin: Plugin = None,
+    no_self_check: NoSelfCheck = False,
     as_json: Json = False,
 ) -> None:
     """Run methods on a model and a task; write results and report.html.
@@ -90,12 +93,12 @@ def compare(
         batch_size=batch_size, device=device, dtype=dtype, revision=revision, device_map=device_map, quantize=quantize,
         latency=not no_latency, rounds=rounds, sharing=sharing is Switch.on, memory=memory, workers=workers, ray=ray,
         analyse=analyse, seeds=seeds, margin=margin, max_new_tokens=max_new_tokens, prompt=prompt,
-        plugin=tuple(plugin or ()),
+        plugin=tuple(plugin or ()), self_check=not no_self_check,
     )  # fmt: skip
     given = _given(context)
     if config is not None:
         asked = replace(asked, **{name: value for name, value in read_file(config).items() if name not in given})
-    if extend is not None and (fixed := given - {"extend", "methods", "keep", "plugin", "workers", "ray", "as_json", "config"}):
+    if extend is not None and (fixed := given - _EXTENDING):
         option = min(fixed).replace("_", "-")
         raise RequestError(f"--{option}: --extend takes --methods, --keep, --plugin, --workers, --ray; the rest is the run's own")
     if extend is not None and asked.methods == CompareConfig.methods:
@@ -147,6 +150,7 @@ def capture(
     revision: Revision = None,
     device_map: DeviceMap = None,
     quantize: Quantize = None,
+    no_self_check: NoSelfCheck = False,
     as_json: Json = False,
 ) -> None:
     """Write the signals of a real model, one file a question, for `select`.
@@ -157,8 +161,9 @@ def capture(
     from harness.run.prepare import pick_device
 
     files = run_capture(
-        model, task, samples, out, layer, seed, pick_device(device), revision=revision, device_map=device_map, quantize=quantize
-    )
+        model, task, samples, out, layer, seed, pick_device(device), revision=revision, device_map=device_map,
+        quantize=quantize, self_check=not no_self_check,
+    )  # fmt: skip
     _print_paths(files, as_json)
 
 
@@ -189,6 +194,7 @@ def profile(
     quantize: Quantize = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of weights, image and random methods.")] = _BASE.seed,
     plugin: Plugin = None,
+    no_self_check: NoSelfCheck = False,
     as_json: Json = False,
 ) -> None:
     """Measure FLOPs, latency by stage, memory, selection share and the gain of shared work on a model of true size; no task.
@@ -205,7 +211,7 @@ def profile(
         model=model, random_weights=random_weights, methods=tuple(split(methods)),
         keep=tuple(k.strip() for k in keep.split(",") if k.strip()), budget=budget, layers=layers, batch_size=batch_size,
         text_tokens=text_tokens, rounds=rounds, device=device, dtype=dtype, seed=seed, plugin=tuple(plugin or ()),
-        revision=revision, device_map=device_map, quantize=quantize,
+        revision=revision, device_map=device_map, quantize=quantize, self_check=not no_self_check,
     )  # fmt: skip
     found = run_profile(asked)
     print(json.dumps(found) if as_json else as_text(found))
@@ -248,7 +254,7 @@ def _check_dtype(dtype: str) -> None:
 
 def _given(context: typer.Context) -> set[str]:
     """Options that stand on the command line, under the names of `CompareConfig`."""
-    named = {"no_latency": "latency"}
+    named = {"no_latency": "latency", "no_self_check": "self_check"}
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {named.get(name, name) for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 

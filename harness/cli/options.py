@@ -25,6 +25,9 @@ Model = Annotated[str, typer.Option(help="Embedded model, local folder or hub id
 Task = Annotated[
     str, typer.Option(help="Task, or a file or folder of questions; see `list tasks`.", autocompletion=completion.tasks)
 ]
+NoSelfCheck = Annotated[
+    bool, typer.Option("--no-self-check", help="Do not hold the model against generate of transformers first.")
+]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
 DeviceMap = Annotated[str | None, typer.Option(help="Spread over devices, as accelerate does it; such as auto.")]
 Quantize = Annotated[int | None, typer.Option(help="4 or 8 bits a weight of the LLM (bitsandbytes).")]

@@ -89,7 +89,16 @@ def run_shards(
         executor = ProcessExecutor(source, min(asked, worth), threads_of(asked), needs.device)
         yield from run_with(executor, shards, advance)
         return
-    yield from run_here(ShardRunner(config, prepared, advance), shards, threads_of(asked) if asked > 1 else None)
+    yield from run_here(ShardRunner(config, prepared, advance), shards, threads_here(config, prepared))
+
+
+def threads_here(config: CompareConfig, prepared: PreparedRun) -> int | None:
+    """Return how many threads this process computes with where it answers itself; None for as many as torch has.
+
+    Where processes are forked, it is one: a pool of threads does not survive a fork.
+    """
+    asked = workers_for(config, model_needs(prepared))
+    return threads_of(asked) if asked > 1 else None
 
 
 def source_for_cluster(config: CompareConfig, prepared: PreparedRun) -> ShardRunnerSource:

@@ -227,6 +227,7 @@ def capture(
     revision: str | None = None,
     device_map: str | None = None,
     quantize: int | None = None,
+    self_check: bool = True,
 ) -> list[Path]:
     """Write the signals of a real model on a task: one file a question, readable by `select`.
 
@@ -238,6 +239,7 @@ def capture(
         layer: the LLM layer before which text signals are taken; by default layer 2 of 32, or the same depth.
         seed: of the samples.
         revision, device_map, quantize: as `harness.models.hf.load` takes them.
+        self_check: whether the model is held against ``generate`` first.
 
     Returns:
         The files written.
@@ -246,6 +248,7 @@ def capture(
     from harness.models import hf
     from harness.run.batch_run import BatchRun
     from harness.run.config import writable_folder
+    from harness.run.self_check import run_self_check
     from harness.tasks import registry
     from methods.budget import at_depth
 
@@ -257,6 +260,7 @@ def capture(
     if not 1 <= depth < adapter.shape.layers:
         raise RequestError(f"--layer {depth}: choose 1 to {adapter.shape.layers - 1}")
     writable_folder(out)
+    run_self_check(adapter, self_check)
     written: list[Path] = []
     for sample in track("capture", made.samples(samples, seed), 0, samples):
         batch_run = BatchRun(Engine(adapter, 1), made, [sample], seed, wanted=adapter.gives)

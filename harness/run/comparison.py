@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,7 +123,8 @@ def begin(config: CompareConfig, run: RunFolder, task: Task, started: float) -> 
         RequestError: where the request cannot be met, or nothing can be written there.
     """
     prepared = prepare(config, task=task)
-    manifest = manifest_of(config, prepared.adapter, prepared.task)
+    checked = _checked(config, prepared)
+    manifest = manifest_of(config, prepared.adapter, prepared.task) | {"self_check": checked}
     writable_folder(run.folder)
     with locked(run.folder, "--out"), _resumable(run, _resuming(config, run)):
         if run.exists:
@@ -165,6 +166,7 @@ def resume(config: CompareConfig, run: RunFolder, task: Task, started: float) ->
             run.forget_failed(config.batch_size)
         if code not in (None, digest):
             add_notes(run, [f"the run was resumed with code of another version ({digest})"])
+        _note_check(run, _checked(config, prepared))
         return execute(config, run, prepared, started)
 
 
@@ -186,11 +188,12 @@ def extend(config: CompareConfig, run: RunFolder, started: float) -> Run:
         keep = config.keep if config.keep != CompareConfig.keep else own.keep
         plugin = tuple(dict.fromkeys((*own.plugin, *config.plugin)))
         added = replace(own, out=config.extend, methods=config.methods, keep=keep, plugin=plugin)
-        added = replace(added, workers=config.workers, ray=config.ray).checked()
+        added = replace(added, workers=config.workers, ray=config.ray, self_check=config.self_check).checked()
         run.check()
         load_plugins(plugin)
         prepared = prepare(added)
         _check_same(run, prepared, "--extend")
+        checked = _checked(added, prepared)
         digest = code_digest(plugin)
         extension = {"methods": list(config.methods), "keep": list(keep), "code": digest}
         if extension not in manifest.setdefault("extensions", []):
@@ -198,6 +201,7 @@ def extend(config: CompareConfig, run: RunFolder, started: float) -> Run:
             run.write_json("manifest.json", manifest)
             if digest != manifest["fingerprints"].get("code"):
                 add_notes(run, [f"cells of {', '.join(config.methods)} were added by code of another version ({digest})"])
+        _note_check(run, checked)
         return execute(added, run, prepared, started)
 
 
@@ -275,6 +279,21 @@ def _check_same(run: RunFolder, prepared: PreparedRun, option: str) -> None:
         raise RequestError(f"{option} {run.folder}: its run had other weights of {prepared.adapter.name!r}; name another folder")
     if known.get("data") != getattr(prepared.task, "digest", None):
         raise RequestError(f"{option} {run.folder}: its run had other data of {prepared.task.info.name!r}; name another folder")
+
+
+def _checked(config: CompareConfig, prepared: PreparedRun) -> dict[str, Any]:
+    """What the self-check of the model came to; it computes with as many threads as one of the processes that will answer."""
+    from harness.run.accuracy_pass import threads_here
+    from harness.run.self_check import run_self_check
+
+    return asdict(run_self_check(prepared.adapter, config.self_check, config.plugin, threads_here(config, prepared)))
+
+
+def _note_check(run: RunFolder, checked: dict[str, Any]) -> None:
+    """Write a self-check into the manifest of a run that was begun before; one that was left out replaces none that was made."""
+    manifest = run.manifest()
+    if checked["outcome"] != "off" or "self_check" not in manifest:
+        run.write_json("manifest.json", manifest | {"self_check": checked})
 
 
 @contextmanager

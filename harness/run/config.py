@@ -59,6 +59,7 @@ class CompareConfig:
     max_new_tokens: int | None = None  # as the task says
     prompt: str = "{question}"
     plugin: tuple[str, ...] = ()
+    self_check: bool = True  # the model is held against `generate` first
 
     def checked(self) -> CompareConfig:
         """Return the request itself, or raise a `RequestError` for the first thing in it that cannot be."""

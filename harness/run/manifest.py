@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from harness.tasks.base import Task
 
 
+_SWITCHES = {
+    "latency": "--no-latency", "sharing": "--sharing off", "memory": "--memory", "self_check": "--no-self-check",
+}  # fmt: skip
+"""Options that are on or off, as the command line says what is not the default."""
 MOST_REASONS = 20
 """How many reasons why samples failed the manifest tells; the database has all."""
 
@@ -158,8 +162,8 @@ def command(config: CompareConfig) -> str:
         if value == plain(base)[name] or name in HANDLING_OPTIONS | {"ray"}:
             continue
         flag = f"--{name.replace('_', '-')}"
-        if name in ("latency", "sharing", "memory"):
-            words.append({"latency": "--no-latency", "sharing": "--sharing off", "memory": "--memory"}[name])
+        if name in _SWITCHES:
+            words.append(_SWITCHES[name])
         else:
             words.append(f"{flag} {shlex.quote(','.join(map(str, value)) if isinstance(value, list) else str(value))}")
     return " ".join(words)
@@ -179,4 +183,5 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         config: a request as `plain` gives it.
     """
-    return {name: v for name, v in config.items() if name not in HANDLING_OPTIONS | {"workers", "ray"} and v is not None}
+    handling = HANDLING_OPTIONS | {"workers", "ray", "self_check"}
+    return {name: v for name, v in config.items() if name not in handling and v is not None}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from harness.run.plan import Cell, asked_for, make_cells
 from methods.types import Schedule
 from metrics import latency
 from metrics.flops import Flops, flops
+
+if TYPE_CHECKING:
+    from harness.engine.self_check import SelfCheck
 
 QUESTIONS = (1, 5, 18, 32)
 """Questions an image for which the gain of shared work is stated: captions, VQAv2, POPE, GQA."""
@@ -50,6 +53,7 @@ class ProfileConfig:
     device_map: str | None = None
     quantize: int | None = None
     plugin: tuple[str, ...] = ()
+    self_check: bool = True
 
     def checked(self) -> ProfileConfig:
         """Return the request itself, or raise a `RequestError` for the first thing in it that cannot be."""
@@ -76,7 +80,8 @@ def profile(config: ProfileConfig) -> dict[str, Any]:
     Returns:
         ``model``, ``device``, ``dtype``, ``image`` (visual tokens), ``batch_size`` and ``cells``; each cell with ``method``,
         ``keep``, ``flops``, ``latency`` (as in ``summary.json``, for the whole batch), ``selection_share`` of TTFT and of
-        prefill, ``memory``, or ``skipped`` with its reason; ``sharing``, see `sharing_gain`; ``checks`` with the A/A ratio.
+        prefill, ``memory``, or ``skipped`` with its reason; ``sharing``, see `sharing_gain`; ``checks`` with the A/A ratio;
+        ``self_check``, a `SelfCheck`.
 
     Raises:
         RequestError: where the request is wrong.
@@ -88,6 +93,7 @@ def profile(config: ProfileConfig) -> dict[str, Any]:
     ).checked()
     asked_for(config.methods)
     adapter = _adapter(config)
+    checked = _self_check(config, adapter)
     side = _side(adapter)
     image = Image.fromarray(np.random.default_rng(config.seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
     pixels = adapter.pixels([image])
@@ -126,7 +132,7 @@ def profile(config: ProfileConfig) -> dict[str, Any]:
         "dtype": str(adapter.dtype).removeprefix("torch."), "layers": shape.layers, "image": visual, "text_tokens": text,
         "batch_size": config.batch_size, "cells": rows,
         "sharing": {str(q): sharing_gain(active, stages, visual, text, q) for q in QUESTIONS},
-        "checks": {"aa": _aa(timed, none)},
+        "checks": {"aa": _aa(timed, none)}, "self_check": asdict(checked),
     }  # fmt: skip
 
 
@@ -164,6 +170,8 @@ def as_text(found: Mapping[str, Any]) -> str:
         "Times in ms, medians; speed-up of TTFT and of prefill over its promise (realised) with 95 % intervals; selection as",
     ]
     lines += [f"a share of prefill. A/A check: none against itself {aa['value']:.3f} [{aa['lo']:.3f}, {aa['hi']:.3f}].", ""]
+    if found["self_check"]["outcome"] != "equal":
+        lines += [f"Self-check: {found['self_check']['said']}.", ""]
     lines += ["Expected gain of shared work in an accuracy pass over these cells, from the stages above:"]
     for questions, gain in found["sharing"].items():
         lines.append(
@@ -194,6 +202,16 @@ def _adapter(config: ProfileConfig) -> Adapter:
         )  # fmt: skip
     kind = config.dtype if config.dtype != "auto" else ("float32" if device == "cpu" else "bfloat16")
     return random_model(config.model, device, getattr(torch, kind), config.layers, config.seed)
+
+
+def _self_check(config: ProfileConfig, adapter: Adapter) -> SelfCheck:
+    """What the self-check came to; a model with random weights has no processor to be asked with."""
+    from harness.engine.self_check import SelfCheck
+    from harness.run.self_check import run_self_check
+
+    if config.random_weights and config.self_check:
+        return SelfCheck("skipped", "with random weights the engine is not checked against generate of transformers")
+    return run_self_check(adapter, config.self_check, config.plugin)
 
 
 def _side(adapter: Adapter) -> int:

@@ -1,0 +1,130 @@
+"""The self-check of a run: once for a model, code, precision and device, before anything is answered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import RequestError
+from harness.notices import notice
+from harness.run.manifest import code_digest
+from harness.store.self_checks import store, stored
+
+if TYPE_CHECKING:
+    from harness.engine.self_check import SelfCheck
+    from harness.models.adapter import Adapter
+
+PATIENCE = 5.0
+"""Seconds after which a check says that it is under way."""
+
+
+def run_self_check(
+    adapter: Adapter,
+    wanted: bool = True,
+    plugins: tuple[str, ...] = (),
+    threads: int | None = None,
+    option: str = "--no-self-check",
+) -> SelfCheck:
+    """Check a model against ``generate``, unless an earlier run did; what a reader must know of the outcome is noticed.
+
+    Args:
+        adapter: the model.
+        wanted: False where the user asked for no check.
+        plugins: modules that are loaded, and may have changed what runs.
+        threads: that torch computes with meanwhile; None leaves them as they are.
+        option: what leaves the check out, for messages.
+
+    Raises:
+        RequestError: where the engine does not run this model as transformers does, or the model makes no prompt.
+    """
+    from harness.engine.self_check import SelfCheck, cannot_be_checked, check_model
+    from harness.models.catalogue import EMBEDDED, plugged
+    from harness.run.executors.local import threads as computing_with
+
+    if not wanted:
+        return SelfCheck("off", f"the engine was not checked against generate of transformers, as asked ({option})")
+    reason = cannot_be_checked(adapter)
+    if adapter.name not in EMBEDDED and adapter.name in (points := plugged()):
+        reason = f"{points[adapter.name].value} makes it, whose generate need not be what the engine runs"
+    if reason is not None:
+        found = SelfCheck("skipped", f"model {adapter.name!r} was not checked against generate of transformers: {reason}")
+        notice(found.said)
+        return found
+    key = _key(adapter, plugins)
+    known = _restored(stored(key))
+    if known is None:
+        with computing_with(threads), told_when_long(adapter.name, option) as seconds:
+            found = check_model(adapter)
+        found = replace(found, seconds=round(seconds(), 3))
+        if found.outcome in ("equal", "doubtful"):
+            store(key, asdict(found))
+    else:
+        found = known
+    if found.outcome == "different":
+        raise RequestError(f"model {adapter.name!r}: {found.said}; {option} measures it all the same")
+    if found.outcome != "equal":
+        notice(found.said)
+    return found
+
+
+def _restored(content: dict[str, Any] | None) -> SelfCheck | None:
+    """A stored check; None where it is none of ours."""
+    from harness.engine.self_check import SelfCheck
+
+    names = {field.name for field in fields(SelfCheck)}
+    if content is None or set(content) != names or content["outcome"] not in ("equal", "doubtful"):
+        return None
+    return replace(SelfCheck(**content), cached=True) if isinstance(content["said"], str) else None
+
+
+def _key(adapter: Adapter, plugins: tuple[str, ...]) -> str:
+    """What a check depends on, as one digest: weights and what reads them, the code on both sides, precision and device."""
+    import torch
+
+    device = torch.cuda.get_device_name(adapter.device) if adapter.device.type == "cuda" else adapter.device.type
+    parts = {
+        "weights": adapter.digest,
+        "configuration": adapter.config.to_json_string(use_diff=False),
+        "processor": _described(adapter.processor),
+        "chat_template": str(getattr(adapter.processor, "chat_template", None)),
+        "code": code_digest(plugins),
+        "versions": [version(package) for package in ("transformers", "torch")],
+        "device": device,
+        "dtype": str(adapter.dtype),
+    }
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _described(processor: Any) -> str:
+    """A processor of transformers as JSON; one that cannot be written so, by its class."""
+    try:
+        return str(processor.to_json_string())
+    except Exception:  # what it holds may be anything
+        return type(processor).__name__
+
+
+@contextmanager
+def told_when_long(name: str, option: str) -> Iterator[Callable[[], float]]:
+    """Say on stderr that a check is under way once it has taken `PATIENCE`; give a function that counts its seconds.
+
+    Args:
+        name: of the model.
+        option: what leaves the check out.
+    """
+    line = f"self-check: model {name!r} without pruning against generate of transformers; {option} leaves it out"
+    timer, began = threading.Timer(PATIENCE, print, (line,), {"file": sys.stderr, "flush": True}), time.monotonic()
+    timer.daemon = True
+    timer.start()
+    try:
+        yield lambda: time.monotonic() - began
+    finally:
+        timer.cancel()
+        timer.join()
