@@ -260,7 +260,7 @@ def capture(
     if not 1 <= depth < adapter.shape.layers:
         raise RequestError(f"--layer {depth}: choose 1 to {adapter.shape.layers - 1}")
     writable_folder(out)
-    run_self_check(adapter, self_check)
+    run_self_check(model, adapter, self_check)
     written: list[Path] = []
     for sample in track("capture", made.samples(samples, seed), 0, samples):
         batch_run = BatchRun(Engine(adapter, 1), made, [sample], seed, wanted=adapter.gives)

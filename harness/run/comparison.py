@@ -286,7 +286,8 @@ def _checked(config: CompareConfig, prepared: PreparedRun) -> dict[str, Any]:
     from harness.run.accuracy_pass import threads_here
     from harness.run.self_check import run_self_check
 
-    return asdict(run_self_check(prepared.adapter, config.self_check, config.plugin, threads_here(config, prepared)))
+    threads = threads_here(config, prepared)
+    return asdict(run_self_check(config.model, prepared.adapter, config.self_check, config.plugin, threads))
 
 
 def _note_check(run: RunFolder, checked: dict[str, Any]) -> None:

@@ -211,7 +211,7 @@ def _self_check(config: ProfileConfig, adapter: Adapter) -> SelfCheck:
 
     if config.random_weights and config.self_check:
         return SelfCheck("skipped", "with random weights the engine is not checked against generate of transformers")
-    return run_self_check(adapter, config.self_check, config.plugin)
+    return run_self_check(config.model, adapter, config.self_check, config.plugin)
 
 
 def _side(adapter: Adapter) -> int:

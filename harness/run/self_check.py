@@ -27,6 +27,7 @@ PATIENCE = 5.0
 
 
 def run_self_check(
+    name: str,
     adapter: Adapter,
     wanted: bool = True,
     plugins: tuple[str, ...] = (),
@@ -36,6 +37,7 @@ def run_self_check(
     """Check a model against ``generate``, unless an earlier run did; what a reader must know of the outcome is noticed.
 
     Args:
+        name: of the model, as the request has it.
         adapter: the model.
         wanted: False where the user asked for no check.
         plugins: modules that are loaded, and may have changed what runs.
@@ -52,16 +54,16 @@ def run_self_check(
     if not wanted:
         return SelfCheck("off", f"the engine was not checked against generate of transformers, as asked ({option})")
     reason = cannot_be_checked(adapter)
-    if adapter.name not in EMBEDDED and adapter.name in (points := plugged()):
-        reason = f"{points[adapter.name].value} makes it, whose generate need not be what the engine runs"
+    if name not in EMBEDDED and name in (points := plugged()):
+        reason = f"{points[name].value} makes it, and may change what the engine runs"
     if reason is not None:
-        found = SelfCheck("skipped", f"model {adapter.name!r} was not checked against generate of transformers: {reason}")
+        found = SelfCheck("skipped", f"model {name!r} was not checked against generate of transformers: {reason}")
         notice(found.said)
         return found
     key = _key(adapter, plugins)
     known = _restored(stored(key))
     if known is None:
-        with computing_with(threads), told_when_long(adapter.name, option) as seconds:
+        with computing_with(threads), told_when_long(name, option) as seconds:
             found = check_model(adapter)
         found = replace(found, seconds=round(seconds(), 3))
         if found.outcome in ("equal", "doubtful"):
@@ -69,7 +71,7 @@ def run_self_check(
     else:
         found = known
     if found.outcome == "different":
-        raise RequestError(f"model {adapter.name!r}: {found.said}; {option} measures it all the same")
+        raise RequestError(f"model {name!r}: {found.said}; {option} measures it all the same")
     if found.outcome != "equal":
         notice(found.said)
     return found
@@ -80,7 +82,7 @@ def _restored(content: dict[str, Any] | None) -> SelfCheck | None:
     from harness.engine.self_check import SelfCheck
 
     names = {field.name for field in fields(SelfCheck)}
-    if content is None or set(content) != names or content["outcome"] not in ("equal", "doubtful"):
+    if content is None or set(content) != names or content["outcome"] not in ["equal", "doubtful"]:
         return None
     return replace(SelfCheck(**content), cached=True) if isinstance(content["said"], str) else None
 

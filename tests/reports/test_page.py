@@ -223,6 +223,20 @@ def test_few_images_are_said_to_be_few_and_are_counted(run: RunView):
     assert "too few" not in render(RunView(run.manifest, run.cells))
 
 
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [
+        ({"outcome": "equal", "said": "the engine gives <what> generate gives"}, "The engine gives &lt;what&gt; generate gives.</p>"),
+        ({"outcome": "off", "said": "the engine was not checked, as asked"}, "The engine was not checked, as asked.</p>"),
+        (None, None), ({}, None), ({"said": None}, None), ("text", None), ([1], None),
+    ],
+)  # fmt: skip
+def test_what_the_self_check_came_to_is_said(run: RunView, stored, said):
+    page = render(RunView({**run.manifest, "self_check": stored}, run.cells[:2]))
+    assert ("Self-check." in page) == (said is not None)
+    assert said is None or f"<b>Self-check.</b> {said}" in page.split('id="measurement"')[1]
+
+
 def test_two_tasks_and_two_budget_modes_stay_apart(run: RunView):
     small = [c for c in run.cells if c["keep"] in (None, 64, 128) and c["method"] in ("none", "blind", "fastv", "random")]
     other = [{**c, "task": "pope"} for c in small] + [{**c, "budget": "final"} for c in small if c["keep"]]
