@@ -72,7 +72,7 @@ class Prunescope(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its 
         self.pruner = PromptPruner(method, keep, budget, seed, method_parameters)
         self.adapter = hf.load(str(pretrained), _device(device), str(dtype), device_map=device_map)
         self.pruner.check(self.adapter)
-        run_self_check(str(pretrained), self.adapter, self_check, option="self_check=False")
+        self.self_check = run_self_check(str(pretrained), self.adapter, self_check, option="self_check=False")
         self.batch_size, self.device = int(batch_size), self.adapter.device
 
     def generate_until(self, requests: list[Instance]) -> list[str]:

@@ -66,6 +66,7 @@ def test_all_tokens_equal_generate(family, shape):
     pruned = prune(model, "none", processor=family.adapter.processor)
     options = {"max_new_tokens": LIMIT, "do_sample": False}
     assert torch.equal(pruned.generate(**inputs, **options), model.generate(**inputs, **options))
+    assert pruned.self_check.outcome == "equal"
 
 
 def test_a_padded_batch_of_unequal_images_equals_generate(family):

@@ -226,7 +226,7 @@ def test_few_images_are_said_to_be_few_and_are_counted(run: RunView):
 @pytest.mark.parametrize(
     ("stored", "said"),
     [
-        ({"outcome": "equal", "said": "the engine gives <what> generate gives"}, "The engine gives &lt;what&gt; generate gives.</p>"),
+        ({"outcome": "equal", "said": "it gives <what> generate gives"}, "It gives &lt;what&gt; generate gives.</p>"),
         ({"outcome": "off", "said": "the engine was not checked, as asked"}, "The engine was not checked, as asked.</p>"),
         (None, None), ({}, None), ({"said": None}, None), ("text", None), ([1], None),
     ],
