@@ -23,7 +23,7 @@ OPTIONS = (
     "[compare]\nsamples = 3", "samples = 'many'", "samples = true", "samples = 1.5", "samples = [3]", "samples = {a = 1}",
     "samples = 0",
     "samples = -1", "samples = 99999999999999999999", "samples = inf", "samples = nan", "samples = 2020-01-01", "latency = 0",
-    "latency = 'yes'", "latency = []", "sharing = 'on'", "sharing = 1", "memory = 1", "resume = 1", "margin = 'wide'",
+    "latency = 'yes'", "latency = []", "self_check = 1", "self_check = 'no'", "sharing = 'on'", "sharing = 1", "memory = 1", "resume = 1", "margin = 'wide'",
     "margin = 0",
     "margin = 1.0", "margin = -0.5", "margin = nan", "margin = inf", "margin = true", "margin = []", "methods = [true]",
     "methods = [[]]",
