@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import RequestError
+from harness.models.token_ids import token_ids
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -30,6 +32,8 @@ _WITHOUT_EFFECT = frozenset(
     }
 )  # fmt: skip
 """Options that are honoured, or that change nothing in greedy decoding."""
+_WORDS = frozenset({"tokenizer", "assistant_tokenizer"})
+"""Arguments that serve other options, and that no signature names."""
 
 
 @dataclass(frozen=True)
@@ -60,27 +64,49 @@ def greedy(
     """
     from transformers import GenerationConfig
 
+    if generation_config is not None and not isinstance(generation_config, GenerationConfig):
+        kind = type(generation_config).__name__
+        raise RequestError(f"generate: generation_config is a {kind}; give a GenerationConfig, or its options by name")
     given = options.get("max_length") is not None or (generation_config is not None and generation_config.max_length is not None)
     merged = copy.deepcopy(generation_config) if generation_config is not None else GenerationConfig()
-    merged.update(**model.generation_config.to_dict(), defaults_only=True, allow_custom_entries=True)
-    unknown = {name: value for name, value in merged.update(**options).items() if not _empty(value)}
+    try:
+        merged.update(**model.generation_config.to_dict(), defaults_only=True, allow_custom_entries=True)
+        rest = merged.update(**options)
+        ends, pads = token_ids(merged.eos_token_id), token_ids(merged.pad_token_id)
+        longest, limit = _count("max_length", merged.max_length), _count("max_new_tokens", merged.max_new_tokens)
+    except (ValueError, TypeError, RuntimeError) as error:  # what transformers itself refuses, or trips over
+        said = str(error).strip().partition("\n")[0][:300] or type(error).__name__
+        raise RequestError(f"generate: its options cannot be read: {said}") from error
+    own_words = {*inspect.signature(model.generate).parameters, *_WORDS, "trust_remote_code"}
+    unknown = {name for name, value in rest.items() if value is not None and not (name in own_words and _empty(value))} - _WORDS
     if unknown:
         raise RequestError(f"generate: {', '.join(sorted(unknown))} cannot be honoured by a pruned model")
     refused = beyond_greedy(merged)
+    if merged.cache_implementation == "paged":
+        refused["cache_implementation"] = "paged"
     if refused:
         what = ", ".join(f"{name}={value!r}" for name, value in refused.items())
         own = [f"{name}={_neutral(name)}" for name in refused if name not in options]
         hint = f"; generation_config asks for it: pass {', '.join(own)}" if own else ""
         raise RequestError(f"generate: {what} cannot be honoured by a pruned model, which decodes greedily{hint}")
-    ends = merged.eos_token_id
-    ends = () if ends is None else tuple(ends) if isinstance(ends, list | tuple) else (int(ends),)
-    pad = merged.pad_token_id if merged.pad_token_id is not None else ends[0] if ends else 0
-    limit = merged.max_new_tokens
+    if len(pads) > 1:
+        raise RequestError(f"generate: pad_token_id={merged.pad_token_id!r}: one token pads, {len(pads)} are given")
+    pad = pads[0] if pads else ends[0] if ends else 0
     if limit is None:  # a length that nobody gave in this call counts new tokens, and is 20 where the model has none either
-        limit = merged.max_length - length if given else merged.max_length or 20
+        limit = longest - length if given and longest is not None else longest or 20
     if limit < 1:
         raise RequestError(f"generate: {limit} new tokens asked for behind the {length} of input_ids; give max_new_tokens=")
     return GreedyOptions(limit, ends, pad)
+
+
+def _count(name: str, value: object) -> int | None:
+    """A length as a whole number, which a tensor or a float may hold too."""
+    if value is None:
+        return None
+    found = token_ids(value)
+    if len(found) != 1:
+        raise ValueError(f"{name}={value!r} is not one number")
+    return found[0]
 
 
 def beyond_greedy(config: GenerationConfig) -> dict[str, Any]:

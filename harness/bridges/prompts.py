@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast, get_args
 
@@ -15,6 +16,7 @@ from harness.engine.request import EngineRequest
 from harness.errors import RequestError, nearest
 from harness.models.adapter import Adapter
 from harness.models.prompt import ImageSpan, PixelBatch
+from harness.models.signal_sources import given_by
 from harness.run.batch_run import stream
 from methods.registry import MethodError, canonical, create, entry, parse, split
 from methods.schedule import plan
@@ -107,19 +109,35 @@ class PromptPruner:
         Raises:
             ValueError: where it cannot; the message holds the signal that is missing or another reason.
         """
-        kind = adapter.config.model_type
         try:
             steps = self.steps(adapter.shape)
         except BudgetError as error:
             if adapter.tiler.one_to_one:
                 raise RequestError(f"method {self.expression!r}, keep={self.keep}: {error}") from None
-            return  # images of another size may do
+            steps = ()  # images of another size may do
+        self._runnable(adapter, steps or self._steps_below(adapter.shape))
+
+    def _steps_below(self, shape: ModelShape) -> tuple[Step, ...]:
+        """The steps of the method where the budget asks for none on this shape: longer prompts will be pruned by them."""
+        tokens = shape.visual_tokens
+        while tokens > 1:
+            tokens //= 2
+            with suppress(BudgetError):
+                steps: tuple[Step, ...] = plan(self.method, shape, Budget(tokens, self.mode))[0]
+                if steps:
+                    return steps
+        return ()
+
+    def _runnable(self, adapter: Adapter, steps: tuple[Step, ...]) -> None:
+        """Raise a `RequestError` where a model cannot run steps: which signal is missing, or what else is in the way."""
+        kind = adapter.config.model_type
         needs: frozenset[str] = frozenset().union(*(step.needs for step in steps))
         if "evidence" in needs:
             raise RequestError(f"method {self.expression!r} needs the signal 'evidence', which a task gives and no model does")
         lacks = sorted((needs & SIGNAL_NAMES) - adapter.gives)
         if lacks:
-            raise RequestError(f"method {self.expression!r} needs the signal {lacks[0]!r}, which this {kind} model does not give")
+            lack = f"the signal {lacks[0]!r}, which this {kind} model does not give{given_by(lacks)}"
+            raise RequestError(f"method {self.expression!r} needs {lack}")
         reason = adapter.cannot(steps)
         if reason is not None:
             raise RequestError(f"method {self.expression!r} cannot run: {reason}")
@@ -163,6 +181,7 @@ class PromptPruner:
     def _alike(self, adapter: Adapter, prompt: SplitPrompt, place: int) -> object:
         """What prompts that can run together have in common."""
         steps = self._steps(adapter, prompt)
+        self._runnable(adapter, steps)
         if any(step.adaptive for step in steps):
             return place
         words = self.mode == "flops" or any(step.site.stage == 1 and "text_features" in step.needs for step in steps)
@@ -181,7 +200,7 @@ class PromptPruner:
         pixels = [torch.empty(0) if p.pixels is None else p.pixels.to(device, adapter.dtype) for p in prompts]
         text_embeds = None
         if "text_embeds" in needs:
-            assert adapter.companion is not None, "`check` refuses methods that need a companion where there is none"
+            assert adapter.companion is not None, "methods that need a companion are refused where there is none"
             text_embeds = adapter.companion.texts_embeds(prompt.text for prompt in prompts)
         batch = Batch(
             pixels=PixelBatch(pixels, [prompt.spans for prompt in prompts]),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
+from harness.bridges.arguments import check_ids, check_pixels, checked_mask
 from harness.bridges.checking import check_prompts
 from harness.bridges.inputs import IMAGE_INPUTS, read
 from harness.bridges.options import GreedyOptions, greedy
@@ -113,8 +114,10 @@ class PrunedModel:
         self._companion = None
         if pruner.joint and processor is None:
             raise RequestError(f"method {pruner.expression!r} reads what is asked in a joint image-text space: pass processor=")
+        if processor is not None and not hasattr(processor, "tokenizer"):
+            raise RequestError(f"prune: processor is a {type(processor).__name__}; give what AutoProcessor makes")
         if pruner.joint:
-            self._companion = companions.load(name, _folder(name), processor.tokenizer, "cpu", torch.float32, False)
+            self._companion = _joint_space(name, processor)
         pruner.check(self.adapter)
         if pruner.grid(self.adapter.shape) is not None:
             raise RequestError(f"method {pruner.expression!r} acts on the image itself: change what the processor is given")
@@ -155,12 +158,15 @@ class PrunedModel:
         Raises:
             ValueError: for an option that cannot be honoured, other than at its default value; for text or images that
                 do not belong together; where the method cannot meet the budget on a prompt; and where the engine, without
-            pruning, does not answer as the model within does.
+                pruning, does not answer as the model within does.
         """
         ids = kwargs.pop("input_ids", None)
+        if ids is not None and inputs is not None:
+            raise RequestError("generate: inputs and input_ids are two names of one thing; give one of them")
         ids = inputs if ids is None else ids
         if ids is None:
-            raise RequestError("generate: give input_ids, as the processor makes them")
+            raise RequestError("generate: give input_ids, as the processor makes them; inputs_embeds do not say where images are")
+        check_ids(ids, self.plain.get_input_embeddings().num_embeddings, self.config.image_token_id)
         video = sorted(name for name, value in kwargs.items() if "video" in name and value is not None)
         if video:
             raise RequestError(f"generate: {', '.join(video)}: videos are not pruned; give images, or call .plain.generate")
@@ -171,6 +177,8 @@ class PrunedModel:
             unpruned: torch.Tensor = self.plain.generate(input_ids=ids, generation_config=generation_config, **kwargs)
             return unpruned
         images = {name: kwargs.pop(name, None) for name in IMAGE_INPUTS}
+        if pixels is not None:
+            check_pixels(pixels)
         mask = kwargs.pop("attention_mask", None)
         kinds = kwargs.get("token_type_ids")
         if self.adapter.spec.bidirectional_prompt and kinds is not None and bool((kinds != 0).any()):
@@ -179,7 +187,7 @@ class PrunedModel:
             )
         options = {name: value for name, value in kwargs.items() if name not in _UNREAD}
         asked = greedy(self.plain, ids.shape[1], generation_config, options)
-        mask = _mask(ids, mask, asked)
+        mask = checked_mask(ids, mask, asked.pad, asked.ends)
         texts = [texts] * len(ids) if isinstance(texts, str) else texts
         if texts is not None and len(texts) != len(ids):
             raise RequestError(f"generate: {len(texts)} texts for {len(ids)} prompts")
@@ -235,6 +243,14 @@ class PrunedModel:
 
         return call
 
+    def __getattribute__(self, name: str) -> Any:
+        """Be of the class of the model within to those who ask: pipelines of transformers go by it."""
+        found = object.__getattribute__(self, name)
+        return type(self.plain) if name == "__class__" and "plain" in object.__getattribute__(self, "__dict__") else found
+
+    def __reduce__(self) -> tuple[type[PrunedModel], tuple[Any, PromptPruner, Any]]:
+        return PrunedModel, (self.plain, self.pruner, self.processor)
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _OWN:
             object.__setattr__(self, name, value)
@@ -249,19 +265,6 @@ class PrunedModel:
         return f"PrunedModel({inner}, method={pruner.expression!r}, keep={pruner.keep}, budget={pruner.mode!r})"
 
 
-def _mask(ids: torch.Tensor, mask: torch.Tensor | None, asked: GreedyOptions) -> torch.Tensor:
-    """Which columns are no padding, bool [B, L]: by the rules of ``generate`` where it is not given."""
-    if mask is None:
-        padded = (ids == asked.pad) if asked.pad not in asked.ends else torch.zeros_like(ids, dtype=torch.bool)
-        mask = ~padded
-    if mask.shape != ids.shape:
-        raise RequestError(f"generate: attention_mask is {list(mask.shape)}, input_ids are {list(ids.shape)}")
-    mask = mask.bool().to(ids.device)
-    if not bool(mask[:, -1].all()) or bool((mask[:, :-1] & ~mask[:, 1:]).any()):
-        raise RequestError("generate: prompts must be padded on the left; set processor.tokenizer.padding_side = 'left'")
-    return mask
-
-
 def _processor(name: str) -> Any:  # of transformers
     """The processor of where a model came from, without a network; None where there is none."""
     from transformers import AutoProcessor
@@ -271,6 +274,17 @@ def _processor(name: str) -> Any:  # of transformers
         return AutoProcessor.from_pretrained(name, local_files_only=True)  # nosec B615
     except (OSError, ValueError, ImportError):
         return None
+
+
+def _joint_space(name: str, processor: Any) -> companions.Companion | None:  # of transformers
+    """The companion of a model; `RequestError` where it is there and cannot be loaded."""
+    try:
+        return companions.load(name, _folder(name), processor.tokenizer, "cpu", torch.float32, False)
+    except RequestError:
+        raise
+    except Exception as error:  # a folder may hold anything
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise RequestError(f"prune: the companion of model {name!r} cannot be loaded: {first}") from error
 
 
 def _folder(name: str) -> Path | None:

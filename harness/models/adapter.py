@@ -24,6 +24,7 @@ from harness.models.pixtral import PixtralTower
 from harness.models.probes import AttentionProbe, Rotary, install, mean_cosine, mean_cosine_of_gaps, record_rows_of
 from harness.models.prompt import NEWLINE, VISUAL, ImageSpan, PixelBatch, PromptPrefix
 from harness.models.protocols import LayerCache, VisionOutputLike
+from harness.models.token_ids import token_ids
 from harness.models.towers import BlockwiseTower, TowerBlock, WholeTower
 from harness.models.weights import digest_of
 from methods.types import SIGNAL_NAMES, ModelShape, Step
@@ -75,8 +76,7 @@ class Adapter:
         layer = self.decoder.layers[0].forward
         inner = getattr(layer, "__wrapped__", layer)
         self._cache_word = "cache" if "cache" in inspect.signature(inner).parameters else "past_key_values"
-        ends = model.generation_config.eos_token_id
-        self.end_ids: frozenset[int] = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+        self.end_ids: frozenset[int] = frozenset(token_ids(model.generation_config.eos_token_id))
         self.tiler = self.spec.tiler(self.config, processor, self.shape.merge)
         self._span_of_size: dict[tuple[int, int], ImageSpan] = {}
 

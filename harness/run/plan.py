@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 from harness.errors import RequestError
+from harness.models.signal_sources import given_by
 from harness.run.config import CompareConfig, read_keep, tokens_of
 from methods.registry import MethodError, canonical, create, is_reference
 from methods.schedule import plan, schedule
@@ -178,7 +179,7 @@ def make_cells(
             where = " among the tokens of all these images" if shapes else ""
             reason = f"task {config.task!r} does not know its evidence{where}"
         elif lacking:
-            reason = f"model {config.model!r} gives no {', '.join(lacking)}"
+            reason = f"model {config.model!r} gives no {', '.join(lacking)}{given_by(lacking)}"
         else:
             reason = cannot(tuple(s for s in cell.steps if "evidence" not in s.needs), cell.grid)
         if reason is not None:
