@@ -38,7 +38,7 @@ def run_accuracy_pass(config: CompareConfig, run: RunFolder, prepared: PreparedR
             images = min(config.batch_size, len(samples) - place)
             advance(images * (len(prepared.active) - len(todo)))
             if todo:
-                shards.append(Shard(place, tuple(todo)))
+                shards.append(Shard(place, tuple(todo), first=not shards and not done))
         size = config.batch_size
         with closing(run_shards(config, prepared, shards, advance)) as answered:
             for shard, result in answered:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from harness.store.cell_results import CellResult
 from harness.tasks.base import ImageSample
 from methods.similarity import shared_similarity
 from methods.types import BudgetError
+
+_PROBES = 3  # images beyond the first batch that are tried before a run is given up
 
 
 class ShardRunner:
@@ -83,6 +86,7 @@ class ShardRunner:
 
         Raises:
             BudgetError: where not even the unpruned model can be run.
+            RequestError: where all fails for one reason, and so would all that follows; see `_check_hope`.
         """
         samples, ready = self.samples(shard), ready or self.make_ready(shard)
         cells = [self.cells[key] for key in shard.cells if key not in self.refused]
@@ -106,6 +110,8 @@ class ShardRunner:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             if not scarce or min(self.size, len(samples)) == 1:
+                if shard.first:
+                    self._check_hope(shard, samples)
                 result = self._apart(shard, samples, cells)
                 break
             self.size = min(self.size, len(samples)) // 2
@@ -132,6 +138,33 @@ class ShardRunner:
             result.questions += isolated.questions()
             result.layouts += isolated.layouts()
         return result
+
+    def _check_hope(self, shard: Shard, samples: list[ImageSample]) -> None:
+        """Raise a `RequestError` where trying every sample alone would only repeat one failure that is not of the samples.
+
+        That is so where the unpruned model fails on every question of the run's first batch, each alone, for one reason, and
+        on those of up to three more images that are spread over the run. One question alone proves nothing, and neither does
+        an image that cannot be read.
+        """
+        beyond = range(shard.place + len(samples), len(self.prepared.samples))
+        further = sorted({beyond[len(beyond) * part // _PROBES - 1] for part in range(1, _PROBES + 1) if len(beyond) >= part})
+        asked = [*enumerate(samples, shard.place), *((place, self.prepared.samples[place]) for place in further)]
+        kinds, reasons = set[str](), list[str]()
+        for place, sample in asked:
+            isolated = self._isolated(sample, place)
+            rows = [row for result in isolated.run(self.none, ()) for row in result.samples]
+            failed = [row.failed for row in rows if row.failed is not None]
+            kinds |= {re.sub(r"\d[\d.,]*", "N", reason) for reason in failed}
+            if isolated.unreadable is not None or len(failed) < len(rows) or len(kinds) > 1:
+                return
+            reasons += failed
+        if len(reasons) > 1:
+            where = f" and of {len(further)} images further on" if further else ""
+            raise RequestError(
+                f"no method can be measured: the unpruned model fails on all {len(reasons)} questions of the first "
+                f"{len(samples)} images{where}, each alone, for one reason: {reasons[0]}\n"
+                "once that is mended, --resume goes on with the run"
+            )
 
     def _isolated(self, sample: ImageSample, place: int) -> IsolatedRun:
         def one_question(number: int) -> BatchRun:

@@ -15,6 +15,7 @@ class Shard:
 
     place: int  # of its first image
     cells: tuple[str, ...]  # keys
+    first: bool = False  # whether it is the first of a run in which nothing is answered yet
 
 
 @dataclass
