@@ -13,10 +13,8 @@ __all__ = [name for names in _FROM.values() for name in names]
 def __getattr__(name: str) -> object:
     for module, names in _FROM.items():
         if name in names:
-            from importlib import import_module
+            from methods.lazy import imported
 
-            try:
-                return getattr(import_module(module), name)
-            except AttributeError as error:  # to Python it says that there is no such name, and the cause is lost
-                raise ImportError(f"{module} cannot be imported: {error}") from error
+            found: object = imported(module, name)
+            return found
     raise AttributeError(f"module 'prunescope' has no attribute {name!r}")

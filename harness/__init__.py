@@ -14,13 +14,9 @@ __all__ = ["CompareConfig", "Run", "compare"]
 def __getattr__(name: str) -> object:
     """Import a public name on its first use: ``from harness import compare`` costs torch, ``--help`` does not."""
     if name in ("compare", "Run", "CompareConfig"):
-        from importlib import import_module
+        from methods.lazy import imported
 
-        where = "harness.run.config" if name == "CompareConfig" else "harness.run.comparison"
-        try:
-            value: object = getattr(import_module(where), name)
-        except AttributeError as error:  # to Python it says that there is no such name, and the cause is lost
-            raise ImportError(f"{where} cannot be imported: {error}") from error
+        value: object = imported("harness.run.config" if name == "CompareConfig" else "harness.run.comparison", name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'harness' has no attribute {name!r}")

@@ -8,6 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 _LINES, _WIDTH = 3, 600  # the most lines of a message, and characters of a line
+_DEPTH = 20  # causes of causes that are followed
+_TOLD = "_told_by_prunescope"  # attribute of an error that was described where it was raised
 
 
 class RequestError(ValueError):
@@ -45,10 +47,37 @@ def _shortened(line: str) -> str:
 
 
 def unexpected(error: BaseException) -> str:
-    """Describe an internal error in one line: its class, the file and line that raised it, and its message."""
+    """Describe an internal error in one line: its class, the file and line that raised it, its message, and its first cause.
+
+    >>> unexpected(KeyError("x"))
+    "internal error: KeyError: 'x'"
+    """
+    told: str | None = vars(error).get(_TOLD)
+    if told is not None:
+        return told
+    first = error
+    for _ in range(_DEPTH):
+        first = first.__cause__ or (None if first.__suppress_context__ else first.__context__) or first
+    began = f" (first cause: {_described(first)})" if first is not error else ""
+    return f"internal error: {_described(error)}{began}"
+
+
+def describe_here(error: BaseException, met: BaseException) -> None:
+    """Note on an error what `unexpected` says of it before it is sent to another process.
+
+    On its way it loses its causes and where it was raised.
+
+    Args:
+        error: the one that is sent.
+        met: the one that was met; another where that cannot be sent.
+    """
+    vars(error)[_TOLD] = unexpected(met)
+
+
+def _described(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename).is_relative_to(Path(__file__).parents[1])]
     place = (own or list(frames))[-1:]
     where = f" at {Path(place[0].filename).name}:{place[0].lineno}" if place else ""
     said = readable(str(error)).partition("\n")[0]
-    return f"internal error: {type(error).__name__}{where}" + (f": {said}" if said else "")
+    return f"{type(error).__name__}{where}" + (f": {said}" if said else "")

@@ -26,10 +26,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import on first use, so that ``--help`` answers quickly."""
     if name in _WHERE:
-        from importlib import import_module
+        from methods.lazy import imported
 
-        try:
-            return getattr(import_module(_WHERE[name]), name)
-        except AttributeError as error:  # to Python it says that there is no such name, and the cause is lost
-            raise ImportError(f"{_WHERE[name]} cannot be imported: {error}") from error
+        return imported(_WHERE[name], name)
     raise AttributeError(f"module 'methods' has no attribute {name!r}")

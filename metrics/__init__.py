@@ -6,8 +6,9 @@ all others numpy and scipy at most.
 
 from __future__ import annotations
 
-from importlib import import_module
 from types import ModuleType
+
+from methods.lazy import imported
 
 __all__ = [
     "accuracy", "attention", "chance", "collapse", "coverage", "diversity", "evidence", "explain", "familywise", "figures",
@@ -17,10 +18,8 @@ __all__ = [
 
 def __getattr__(name: str) -> ModuleType:
     if name in __all__:
-        try:
-            return import_module(f"metrics.{name}")
-        except AttributeError as error:  # to Python it says that there is no such name, and the cause is lost
-            raise ImportError(f"metrics.{name} cannot be imported: {error}") from error
+        module: ModuleType = imported(f"metrics.{name}")
+        return module
     raise AttributeError(f"module 'metrics' has no {name!r}; it has {', '.join(__all__)}")
 
 

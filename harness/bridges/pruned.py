@@ -230,7 +230,7 @@ class PrunedModel:
         if name in _OWN:
             raise AttributeError(name)
         own = inspect.getattr_static(type(self), name, None)
-        if isinstance(own, property):  # it failed with an AttributeError, of which Python asks here: ask again, to tell the cause
+        if isinstance(own, property):  # one of ours met an AttributeError on its way: it is raised again, with its own message
             return own.__get__(self)
         value = getattr(self.plain, name)
         if not inspect.ismethod(value):

@@ -74,6 +74,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if interrupts.asked():  # and was made into this on its way
             interrupts.leave()
         if isinstance(error, RequestError):
+            if error.__cause__ is not None and os.environ.get("PRUNESCOPE_DEBUG"):
+                traceback.print_exc()
             _fail(str(error))
         if isinstance(error, usage):
             _fail(error.format_message())

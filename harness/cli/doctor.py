@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
-from importlib import import_module
 from importlib.util import find_spec
 
 from harness.cli.options import Json
+from harness.cli.importing import faults_of, module_of
 
 SEEN_TRANSFORMERS = (5, 24)  # the newest minor that the contract tests saw
 _DEVELOPMENT = frozenset({"lint", "docs"})  # extras that serve this repository alone
@@ -34,17 +34,31 @@ def doctor() -> dict[str, str]:
     """
     found = {"python": platform.python_version(), "prunescope": _version("prunescope") or "missing: pip install -e ."}
     needed, extras = _requirements()
+    extras = {extra: packages for extra, packages in extras.items() if extra not in _DEVELOPMENT}
+    faults = faults_of(map(module_of, {"torchvision": "", **needed, **_merged(extras), **dict.fromkeys(_of_families(), "")}))
     for name, wanted in needed.items():
-        found[name] = _state(name, wanted)
-    if not found["transformers"].startswith("missing") and _newer(found["transformers"]):
+        found[name] = _state(name, wanted, faults)
+    if _newer(found.get("transformers", "")):
         found["transformers"] += f"; newer than {'.'.join(map(str, SEEN_TRANSFORMERS))}, the newest tested"
-    found |= _torchvision() | _device() | _models()
+    found |= _torchvision(faults) | _device(faults) | _models(faults)
     for extra, packages in extras.items():
-        if extra not in _DEVELOPMENT:
-            lacking = [name for name, wanted in packages.items() if _wrong(name, wanted)]
-            mend = f"missing {', '.join(lacking)}: pip install 'prunescope[{extra}]'"
-            found[f"extra {extra}"] = mend if lacking else "usable"
+        found[f"extra {extra}"] = _extra(extra, packages, faults)
     return found | _plugged()
+
+
+def _merged(extras: dict[str, dict[str, str]]) -> dict[str, str]:
+    return {name: wanted for packages in extras.values() for name, wanted in packages.items()}
+
+
+def _extra(extra: str, packages: dict[str, str], faults: dict[str, str]) -> str:
+    """What can be used of an extra: its packages with their versions, or what is in the way of each that cannot be."""
+    lacking = [name for name, wanted in packages.items() if _wrong(name, wanted)]
+    broken = [f"{name} {_version(name)} cannot be imported ({faults[module_of(name)]})" for name in packages
+              if name not in lacking and module_of(name) in faults]  # fmt: skip
+    wrong = [f"missing {', '.join(lacking)}: pip install 'prunescope[{extra}]'"] if lacking else []
+    if broken or wrong:
+        return "; ".join([*broken, *wrong])
+    return f"usable ({', '.join(f'{name} {_version(name)}' for name in packages)})"
 
 
 def _requirements() -> tuple[dict[str, str], dict[str, dict[str, str]]]:
@@ -84,32 +98,39 @@ def _wrong(name: str, wanted: str) -> str:
     return "" if SpecifierSet(wanted).contains(there, prereleases=True) else f"{there}, but {wanted} is wanted"
 
 
-def _state(name: str, wanted: str) -> str:
-    return _wrong(name, wanted) or str(_version(name))
+def _state(name: str, wanted: str, faults: dict[str, str]) -> str:
+    fault = faults.get(module_of(name))
+    return _wrong(name, wanted) or (str(_version(name)) if fault is None else _broken(name, fault))
+
+
+def _broken(name: str, fault: str) -> str:
+    return f"{_version(name)}, but cannot be imported ({fault}): pip install --force-reinstall {name}"
 
 
 def _newer(there: str) -> bool:
-    return tuple(int(part) for part in there.split(",")[0].split(".")[:2]) > SEEN_TRANSFORMERS
+    return there[:1].isdigit() and tuple(int(part) for part in there.split(",")[0].split(".")[:2]) > SEEN_TRANSFORMERS
 
 
-def _torchvision() -> dict[str, str]:
+def _torchvision(faults: dict[str, str]) -> dict[str, str]:
     """What can be used of torchvision, where it is installed; some image processors are written with it."""
     there = _version("torchvision")
     if there is None:
         return {}
+    if "torchvision" in faults:
+        return {"torchvision": _broken("torchvision", faults["torchvision"])}
+    if "torch" in faults:
+        return {"torchvision": there}
     from harness.models.torchvision_ops import declare_torchvision_ops
 
     if declare_torchvision_ops():
         return {"torchvision": f"{there}, built for another torch: image processors work, compiled operators do not"}
-    try:
-        import_module("torchvision")
-    except Exception as error:  # of its libraries, of its torch: many kinds, one line
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
-        return {"torchvision": f"{there}, but cannot be imported ({first}): pip install --force-reinstall torchvision"}
     return {"torchvision": there}
 
 
-def _device() -> dict[str, str]:
+def _device(faults: dict[str, str]) -> dict[str, str]:
+    found = {"machine": platform.machine()}
+    if "torch" in faults:
+        return found | {"device": "unknown: torch cannot be imported"}
     import torch
 
     found = {"machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}
@@ -122,7 +143,14 @@ def _device() -> dict[str, str]:
     return found
 
 
-def _models() -> dict[str, str]:
+def _of_families() -> list[str]:
+    """The packages that processors of families want."""
+    from harness.models.families import FAMILIES
+
+    return [package for spec in FAMILIES.values() for package in spec.packages]
+
+
+def _models(faults: dict[str, str]) -> dict[str, str]:
     """The embedded weights, and the families whose processors want what is not installed."""
     from harness.models.catalogue import EMBEDDED
     from harness.models.families import FAMILIES
@@ -132,7 +160,10 @@ def _models() -> dict[str, str]:
         found[f"model {name}"] = "usable" if (path / "model.safetensors").exists() else f"weights missing at {path}"
     for family, spec in FAMILIES.items():
         lacking = [package for package in spec.packages if find_spec(package) is None]
-        found[f"family {family}"] = f"missing {', '.join(lacking)}: pip install {' '.join(lacking)}" if lacking else "usable"
+        broken = [f"{package} cannot be imported ({faults[package]})" for package in spec.packages if package in faults]
+        if lacking:
+            broken.append(f"missing {', '.join(lacking)}: pip install {' '.join(lacking)}")
+        found[f"family {family}"] = "; ".join(broken) or "usable"
     return found
 
 

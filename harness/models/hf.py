@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from importlib import import_module
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
@@ -176,10 +177,19 @@ def full_precision_modules(spec: FamilySpec) -> list[str]:
 
 
 def _need(what: str, *packages: str) -> None:
-    """`RequestError` with the command that installs what is missing."""
+    """`RequestError` with the command that installs what is missing, or mends what cannot be imported."""
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
         raise RequestError(f"{what} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    for package in packages:
+        try:
+            import_module(package)
+        except Exception as error:  # of its libraries, of its torch: many kinds, one line
+            first = (str(error).strip().splitlines() or [""])[0][:160]
+            raise RequestError(
+                f"{what} needs {package}, which is installed and cannot be imported ({type(error).__name__}: {first}): "
+                f"pip install --force-reinstall {package}"
+            ) from error
 
 
 def _trouble(name: str, revision: str | None) -> str:

@@ -180,7 +180,8 @@ def _aa(timings: PassTimes, again: PassTimes, ident_none: int | None) -> JsonObj
     if not ratios:
         return None
     ratio = np.concatenate(ratios)
-    return {**bootstrap_median(ratio).as_dict(), "rounds": len(ratio), "cv": max(filter(None, map(latency.variation, times)))}
+    known = [cv for seconds in times if (cv := latency.variation(seconds)) is not None]  # none of a single round
+    return {**bootstrap_median(ratio).as_dict(), "rounds": len(ratio), "cv": max(known, default=None)}
 
 
 def _memory(facts: JsonObject) -> JsonObject | None:

@@ -247,9 +247,9 @@ def finish(run: RunFolder, task: Task, started: float) -> None:
         started: when, in seconds since the epoch.
     """
     from harness.results.summary import write
-    from harness.tasks.base import aggregates
+    from harness.tasks.base import aggregates, attribute
 
-    if hasattr(task, "aggregate"):
+    if attribute(task, "aggregate") is not None:
         for ident, _, _ in run.cells():
             run.set_facts(ident, task_figures=aggregates(task, run.answered(ident)))
 
@@ -274,10 +274,12 @@ def _report(run: RunFolder) -> None:
 
 def _check_same(run: RunFolder, prepared: PreparedRun, option: str) -> None:
     """Raise a `RequestError` where the weights or the data are no longer those of the run."""
+    from harness.tasks.base import attribute
+
     known = run.manifest()["fingerprints"]
     if known.get("weights") != prepared.adapter.digest:
         raise RequestError(f"{option} {run.folder}: its run had other weights of {prepared.adapter.name!r}; name another folder")
-    if known.get("data") != getattr(prepared.task, "digest", None):
+    if known.get("data") != attribute(prepared.task, "digest"):
         raise RequestError(f"{option} {run.folder}: its run had other data of {prepared.task.info.name!r}; name another folder")
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from harness.notices import notice
 from harness.run.config import CompareConfig
 from harness.store.schema import HANDLING_OPTIONS
+from harness.tasks.base import attribute
 
 if TYPE_CHECKING:
     from harness.models.hf import Adapter
@@ -54,7 +55,7 @@ def manifest_of(config: CompareConfig, adapter: Adapter, task: Task) -> dict[str
         "dtype": str(adapter.dtype).removeprefix("torch."),
         "grid": list(adapter.shape.grid),
         "versions": {"prunescope": _own_version(), "python": sys.version.split()[0], **_versions()},
-        "fingerprints": {"weights": adapter.digest, "code": code_digest(config.plugin), "data": getattr(task, "digest", None)},
+        "fingerprints": {"weights": adapter.digest, "code": code_digest(config.plugin), "data": attribute(task, "digest")},
         "budgets": list(config.keep),
         "task_info": {k: v for k, v in asdict(task.info).items() if k != "families"},
         "hub": hub_facts(config, task),

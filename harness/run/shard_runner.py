@@ -24,7 +24,7 @@ from harness.run.plan import Cell
 from harness.run.prepare import PreparedRun, prepare
 from harness.run.shards import Shard, ShardResult
 from harness.store.cell_results import CellResult
-from harness.tasks.base import ImageSample
+from harness.tasks.base import ImageSample, attribute
 from methods.similarity import shared_similarity
 from methods.types import BudgetError
 
@@ -245,7 +245,7 @@ def fingerprints(config: CompareConfig, prepared: PreparedRun) -> dict[str, str]
     return {
         "code of prunescope or a plug-in": code_digest(config.plugin),
         "weights": str(prepared.adapter.digest),
-        "data": str(getattr(prepared.task, "digest", None)),
+        "data": str(attribute(prepared.task, "digest")),
         "questions": asked.hexdigest()[:16],
         "versions": f"torch {version('torch').partition('+')[0]}, transformers {version('transformers')}",
     }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from harness.errors import RequestError
 
 if TYPE_CHECKING:  # `list tasks` needs neither
     import numpy as np
@@ -93,7 +96,22 @@ class Task(Protocol):
         ...
 
 
+def attribute(task: object, name: str) -> Any:
+    """Return what a task may have, such as ``digest``; None where it has none.
+
+    Raises:
+        RequestError: where it has one that ends with an AttributeError: that is no way of not having it.
+    """
+    try:
+        return getattr(task, name)
+    except AttributeError as error:
+        if inspect.getattr_static(task, name, None) is None:
+            return None
+        kind = type(task).__name__
+        raise RequestError(f"task {kind}: its {name!r} cannot be read (AttributeError: {str(error)[:200]})") from error
+
+
 def aggregates(task: Task, rows: Sequence[Answered]) -> dict[str, float]:
     """Return the task's own figures over the answers of one cell; none where it has no ``aggregate`` or there are no rows."""
-    total = getattr(task, "aggregate", None)
+    total = attribute(task, "aggregate")
     return dict(total(rows)) if total is not None and rows else {}

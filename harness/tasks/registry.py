@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import RequestError, nearest
-from harness.tasks.base import Task, TaskInfo
+from harness.tasks.base import Task, TaskInfo, attribute
 
 if TYPE_CHECKING:
     from harness.tasks.tables import Table
@@ -193,10 +193,10 @@ def _made(name: str, factory: Callable[..., Task], options: dict[str, str]) -> T
     if lacking is not None:
         raise RequestError(f"task {name!r} needs parameter {lacking!r}: {name}[{lacking}=...]")
     made = factory(**options)
-    if not isinstance(getattr(made, "info", None), TaskInfo):
+    if not isinstance(attribute(made, "info"), TaskInfo):
         raise RequestError(f"task {name!r}: its `info` is no TaskInfo; see docs/tasks.md")
     for method in ("samples", "score"):
-        if not callable(getattr(made, method, None)):
+        if not callable(attribute(made, method)):
             raise RequestError(f"task {name!r} has no method {method!r}; see docs/tasks.md")
     return made
 

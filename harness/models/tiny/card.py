@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
+from harness.errors import RequestError
 from harness.store.runs import RunFolder
 
 _TEXT = """# The embedded model
@@ -55,9 +56,13 @@ and the mix of questions were changed on the way, so the script does not repeat 
 
 def main() -> None:
     """Write the card from the run folder that the command line names, and print it."""
-    folder = Path(sys.argv[1])
-    run = RunFolder(folder)
-    manifest, cells = run.manifest(), {(c["method"], c["keep"]): c for c in run.summary()["cells"] if not c["skipped"]}
+    parser = argparse.ArgumentParser(prog="python -m harness.models.tiny.card", description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="folder of a finished run of the embedded model on its task")
+    run = RunFolder(parser.parse_args().run, read_only=True)
+    try:
+        manifest, cells = run.manifest(), {(c["method"], c["keep"]): c for c in run.summary()["cells"] if not c["skipped"]}
+    except RequestError as error:
+        parser.error(str(error))
     keep = max(k for _, k in cells if k)
     shown = [("none", None), ("blind", None), ("random", keep), ("downsample", keep), ("oracle", keep)]
     shown = [name for name in shown if name in cells]

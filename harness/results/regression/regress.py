@@ -93,8 +93,10 @@ def _differing(before: object, after: object) -> str:
     return str(before) if before == after else f"{before} → {after}"
 
 
-_ASIDE = frozenset({*HANDLING_OPTIONS, "methods", "keep", "plugin", "samples", "seed", "analyse", "memory", "latency"})
-"""Settings whose change is told elsewhere, or makes no cell another."""
+_ASIDE = frozenset(
+    {*HANDLING_OPTIONS, "methods", "keep", "plugin", "samples", "seed", "analyse", "memory", "latency", "workers", "ray"}
+)
+"""Settings whose change is told elsewhere, or makes no cell another: who answers changes no answer."""
 
 
 def _notes(pair: RunPair, test: FamilywiseTest, thresholds: Thresholds) -> tuple[str, ...]:

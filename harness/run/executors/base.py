@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
-from harness.errors import RequestError
+from harness.errors import RequestError, describe_here
 from harness.run.shards import Shard, ShardResult
 
 READY: Final = "ready"
@@ -154,11 +154,16 @@ def attempt(call: Callable[[], Result]) -> Result | Exception:
     except RequestError as error:
         return error
     except Exception as error:
-        error.add_note("in a worker:\n" + "".join(traceback.format_exception(error)))
+        note = "in a worker:\n" + "".join(traceback.format_exception(error))
+        describe_here(error, error)
+        error.add_note(note)
         try:
-            pickle.dumps(error)
+            pickle.loads(pickle.dumps(error))  # nosec B301  # our own: some errors can be taken apart and not put together again
         except Exception:
-            return RuntimeError("".join(traceback.format_exception(error)))
+            substitute = RuntimeError(str(error))
+            describe_here(substitute, error)
+            substitute.add_note(note)
+            return substitute
         return error
 
 

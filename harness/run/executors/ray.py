@@ -201,7 +201,7 @@ class RayWorker:
             said: ShardResult | Exception | str = ray.get(self.awaited)
             return said
         except ray.exceptions.RayTaskError as error:
-            met: Exception = error
+            met: Exception = error.cause if isinstance(error.cause, Exception) else error
             return met
         except ray.exceptions.RayError as error:  # of a worker, a node or a result that is gone
             if not getattr(error, "actor_init_failed", False):
