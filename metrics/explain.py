@@ -17,6 +17,7 @@ from metrics.statistics import bootstrap_mean, holm, paired_difference, percenti
 
 FAMILIES = ("attention", "diversity", "both", "merging", "place", "chance")
 """Families of methods that are compared, by what they rank tokens by; see `methods.registry.FAMILIES`."""
+_TIE = 1e-9  # of accuracy: means that part by less are equal, but for their rounding
 STRATA = ("lowest", "middle", "highest")
 """Thirds of the images by complexity."""
 LISTS = ("across_methods", "across_methods_before_llm", "across_images")
@@ -133,7 +134,8 @@ def strata(cells: Sequence[CellColumns], complexity: Mapping[Hashable, float], s
 
     Images are cut into `STRATA` of equal size by complexity, ties in the order given. A family's score on a question is
     the mean over its cells of the budget, so a family with many variants of one method is mostly that method. The winner
-    is chosen on the same answers on which it is compared, so its p is too small for a claim made in advance.
+    is chosen on the same answers on which it is compared, so its p is too small for a claim made in advance; of a tie there
+    is none.
 
     Args:
         cells: of all methods to compare; those of no known family take part in ``best_method`` alone, those without
@@ -222,14 +224,15 @@ def _row(
     known = ~np.isnan(scores)
     totals = np.divide(np.nansum(scores, axis=1), known.sum(1), out=np.full(len(scores), -np.inf), where=known.any(1))
     best = int(totals.argmax())
+    tied = len(order) > 1 and abs(scored[order[0]] - scored[order[1]]) < _TIE
     both = "attention" in order and "diversity" in order
     return {
         "n": scores.shape[1],
         "n_images": len(set(image)),
         "families": {name: figure.as_dict() for name, figure in figures.items()},
-        "winner": order[0] if order else None,
-        "runner_up": order[1] if len(order) > 1 else None,
-        "winner_minus_runner_up": differ(order[0], order[1]) if len(order) > 1 else None,
+        "winner": order[0] if order and not tied else None,
+        "runner_up": order[1] if len(order) > 1 and not tied else None,
+        "winner_minus_runner_up": differ(order[0], order[1]) if len(order) > 1 and not tied else None,
         "attention_minus_diversity": differ("attention", "diversity") if both else None,
         "best_method": {"method": cells[best].method, **bootstrap_mean(scores[best], image, seed).as_dict()},
     }

@@ -21,6 +21,9 @@ from reports.cells import (
 )
 
 
+_TIE = 1e-9  # of accuracy: means that part by less are equal, but for their rounding
+
+
 @dataclass(frozen=True)
 class Sentence:
     """One statement, and how it should strike the reader: ``good``, ``bad`` or ``open`` (not settled)."""
@@ -175,8 +178,8 @@ def _against_random(stratum: Stratum, best: Cell) -> Sentence | None:
     chance, mine = interval(control, "accuracy") if control else None, known_interval(best, "accuracy")
     if control is None or chance is None:
         return Sentence("open", "No random control at this budget, so what its ranking is worth is not known.")
-    apart = mine.lo > chance.hi or mine.hi < chance.lo
-    side = "above" if mine.value > chance.value else "below" if mine.value < chance.value else "level with"
+    apart = _apart(mine, chance)
+    side = "level with" if abs(mine.value - chance.value) < _TIE else "above" if mine.value > chance.value else "below"
     return Sentence(
         ("good" if side == "above" else "bad") if apart else "open",
         f"{method(control)} reaches {wording.percent(chance.value)} % [{wording.percent_range(chance)}]: the method is "
@@ -186,16 +189,31 @@ def _against_random(stratum: Stratum, best: Cell) -> Sentence | None:
 
 
 def _against_references(cells: list[Cell], best: Cell) -> Sentence | None:
-    """Shrinking the image is the alternative that needs no method at all, so a loss to it is always said."""
-    mine = known_number(best, "accuracy")
-    ahead = [c for c in cells if role(c) in ("reference", "control") and known_number(c, "accuracy") > mine]
-    if ahead:
-        names = wording.listed([f"{method(c)} ({wording.percent(number(c, 'accuracy'))} %)" for c in ahead])
-        return Sentence("bad", f"Simpler alternatives at this budget score higher: {names}.")
-    shrunk = next((c for c in cells if method(c).split("[", 1)[0] == "downsample"), None)
+    """Shrinking the image is the alternative that needs no method at all, so what does as well is always said.
+
+    A run has no test against references: that one is ahead is claimed where the intervals of both lie apart, never of a tie.
+    """
+    mine = known_interval(best, "accuracy")
+    simple = [(c, known_interval(c, "accuracy")) for c in cells if role(c) in ("reference", "control")]
+    no_lower = [c for c, found in simple if found.value > mine.value - _TIE]
+    if higher := [c for c, found in simple if found.value > mine.value + _TIE and _apart(found, mine)]:
+        return Sentence("bad", f"Simpler alternatives at this budget score higher: {_named(higher)}.")
+    if no_lower:
+        return Sentence(
+            "open", f"No better than simpler alternatives at this budget, so far as this run shows: {_named(no_lower)}."
+        )
+    shrunk = next(((c, found) for c, found in simple if method(c).split("[", 1)[0] == "downsample"), None)
     if shrunk is None:
         return None
-    return Sentence("good", f"Above downsample, a smaller image ({wording.percent(number(shrunk, 'accuracy'))} %).")
+    said = f"bove downsample, a smaller image ({wording.percent(shrunk[1].value)} %)"
+    if _apart(mine, shrunk[1]):
+        return Sentence("good", f"A{said}.")
+    return Sentence("open", f"It is not settled that it is a{said}: the intervals overlap.")
+
+
+def _apart(one: Interval, other: Interval) -> bool:
+    """Whether both intervals are known and do not overlap."""
+    return one.known and other.known and (one.lo > other.hi or one.hi < other.lo)
 
 
 def _ties(racing: list[Cell]) -> Sentence | None:

@@ -133,7 +133,7 @@ def _strata_text(found: JsonObject) -> list[str]:
             (f"{family} ({cells[family]})", *(_accuracy(row["families"].get(family)) for row in here)) for family in families
         ]
         table += [
-            ("winner", *(row["winner"] or "-" for row in here)),
+            ("winner", *map(_winner, here)),
             ("... less the next", *(_difference(row["winner_minus_runner_up"]) for row in here)),
             ("attention - diversity", *(_difference(row["attention_minus_diversity"]) for row in here)),
             ("best method", *(row["best_method"]["method"] for row in here)),
@@ -141,6 +141,15 @@ def _strata_text(found: JsonObject) -> list[str]:
         ]
         blocks.append("\n".join([*_aligned(table), *_interaction_text(keep, found["interactions"])]))
     return blocks
+
+
+def _winner(row: JsonObject) -> str:
+    """The family that is ahead, with a mark where its lead over the next is not settled; nothing of a tie."""
+    if row["winner"] is None:
+        return "none, tied" if len(row["families"]) > 1 else "-"
+    lead = row["winner_minus_runner_up"]
+    sure = lead is None or (lead["p_holm"] is not None and lead["p_holm"] < _LEVEL)
+    return f"{row['winner']}{'' if sure else ' (not settled)'}"
 
 
 def _interaction_text(keep: int, interactions: Sequence[JsonObject]) -> list[str]:
