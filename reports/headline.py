@@ -20,7 +20,6 @@ from reports.cells import (
     role,
 )
 
-
 _TIE = 1e-9  # of accuracy: means that part by less are equal, but for their rounding
 
 

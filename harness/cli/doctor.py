@@ -6,8 +6,8 @@ import json
 import platform
 from importlib.util import find_spec
 
-from harness.cli.options import Json
 from harness.cli.importing import faults_of, module_of
+from harness.cli.options import Json
 
 SEEN_TRANSFORMERS = (5, 24)  # the newest minor that the contract tests saw
 _DEVELOPMENT = frozenset({"lint", "docs"})  # extras that serve this repository alone

@@ -200,3 +200,15 @@ def test_a_broken_companion_is_one_line(script, monkeypatch):
         prune(script.model, "cdpruner")
     with pytest.raises(RequestError, match="processor is a TokenizersBackend; give what AutoProcessor makes"):
         prune(script.model, "fastv", processor=script.processor.tokenizer)
+
+
+def test_a_property_of_a_pruned_model_says_what_it_met(script, monkeypatch):
+    """It is not looked for on the model within."""
+    pruned = prune(script.model, "fastv", keep=192)
+    monkeypatch.setattr("harness.bridges.pruned.Adapter", lambda *arguments: script.model.model.no_such_norm)
+    pruned._adapter = None
+    with pytest.raises(AttributeError, match="'LlavaModel' object has no attribute 'no_such_norm'"):
+        _ = pruned.adapter
+    with pytest.raises(AttributeError, match="'LlavaModel' object has no attribute 'no_such_norm'"):
+        prune(script.model, "fastv", keep=192)
+    assert not hasattr(PrunedModel.__new__(PrunedModel), "plain")
