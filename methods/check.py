@@ -51,14 +51,14 @@ def check(entry: Entry) -> None:
             raise MethodError(f"method {entry.name!r}: steps must take (shape, budget)")
     except MethodError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _refused(entry, "cannot be made with its defaults", error) from None
     for tokens in _BUDGETS:
         try:
             steps = method.steps(_SHAPE, Budget(tokens))
         except BudgetError:
             continue
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _refused(entry, f"steps failed at a budget of {tokens}", error) from None
         if not isinstance(steps, tuple) or not all(isinstance(step, Step) for step in steps):
             raise MethodError(f"method {entry.name!r}: steps must return a tuple of Step, not {type(steps).__name__}")
@@ -71,7 +71,7 @@ def check(entry: Entry) -> None:
             count = step.after
 
 
-def _refused(entry: Entry, what: str, error: Exception) -> MethodError:
+def _refused(entry: Entry, what: str, error: BaseException) -> MethodError:
     text = str(error).splitlines()[0][:160] if str(error) else ""
     return MethodError(f"method {entry.name!r}: {what} ({type(error).__name__}{': ' + text if text else ''})")
 
@@ -86,7 +86,7 @@ def _try(entry: Entry, step: Step, whole: Signals) -> torch.Tensor | None:
     try:
         chosen = step.select(whole.only(step.needs), step.keep)
         rows = [step.select(_row(whole, i).only(step.needs), step.keep) for i in range(2)]
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _refused(entry, f"its selector at {step.site} failed on random signals", error) from None
     for answer, batch in ((chosen, 2), (rows[0], 1), (rows[1], 1)):
         problem = wrong(answer, batch, count, None if step.adaptive else step.after)

@@ -91,7 +91,7 @@ def _plug_in(label: str, load: Callable[[], object], module: str = "") -> list[s
     except ModuleNotFoundError as error:
         hint = f"; there is no {module.replace('.', '/')}.py here" if error.name == module else ""
         raise MethodError(f"{label}: cannot be imported ({error}{hint})") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         first = str(error).splitlines()[0][:160] if str(error) else ""
         raise MethodError(f"{label}: cannot be imported ({type(error).__name__}: {first})") from None
     new = [

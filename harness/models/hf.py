@@ -125,7 +125,7 @@ def _made_by(point: EntryPoint, device: str, kind: torch.dtype) -> Adapter:
         made = point.load()(device, kind)
     except RequestError:
         raise
-    except Exception as error:  # it is not our code that runs here
+    except (Exception, SystemExit) as error:  # it is not our code that runs here
         first = str(error).splitlines()[0][:160] if str(error) else ""
         raise RequestError(f"{said} cannot be made ({type(error).__name__}: {first})") from None
     if not isinstance(made, Adapter):
@@ -184,7 +184,7 @@ def _need(what: str, *packages: str) -> None:
     for package in packages:
         try:
             import_module(package)
-        except Exception as error:  # of its libraries, of its torch: many kinds, one line
+        except (Exception, SystemExit) as error:  # of its libraries, of its torch: many kinds, one line
             first = (str(error).strip().splitlines() or [""])[0][:160]
             raise RequestError(
                 f"{what} needs {package}, which is installed and cannot be imported ({type(error).__name__}: {first}): "

@@ -216,7 +216,7 @@ def _plugged(point: EntryPoint) -> Callable[..., Task]:
     try:
         factory: Callable[..., Task] = point.load()
         return factory
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         first = (str(error).splitlines() or [""])[0][:160]
         raise RequestError(f"task {point.name!r}: its entry point cannot be imported ({type(error).__name__}: {first})") from None
 

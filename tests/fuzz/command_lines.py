@@ -8,7 +8,7 @@ from tests.fuzz.inputs import Wrong, wrong
 
 COMMANDS = ("compare", "report", "explain", "select", "capture", "profile", "flops", "list", "doctor", "regress", "samples")
 WHOLE = {
-    "compare": ("samples", "seed", "batch-size", "analyse", "seeds", "max-new-tokens", "quantize"),
+    "compare": ("samples", "seed", "batch-size", "analyse", "seeds", "max-new-tokens", "quantize", "workers", "rounds"),
     "select divprune good.npz --out o --keep 4": ("keep", "seed"),
     "capture --out o": ("samples", "layer", "seed"),
     "profile --model llava-1.5-7b --random-weights": ("layers", "batch-size", "text-tokens", "rounds", "seed"),
@@ -16,7 +16,16 @@ WHOLE = {
 }
 """Options that take whole numbers, by the line before them."""
 NO_NUMBER = ("", "many", "1.5", "1e3", "0x10", "--", "NaN", "1,2", "٣.٠", "1 2")
-TOO_SMALL = {"compare": ("samples", "batch-size", "seeds", "max-new-tokens"), "capture --out o": ("samples",)}
+TOO_SMALL = {
+    "compare": ("samples", "batch-size", "seeds", "max-new-tokens", "workers", "rounds"), "capture --out o": ("samples",),
+}  # fmt: skip
+ENDS = {
+    "leaves": "import sys\nsys.exit(3)", "raises": "raise KeyError('x')", "lacks": "import methods\nmethods.nothing",
+    "grammar": "def (:", "loops": "import loops\nloops.nothing", "empty": "", "deep": "raise RecursionError",
+    "selects": "from methods import register\n@register('selects')\ndef selects(signals, keep):\n    raise SystemExit(3)",
+    "tasks": "from harness.tasks.registry import register\n@register('selects')\nclass A:\n    info = property(lambda self: self.x)",
+}  # fmt: skip
+"""Plug-ins, by how they end."""
 
 
 def command_lines() -> Iterator[Wrong]:
@@ -92,6 +101,9 @@ def command_lines() -> Iterator[Wrong]:
         yield wrong("profile --model tiny --rounds", value)
     for value in ("-1", "nan", "inf", "-inf", "-0.5", "x"):
         yield wrong("flops --shape llava-1.5-7b --method sts --keep 64 --text-tokens", value)
+    for name, code in ENDS.items():
+        line = "compare --task selects" if name == "tasks" else "list methods"
+        yield wrong(f"{line} --plugin made_up_{name}", **{f"made_up_{name}__py": code})
 
 
 KEEPS = (
