@@ -390,3 +390,15 @@ def test_runs_in_python(stored_run):
     assert not regress(one.folder, str(one.folder)).failed
     with pytest.raises(RequestError, match="no finished run"):
         regress(one.folder, one.folder / "nowhere")
+
+
+def test_who_answers_is_no_setting_that_differs(make_run):
+    """Workers and a cluster change no answer; the budget does."""
+    before, after = make_run(), make_run()
+    manifest = after.manifest()
+    manifest["config"] |= {"workers": 7, "ray": "auto"}
+    after.write_json("manifest.json", manifest)
+    assert not [note for note in regress(before, after).notes if note.startswith("Settings differ")]
+    manifest["config"] |= {"max_new_tokens": 7}
+    after.write_json("manifest.json", manifest)
+    assert [note for note in regress(before, after).notes if note.startswith("Settings differ: max_new_tokens")]

@@ -148,3 +148,11 @@ def test_what_the_rounds_gave_by_cell_and_stage():
     assert timed.seconds(0, 1)["vision"].tolist() == [5]
     assert timed.medians(0) == {"vision": 2, "prefill": 4}
     assert timed.medians(2) == {}
+
+
+def test_a_reference_that_was_asked_for_is_told_why_it_is_left_out():
+    """Of a single round there is a figure without an interval."""
+    found = profile(ProfileConfig(model="tiny", methods=("oracle",), keep=("8",), rounds=1, text_tokens=2, answer_tokens=1))
+    cells = {cell["method"]: cell for cell in found["cells"]}
+    assert "does not know its evidence" in cells["oracle"]["skipped"]
+    assert found["checks"]["aa"]["lo"] is None and "A/A check: none against itself " in as_text(found)
