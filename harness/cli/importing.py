@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -17,19 +18,19 @@ _MODULES = {
 }  # fmt: skip
 """Modules whose names are not those of their packages."""
 _TRY = """
-import importlib, os, sys
-if "torchvision" in sys.argv[1:]:
-    from harness.models.torchvision_ops import declare_torchvision_ops
-    declare_torchvision_ops()
-try:
-    for name in sys.argv[1:]:
+import importlib, json, os, sys
+faults = {}
+for name in sys.argv[1:]:
+    try:
+        if name == "torchvision":
+            from harness.models.torchvision_ops import declare_torchvision_ops
+            declare_torchvision_ops()
         importlib.import_module(name)
-except BaseException as error:
-    first = (str(error).strip().splitlines() or [""])[0][:160]
-    print(f"\\n{type(error).__name__}: {first}" if first else f"\\n{type(error).__name__}")
-    sys.stdout.flush()
-    os._exit(1)
-sys.stdout.flush()
+    except BaseException as error:
+        first = (str(error).strip().splitlines() or [""])[0][:160]
+        kind = "" if first and isinstance(error, ImportError) else type(error).__name__
+        faults[name] = ": ".join(part for part in (kind, first) if part)
+print("\\n" + json.dumps(faults), flush=True)
 os._exit(0)
 """
 
@@ -46,14 +47,16 @@ def module_of(package: str) -> str:
 def faults_of(modules: Iterable[str]) -> dict[str, str]:
     """Return why installed modules cannot be imported, one line each; those that can, or are not there, are left out.
 
-    One process tries them all, and only where that fails each has one of its own. A fault that
+    One process tries them all; only where it crashes or hangs, each has one of its own. A fault that
     `torchvision_ops.declare_torchvision_ops` mends is none.
     """
     names = [name for name in dict.fromkeys(modules) if _there(name)]
-    if not names or _fault(*names) is None:
-        return {}
+    found = _faults(*names)
+    if isinstance(found, dict):
+        return found
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return {name: fault for name, fault in zip(names, pool.map(_fault, names), strict=True) if fault is not None}
+        each = zip(names, pool.map(_faults, names), strict=True)
+        return {name: told for name, one in each if (told := one.get(name) if isinstance(one, dict) else one) is not None}
 
 
 def _there(module: str) -> bool:
@@ -63,8 +66,8 @@ def _there(module: str) -> bool:
         return False
 
 
-def _fault(*modules: str) -> str | None:
-    """Why modules cannot be imported one after the other in a process of their own; None where they can."""
+def _faults(*modules: str) -> dict[str, str] | str:
+    """The faults of modules that are imported in turn in a process of their own, by name; or how that process ended."""
     path = [entry for entry in sys.path if entry]
     code = f"import sys; sys.path[:0] = [p for p in {path!r} if p not in sys.path]\n{_TRY}"
     try:
@@ -75,8 +78,10 @@ def _fault(*modules: str) -> str | None:
         return f"its import takes more than {_WITHIN:.0f} s"
     except OSError as error:
         return f"no process can be started to import it ({error.strerror or error})"
-    if done.returncode == 0:
-        return None
     if done.returncode < 0:
         return f"its import ends the process by signal {-done.returncode}"
-    return (done.stdout.strip().splitlines() or [f"its import ends with exit code {done.returncode}"])[-1]
+    try:
+        found: dict[str, str] = json.loads(done.stdout.strip().splitlines()[-1])
+        return found
+    except (IndexError, ValueError):
+        return f"its import ends the process with exit code {done.returncode}"

@@ -32,7 +32,7 @@ def run_accuracy_pass(config: CompareConfig, run: RunFolder, prepared: PreparedR
     _refuse({key: facts["skipped"] for _, key, facts in run.cells() if facts["skipped"] is not None}, run, prepared, ids)
     samples, done = prepared.samples, run.done()
     with progress("answers", len(samples) * len(prepared.active)) as advance:
-        shards = []
+        shards: list[Shard] = []
         for place in range(0, len(samples), config.batch_size):
             todo = [cell.key for cell in prepared.active if (ids[cell.key], place) not in done]
             images = min(config.batch_size, len(samples) - place)

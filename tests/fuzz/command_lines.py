@@ -23,7 +23,7 @@ ENDS = {
     "leaves": "import sys\nsys.exit(3)", "raises": "raise KeyError('x')", "lacks": "import methods\nmethods.nothing",
     "grammar": "def (:", "loops": "import loops\nloops.nothing", "empty": "", "deep": "raise RecursionError",
     "selects": "from methods import register\n@register('selects')\ndef selects(signals, keep):\n    raise SystemExit(3)",
-    "tasks": "from harness.tasks.registry import register\n@register('selects')\nclass A:\n    info = property(lambda self: self.x)",
+    "tasks": "from harness.tasks.registry import register\n@register('selects')\nclass A:\n info = property(lambda a: a.x)",
 }  # fmt: skip
 """Plug-ins, by how they end."""
 
