@@ -34,10 +34,16 @@ def fewer_key_heads(patch: pytest.MonkeyPatch) -> None:
         first = lambda table: table[:, :1].expand_as(table)
         return probes.probed_sdpa(module, query, first(key), first(value), *arguments, **words)
 
-    right = AttentionInterface()[probes.NAME]
-    patch.setattr("harness.models.adapter.install", lambda model: model.set_attn_implementation(probes.NAME))
-    patch.setitem(AttentionInterface._global_mapping, probes.NAME, wrong)
-    assert AttentionInterface()[probes.NAME] is not right
+    names, functions = (probes.NAME, probes.CAPPED), AttentionInterface._global_mapping
+
+    def install(model) -> None:
+        right(model)
+        functions.update(dict.fromkeys(names, wrong))
+
+    right = probes.install
+    patch.setattr("harness.models.adapter.install", install)
+    for name in names:
+        patch.setitem(functions, name, wrong)
 
 
 def another_rope_theta(patch: pytest.MonkeyPatch) -> None:

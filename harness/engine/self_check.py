@@ -23,7 +23,6 @@ from harness.engine.batch import Batch, EngineOutput
 from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest
 from harness.errors import RequestError, readable
-from harness.models import probes
 from harness.models.adapter import Adapter
 from harness.models.prompt import PixelBatch
 
@@ -260,18 +259,21 @@ def as_published(model: Any, attention: str) -> Iterator[None]:
 
     Args:
         model: of transformers, whose attention goes through our probes outside of the block.
-        attention: name of the attention function inside it.
+        attention: name of the attention function inside it; eager attention where the model has no such one.
     """
     from transformers import GenerationConfig
 
-    own = model.generation_config
+    own, probed = model.generation_config, model.config._attn_implementation
     pad = own.pad_token_id if own.pad_token_id is not None else next(iter(_ends(own)), 0)
     model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, pad_token_id=pad)
     try:
-        model.set_attn_implementation(attention)
+        try:
+            model.set_attn_implementation(attention)
+        except ValueError:  # of a model that bounds its scores, as Gemma 2 does, which SDPA cannot
+            model.set_attn_implementation("eager")
         yield
     finally:
-        model.set_attn_implementation(probes.NAME)
+        model.set_attn_implementation(probed)
         model.generation_config = own
 
 
@@ -328,10 +330,19 @@ def _engine_traces(adapter: Adapter, image: Image.Image) -> list[GreedyTrace]:
 def _generated(adapter: Adapter, image: Image.Image) -> list[GreedyTrace]:
     traces = []
     for question in QUESTIONS:
-        content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
-        inputs = adapter.processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
-        ).to(adapter.device, adapter.dtype)  # fmt: skip
-        traces += generate_traces(adapter.model, dict(inputs))
+        inputs = dict(_processed(adapter, image, question).to(adapter.device, adapter.dtype))
+        inputs.pop("labels", None)  # for training
+        traces += generate_traces(adapter.model, inputs)
     return traces
+
+
+def _processed(adapter: Adapter, image: Image.Image, question: str) -> Any:  # of transformers
+    """What the model's own processor makes of a question about an image."""
+    processor = adapter.processor
+    if adapter.spec.bare_prompt:
+        return processor(images=image, text=processor.image_token + question, return_tensors="pt")
+    content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
+    return processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+    )  # fmt: skip

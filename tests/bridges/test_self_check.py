@@ -15,6 +15,13 @@ from tests.broken_engines import BROKEN
 from tests.models import conftest as families
 
 
+def slow_but(*names: str) -> list:
+    """All families for ``parametrize``, with few of them in the quick tests."""
+    return [
+        pytest.param(*p.values, marks=[*p.marks, *([] if p.values[0] in names else [pytest.mark.slow])]) for p in families.PARAMS
+    ]
+
+
 @pytest.fixture
 def fresh(script):
     """The embedded model, as nothing in this process has seen it."""
@@ -85,7 +92,7 @@ def test_a_reference_that_fails_is_a_sentence(fresh, two, computed, monkeypatch,
     assert pruned.self_check.outcome == "failed" and pruned.self_check.said == said
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "smolvlm" else pytest.mark.slow) for n in families.FAMILIES])
+@pytest.mark.parametrize("name", slow_but("smolvlm"))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_prompts_of_every_family_are_checked(name, dtype):
     config, processor = families.FAMILIES[name]

@@ -29,6 +29,13 @@ from tests.broken_engines import BROKEN
 from tests.models import conftest as families
 
 
+def slow_but(*names: str) -> list:
+    """All families for ``parametrize``, with few of them in the quick tests."""
+    return [
+        pytest.param(*p.values, marks=[*p.marks, *([] if p.values[0] in names else [pytest.mark.slow])]) for p in families.PARAMS
+    ]
+
+
 def in_precision(name: str, dtype: torch.dtype, seed: int = 0) -> Adapter:
     config, processor = families.FAMILIES[name]
     return Adapter(families.build(config(), seed).to(dtype), processor(), name)
@@ -41,7 +48,7 @@ def test_no_pruning_equals_generate(family):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)], ids=str)
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "qwen3-vl" else pytest.mark.slow) for n in families.FAMILIES])
+@pytest.mark.parametrize("name", slow_but("qwen3-vl"))
 def test_half_precision_raises_no_false_alarm(name, dtype):
     for seed in range(2):
         found = check_model(in_precision(name, dtype, seed))
@@ -49,7 +56,7 @@ def test_half_precision_raises_no_false_alarm(name, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", families.FAMILIES)
+@pytest.mark.parametrize("name", families.PARAMS)
 def test_half_precision_raises_no_false_alarm_on_many_models(name):
     """Random models are far less sure of their answers than trained ones: near ties are common."""
     wrong = {
@@ -62,13 +69,13 @@ def test_half_precision_raises_no_false_alarm_on_many_models(name):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("thing", BROKEN)
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "llava" else pytest.mark.slow) for n in families.FAMILIES])
+@pytest.mark.parametrize("name", slow_but("llava"))
 def test_what_an_engine_does_wrong_is_seen(name, thing, dtype, monkeypatch):
     adapter = in_precision(name, dtype)
     BROKEN[thing](monkeypatch)
     found = check_model(adapter)
-    assert found.outcome == "different", found.said
-    assert "of the largest" in found.said or "for" in found.said
+    unsure = routes_tokens(adapter.config) and dtype == torch.bfloat16
+    assert found.outcome == ("doubtful" if unsure else "different"), found.said
     assert "may be rounding" in found.said and "%" in found.said and "\n" not in found.said
 
 
