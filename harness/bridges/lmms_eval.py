@@ -20,6 +20,7 @@ from harness.bridges.options import beyond_greedy
 from harness.bridges.prompts import PromptPruner, SplitPrompt
 from harness.errors import RequestError
 from harness.models import hf
+from harness.models.load_options import LoadOptions
 from harness.run.self_check import run_self_check
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ class Prunescope(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its 
         device_map: spread over several devices, as accelerate understands it.
         self_check: whether the model is held against ``generate`` first.
         max_batch_size: not read; lmms-eval hands it to every model.
+        chat_template: a file that takes the place of the checkpoint's chat template.
+        companion: a folder or hub id of the CLIP that takes the place of the one that is known.
+        max_pixels: of an image; one of more is shrunk, its aspect kept.
+        image_size: longer side of every image in pixels, or width and height as ``640x480``.
         method_parameters: of the method, as ``layer=2``.
 
     Raises:
@@ -63,6 +68,10 @@ class Prunescope(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its 
         device_map: str | None = None,
         self_check: bool = True,
         max_batch_size: int | None = None,
+        chat_template: str | None = None,
+        companion: str | None = None,
+        max_pixels: int | None = None,
+        image_size: int | str | None = None,
         **method_parameters: Any,  # numbers, texts or booleans, by the method
     ) -> None:
         super().__init__()
@@ -70,7 +79,10 @@ class Prunescope(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its 
             raise RequestError(f"batch_size={batch_size}: give a number of prompts; the engine does not search for one")
         method = method.strip("'\"")  # which keep lmms-eval from splitting an expression at its commas
         self.pruner = PromptPruner(method, keep, budget, seed, method_parameters)
-        self.adapter = hf.load(str(pretrained), _device(device), str(dtype), device_map=device_map)
+        size = None if image_size is None else str(image_size)
+        options = LoadOptions(None, device_map, None, chat_template, companion, max_pixels, size)
+        self.adapter = hf.load(str(pretrained), _device(device), str(dtype), options=options)
+        self.adapter.check_template()
         self.pruner.check(self.adapter)
         self.self_check = run_self_check(str(pretrained), self.adapter, self_check, option="self_check=False")
         self.batch_size, self.device = int(batch_size), self.adapter.device

@@ -102,7 +102,7 @@ class PrunedModel:
         spec = spec_of(name, kind, tower_kind(getattr(plain, "config", None)))
         if spec.model_class not in (kind.__name__ for kind in type(plain).__mro__):
             raise RequestError(f"prune: a {type(plain).__name__} has no generate for images; load it as {spec.model_class}")
-        check_loaded(name, plain)
+        check_loaded(f"model {name!r}", plain)
         self.plain, self.pruner = plain, pruner
         self.visual_tokens: list[tuple[int, int]] = []
         self.self_check: SelfCheck | None = None
@@ -117,7 +117,7 @@ class PrunedModel:
         if processor is not None and not hasattr(processor, "tokenizer"):
             raise RequestError(f"prune: processor is a {type(processor).__name__}; give what AutoProcessor makes")
         if pruner.joint:
-            self._companion = _joint_space(name, processor)
+            self._companion = _joint_space(name, processor, getattr(plain.config, "vision_config", None))
         pruner.check(self.adapter)
         if pruner.grid(self.adapter.shape) is not None:
             raise RequestError(f"method {pruner.expression!r} acts on the image itself: change what the processor is given")
@@ -276,10 +276,10 @@ def _processor(name: str) -> Any:  # of transformers
         return None
 
 
-def _joint_space(name: str, processor: Any) -> companions.Companion | None:  # of transformers
-    """The companion of a model; `RequestError` where it is there and cannot be loaded."""
+def _joint_space(name: str, processor: Any, vision: Any) -> companions.Companion | None:  # of transformers; so is ``vision``
+    """The companion of a model whose tower has this configuration; `RequestError` where it is there and cannot be loaded."""
     try:
-        return companions.load(name, _folder(name), processor.tokenizer, "cpu", torch.float32, False)
+        return companions.load(name, _folder(name), processor.tokenizer, "cpu", torch.float32, False, vision)
     except RequestError:
         raise
     except Exception as error:  # a folder may hold anything

@@ -15,8 +15,23 @@ import typer
 
 from harness import interrupts
 from harness.cli import completion
-from harness.cli.options import DeviceMap, Json, Model, NoSelfCheck, Plugin, Quantize, Revision, Switch, Task
+from harness.cli.options import (
+    ChatTemplate,
+    Companion,
+    DeviceMap,
+    ImageSize,
+    Json,
+    MaxPixels,
+    Model,
+    NoSelfCheck,
+    Plugin,
+    Quantize,
+    Revision,
+    Switch,
+    Task,
+)
 from harness.errors import RequestError, nearest
+from harness.models.load_options import LoadOptions
 from harness.run.config import DEFAULT_KEEP, DEFAULT_METHODS, LARGEST_SEED, CompareConfig, load_plugins, read_file
 
 _BASE = CompareConfig()
@@ -51,6 +66,10 @@ def compare(
     revision: Revision = None,
     device_map: DeviceMap = None,
     quantize: Quantize = None,
+    chat_template: ChatTemplate = None,
+    companion: Companion = None,
+    max_pixels: MaxPixels = None,
+    image_size: ImageSize = None,
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Leave the latency pass out.")] = False,
     rounds: Annotated[int, typer.Option(help="Timed rounds of the latency pass.")] = _BASE.rounds,
     sharing: Annotated[Switch, typer.Option(help="Compute once what the questions of an image share.")] = Switch.on,
@@ -91,6 +110,7 @@ def compare(
         model=model, task=task, methods=tuple(split(methods)), keep=tuple(k.strip() for k in keep.split(",") if k.strip()),
         budget=budget, samples=samples, out=out, resume=resume, retry_failed=retry_failed, extend=extend, seed=seed,
         batch_size=batch_size, device=device, dtype=dtype, revision=revision, device_map=device_map, quantize=quantize,
+        chat_template=chat_template, companion=companion, max_pixels=max_pixels, image_size=image_size,
         latency=not no_latency, rounds=rounds, sharing=sharing is Switch.on, memory=memory, workers=workers, ray=ray,
         analyse=analyse, seeds=seeds, margin=margin, max_new_tokens=max_new_tokens, prompt=prompt,
         plugin=tuple(plugin or ()), self_check=not no_self_check,
@@ -150,6 +170,10 @@ def capture(
     revision: Revision = None,
     device_map: DeviceMap = None,
     quantize: Quantize = None,
+    chat_template: ChatTemplate = None,
+    companion: Companion = None,
+    max_pixels: MaxPixels = None,
+    image_size: ImageSize = None,
     no_self_check: NoSelfCheck = False,
     as_json: Json = False,
 ) -> None:
@@ -160,10 +184,8 @@ def capture(
     from harness.run.cases import capture as run_capture
     from harness.run.prepare import pick_device
 
-    files = run_capture(
-        model, task, samples, out, layer, seed, pick_device(device), revision=revision, device_map=device_map,
-        quantize=quantize, self_check=not no_self_check,
-    )  # fmt: skip
+    options = LoadOptions(revision, device_map, quantize, chat_template, companion, max_pixels, image_size)
+    files = run_capture(model, task, samples, out, layer, seed, pick_device(device), options, self_check=not no_self_check)
     _print_paths(files, as_json)
 
 
@@ -192,6 +214,9 @@ def profile(
     revision: Revision = None,
     device_map: DeviceMap = None,
     quantize: Quantize = None,
+    companion: Companion = None,
+    max_pixels: MaxPixels = None,
+    image_size: ImageSize = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of weights, image and random methods.")] = _BASE.seed,
     plugin: Plugin = None,
     no_self_check: NoSelfCheck = False,
@@ -211,7 +236,8 @@ def profile(
         model=model, random_weights=random_weights, methods=tuple(split(methods)),
         keep=tuple(k.strip() for k in keep.split(",") if k.strip()), budget=budget, layers=layers, batch_size=batch_size,
         text_tokens=text_tokens, rounds=rounds, device=device, dtype=dtype, seed=seed, plugin=tuple(plugin or ()),
-        revision=revision, device_map=device_map, quantize=quantize, self_check=not no_self_check,
+        revision=revision, device_map=device_map, quantize=quantize, companion=companion, max_pixels=max_pixels,
+        image_size=image_size, self_check=not no_self_check,
     )  # fmt: skip
     found = run_profile(asked)
     print(json.dumps(found) if as_json else as_text(found))

@@ -31,3 +31,15 @@ NoSelfCheck = Annotated[
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
 DeviceMap = Annotated[str | None, typer.Option(help="Spread over devices, as accelerate does it; such as auto.")]
 Quantize = Annotated[int | None, typer.Option(help="4 or 8 bits a weight of the LLM (bitsandbytes).")]
+ChatTemplate = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Chat template (Jinja, or JSON that holds it) in place of the checkpoint's own."),
+]
+Companion = Annotated[
+    str | None,
+    typer.Option(metavar="FOLDER", help="CLIP of the model's tower, for methods that read text and image in one space."),
+]
+MaxPixels = Annotated[int | None, typer.Option(help="Pixels of an image at most; one of more is shrunk, its aspect kept.")]
+ImageSize = Annotated[
+    str | None, typer.Option(metavar="N|WxH", help="Pixels that every image is brought to first: its longer side, or both sides.")
+]

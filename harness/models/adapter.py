@@ -17,16 +17,18 @@ from PIL import Image
 from harness.errors import RequestError
 from harness.models.attention_kind import AttentionKind, attention_kinds
 from harness.models.backbones import BackboneSpec, backbone_of
+from harness.models.chat_template import bare_prompt, check_template, render, token_ids
 from harness.models.companion import Companion
 from harness.models.configuration import check_configuration, layers_read, read_shape, tower_kind, understood
 from harness.models.families import FamilySpec, spec_of
+from harness.models.picture_size import PictureSize
 from harness.models.pixtral import PixtralTower
 from harness.models.probes import AttentionProbe, Rotary, install, mean_cosine, mean_cosine_of_gaps, record_rows_of
 from harness.models.prompt import NEWLINE, VISUAL, ImageSpan, PixelBatch, PromptPrefix
 from harness.models.protocols import LayerCache, VisionOutputLike
 from harness.models.token_ids import token_ids
 from harness.models.towers import BlockwiseTower, TowerBlock, WholeTower
-from harness.models.weights import digest_of
+from harness.models.weights import weights_digest
 from methods.types import SIGNAL_NAMES, ModelShape, Step
 
 _CLS = frozenset({"cls_attention", "cls_feature", "cls_key"})
@@ -79,6 +81,7 @@ class Adapter:
         self.end_ids: frozenset[int] = frozenset(token_ids(model.generation_config.eos_token_id))
         self.tiler = self.spec.tiler(self.config, processor, self.shape.merge)
         self._span_of_size: dict[tuple[int, int], ImageSpan] = {}
+        self.picture_size, self.template_source = PictureSize(), "its chat template"
 
     @cached_property
     def shape(self) -> ModelShape:
@@ -140,7 +143,7 @@ class Adapter:
     @cached_property
     def digest(self) -> str:
         """First 16 digits of the SHA-256 of all weights, names included."""
-        return digest_of(self.model)
+        return weights_digest(self.model.state_dict())
 
     # prompts
 
@@ -167,19 +170,16 @@ class Adapter:
 
     def _ids(self, question: str, images: int) -> list[int]:
         """Token ids of a question with so many images, one mark for each."""
-        if self.spec.bare_prompt:
-            text = self.processor.image_token * images + self.tokenizer.bos_token + question + "\n"
-            bare: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
-            return bare
-        content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
-        messages = [{"role": "user", "content": content}]
-        text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        if self.spec.image_margin:
-            word = self.processor.image_token
-            text = text.replace(word, f"{self.spec.image_margin}{word}{self.spec.image_margin}")
-        starts = self.tokenizer.bos_token is not None and text.lstrip().startswith(self.tokenizer.bos_token)
-        ids: list[int] = self.tokenizer(text, add_special_tokens=not starts).input_ids
-        return ids
+        spec = self.spec
+        text = bare_prompt(self.processor, question, images) if spec.bare_prompt else render(self.processor, question, images)
+        return token_ids(self.processor, text, spec)
+
+    def check_template(self) -> None:
+        """Check that the chat template can write questions with an image and without; a `RequestError` says what is wrong."""
+        # a family without templates, and a model of another package, write their prompts themselves
+        if type(self).prompt is Adapter.prompt and not self.spec.bare_prompt:
+            marks = lambda text: token_ids(self.processor, text, self.spec).count(self._mark)
+            check_template(self.name, self.processor, self.template_source, marks)
 
     @cached_property
     def _mark(self) -> int:
@@ -207,7 +207,7 @@ class Adapter:
         Raises:
             BudgetError: for a grid, where the family takes images at its own resolution alone.
         """
-        made = self.tiler.prepare(prompts, grid)
+        made = self.tiler.prepare([[self.picture_size.bring(image) for image in images] for images in prompts], grid)
         return PixelBatch([tensor.to(self.device, self.dtype) for tensor in made.tensors], made.spans)
 
     def prompt_prefix(self, ids: list[int], spans: tuple[ImageSpan, ...]) -> PromptPrefix:

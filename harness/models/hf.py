@@ -17,9 +17,13 @@ from harness.huggingface import OFFLINE, HubError, ask, cached
 from harness.huggingface import offline as hub_offline
 from harness.models import companion as companions
 from harness.models.adapter import Adapter
+from harness.models.backbones import backbone_of
 from harness.models.catalogue import EMBEDDED, TINY, plugged
-from harness.models.configuration import read_shape
+from harness.models.chat_template import choose_template, read_template
+from harness.models.configuration import check_configuration, read_shape, understood
 from harness.models.families import FamilySpec, spec_of
+from harness.models.load_options import NO_OPTIONS, LoadOptions
+from harness.models.picture_size import picture_size
 from harness.models.torchvision_ops import declare_torchvision_ops
 from harness.models.towers import TowerBlock
 from harness.models.weights import check_index, check_loaded, load_whole
@@ -28,15 +32,7 @@ from harness.notices import notice
 __all__ = ["Adapter", "EMBEDDED", "TINY", "TowerBlock", "load"]
 
 
-def load(
-    name: str,
-    device: str = "cpu",
-    dtype: str = "auto",
-    *,
-    revision: str | None = None,
-    device_map: str | None = None,
-    quantize: int | None = None,
-) -> Adapter:
+def load(name: str, device: str = "cpu", dtype: str = "auto", options: LoadOptions = NO_OPTIONS) -> Adapter:
     """Load an embedded model, a local folder or a hub id: the same code path for all.
 
     Weights come from safetensors alone, and no code of a repository is ever run.
@@ -45,17 +41,17 @@ def load(
         name: of the model.
         device: where it runs.
         dtype: of its weights; ``auto`` is float32 on a CPU and bfloat16 elsewhere.
-        revision: branch, tag or commit of a hub id.
-        device_map: spread over several devices, as accelerate understands it; ``device`` is then not read.
-        quantize: 4 or 8 bits a weight of the LLM (bitsandbytes).
+        options: what else was asked for; with a ``device_map``, ``device`` is not read.
 
     Raises:
-        RequestError: where there is no such model, its architecture is not supported, or a package is missing.
+        RequestError: where there is no such model, it is not whole, its architecture is not supported, or a package is missing.
     """
+    options.checked()
+    if options.chat_template is not None:
+        read_template(Path(options.chat_template))  # before anything is loaded for it
     kind = getattr(torch, dtype if dtype != "auto" else ("float32" if device == "cpu" else "bfloat16"))
     if name not in EMBEDDED and name in (points := plugged()):
-        given = {"--revision": revision, "--device-map": device_map, "--quantize": quantize}
-        option = next((option for option, value in given.items() if value is not None), None)
+        option = next(iter(options.given), None)
         if option is not None:
             raise RequestError(f"{option}: {points[name].value} makes model {name!r}, and takes a device and a dtype alone")
         return _made_by(points[name], device, kind)
@@ -66,6 +62,7 @@ def load(
     if not local and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
         known = ", ".join((*EMBEDDED, *plugged()))
         raise RequestError(f"model {name!r} is neither a folder nor a hub id; embedded: {known}")
+    revision = options.revision
     if local and revision is not None:
         raise RequestError(f"--revision {revision}: {name!r} is a folder, which has no revisions")
     trouble = "" if local else _trouble(name, revision)
@@ -85,30 +82,77 @@ def load(
         asking_nobody.enter_context(hub_offline())
     try:
         spec = spec_of(name, *_model_types(source, common))
-        options = _placement(kind, device_map, quantize, spec)
+        placement = _placement(kind, options.device_map, options.quantize, spec)
         _need(f"model {name!r}", *spec.packages)
-        if quantize is not None and read_shape(transformers.AutoConfig.from_pretrained(source, **common)).experts:
-            raise RequestError(f"--quantize {quantize}: bitsandbytes leaves experts as they are, most weights of {name!r}")
+        if options.quantize is not None and read_shape(transformers.AutoConfig.from_pretrained(source, **common)).experts:
+            said = f"bitsandbytes leaves experts as they are, most weights of {name!r}"
+            raise RequestError(f"--quantize {options.quantize}: {said}")
         if local and not any(path.glob("*.safetensors")):
             raise ValueError("it has no .safetensors file, and other weights are not loaded, since a pickle can run code")
-        check_index(name, source, **{key: value for key, value in common.items() if key != "trust_remote_code"})
-        model = load_whole(getattr(transformers, spec.model_class), name, source, dtype=kind, **common, **options)
+        model_class = getattr(transformers, spec.model_class)
+        check_understood(name, model_class.config_class.from_pretrained(source, **common))  # before minutes of loading
+        check_index(f"model {name!r}", source, **{key: value for key, value in common.items() if key != "trust_remote_code"})
+        model = load_whole(model_class, f"model {name!r}", source, dtype=kind, **common, **placement)
         processor = transformers.AutoProcessor.from_pretrained(source, **common)  # nosec B615
-        if not options:
+        if not placement:
             model = model.to(device)
         if offline and trouble != OFFLINE:
             notice(f"model {name!r} is from the local cache, since {trouble}")
-        beside = companions.load(name, path if local else None, processor.tokenizer, device, kind, offline)
-        return Adapter(model, processor, name, beside)
+        alone = offline
+        if (other := options.companion) is not None:
+            alone = not _is_folder(Path(other)) and bool(_trouble(other, None))
+        beside = companions.load(
+            name, path if local else None, processor.tokenizer, device, kind, alone,
+            vision=model.config.vision_config, given=options.companion,
+        )  # fmt: skip
+        adapter = Adapter(model, processor, name, beside)
+        _apply(options, adapter)
+        return adapter
     except RequestError:
         raise
     except Exception as error:  # a folder or a repository may hold anything
-        first = (str(error).strip().splitlines() or [""])[0][:200] or type(error).__name__
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        first = " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:200]
+        if not isinstance(error, (OSError, ValueError, RuntimeError)):  # whose messages are no sentences
+            first = f"{type(error).__name__}: {first}"
         if offline and (lacking := _lacking(name, revision)):
             first = f"{lacking}, and cannot be fetched ({trouble})"
         raise RequestError(f"model {name!r} cannot be loaded: {first}{_hint(name, revision, local)}") from None
     finally:
         asking_nobody.close()
+
+
+def check_understood(name: str, config: Any) -> None:
+    """Check a configuration alone: its family's options, its text backbone, and that it has what is read of it.
+
+    Args:
+        name: of the model, for messages.
+        config: a configuration of transformers; its fields differ by family.
+
+    Raises:
+        RequestError: with the first thing that is not supported, or not there.
+    """
+    with understood(name, config):
+        check_configuration(name, config)
+        backbone_of(name, config)
+        read_shape(config, name)
+
+
+def _apply(options: LoadOptions, adapter: Adapter) -> None:
+    """Give an adapter the chat template and the size of images that were asked for, and check that they can be used."""
+    if options.chat_template is not None and adapter.spec.bare_prompt:
+        kind = adapter.config.model_type
+        raise RequestError(f"--chat-template {options.chat_template}: {kind} is asked without a chat template")
+    adapter.template_source = choose_template(adapter.processor, options.chat_template)
+    if options.chat_template is not None:
+        adapter.check_template()
+    adapter.picture_size = picture_size(options, adapter.processor, adapter.name)
+    if isinstance(options.size, tuple):
+        try:
+            adapter.image_span(options.size)
+        except Exception as error:  # of a processor, which may refuse some shapes
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise RequestError(f"--image-size {options.image_size}: {adapter.name!r} cannot take it ({said})") from None
 
 
 def _is_folder(path: Path) -> bool:
@@ -130,7 +174,7 @@ def _made_by(point: EntryPoint, device: str, kind: torch.dtype) -> Adapter:
         raise RequestError(f"{said} cannot be made ({type(error).__name__}: {first})") from None
     if not isinstance(made, Adapter):
         raise RequestError(f"{said} gives a {type(made).__name__}; its function must give an Adapter")
-    check_loaded(point.name, made.model)
+    check_loaded(said, made.model)
     return made
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,17 @@ from harness.files import read_json
 _INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 _MOST = 3  # names that a message gives
-_UNREAD = re.compile(r"(^|\.)vision_(tower|model)(\.vision_model)?\.head\.")
-"""Weights that no computation reads: SigLIP's pooling head, which some published towers carry and some configurations ask for."""
+_PACKED = 32  # at least as many weights as quantised files pack into one number
+_UNREAD = re.compile(r"(^|\.)vision_(tower|model)(\.vision_model)?\.head\.|(^|\.)(position_ids|inv_freq)$")
+"""Weights that no computation reads: SigLIP's pooling head, which some published towers carry and some configurations ask for;
+and tables that older versions stored and newer ones compute."""
 
 
-def digest_of(model: torch.nn.Module) -> str:
-    """Return the first 16 digits of the SHA-256 of all weights of a model, names included."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        total.update(name.encode())
-        total.update(tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu().numpy())
-    return total.hexdigest()[:16]
-
-
-def check_index(name: str, source: str | Path, **common: Any) -> None:
+def check_index(what: str, source: str | Path, **common: Any) -> None:
     """Check that the index of a model's weights, where it has one, names safetensors beside it and nothing else.
 
     Args:
-        name: of the model, for messages.
+        what: what messages call it, such as ``model 'tiny'``.
         source: a folder or a hub id.
         common: what ``from_pretrained`` is given: ``local_files_only`` and ``revision``.
 
@@ -53,16 +47,16 @@ def check_index(name: str, source: str | Path, **common: Any) -> None:
     shards = content.get("weight_map") if isinstance(content, dict) else None
     wrong = [shard for shard in shards.values() if not _SHARD.fullmatch(str(shard))] if isinstance(shards, dict) else [shards]
     if wrong:
-        raise RequestError(f"model {name!r}: {_INDEX} names {str(wrong[0])[:80]!r}; only .safetensors files beside it are loaded")
+        raise RequestError(f"{what}: {_INDEX} names {str(wrong[0])[:80]!r}; only .safetensors files beside it are loaded")
     assert isinstance(shards, dict)
     if Path(source).is_dir() and (gone := sorted({s for s in shards.values() if not (Path(source) / s).is_file()})):
         lost = sum(shard in gone for shard in shards.values())
-        raise RequestError(f"model {name!r} is not whole: the folder lacks {_listed(gone)}, with {_count(lost)} of {_INDEX}")
+        raise RequestError(f"{what} is not whole: the folder lacks {_listed(gone)}, with {_count(lost)} of {_INDEX}")
 
 
 def load_whole(
     model_class: Any,  # of transformers
-    name: str,
+    what: str,
     source: str | Path,
     **options: Any,  # of ``from_pretrained``
 ) -> Any:
@@ -70,24 +64,40 @@ def load_whole(
 
     Args:
         model_class: class of transformers.
-        name: of the model, for messages.
+        what: what messages call it, such as ``model 'tiny'``.
         source: a folder or a hub id.
         options: further options of ``from_pretrained``.
 
     Raises:
         RequestError: where weights are missing, left over, of another shape, or no numbers.
     """
+    if Path(source).is_dir():
+        _check_size(what, model_class, Path(source))
     model, found = model_class.from_pretrained(
         source, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )  # nosec B615  # the user names the revision
     wrong = {key: (tuple(stored), tuple(asked)) for key, stored, asked in found["mismatched_keys"]}
-    _refuse(name, set(found["missing_keys"]) - set(wrong), set(found["unexpected_keys"]), wrong)
-    _check_index_names(name, str(source), options.get("revision"))
-    check_finite(name, model)
+    _refuse(what, set(found["missing_keys"]) - set(wrong), set(found["unexpected_keys"]), wrong)
+    _check_index_names(what, str(source), options.get("revision"))
+    check_finite(what, model)
     return model
 
 
-def _check_index_names(name: str, source: str, revision: str | None) -> None:
+def _check_size(what: str, model_class: Any, folder: Path) -> None:
+    """Raise a `RequestError` where a configuration asks for far more weights than there are, before memory is taken for them."""
+    from safetensors import safe_open
+
+    held = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as content:
+            held += sum(prod(content.get_slice(key).get_shape()) for key in content.keys())  # noqa: SIM118  # no mapping
+    with torch.device("meta"):
+        asked = sum(weight.numel() for weight in model_class(model_class.config_class.from_pretrained(folder)).parameters())
+    if asked > _PACKED * held:
+        raise RequestError(f"{what} is not whole: its configuration asks for {asked:,} numbers, its files hold {held:,}")
+
+
+def _check_index_names(what: str, source: str, revision: str | None) -> None:
     """Raise a `RequestError` where shards hold weights that their index does not name: they are of two checkpoints, or cut."""
     from safetensors import safe_open
 
@@ -100,10 +110,19 @@ def _check_index_names(name: str, source: str, revision: str | None) -> None:
             held |= set(content.keys())
     if unnamed := sorted(held - index, key=_natural):
         lost = f"{_count(len(unnamed))} of its shards ({_listed(unnamed)})"
-        raise RequestError(f"model {name!r} is not whole: {_INDEX} does not name {lost}")
+        raise RequestError(f"{what} is not whole: {_INDEX} does not name {lost}")
 
 
-def check_finite(name: str, model: torch.nn.Module) -> None:
+def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
+    """Return the first 16 digits of the SHA-256 of weights, names included."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        total.update(name.encode())
+        total.update(tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu().numpy().data)
+    return total.hexdigest()[:16]
+
+
+def check_finite(what: str, model: torch.nn.Module) -> None:
     """Check that all weights are there and are finite.
 
     Raises:
@@ -119,12 +138,12 @@ def check_finite(name: str, model: torch.nn.Module) -> None:
                 broken.append(key)
     if absent:
         lost = f"{_count(len(absent), 'on no device')} ({_listed(absent)})"
-        raise RequestError(f"model {name!r}: {lost}; load it into memory whole")
+        raise RequestError(f"{what}: {lost}; load it into memory whole")
     if broken:
-        raise RequestError(f"model {name!r}: {_count(len(broken), 'NaN or infinite')} ({_listed(broken)})")
+        raise RequestError(f"{what}: {_count(len(broken), 'NaN or infinite')} ({_listed(broken)})")
 
 
-def check_loaded(name: str, model: Any) -> None:
+def check_loaded(what: str, model: Any) -> None:
     """Check a model that was loaded elsewhere, as far as it shows.
 
     ``from_pretrained`` marks the weights that it has loaded. Where a model has marks, those without one that its checkpoint
@@ -132,13 +151,13 @@ def check_loaded(name: str, model: Any) -> None:
     model whose weights bear no marks was made in another way (``from_config``, ``copy.deepcopy``): nothing can be said of it.
 
     Args:
-        name: of the model, for messages.
+        what: what messages call it, such as ``model 'tiny'``.
         model: of transformers.
 
     Raises:
         RequestError: where weights are missing, left over, of another shape, or no numbers.
     """
-    check_finite(name, model)
+    check_finite(what, model)
     weights = {key: weight for key, weight in model.named_parameters() if type(weight) is torch.nn.Parameter}
     fresh = [key for key, weight in weights.items() if not getattr(weight, "_is_hf_initialized", False)]
     if len(fresh) == len(weights):
@@ -156,7 +175,7 @@ def check_loaded(name: str, model: Any) -> None:
     wrong = {key: (held[key], shape) for key, shape in shapes.items() if held.get(key, shape) != shape}
     modules = {path for path, _ in model.named_modules()}
     foreign = {key for key in held if key.rpartition(".")[0] not in modules}
-    _refuse(name, {key for key in (fixed if stored is None else fresh) if key not in held}, foreign, wrong)
+    _refuse(what, {key for key in (fixed if stored is None else fresh) if key not in held}, foreign, wrong)
 
 
 def _stored_shapes(model: Any) -> dict[str, tuple[int, ...]] | None:
@@ -213,7 +232,7 @@ def _files(source: str, revision: str | None) -> tuple[set[str], list[Path]]:
 
 
 def _refuse(
-    name: str, missing: Iterable[str], unexpected: Iterable[str], wrong: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    what: str, missing: Iterable[str], unexpected: Iterable[str], wrong: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 ) -> None:
     """Raise a `RequestError` with how many weights are missing, left over or of another shape, and the first names."""
     gone = sorted((key for key in missing if not _UNREAD.search(key)), key=_natural)
@@ -231,12 +250,12 @@ def _refuse(
     if not said:
         return
     both = "; were they saved by another program than transformers, they must be converted first" if gone and over else ""
-    raise RequestError(f"model {name!r} is not whole: {', '.join(said)}{both}")
+    raise RequestError(f"{what} is not whole: {', '.join(said)}{both}")
 
 
-def _count(number: int, what: str = "") -> str:
+def _count(number: int, said: str = "") -> str:
     """So many weights, and what is said of them."""
-    verb = "" if not what else f" is {what}" if number == 1 else f" are {what}"
+    verb = "" if not said else f" is {said}" if number == 1 else f" are {said}"
     return ("1 weight" if number == 1 else f"{number:,} weights") + verb
 
 

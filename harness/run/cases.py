@@ -14,6 +14,7 @@ import torch
 from harness.engine.request import EngineRequest
 from harness.errors import RequestError, nearest
 from harness.files import whole
+from harness.models.load_options import NO_OPTIONS, LoadOptions
 from harness.progress import track
 from harness.store.archives import file_name, read_arrays
 from methods.registry import MethodError, canonical, create
@@ -223,10 +224,7 @@ def capture(
     layer: int | None = None,
     seed: int = 0,
     device: str = "cpu",
-    *,
-    revision: str | None = None,
-    device_map: str | None = None,
-    quantize: int | None = None,
+    options: LoadOptions = NO_OPTIONS,
     self_check: bool = True,
 ) -> list[Path]:
     """Write the signals of a real model on a task: one file a question, readable by `select`.
@@ -238,7 +236,7 @@ def capture(
         out: folder.
         layer: the LLM layer before which text signals are taken; by default layer 2 of 32, or the same depth.
         seed: of the samples.
-        revision, device_map, quantize: as `harness.models.hf.load` takes them.
+        options: how the model is loaded.
         self_check: whether the model is held against ``generate`` first.
 
     Returns:
@@ -255,7 +253,8 @@ def capture(
     if samples < 1:
         raise RequestError(f"--samples {samples}: must be at least 1 image")
     made = registry.create(task)
-    adapter = hf.load(model, device, revision=revision, device_map=device_map, quantize=quantize)
+    adapter = hf.load(model, device, options=options)
+    adapter.check_template()
     depth = at_depth(2, 32, adapter.shape.layers) if layer is None else layer
     if not 1 <= depth < adapter.shape.layers:
         raise RequestError(f"--layer {depth}: choose 1 to {adapter.shape.layers - 1}")

@@ -19,7 +19,17 @@ from typing import TYPE_CHECKING, Any
 from harness import notices
 from harness.errors import RequestError
 from harness.run.config import CompareConfig, load_plugins, restored, writable_folder
-from harness.run.manifest import MOST_REASONS, add_notes, code_digest, command, digest_of, identity, manifest_of, plain
+from harness.run.manifest import (
+    MOST_REASONS,
+    add_notes,
+    beside_weights,
+    code_digest,
+    command,
+    digest_of,
+    identity,
+    manifest_of,
+    plain,
+)
 from harness.run.prepare import PreparedRun, prepare
 from harness.store.lock import locked
 from harness.store.open_runs import examined
@@ -92,6 +102,11 @@ def _request(options: dict[str, Any]) -> CompareConfig:
     for name in ("methods", "keep", "plugin"):
         if name in options:
             options[name] = _listed(options[name])
+    for name in ("chat_template", "companion", "image_size"):
+        if isinstance(value := options.get(name), (tuple, list)):
+            options[name] = "x".join(map(str, value))
+        elif isinstance(value, (Path, int)):
+            options[name] = str(value)
     for name in ("out", "extend"):
         if isinstance(options.get(name), str):
             options[name] = Path(options[name])
@@ -276,9 +291,13 @@ def _check_same(run: RunFolder, prepared: PreparedRun, option: str) -> None:
     """Raise a `RequestError` where the weights or the data are no longer those of the run."""
     from harness.tasks.base import attribute
 
-    known = run.manifest()["fingerprints"]
-    if known.get("weights") != prepared.adapter.digest:
-        raise RequestError(f"{option} {run.folder}: its run had other weights of {prepared.adapter.name!r}; name another folder")
+    known, adapter = run.manifest()["fingerprints"], prepared.adapter
+    if known.get("weights") != adapter.digest:
+        raise RequestError(f"{option} {run.folder}: its run had other weights of {adapter.name!r}; name another folder")
+    beside = beside_weights(adapter)
+    for part, what in (("companion", "another companion"), ("chat_template", "another chat template")):
+        if known.get(part, digest := beside[part]) != digest:
+            raise RequestError(f"{option} {run.folder}: its run had {what} of {adapter.name!r}; name another folder")
     if known.get("data") != attribute(prepared.task, "digest"):
         raise RequestError(f"{option} {run.folder}: its run had other data of {prepared.task.info.name!r}; name another folder")
 

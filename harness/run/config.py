@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.errors import RequestError, nearest
 from harness.files import read_toml
+from harness.models.load_options import LoadOptions
 from harness.store.schema import HANDLING_OPTIONS
 
 DEFAULT_METHODS = ("none", "random", "sts", "fastv", "sparsevlm", "tome")
@@ -47,6 +48,10 @@ class CompareConfig:
     revision: str | None = None  # of a hub id: branch, tag or commit
     device_map: str | None = None  # as accelerate understands it
     quantize: int | None = None  # bits a weight of the LLM: 4 or 8
+    chat_template: str | None = None  # file of the chat template that takes the place of the checkpoint's
+    companion: str | None = None  # folder or hub id of the CLIP that takes the place of the one that is known
+    max_pixels: int | None = None  # of an image; one of more is shrunk
+    image_size: str | None = None  # longer side of every image, or width x height
     latency: bool = True
     sharing: bool = True
     memory: bool = False
@@ -60,6 +65,11 @@ class CompareConfig:
     prompt: str = "{question}"
     plugin: tuple[str, ...] = ()
     self_check: bool = True  # the model is held against `generate` first
+
+    @property
+    def loading(self) -> LoadOptions:
+        """How the model is to be loaded."""
+        return LoadOptions.of(self)
 
     def checked(self) -> CompareConfig:
         """Return the request itself, or raise a `RequestError` for the first thing in it that cannot be."""
@@ -75,8 +85,7 @@ class CompareConfig:
                 raise RequestError(f"{option} {value}: must be {bound}{what}")
         if "{question}" not in self.prompt:
             raise RequestError(f"--prompt {self.prompt!r}: must hold {{question}}, which stands for the question")
-        if self.quantize not in (None, 4, 8):
-            raise RequestError(f"--quantize {self.quantize}: choose 4 or 8 bits")
+        self.loading.checked()
         if self.ray is not None and not re.fullmatch(r"auto|local|(ray://)?[\w.:\[\]-]+:\d{1,5}", self.ray):
             raise RequestError(f"--ray {self.ray!r}: write auto, local, HOST:PORT or ray://HOST:PORT")
         if not 0 < self.margin < 1:
@@ -132,7 +141,10 @@ def restored(where: str, stored: Mapping[str, Any]) -> CompareConfig:
     return CompareConfig(**found)
 
 
-_OPTIONAL = {"workers": int, "ray": str, "max_new_tokens": int, "revision": str, "device_map": str, "quantize": int}
+_OPTIONAL = {
+    "workers": int, "ray": str, "max_new_tokens": int, "revision": str, "device_map": str, "quantize": int, "chat_template": str,
+    "companion": str, "max_pixels": int, "image_size": str,
+}  # fmt: skip
 """Options that may be left open, and what they hold where they are not."""
 
 
@@ -147,6 +159,8 @@ def _of_type(where: str, key: str, value: Any, default: Any) -> Any:
         return tuple(map(str, values))
     name = key.replace("-", "_")
     if name in _OPTIONAL:
+        if name == "image_size" and type(value) is int:
+            return str(value)
         if type(value) is _OPTIONAL[name]:
             return value
         wanted = "a text" if _OPTIONAL[name] is str else "a whole number"

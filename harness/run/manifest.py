@@ -55,7 +55,12 @@ def manifest_of(config: CompareConfig, adapter: Adapter, task: Task) -> dict[str
         "dtype": str(adapter.dtype).removeprefix("torch."),
         "grid": list(adapter.shape.grid),
         "versions": {"prunescope": _own_version(), "python": sys.version.split()[0], **_versions()},
-        "fingerprints": {"weights": adapter.digest, "code": code_digest(config.plugin), "data": attribute(task, "digest")},
+        "fingerprints": {
+            "weights": adapter.digest,
+            **beside_weights(adapter),
+            "code": code_digest(config.plugin),
+            "data": attribute(task, "digest"),
+        },
         "budgets": list(config.keep),
         "task_info": {k: v for k, v in asdict(task.info).items() if k != "families"},
         "hub": hub_facts(config, task),
@@ -80,15 +85,26 @@ def hub_facts(config: CompareConfig, task: Task) -> dict[str, Any]:
     from harness.models.companion import KNOWN
 
     found: dict[str, Any] = {}
+    names: dict[str, tuple[str, str | None]] = {}
     if config.model not in EMBEDDED and config.model not in plugged() and not Path(config.model).is_dir():
         names = {"model": (config.model, config.revision), "companion": (KNOWN.get(config.model, ""), None)}
-        for role, (name, revision) in names.items():
-            if name and (snapshot := cached("model", name, revision)) is not None:
-                found[role] = {"repository": name, "revision": snapshot.commit}
+    if config.companion is not None:
+        names["companion"] = ("" if Path(config.companion).is_dir() else config.companion, None)
+    for role, (name, revision) in names.items():
+        if name and (snapshot := cached("model", name, revision)) is not None:
+            found[role] = {"repository": name, "revision": snapshot.commit}
     origin = getattr(task, "origin", None)
     if origin is not None:
         found["data"] = origin.facts()
     return found
+
+
+def beside_weights(adapter: Adapter) -> dict[str, str | None]:
+    """Return digests of what answers depend on beside the model's weights: its companion and its chat template; None for none."""
+    from harness.models.chat_template import template_digest
+
+    companion = None if adapter.companion is None else adapter.companion.digest
+    return {"companion": companion, "chat_template": template_digest(adapter.processor)}
 
 
 def add_notes(run: RunFolder, notes: Sequence[str]) -> None:

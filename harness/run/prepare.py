@@ -76,10 +76,8 @@ def prepare(config: CompareConfig, samples: int | None = None, task: Task | None
     interrupts.check()
     asked_for(config.methods)
     task = task if task is not None else registry.create(config.task)
-    adapter = hf.load(
-        config.model, pick_device(config.device), config.dtype,
-        revision=config.revision, device_map=config.device_map, quantize=config.quantize,
-    )  # fmt: skip
+    adapter = hf.load(config.model, pick_device(config.device), config.dtype, options=config.loading)
+    adapter.check_template()
     interrupts.check()
     drawn = task.samples(config.samples, config.seed)
     found = list(islice(drawn, config.samples) if samples is None else islice(filter(_readable, drawn), samples))

@@ -16,6 +16,7 @@ from harness.engine.engine import Engine
 from harness.errors import RequestError
 from harness.models import hf
 from harness.models.adapter import Adapter
+from harness.models.load_options import LoadOptions
 from harness.progress import progress
 from harness.run.batch_run import stream
 from harness.run.config import CompareConfig, load_plugins
@@ -52,6 +53,9 @@ class ProfileConfig:
     revision: str | None = None
     device_map: str | None = None
     quantize: int | None = None
+    companion: str | None = None
+    max_pixels: int | None = None
+    image_size: str | None = None
     plugin: tuple[str, ...] = ()
     self_check: bool = True
 
@@ -64,10 +68,8 @@ class ProfileConfig:
             raise RequestError(f"--text-tokens {self.text_tokens}: at least 2, one before the image and one after")
         if self.layers is not None and not self.random_weights:
             raise RequestError("--layers: only with --random-weights; a trained model has the layers it has")
-        for name in ("revision", "device_map", "quantize") if self.random_weights else ():
-            if getattr(self, name) is not None:
-                option = name.replace("_", "-")
-                raise RequestError(f"--{option}: is about trained weights; leave it or --random-weights away")
+        for option in LoadOptions.of(self).checked().given if self.random_weights else ():
+            raise RequestError(f"{option}: is about trained weights; leave it or --random-weights away")
         return self
 
 
@@ -198,10 +200,7 @@ def _adapter(config: ProfileConfig) -> Adapter:
 
     device = pick_device(config.device)
     if not config.random_weights:
-        return hf.load(
-            config.model, device, config.dtype,
-            revision=config.revision, device_map=config.device_map, quantize=config.quantize,
-        )  # fmt: skip
+        return hf.load(config.model, device, config.dtype, options=LoadOptions.of(config))
     kind = config.dtype if config.dtype != "auto" else ("float32" if device == "cpu" else "bfloat16")
     return random_model(config.model, device, getattr(torch, kind), config.layers, config.seed)
 

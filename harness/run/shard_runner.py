@@ -19,7 +19,7 @@ from harness.errors import RequestError
 from harness.run.batch_run import BatchRun
 from harness.run.config import CompareConfig, load_plugins
 from harness.run.failures import IsolatedRun, of_sample, out_of_memory
-from harness.run.manifest import code_digest
+from harness.run.manifest import beside_weights, code_digest
 from harness.run.plan import Cell
 from harness.run.prepare import PreparedRun, prepare
 from harness.run.shards import Shard, ShardResult
@@ -245,6 +245,7 @@ def fingerprints(config: CompareConfig, prepared: PreparedRun) -> dict[str, str]
     return {
         "code of prunescope or a plug-in": code_digest(config.plugin),
         "weights": str(prepared.adapter.digest),
+        "companion or chat template": str(beside_weights(prepared.adapter)),
         "data": str(attribute(prepared.task, "digest")),
         "questions": asked.hexdigest()[:16],
         "versions": f"torch {version('torch').partition('+')[0]}, transformers {version('transformers')}",

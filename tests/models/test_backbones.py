@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from functools import cache
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from harness.bridges.pruned import prune
 from harness.errors import RequestError
+from harness.models import hf
 from harness.models.adapter import Adapter
 from harness.models.backbones import BACKBONES
 from harness.models.configuration import read_shape, understood
@@ -158,6 +160,18 @@ def test_prune_refuses_a_backbone_by_name(kind):
     facts = {"granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2}, "opt": {"word_embed_proj_dim": 48}}
     model = transformers.AutoModelForImageTextToText.from_config(configured("llava", kind, **facts.get(kind, {})))
     one_line(lambda: prune(model, "divprune", keep=4), f"text backbone {kind!r} of llava is not supported")
+
+
+def test_a_folder_is_refused_by_its_configuration_before_its_weights_are_loaded(tmp_path):
+    """Weights there are none: what is wrong with the configuration is said first."""
+    (tmp_path / "model.safetensors").touch()
+    for change, said in (
+        ({"text_config": {"model_type": "phi"}}, "text backbone 'phi' of llava is not supported, since"),
+        ({"vision_feature_layer": -9}, "vision_feature_layer -9 is none of 3 tower layers"),
+        ({"vision_feature_layer": 9}, "vision_feature_layer 9 is none of 3 tower layers"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(FAMILIES["llava"][0]().to_dict() | change))
+        one_line(lambda: hf.load(str(tmp_path)), said)
 
 
 def test_backbones_of_one_family_alone_are_named_there():

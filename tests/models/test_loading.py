@@ -17,6 +17,7 @@ from harness.models.adapter import Adapter
 from harness.models.catalogue import GROUP
 from harness.models.configuration import check_configuration
 from harness.models.families import FAMILIES
+from harness.models.load_options import LoadOptions
 from harness.models.relatives import relation
 from tests.hub.conftest import NOBODY, point_to
 from tests.models.conftest import FAMILIES as FAMILIES_OF_TESTS
@@ -151,9 +152,10 @@ def test_what_is_missing_is_said_with_the_command_that_brings_it(monkeypatch, fo
     monkeypatch.setattr(hf, "find_spec", lambda package: None)
     made = folder(model_type="smolvlm")
     one_line(lambda: hf.load(made), "needs torchvision, num2words: pip install torchvision num2words")
-    one_line(lambda: hf.load("tiny", device_map="auto"), "--device-map auto needs accelerate: pip install accelerate")
-    one_line(lambda: hf.load("tiny", quantize=4), "pip install accelerate bitsandbytes")
-    one_line(lambda: hf.load("tiny", quantize=3), "choose 4 or 8 bits")
+    spread = LoadOptions(device_map="auto")
+    one_line(lambda: hf.load("tiny", options=spread), "--device-map auto needs accelerate: pip install accelerate")
+    one_line(lambda: hf.load("tiny", options=LoadOptions(quantize=4)), "pip install accelerate bitsandbytes")
+    one_line(lambda: hf.load("tiny", options=LoadOptions(quantize=3)), "choose 4 or 8 bits")
 
 
 def test_fewer_bits_are_for_the_llm_alone(family):
@@ -173,14 +175,15 @@ def test_fewer_bits_are_for_the_llm_alone(family):
 def test_experts_cannot_have_fewer_bits(family, monkeypatch, tmp_path):
     monkeypatch.setattr(hf, "find_spec", lambda package: True)
     family.adapter.config.save_pretrained(tmp_path)
-    one_line(lambda: hf.load(str(tmp_path), quantize=4), "--quantize 4: bitsandbytes leaves experts as they are", "most weights")
+    few = LoadOptions(quantize=4)
+    one_line(lambda: hf.load(str(tmp_path), options=few), "--quantize 4: bitsandbytes leaves experts as they are", "most weights")
 
 
 def test_a_hub_id_out_of_reach_is_one_line_with_its_revision(monkeypatch):
     point_to(NOBODY, monkeypatch)
     command = "hf download nobody/nothing --revision v1"
-    one_line(lambda: hf.load("nobody/nothing", revision="v1"), "not in the local cache", command)
-    one_line(lambda: hf.load("tiny", revision="v1"), "has no revisions")
+    one_line(lambda: hf.load("nobody/nothing", options=LoadOptions(revision="v1")), "not in the local cache", command)
+    one_line(lambda: hf.load("tiny", options=LoadOptions(revision="v1")), "has no revisions")
 
 
 @pytest.mark.parametrize("kind", ["Idefics3Config", "SmolVLMConfig"])
@@ -252,7 +255,7 @@ def test_models_of_other_packages(monkeypatch):
     assert {"name": "mine", "kind": "of another package: their_package:mine"} in rows("models")
     one_line(lambda: hf.load("wrong"), "their_package:wrong gives a int; its function must give an Adapter")
     one_line(lambda: hf.load("broken"), "cannot be made (ZeroDivisionError")
-    one_line(lambda: hf.load("mine", revision="v2"), "--revision", "a device and a dtype alone")
+    one_line(lambda: hf.load("mine", options=LoadOptions(revision="v2")), "--revision", "a device and a dtype alone")
     one_line(lambda: hf.load("nothing"), "embedded: tiny, mine, wrong, broken")
 
 
@@ -268,11 +271,11 @@ def test_what_a_request_says_of_a_model_reaches_its_loading(monkeypatch, tmp_pat
     older = {name: value for name, value in plain(CompareConfig()).items() if name not in ("revision", "device_map", "quantize")}
     assert identity(older) == identity(plain(CompareConfig()))
 
-    def load(name, device, dtype, **words):
-        raise RequestError(str(words))
+    def load(name, device, dtype, options):
+        raise RequestError(str(options.given))
 
     monkeypatch.setattr(hf, "load", load)
-    one_line(lambda: prepare(config), str({"revision": "v2", "device_map": "auto", "quantize": 4}))
+    one_line(lambda: prepare(config), str({"--revision": "v2", "--device-map": "auto", "--quantize": 4}))
     one_line(lambda: CompareConfig(quantize=3).checked(), "--quantize 3: choose 4 or 8 bits")
     file.write_text("revision = 2\n")
     one_line(lambda: read_file(file), "revision = 2 must be a text")

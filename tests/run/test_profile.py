@@ -126,17 +126,18 @@ def test_from_the_command_line(small, capsys):
 def test_how_trained_weights_are_loaded_reaches_the_loader(command, monkeypatch, capsys):
     asked = []
 
-    def load(name, *arguments, **words):
-        asked.append((name, words))
+    def load(name, *arguments, options=None):
+        asked.append((name, (options or arguments[-1]).given))
         raise RequestError("seen")
 
     monkeypatch.setattr(hf, "load", load)
-    options = "--model a/b --revision v2 --device-map auto --quantize 4"
+    options = "--model a/b --revision v2 --device-map auto --quantize 4 --companion clip --max-pixels 4096"
     with pytest.raises(SystemExit) as stop:
         main([*command.split(), *options.split()])
     assert stop.value.code == 2
     assert capsys.readouterr().err == "error: seen\n"
-    assert asked == [("a/b", {"revision": "v2", "device_map": "auto", "quantize": 4})]
+    given = {"--revision": "v2", "--device-map": "auto", "--quantize": 4, "--companion": "clip", "--max-pixels": 4096}
+    assert asked == [("a/b", given)]
 
 
 def test_what_the_rounds_gave_by_cell_and_stage():

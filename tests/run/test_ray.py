@@ -174,7 +174,8 @@ def test_a_model_on_a_gpu_gets_one_worker_a_gpu(monkeypatch, gpus, shards, worke
     monkeypatch.setattr(ray, "nodes", lambda: nodes + [{"Alive": False, "Resources": {"CPU": 16.0, "GPU": 8.0}}])
     weight = SimpleNamespace(device=torch.device("cuda", 0), numel=lambda: 1, element_size=lambda: 2)
     model = SimpleNamespace(parameters=lambda: [weight], state_dict=lambda: {"weight": weight})
-    adapter = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, digest="0", model=model)
+    beside = {"companion": None, "processor": None}
+    adapter = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, digest="0", model=model, **beside)
     prepared = SimpleNamespace(adapter=adapter, samples=[], task=None)
     source, needs = source_for_cluster(CompareConfig(ray="auto"), prepared), model_needs(prepared)
     assert (source.config.device, source.config.dtype, source.config.ray) == ("cuda", "bfloat16", None)
