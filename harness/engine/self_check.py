@@ -103,7 +103,7 @@ def check_model(adapter: Adapter) -> SelfCheck:
     Raises:
         RequestError: where the model's processor and chat template make no prompt that the engine can take.
     """
-    image = picture()
+    image = adapter.picture_size.bring(picture())  # once for both sides: it stays as it is where it has that size
     return self_check(adapter, lambda: _engine_traces(adapter, image), lambda: _generated(adapter, image))
 
 

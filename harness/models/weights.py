@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -85,11 +86,11 @@ def load_whole(
 
 def _check_size(what: str, model_class: Any, folder: Path) -> None:
     """Raise a `RequestError` where a configuration asks for far more weights than there are, before memory is taken for them."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     held = 0
     for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as content:
+        with suppress(SafetensorError), safe_open(file, framework="pt") as content:  # loading says what is wrong with a file
             held += sum(prod(content.get_slice(key).get_shape()) for key in content.keys())  # noqa: SIM118  # no mapping
     with torch.device("meta"):
         asked = sum(weight.numel() for weight in model_class(model_class.config_class.from_pretrained(folder)).parameters())

@@ -96,6 +96,7 @@ def _key(adapter: Adapter, plugins: tuple[str, ...]) -> str:
         "weights": adapter.digest,
         "configuration": adapter.config.to_json_string(use_diff=False),
         "processor": _described(adapter.processor),
+        "picture_size": repr(adapter.picture_size),
         "chat_template": str(getattr(adapter.processor, "chat_template", None)),
         "code": code_digest(plugins),
         "versions": [version(package) for package in ("transformers", "torch")],

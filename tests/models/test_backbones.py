@@ -167,8 +167,8 @@ def test_a_folder_is_refused_by_its_configuration_before_its_weights_are_loaded(
     (tmp_path / "model.safetensors").touch()
     for change, said in (
         ({"text_config": {"model_type": "phi"}}, "text backbone 'phi' of llava is not supported, since"),
-        ({"vision_feature_layer": -9}, "vision_feature_layer -9 is none of 3 tower layers"),
-        ({"vision_feature_layer": 9}, "vision_feature_layer 9 is none of 3 tower layers"),
+        ({"vision_feature_layer": -9}, "vision_feature_layer -9: the tower has no layer -9"),
+        ({"vision_feature_layer": 9}, "vision_feature_layer 9: the tower has no layer 9"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(FAMILIES["llava"][0]().to_dict() | change))
         one_line(lambda: hf.load(str(tmp_path)), said)
