@@ -89,9 +89,11 @@ def _check_size(what: str, model_class: Any, folder: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     held = 0
-    for file in folder.glob("*.safetensors"):
+    for file in folder.glob("model*.safetensors"):
         with suppress(SafetensorError), safe_open(file, framework="pt") as content:  # loading says what is wrong with a file
             held += sum(prod(content.get_slice(key).get_shape()) for key in content.keys())  # noqa: SIM118  # no mapping
+    if not held:
+        return
     with torch.device("meta"):
         asked = sum(weight.numel() for weight in model_class(model_class.config_class.from_pretrained(folder)).parameters())
     if asked > _PACKED * held:
