@@ -13,6 +13,10 @@ from methods.types import Budget, Method, ModelShape, Step
 class Blind(Method):
     """The question alone, no image at all: what guessing reaches, the zero of chance-adjusted retention."""
 
+    @property
+    def budgeted(self) -> bool:
+        return False
+
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
         return ()
 

@@ -13,5 +13,9 @@ from methods.types import Budget, Method, ModelShape, Step
 class NoPruning(Method):
     """All visual tokens: the accuracy, cost and answers that everything is measured against."""
 
+    @property
+    def budgeted(self) -> bool:
+        return False
+
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
         return ()

@@ -50,6 +50,8 @@ def schedule(shape: ModelShape, steps: Iterable[Step], grid: tuple[int, int] | N
 def plan(method: Method, shape: ModelShape, budget: Budget) -> tuple[tuple[Step, ...], Schedule]:
     """Return a method's steps at a budget, and their schedule.
 
+    A budget of all tokens leaves every token where it is, whatever the method: it has no step then.
+
     Raises:
         BudgetError: where the method cannot meet the budget on a model of this shape.
     """
@@ -57,5 +59,7 @@ def plan(method: Method, shape: ModelShape, budget: Budget) -> tuple[tuple[Step,
         raise BudgetError(f"{budget.tokens} tokens asked, at least 1 must stay")
     if budget.tokens > shape.visual_tokens:
         raise BudgetError(f"{budget.tokens} tokens asked, the image has {shape.visual_tokens}")
+    if method.budgeted and budget.tokens == shape.visual_tokens:
+        return (), schedule(shape, ())
     steps = method.steps(shape, budget)
     return steps, schedule(shape, steps, method.image_grid(shape, budget))

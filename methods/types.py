@@ -256,6 +256,7 @@ class Budget:
     tokens: int
     mode: BudgetMode = "average"
     text_tokens: float = 64.0  # LLM tokens that are not visual; mode ``flops`` needs them
+    share: float | None = None  # of the image's tokens, where a share was asked for: for methods that are defined by a ratio
 
 
 class BudgetError(ValueError):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from methods.keep import Keep
 from metrics.arrays import Flags, Floats, Whole
 from metrics.clusters import aligned, cluster_codes
 from metrics.ranks import within_rank_sums
@@ -29,7 +30,7 @@ class CellColumns:
     """One method at one budget, and what is known of each of its questions."""
 
     method: str
-    keep: int | None  # tokens of the budget; None where a budget means nothing
+    keep: Keep | int | None  # the budget; None where it means nothing
     ranks_by: str  # family of the method
     before_llm: bool  # whether all LLM layers see the same tokens
     columns: Mapping[str, NDArray[np.generic]]  # [n] each: question, image, family as objects; score and any figures as numbers

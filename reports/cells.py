@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from methods.expressions import bare
+from methods.keep import Keep
 
 Cell = dict[str, Any]
 """One entry of ``cells`` in summary.json, as the JSON parser returns it; `number`, `interval` and `dig` read it safely."""
@@ -111,11 +112,12 @@ def role(cell: Cell) -> str:
     """Return the part a cell plays in the comparison.
 
     Returns:
-        ``whole`` (none, blind), ``control`` (random), ``bound`` (oracle), ``reference`` (downsample) or ``method``.
+        ``whole`` (none, blind, and whatever removes nothing), ``control`` (random), ``bound`` (oracle), ``reference``
+        (downsample) or ``method``.
     """
     name = method(cell)
     base = bare(name)
-    if name in WHOLE:
+    if name in WHOLE or cell.get("removes_nothing"):
         return "whole"
     if base == "random":
         return "control"
@@ -124,9 +126,18 @@ def role(cell: Cell) -> str:
     return "reference" if cell.get("reference") or base == "downsample" else "method"
 
 
-def keep(cell: Cell) -> int | None:
-    """Return the number of tokens that a cell was asked to keep, or None for cells without a budget."""
-    return None if method(cell) in WHOLE else cell.get("keep")
+def keep(cell: Cell) -> Keep | None:
+    """Return the budget that a cell was asked to keep, or None for cells without one."""
+    return None if method(cell) in WHOLE else Keep.stored(cell)
+
+
+def falling(budget: Keep | None) -> tuple[float, float]:
+    """Return what budgets are sorted by for a reader: shares before counts, the larger first within each; none before all.
+
+    >>> sorted(map(Keep.parse, ("1", "34%", "192", "100%")), key=falling)[0].shown
+    '100 %'
+    """
+    return (-2.0, 0.0) if budget is None else (-float(budget.share), -budget.value)
 
 
 @dataclass(frozen=True)
@@ -148,7 +159,7 @@ class Stratum:
         """The cell of the model that sees no image."""
         return self.only("blind")
 
-    def only(self, name: str, at: int | None = None) -> Cell | None:
+    def only(self, name: str, at: Keep | None = None) -> Cell | None:
         """Return the cell of one method at one budget, or None where it was not measured."""
         return next((c for c in self.cells if method(c) == name and keep(c) == at), None)
 
@@ -164,11 +175,11 @@ class Stratum:
         return [c for c in self.cells if role(c) != "whole"]
 
     @property
-    def budgets(self) -> list[int]:
-        """The budgets of these cells, largest first."""
+    def budgets(self) -> list[Keep]:
+        """The budgets of these cells, in the order of `falling`."""
         return sorted({k for c in self.pruned if (k := keep(c)) is not None}, reverse=True)
 
-    def at(self, k: int | None) -> list[Cell]:
+    def at(self, k: Keep | None) -> list[Cell]:
         """Return the pruned cells at one budget, best first."""
         return [c for c in self.pruned if keep(c) == k]
 
@@ -189,11 +200,10 @@ def in_order(cells: list[Cell]) -> list[Cell]:
     Where no answers are known, the one that agrees more often with the unpruned model comes first.
     """
 
-    def key(cell: Cell) -> tuple[bool, int, float, str]:
-        k = keep(cell)
+    def key(cell: Cell) -> tuple[tuple[float, float], float, str]:
         accuracy = number(cell, "accuracy")
         rank = number(cell, "loyalty.agreement") if accuracy is None else accuracy
-        return (k is not None, -(k or 0), math.inf if rank is None else -rank, method(cell))
+        return (falling(keep(cell)), math.inf if rank is None else -rank, method(cell))
 
     return sorted(cells, key=key)
 

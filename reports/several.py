@@ -7,8 +7,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from methods.keep import Keep
 from reports import wording
-from reports.cells import WHOLE, Cell, Interval, dig, interval, number
+from reports.cells import WHOLE, Cell, Interval, dig, falling, interval, number
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _DRAWN = 40  # rows of the figure
@@ -37,7 +38,7 @@ class Aligned:
     """One row of the page: the cell in each run, None where a run has none, and each other run's difference to the first."""
 
     method: str
-    keep: int | None
+    keep: Keep | None
     budget: str
     apart: str  # what else tells it from another row
     cells: tuple[Shown | None, ...]
@@ -106,15 +107,15 @@ def render(several: Several) -> str:
     return encodable(page)
 
 
-def _place(row: Aligned) -> tuple[bool, int, float, str]:
+def _place(row: Aligned) -> tuple[bool, tuple[float, float], float, str]:
     """Whole cells first, budgets falling, the more accurate in the first run that has it first."""
     known = [number(c.entry, "accuracy") for c in row.cells if c is not None]
     best = next((v for v in known if v is not None), -1.0)
-    return (row.method not in WHOLE, -(row.keep or 0), -best, row.method)
+    return (row.method not in WHOLE, falling(row.keep), -best, row.method)
 
 
 def _name(row: Aligned) -> str:
-    name = row.method if row.keep is None else f"{row.method} at {row.keep}"
+    name = row.method if row.keep is None else f"{row.method} at {row.keep.shown}"
     return f"{name}, {row.apart}" if row.apart else name
 
 

@@ -33,7 +33,7 @@ class Prunescope(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its 
     Args:
         pretrained: an embedded model, a folder or a hub id.
         method: name or expression; see ``python -m harness list methods``.
-        keep: visual tokens of a prompt, as a count or as a share below 1.
+        keep: visual tokens of a prompt, as a count or, with a point or a %, as a share; 1.0 is all.
         budget: how they are counted, ``average``, ``final`` or ``flops``.
         device: by default a GPU where there is one.
         dtype: of the weights; ``auto`` is float32 on a CPU and bfloat16 elsewhere.
@@ -59,7 +59,7 @@ class Prunescope(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its 
         self,
         pretrained: str = "tiny",
         method: str = "sts",
-        keep: float = 64,
+        keep: float | str = 64,
         budget: str = "average",
         device: str | None = None,
         dtype: str = "auto",

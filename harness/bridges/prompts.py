@@ -18,6 +18,7 @@ from harness.models.adapter import Adapter
 from harness.models.prompt import ImageSpan, PixelBatch
 from harness.models.signal_sources import given_by
 from harness.run.batch_run import stream
+from methods.keep import Keep
 from methods.registry import MethodError, canonical, create, entry, parse, split
 from methods.schedule import plan
 from methods.types import SIGNAL_NAMES, Budget, BudgetError, BudgetMode, ModelShape, Step
@@ -61,7 +62,8 @@ class PromptPruner:
 
     Args:
         method: its name or expression.
-        keep: visual tokens of a prompt, as a count or as a share below 1; a prompt of fewer keeps all of them.
+        keep: visual tokens of a prompt: a whole number is a count, one with a point or a text such as ``34%`` a share; a prompt
+            of fewer tokens keeps all of them.
         budget: how they are counted, ``average``, ``final`` or ``flops``.
         seed: of methods that draw random numbers.
         parameters: of the method; an expression may hold them instead.
@@ -70,14 +72,16 @@ class PromptPruner:
         ValueError: for an unknown method, parameter or budget.
     """
 
-    def __init__(self, method: str, keep: float, budget: str, seed: int, parameters: dict[str, Any]) -> None:
+    def __init__(self, method: str, keep: float | str, budget: str, seed: int, parameters: dict[str, Any]) -> None:
         self.expression = canonical(_expression(method, parameters))
         self.method = create(self.expression)
         if budget not in get_args(BudgetMode):
             raise RequestError(f"budget={budget!r}: {nearest(str(budget), get_args(BudgetMode))}")
-        if isinstance(keep, bool) or not isinstance(keep, int | float) or not (0 < keep < 1 or (keep >= 1 and keep == int(keep))):
-            raise RequestError(f"keep={keep!r}: give a count of visual tokens, or a share of them below 1")
-        self.keep, self.mode, self.seed = keep, cast(BudgetMode, budget), seed
+        try:
+            self.keep = Keep.asked(keep)
+        except ValueError as error:
+            raise RequestError(f"keep={keep!r}: {error}") from None
+        self.mode, self.seed = cast(BudgetMode, budget), seed
         self._planned: dict[tuple[ModelShape, float], tuple[Step, ...]] = {}
 
     @property
@@ -87,21 +91,25 @@ class PromptPruner:
 
     def budget(self, available: int, text_tokens: float) -> Budget:
         """Return the budget of a prompt with so many visual tokens and so many others."""
-        count = max(1, round(self.keep * available)) if self.keep < 1 else int(self.keep)
-        return Budget(min(count, available) if self.method.budgeted else available, self.mode, text_tokens)
+        count = self.keep.tokens(available) if self.method.budgeted else available
+        return Budget(count, self.mode, text_tokens, self.keep.value if self.keep.share else None)
 
     def steps(self, shape: ModelShape, text_tokens: float = 64.0) -> tuple[Step, ...]:
         """Return the steps of the method on a model of this shape, for a prompt of so many text tokens; none if all may stay."""
         key = shape, text_tokens if self.mode == "flops" else 0.0
         if key not in self._planned:
-            budget = self.budget(shape.visual_tokens, text_tokens)
-            every = self.method.budgeted and budget.tokens >= shape.visual_tokens
-            self._planned[key] = () if every else plan(self.method, shape, budget)[0]
+            self._planned[key] = plan(self.method, shape, self.budget(shape.visual_tokens, text_tokens))[0]
         return self._planned[key]
 
     def grid(self, shape: ModelShape) -> tuple[int, int] | None:
         """Return the grid to which an image is shrunk before the tower; (0, 0) for no image; None for as it is."""
-        return self.method.image_grid(shape, self.budget(shape.visual_tokens, 64.0))
+        budget = self.budget(shape.visual_tokens, 64.0)
+        whole = self.method.budgeted and budget.tokens == shape.visual_tokens
+        return None if whole else self.method.image_grid(shape, budget)
+
+    def shrinks(self, shape: ModelShape) -> bool:
+        """Return whether the method acts on the image itself, before the tower: shrinks it, or leaves it out."""
+        return self.method.image_grid(shape, Budget(1)) is not None
 
     def check(self, adapter: Adapter) -> None:
         """Check that the method can run on a model.

@@ -41,7 +41,7 @@ _OWN = frozenset({"plain", "processor", "pruner", "visual_tokens", "self_check",
 def prune(
     model: Any,  # of transformers
     method: str = "sts",
-    keep: float = 64,
+    keep: float | str = 64,
     budget: str = "average",
     processor: Any = None,  # of transformers
     seed: int = 0,
@@ -54,8 +54,8 @@ def prune(
         model: of a supported family (`harness.models.families`), as ``from_pretrained`` gives it. It is not copied; its
             attention is set to SDPA.
         method: name or expression, as in ``python -m harness list methods``.
-        keep: visual tokens of a prompt, all its images together, as a count or as a share below 1. A prompt of fewer
-            keeps all of them.
+        keep: visual tokens of a prompt, all its images together: a whole number is a count, a number with a point, or a
+            text such as ``"34%"``, a share; ``1.0`` is all of them. A prompt of fewer keeps all.
         budget: how they are counted: their mean over the LLM's layers (``average``), in the last layer (``final``), or
             by FLOPs (``flops``).
         processor: the model's. Needed by SmolVLM and Idefics3, and by methods that read the question in a joint space;
@@ -119,7 +119,7 @@ class PrunedModel:
         if pruner.joint:
             self._companion = _joint_space(name, processor, getattr(plain.config, "vision_config", None))
         pruner.check(self.adapter)
-        if pruner.grid(self.adapter.shape) is not None:
+        if pruner.shrinks(self.adapter.shape):
             raise RequestError(f"method {pruner.expression!r} acts on the image itself: change what the processor is given")
 
     @property

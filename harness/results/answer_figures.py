@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.results.cell_kinds import is_competitor
+from harness.results.cell_kinds import is_competitor, removes_nothing
 from harness.results.types import Floats, Integers, JsonObject
+from methods.keep import Keep
 from metrics import accuracy as acc
 from metrics import evidence
 from metrics.statistics import Estimate, bootstrap_mean, holm, mcnemar_exact, paired_difference
@@ -40,29 +41,30 @@ ScoredCells = Sequence[tuple[int, JsonObject, CellScores]]
 """The cells of a run, each with its id, its facts and its scores."""
 
 
-def best_methods(cells: ScoredCells) -> dict[int, str]:
+def best_methods(cells: ScoredCells) -> dict[Keep, str]:
     """Return the most accurate competitor at each budget, the first of equals.
 
     Args:
         cells: of a run, in its order; those that are no competitors, have no budget or no score are passed over.
 
     Returns:
-        Method expressions by number of tokens kept.
+        Method expressions by budget.
     """
-    best: dict[int, tuple[float, str]] = {}
+    best: dict[Keep, tuple[float, str]] = {}
     for _, facts, scores in cells:
-        if not is_competitor(facts) or facts["keep"] is None or not scores.scored:
+        keep = Keep.stored(facts)
+        if not is_competitor(facts) or keep is None or not scores.scored:
             continue
         level = float(np.nanmean(scores.score))
-        if facts["keep"] not in best or level > best[facts["keep"]][0]:
-            best[facts["keep"]] = level, facts["method"]
+        if keep not in best or level > best[keep][0]:
+            best[keep] = level, facts["method"]
     return {keep: method for keep, (_, method) in best.items()}
 
 
 def answer_figures(
     own: CellScores,
-    by_name: Mapping[tuple[str, int | None], CellScores],
-    winners: Mapping[int, str],
+    by_name: Mapping[tuple[str, Keep | None], CellScores],
+    winners: Mapping[Keep, str],
     facts: JsonObject,
     seed: int,
     margin: float,
@@ -82,7 +84,7 @@ def answer_figures(
         ``families`` is by place in `RunQuestions.families`; the differences of `TESTS` are `PairedDifference` still, for
         `adjust_for_multiple_tests`.
     """
-    scores, images, keep = own.score, own.image, facts["keep"]
+    scores, images, keep = own.score, own.image, Keep.stored(facts)
     seen = images[own.answered]
     out: JsonObject = {"n": len(seen), "n_images": _distinct(seen), **dict.fromkeys(_FIGURES)}
     if not own.scored:  # a task without answers ranks by loyalty alone
@@ -90,14 +92,15 @@ def answer_figures(
     out["accuracy"] = acc.accuracy(scores, images, seed=seed)
     out["families"] = acc.by_family(scores, own.family, images, seed=seed)
     none, blind, small = (by_name.get(key) for key in (("none", None), ("blind", None), ("downsample", keep)))
-    rivals = {"none": none if facts["method"] != "none" else None, "like": by_name.get((facts["like"], keep))}
-    winner = winners.get(keep)
+    whole = removes_nothing(facts)  # it is none itself: there is nothing to test
+    rivals = {} if whole else {"none": none if facts["method"] != "none" else None, "like": by_name.get((facts["like"], keep))}
+    winner = None if keep is None else winners.get(keep)
     if winner is not None and winner != facts["method"] and is_competitor(facts):
         rivals["winner"] = by_name[winner, keep]
     for name, rival in rivals.items():
         if rival is not None:
             out[f"difference_{name}"] = paired_difference(scores, rival.score, images, seed=seed)
-    if out["n_images"] == len(seen):  # questions of one image are not independent, as the test asks
+    if out["n_images"] == len(seen) and not whole:  # questions of one image are not independent, as the test asks
         there = {name: rival.score for name, rival in rivals.items() if rival is not None}
         out["mcnemar"] = {name: mcnemar_exact(*_common(scores, rival_scores)) for name, rival_scores in there.items()}
     if none is None:
@@ -116,7 +119,7 @@ def answer_figures(
             "p": p,
             "smallest_detectable": acc.smallest_detectable(gap.se, *size),
         }
-    if small is not None and facts["method"] not in ("none", "downsample"):
+    if small is not None and facts["method"] not in ("none", "downsample") and not whole:
         out["difficulty"] = acc.difficulty(scores, none.score, small.score, images)
     return out
 

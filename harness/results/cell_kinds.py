@@ -10,22 +10,34 @@ def is_competitor(facts: JsonObject) -> bool:
     """Return whether a cell competes for the best accuracy and is tested as a method.
 
     References do not compete, nor do random tokens, whatever their parameters: they are what methods are held against.
-    Winners and Holm's correction rest on this rule. See `is_explained` for the wider one.
+    A cell whose budget is all tokens does not compete either: it is `none` under another name. Winners and Holm's correction
+    rest on this rule. See `is_explained` for the wider one.
 
     Args:
-        facts: of a cell, or its entry of ``summary.json``: ``reference`` and ``method`` are read.
+        facts: of a cell, or its entry of ``summary.json``: ``reference``, ``method`` and ``removes_nothing`` are read.
     """
-    return not facts["reference"] and bare(facts["method"]) != "random"
+    return not facts["reference"] and bare(facts["method"]) != "random" and not removes_nothing(facts)
+
+
+def removes_nothing(facts: JsonObject) -> bool:
+    """Return whether a cell keeps all tokens of every image, so that its answers are those of `none`.
+
+    Args:
+        facts: of a cell, or its entry of ``summary.json``; older ones do not say, and count as removing some.
+    """
+    return bool(facts.get("removes_nothing"))
 
 
 def is_explained(facts: JsonObject) -> bool:
     """Return whether `explain` takes a cell as one of the methods across which it looks for what predicts accuracy.
 
     Unlike in `is_competitor`, ``random`` is a method here, as one that ranks by chance. References are left out, and so is
-    every ``random[like=...]``, which copies the schedule of a method that stands in the run itself.
+    every ``random[like=...]``, which copies the schedule of a method that stands in the run itself, and what removes nothing.
 
     Args:
-        facts: of a cell, or its entry of ``summary.json``: ``reference`` and ``method`` are read.
+        facts: of a cell, or its entry of ``summary.json``: ``reference``, ``method`` and ``removes_nothing`` are read.
     """
     method = facts["method"]
+    if removes_nothing(facts):
+        return False
     return method == "random" or not (facts["reference"] or (method.startswith("random[") and "like=" in method))

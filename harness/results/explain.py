@@ -8,6 +8,7 @@ from harness.errors import RequestError
 from harness.results.cell_kinds import is_explained
 from harness.results.types import JsonObject
 from harness.store.runs import RunFolder
+from methods.keep import Keep, keep_facts
 from metrics.explain import LISTS, STRATA, CellColumns, correlations, strata
 
 _SHOWN = 10  # figures of a list; JSON has all
@@ -23,7 +24,7 @@ def explain(run: RunFolder, seed: int = 0) -> JsonObject:
     """Return what predicts accuracy in a run, from its folder alone.
 
     Correlations take the cells whose kept tokens were analysed; strata take mergers too. References are left out of
-    both, but `random` is a method here: see `cell_facts.is_explained`.
+    both, but `random` is a method here: see `cell_kinds.is_explained`.
 
     Args:
         run: a finished run of which some images were analysed.
@@ -31,7 +32,7 @@ def explain(run: RunFolder, seed: int = 0) -> JsonObject:
 
     Returns:
         ``n_images`` analysed; ``correlations``, see `metrics.explain.correlations`; ``complexity``, see
-        `metrics.explain.strata`. Plain numbers, fit for JSON.
+        `metrics.explain.strata`, with ``keep_label`` beside ``keep``. Plain numbers, fit for JSON.
 
     Raises:
         RequestError: where the folder holds no finished run, or no image of it was analysed.
@@ -55,15 +56,21 @@ def explain_if_analysed(run: RunFolder, seed: int = 0) -> JsonObject | None:
         if facts["skipped"] is not None or not is_explained(facts):
             continue
         schedule = facts.get("schedule") or ()
-        known = facts["method"], facts["keep"], _family(facts), len(set(schedule)) == 1
+        known = facts["method"], Keep.stored(facts), _family(facts), len(set(schedule)) == 1
         all_methods.append(CellColumns(*known, run.columns(ident, questions)))
         if facts["prunes"]:
             pruners.append(CellColumns(*known, run.analysis(ident)))
     return {
         "n_images": len(complexity),
         "correlations": correlations(pruners, seed),
-        "complexity": strata(all_methods, complexity, seed),
+        "complexity": _told(strata(all_methods, complexity, seed)),
     }
+
+
+def _told(found: JsonObject) -> JsonObject:
+    """What `strata` found, its budgets as JSON holds them: ``keep`` and ``keep_label``."""
+    by_budget = {name: [row | keep_facts(row["keep"]) for row in found[name]] for name in ("rows", "interactions")}
+    return {**found, **by_budget}
 
 
 def _family(facts: JsonObject) -> str:
@@ -120,15 +127,16 @@ def _strata_text(found: JsonObject) -> list[str]:
         "By image complexity (effective rank of all visual tokens), accuracy in percent of each family of methods.\n"
         + "The winner is chosen on the same answers on which it is compared."
     ]
-    for keep in dict.fromkeys(row["keep"] for row in found["rows"]):
-        rows = {row["stratum"]: row for row in found["rows"] if row["keep"] == keep}
+    for keep in dict.fromkeys(map(Keep.stored, found["rows"])):
+        rows = {row["stratum"]: row for row in found["rows"] if Keep.stored(row) == keep}
         names = [name for name in STRATA if name in rows]
         here = [rows[name] for name in names]
         families = list(dict.fromkeys(family for row in here for family in row["families"]))
         cells = {
             family: next(row["families"][family]["cells"] for row in here if family in row["families"]) for family in families
         }
-        table = [(f"keep {keep}", *(f"{name} ({spans[name]['lo']:.1f} to {spans[name]['hi']:.1f})" for name in names))]
+        kept = "-" if keep is None else keep.shown
+        table = [(f"keep {kept}", *(f"{name} ({spans[name]['lo']:.1f} to {spans[name]['hi']:.1f})" for name in names))]
         table += [
             (f"{family} ({cells[family]})", *(_accuracy(row["families"].get(family)) for row in here)) for family in families
         ]
@@ -152,8 +160,8 @@ def _winner(row: JsonObject) -> str:
     return f"{row['winner']}{'' if sure else ' (not settled)'}"
 
 
-def _interaction_text(keep: int, interactions: Sequence[JsonObject]) -> list[str]:
-    one = next((one for one in interactions if one["keep"] == keep), None)
+def _interaction_text(keep: Keep | None, interactions: Sequence[JsonObject]) -> list[str]:
+    one = next((one for one in interactions if Keep.stored(one) == keep), None)
     if one is None:
         return ["Attention and diversity cannot be compared here: not both families are in the run."]
     move = f"{'falls' if one['value'] > 0 else 'rises'} by {100 * abs(one['value']):.1f} points"

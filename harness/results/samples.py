@@ -11,13 +11,15 @@ from typing import TextIO
 from harness.errors import RequestError, nearest
 from harness.results.spreadsheets import write_rows
 from harness.results.types import JsonObject
+from harness.store.budgets import read_keep
 from harness.store.open_runs import database
 from harness.store.runs import RunFolder
+from methods.keep import Keep
 from metrics.accuracy import ANSWERED
 from metrics.evidence import KEPT
 
 FIELDS = (
-    "method", "keep", "id", "image", "family", "question", "target", "prediction", "score", "agree", "kl", "recall",
+    "method", "keep", "keep_label", "id", "image", "family", "question", "target", "prediction", "score", "agree", "kl", "recall",
     "kept_count", "failed",
 )  # fmt: skip
 """What is told of a sample, in this order."""
@@ -31,7 +33,7 @@ WHERE cell = ? {conditions} ORDER BY images.place, questions.place
 def samples(
     run: RunFolder,
     method: str | None = None,
-    keep: int | None = None,
+    keep: Keep | float | str | None = None,
     wrong: bool = False,
     family: str | None = None,
     evidence_lost: bool = False,
@@ -42,7 +44,7 @@ def samples(
     Args:
         run: finished or not.
         method: its full expression, as reports print it; all where not given.
-        keep: the budget in tokens; all where not given.
+        keep: the budget; all where not given.
         wrong: only samples that were answered wrong (a score under 0.5) or failed.
         family: only questions of this family.
         evidence_lost: only samples whose kept tokens hold less than half of the evidence.
@@ -65,11 +67,12 @@ def samples(
         raise RequestError(f"--family {family!r}: not in {run.folder}; {nearest(family, families)}")
     chosen = [(i, facts) for i, _, facts in cells if method in (None, facts["method"])]
     if keep is not None:
-        budgets = sorted({facts["keep"] for _, facts in chosen if facts["keep"] is not None})
+        keep = read_keep(keep)
+        budgets = {known for _, facts in chosen if (known := Keep.stored(facts)) is not None}
         if keep not in budgets:
-            there = f"its budgets are {', '.join(map(str, budgets))}" if budgets else "it has no budgets"
+            there = f"its budgets are {', '.join(map(str, sorted(budgets)))}" if budgets else "it has no budgets"
             raise RequestError(f"--keep {keep}: not in {run.folder}; {there}")
-        chosen = [(i, facts) for i, facts in chosen if facts["keep"] == keep]
+        chosen = [(i, facts) for i, facts in chosen if Keep.stored(facts) == keep]
     return _rows(run, chosen, wrong, family, evidence_lost, failed)
 
 
@@ -92,7 +95,7 @@ def _rows(
     query = _QUERY.format(conditions=conditions)
     for ident, facts in cells:
         for row in run.connection.execute(query, (ident, *values)):
-            yield dict(zip(FIELDS, (facts["method"], facts["keep"], *row), strict=True))
+            yield dict(zip(FIELDS, (facts["method"], facts["keep"], facts.get("keep_label"), *row), strict=True))
 
 
 def write_jsonl(rows: Iterator[JsonObject], file: TextIO) -> None:
@@ -135,6 +138,8 @@ def print_table(rows: Iterator[JsonObject], limit: int, file: TextIO | None = No
 def _cell(row: JsonObject, name: str) -> str:
     """A value as a terminal may show it: an answer must not steer it."""
     value = row[name]
+    if name == "keep" and (keep := Keep.stored(row)) is not None:
+        return keep.shown
     if name == "prediction" and row["failed"] is not None:
         value = f"failed: {row['failed']}"
     if value is None:

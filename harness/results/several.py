@@ -13,6 +13,7 @@ from harness.errors import RequestError
 from harness.files import named, write_named
 from harness.results.sample_columns import RunQuestions, read_columns
 from harness.store.runs import RunFolder
+from methods.keep import Keep
 from metrics.statistics import PairedDifference, holm, paired_difference
 from reports.several import Aligned, Difference, Setting, Several, Shown
 
@@ -26,7 +27,7 @@ class CellRow(NamedTuple):
     """The facts that put cells of different runs into the same row; model, task and seed may differ."""
 
     method: str
-    keep: int | None
+    keep: Keep | None
     budget: str
     positions: str
 
@@ -51,7 +52,7 @@ class RunColumn:
 
 
 def _row(facts: Mapping[str, Any]) -> CellRow:
-    return CellRow(facts["method"], facts["keep"], facts.get("budget") or "average", facts.get("positions") or "original")
+    return CellRow(facts["method"], Keep.stored(facts), facts.get("budget") or "average", facts.get("positions") or "original")
 
 
 def write_several(runs: Sequence[RunFolder], out: Path) -> Path:

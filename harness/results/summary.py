@@ -20,6 +20,7 @@ from harness.results.answer_figures import (
     loyalty_figures,
     seed_figures,
 )
+from harness.results.cell_kinds import removes_nothing
 from harness.results.explain import explain_if_analysed
 from harness.results.kept_token_figures import kept_token_figures
 from harness.results.sample_columns import NUMBER_COLUMNS, RunQuestions, read_columns
@@ -27,6 +28,7 @@ from harness.results.spreadsheets import write_rows
 from harness.results.types import Floats, JsonObject
 from harness.store.runs import RunFolder
 from harness.store.schema import SCHEMA_VERSION
+from methods.keep import Keep
 from metrics import latency
 from metrics.pareto import front_share
 from metrics.statistics import bootstrap_median
@@ -53,7 +55,7 @@ def summarise(run: RunFolder) -> JsonObject:
     seed, margin = manifest["config"]["seed"], manifest["config"]["margin"]
     questions = RunQuestions.of(run)
     scored_cells, read = _read(run, questions, seed)
-    by_name = {(facts["method"], facts["keep"]): scores for _, facts, scores in scored_cells if len(scores.score)}
+    by_name = {(facts["method"], Keep.stored(facts)): scores for _, facts, scores in scored_cells if len(scores.score)}
     winners = best_methods(scored_cells)
     known, usual = run.layouts(), tuple(manifest["grid"])
     timings, again = run.timings(), run.timings(1)
@@ -61,7 +63,8 @@ def summarise(run: RunFolder) -> JsonObject:
     none = next(((ident, facts) for ident, facts, _ in scored_cells if facts["method"] == "none"), None)
     cells = []
     for ident, facts, scores in scored_cells:
-        cell = {name: facts[name] for name in ("model", "task", "method", "params", "keep", "budget", "reference", "skipped")}
+        cell = {name: facts[name] for name in ("model", "task", "method", "params", "keep", "keep_label", "budget")}
+        cell |= {"reference": facts["reference"], "removes_nothing": removes_nothing(facts), "skipped": facts["skipped"]}
         cell |= {name: facts[name] for name in ("positions", "tokens", "flops", "schedule")}
         cell |= answer_figures(scores, by_name, winners, facts, seed, margin)
         cell["families"] = cell["families"] and {questions.families[i]: figure for i, figure in cell["families"].items()}
@@ -199,12 +202,12 @@ def _memory(facts: JsonObject) -> JsonObject | None:
 
 
 def _pareto(cells: Sequence[JsonObject], scored_cells: ScoredCells, timings: Mapping[int, StageTimes], seed: int) -> None:
-    """Which cells are on the front of accuracy against TTFT and against FLOPs; blind and oracle are not in it."""
+    """Which cells are on the front of accuracy against TTFT and FLOPs; blind, oracle and what removes nothing are not in it."""
     for cell in cells:
         cell["pareto"] = {"latency": None, "flops": None}
     entered = [
         (cell, ident, scores) for cell, (ident, facts, scores) in zip(cells, scored_cells, strict=True)
-        if scores.scored and facts["method"] not in ("blind", "oracle")
+        if scores.scored and facts["method"] not in ("blind", "oracle") and not removes_nothing(facts)
     ]  # fmt: skip
     flops = {ident: cell["flops"]["total"] for cell, ident, _ in entered if cell["flops"]}
     ttft = {ident: latency.ttft(times) for ident, times in timings.items()}

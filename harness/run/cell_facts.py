@@ -11,6 +11,7 @@ import numpy as np
 
 from harness.run.plan import Cell
 from harness.run.prepare import PreparedRun
+from methods.keep import keep_facts
 from methods.registry import family
 from methods.schedule import schedule
 from methods.types import ModelShape, Schedule
@@ -34,19 +35,20 @@ def planned_facts(cell: Cell, prepared: PreparedRun) -> Facts:
         where images differ, and None of a cell that is skipped.
     """
     facts: Facts = {
-        "model": cell.model, "task": cell.task, "method": cell.method, "params": cell.params, "keep": cell.keep,
+        "model": cell.model, "task": cell.task, "method": cell.method, "params": cell.params, **keep_facts(cell.keep),
         "budget": cell.mode, "positions": cell.object.positions, "seed": cell.seed, "reference": cell.reference,
         "ranks_by": family(cell.method),
         "skipped": cell.skipped, "like": cell.like, "prunes": cell.prunes, "adaptive": cell.adaptive,
-        "merges": cell.merges, "grid": cell.grid, "tokens": None, "flops": None, "schedule": None,
+        "merges": cell.merges, "grid": cell.grid, "removes_nothing": cell.removes_nothing,
+        "tokens": None, "flops": None, "schedule": None,
     }  # fmt: skip
     if cell.skipped is not None or cell.schedule is None:
         return facts
     if not cell.varies:
         facts["tower"] = [*cell.schedule.vision_attention, *cell.schedule.vision_mlp]
-        return facts | _figures([(prepared.adapter.shape, cell.schedule, 1)], prepared.text_tokens)
+        return facts | _figures(cell, [(prepared.adapter.shape, cell.schedule, 1)], prepared)
     planned = [(shape, cell.plan(shape)[1], questions) for shape, questions in prepared.asked.items()]
-    return facts | _figures(planned, prepared.text_tokens)
+    return facts | _figures(cell, planned, prepared)
 
 
 def measured_facts(cell: Cell, columns: Mapping[str, np.ndarray], prepared: PreparedRun) -> Facts:
@@ -66,10 +68,10 @@ def measured_facts(cell: Cell, columns: Mapping[str, np.ndarray], prepared: Prep
     for (shape, count), answers in kept.items():
         steps = [replace(step, after=count) for step in (cell.steps_for(shape) if cell.varies else cell.steps)]
         planned.append((shape, schedule(shape, steps), answers))
-    return _figures(planned, prepared.text_tokens)
+    return _figures(cell, planned, prepared)
 
 
-def _figures(planned: Sequence[Planned], text_tokens: float) -> Facts:
+def _figures(cell: Cell, planned: Sequence[Planned], prepared: PreparedRun) -> Facts:
     """Tokens, FLOPs and schedule of a cell: means over images, each as often as it is asked about."""
     asked = [questions for _, _, questions in planned]
 
@@ -78,10 +80,14 @@ def _figures(planned: Sequence[Planned], text_tokens: float) -> Facts:
             return values[0]
         return sum(value * questions for value, questions in zip(values, asked)) / sum(asked)
 
-    counted = [flops(shape, one, text_tokens) for shape, one, _ in planned]
+    counted = [flops(shape, one, prepared.text_tokens) for shape, one, _ in planned]
     by_stage = [one.as_dict() for one in counted]
     return {
-        "tokens": {"final": mean([one.final for _, one, _ in planned]), "average": mean([one.average for _, one, _ in planned])},
+        "tokens": {
+            "final": mean([one.final for _, one, _ in planned]),
+            "average": mean([one.average for _, one, _ in planned]),
+            "marks": 0.0 if cell.blind else prepared.marks,
+        },
         "flops": {
             **{name: mean([stages[name] for stages in by_stage]) for name in by_stage[0]},
             "total": mean([one.total for one in counted]),

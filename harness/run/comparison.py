@@ -31,6 +31,7 @@ from harness.run.manifest import (
     plain,
 )
 from harness.run.prepare import PreparedRun, prepare
+from harness.store.budgets import asked_budgets, in_present_terms, modernise, read_keep
 from harness.store.lock import locked
 from harness.store.open_runs import examined
 from harness.store.runs import RunFolder
@@ -164,8 +165,9 @@ def resume(config: CompareConfig, run: RunFolder, task: Task, started: float) ->
     if not config.resume:
         raise RequestError(f"--out {folder}: holds a run already; add --resume to go on with it, or name another folder")
     manifest = run.manifest()
-    restored(str(folder / "manifest.json"), manifest["config"])
-    if identity(manifest["config"]) != identity(plain(config)):
+    restored(str(folder / "manifest.json"), in_present_terms(manifest)["config"])
+    if identity(in_present_terms(manifest)["config"]) != identity(plain(config)):
+        _check_meaning(manifest, config, folder)
         raise RequestError(f"--out {folder}: its run had another configuration; repeat that one, or name another folder")
     if run.finished and (folder / "report.html").exists() and not config.retry_failed:
         return Run(run)
@@ -176,6 +178,7 @@ def resume(config: CompareConfig, run: RunFolder, task: Task, started: float) ->
         run.check()
         prepared = prepare(config, task=task)
         _check_same(run, prepared, "--out")
+        modernise(run)
         digest, code = code_digest(config.plugin), manifest["fingerprints"].get("code")
         if config.retry_failed:
             run.forget_failed(config.batch_size)
@@ -183,6 +186,16 @@ def resume(config: CompareConfig, run: RunFolder, task: Task, started: float) ->
             add_notes(run, [f"the run was resumed with code of another version ({digest})"])
         _note_check(run, _checked(config, prepared))
         return execute(config, run, prepared, started)
+
+
+def _check_meaning(manifest: dict[str, Any], config: CompareConfig, folder: Path) -> None:
+    """`RequestError` where a budget is written as in an older run and means something else by now."""
+    stored = manifest["config"].get("keep")
+    meant = asked_budgets(manifest, stored)
+    for text, then, now in zip(stored or (), meant, map(read_keep, config.keep)):
+        if then != now and text in config.keep:
+            raise RequestError(f"--out {folder}: {text} was {then} to the version that began its run, and is {now} now; "
+                               f"write --keep {','.join(map(str, meant))}")  # fmt: skip
 
 
 def extend(config: CompareConfig, run: RunFolder, started: float) -> Run:
@@ -198,7 +211,7 @@ def extend(config: CompareConfig, run: RunFolder, started: float) -> Run:
     """
     run.summary()  # of a finished run
     with locked(run.folder, "--extend"), _resumable(run, _extending(config, run)):
-        manifest = run.manifest()
+        manifest = in_present_terms(run.manifest())
         own = restored(str(run.folder / "manifest.json"), manifest["config"])
         keep = config.keep if config.keep != CompareConfig.keep else own.keep
         plugin = tuple(dict.fromkeys((*own.plugin, *config.plugin)))
@@ -209,8 +222,10 @@ def extend(config: CompareConfig, run: RunFolder, started: float) -> Run:
         prepared = prepare(added)
         _check_same(run, prepared, "--extend")
         checked = _checked(added, prepared)
+        modernise(run)
+        manifest = run.manifest()
         digest = code_digest(plugin)
-        extension = {"methods": list(config.methods), "keep": list(keep), "code": digest}
+        extension = {"methods": list(config.methods), "keep": [str(read_keep(one)) for one in keep], "code": digest}
         if extension not in manifest.setdefault("extensions", []):
             manifest["extensions"].append(extension)
             run.write_json("manifest.json", manifest)
@@ -338,6 +353,6 @@ def _resuming(config: CompareConfig, run: RunFolder) -> str:
 def _extending(config: CompareConfig, run: RunFolder) -> str:
     """The command that goes on with an extension of a run."""
     words = [f"--extend {shlex.quote(str(run.folder))}", f"--methods {shlex.quote(','.join(config.methods))}"]
-    words += [f"--keep {','.join(config.keep)}"] if config.keep != CompareConfig.keep else []
+    words += [f"--keep {','.join(map(str, config.keep))}"] if config.keep != CompareConfig.keep else []
     words += [f"--plugin {shlex.quote(module)}" for module in config.plugin]
     return " ".join(["python -m harness compare", *words])

@@ -12,7 +12,9 @@ from typing import Any
 from harness.errors import RequestError, nearest
 from harness.files import read_toml
 from harness.models.load_options import LoadOptions
+from harness.store.budgets import read_keep
 from harness.store.schema import HANDLING_OPTIONS
+from methods.keep import Keep
 
 DEFAULT_METHODS = ("none", "random", "sts", "fastv", "sparsevlm", "tome")
 DEFAULT_KEEP = ("192", "64")
@@ -175,38 +177,19 @@ def _of_type(where: str, key: str, value: Any, default: Any) -> Any:
     return value
 
 
-def read_keep(text: str) -> float:
-    """Return a budget as the user wrote it: a count of at least 1, or a fraction between 0 and 1.
-
-    Raises:
-        RequestError: where the text is neither.
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        raise RequestError(f"--keep {text!r}: not a number; write counts or fractions, such as 192,64 or 0.33") from None
-    if not value > 0 or value != value or value == float("inf"):
-        raise RequestError(f"--keep {text}: must be above 0; write a count of tokens or a fraction below 1")
-    if value >= 1 and value != int(value):
-        raise RequestError(f"--keep {text}: a count must be whole; {int(value)} or {int(value) + 1}?")
-    return value
-
-
-def tokens_of(text: str, available: int) -> int:
+def tokens_of(keep: Keep, available: int) -> int:
     """Return a budget in tokens.
 
     Args:
-        text: the budget as the user wrote it.
+        keep: the budget.
         available: visual tokens that the model yields.
 
     Raises:
-        RequestError: where the text is no budget, or asks for more tokens than there are.
+        RequestError: where it asks for more tokens than there are.
     """
-    value = read_keep(text)
-    count = max(1, round(value * available)) if value < 1 else int(value)
-    if count > available:
-        raise RequestError(f"--keep {text}: the model yields {available} visual tokens at the most")
-    return count
+    if not keep.share and keep.value > available:
+        raise RequestError(f"--keep {keep}: the model yields {available} visual tokens at the most")
+    return keep.tokens(available)
 
 
 def load_plugins(modules: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ from typing import Any, cast
 from harness.errors import RequestError, nearest
 from harness.models.shapes import shape_of
 from harness.run.config import tokens_of
+from harness.store.budgets import read_keep
 from methods.registry import MethodError, canonical, create
 from methods.schedule import plan
 from methods.types import Budget, BudgetError, BudgetMode
@@ -23,7 +24,7 @@ def count(name: str, method: str, keep: str | None, mode: str, text_tokens: floa
     Args:
         name: a public shape.
         method: an expression.
-        keep: a count or a fraction; may be left out where a budget means nothing.
+        keep: a count or a share; may be left out where a budget means nothing.
         mode: how ``keep`` is counted.
         text_tokens: LLM tokens that are not visual.
         convention: one of `metrics.flops.CONVENTIONS`.
@@ -42,13 +43,15 @@ def count(name: str, method: str, keep: str | None, mode: str, text_tokens: floa
         made = create(method)
     except MethodError as error:
         raise RequestError(f"--method: {error}") from None
-    if keep is None and made.budgeted and canonical(method) not in ("none", "blind"):
+    if keep is None and made.budgeted:
         raise RequestError(f"--keep is missing: how many tokens shall {canonical(method)} keep?")
-    tokens = shape.visual_tokens if keep is None else tokens_of(keep, shape.visual_tokens)
+    asked = None if keep is None else read_keep(keep)
+    tokens = shape.visual_tokens if asked is None else tokens_of(asked, shape.visual_tokens)
+    share = asked.value if asked is not None and asked.share else None
     try:
-        _, schedule = plan(made, shape, Budget(tokens, cast(BudgetMode, mode), text_tokens))
+        _, schedule = plan(made, shape, Budget(tokens, cast(BudgetMode, mode), text_tokens, share))
     except BudgetError as error:
-        raise RequestError(f"{canonical(method)} on {name} at {tokens} ({mode}): {error}") from None
+        raise RequestError(f"{canonical(method)} on {name} at {asked or tokens} ({mode}): {error}") from None
     counted = count_flops(shape, schedule, text_tokens, convention)
     return {
         "shape": name, "method": canonical(method), "convention": convention, **counted.as_dict(), "total": counted.total,

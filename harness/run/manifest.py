@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.notices import notice
 from harness.run.config import CompareConfig
+from harness.store.budgets import read_keep
 from harness.store.schema import HANDLING_OPTIONS
 from harness.tasks.base import attribute
 
@@ -61,7 +62,7 @@ def manifest_of(config: CompareConfig, adapter: Adapter, task: Task) -> dict[str
             "code": code_digest(config.plugin),
             "data": attribute(task, "digest"),
         },
-        "budgets": list(config.keep),
+        "budgets": [str(read_keep(keep)) for keep in config.keep],
         "task_info": {k: v for k, v in asdict(task.info).items() if k != "families"},
         "hub": hub_facts(config, task),
         "notes": [],
@@ -201,4 +202,5 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         config: a request as `plain` gives it.
     """
     handling = HANDLING_OPTIONS | {"workers", "ray", "self_check"}
-    return {name: v for name, v in config.items() if name not in handling and v is not None}
+    asked = {name: v for name, v in config.items() if name not in handling and v is not None}
+    return asked | {"keep": [read_keep(one) for one in asked.get("keep", ())]}

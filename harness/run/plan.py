@@ -9,7 +9,9 @@ from typing import Any, cast
 
 from harness.errors import RequestError
 from harness.models.signal_sources import given_by
-from harness.run.config import CompareConfig, read_keep, tokens_of
+from harness.run.config import CompareConfig, tokens_of
+from harness.store.budgets import cell_key, read_keep
+from methods.keep import Keep
 from methods.registry import MethodError, canonical, create, is_reference
 from methods.schedule import plan, schedule
 from methods.types import (
@@ -35,7 +37,7 @@ class Cell:
     model: str
     task: str
     method: str  # canonical expression
-    keep: float | None  # tokens; below 1 the share of each image's own, where images differ; None where it means nothing
+    keep: Keep | None  # None where a budget means nothing
     mode: str
     seed: int
     reference: bool
@@ -51,9 +53,7 @@ class Cell:
     def tokens(self, shape: ModelShape) -> int:
         """Return the budget in tokens on an image of this shape; all tokens where there are fewer than asked for."""
         count = shape.visual_tokens
-        if self.keep is None:
-            return count
-        return max(1, round(self.keep * count)) if self.keep < 1 else min(int(self.keep), count)
+        return count if self.keep is None else self.keep.tokens(count)
 
     def plan(self, shape: ModelShape) -> Plan:
         """Return what the method does to an image of this shape.
@@ -63,14 +63,14 @@ class Cell:
         """
         if shape not in self.plans:
             count = self.tokens(shape)
-            budget = Budget(count, cast(BudgetMode, self.mode if self.keep is not None else "average"), self.text_tokens)
-            try:
+            if self.keep is not None and count == shape.visual_tokens:
+                self.plans[shape] = (), schedule(shape, ()), None  # all are kept
+            else:
+                share = self.keep.value if self.keep is not None and self.keep.share else None
+                mode = cast(BudgetMode, self.mode if self.keep is not None else "average")
+                budget = Budget(count, mode, self.text_tokens, share)
                 steps, planned = plan(self.object, shape, budget)
                 self.plans[shape] = steps, planned, self.object.image_grid(shape, budget)
-            except BudgetError:
-                if not self.varies or self.keep is None or count < shape.visual_tokens:
-                    raise
-                self.plans[shape] = (), schedule(shape, ()), None  # all are kept
         return self.plans[shape]
 
     def steps_for(self, shape: ModelShape) -> tuple[Step, ...]:
@@ -85,8 +85,7 @@ class Cell:
     @property
     def key(self) -> str:
         """The identity of the cell, under which its results are stored."""
-        keep = "" if self.keep is None else f"@{self.keep}"
-        return f"{self.model}|{self.task}|{self.method}{keep}|{self.mode}|{self.object.positions}|{self.seed}"
+        return cell_key(self.model, self.task, self.method, self.keep, self.mode, self.object.positions, self.seed)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -112,6 +111,12 @@ class Cell:
     def adaptive(self) -> bool:
         """Whether counts are decided from the image, so that its figures are measured means."""
         return any(step.adaptive for step in self.steps)
+
+    @property
+    def removes_nothing(self) -> bool:
+        """Whether the budget is all tokens of every image: then the cell is `none` under another name, and no competitor."""
+        whole = (not steps and grid is None for steps, _, grid in self.plans.values())
+        return self.keep is not None and self.skipped is None and all(whole)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -167,11 +172,13 @@ def make_cells(
         RequestError: for an unknown method, parameter or budget.
     """
     asked = asked_for(config.methods)
-    budgets = sorted({_as_asked(text) if shapes else tokens_of(text, shape.visual_tokens) for text in config.keep}, reverse=True)
+    budgets = sorted({read_keep(text) for text in config.keep}, reverse=True)
+    for keep in () if shapes else budgets:
+        tokens_of(keep, shape.visual_tokens)  # no more than there are
     largest = sorted(shapes or [shape], key=lambda one: -one.visual_tokens)
     cells: dict[str, Cell] = {}
 
-    def add(method: str, keep: float | None, reference: bool) -> Cell:
+    def add(method: str, keep: Keep | None, reference: bool) -> Cell:
         cell = _cell(config, largest, method, keep, reference, text_tokens, bool(shapes))
         lacking = sorted(cell.needs - gives - {"evidence"})
         reason = None
@@ -189,6 +196,8 @@ def make_cells(
     for method in ("none", "blind"):
         add(method, None, True)
     for keep in budgets:
+        if all(keep.tokens(one.visual_tokens) == one.visual_tokens for one in largest):
+            continue  # a reference that removes nothing is none
         add("downsample", keep, True)
         if knows_evidence:
             add("oracle", keep, True)
@@ -224,17 +233,11 @@ def expand(methods: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _as_asked(text: str) -> float:
-    """A count, or a share of whatever an image has."""
-    value = read_keep(text)
-    return value if value < 1 else int(value)
-
-
 def _cell(
     config: CompareConfig,
     shapes: list[ModelShape],
     method: str,
-    keep: float | None,
+    keep: Keep | None,
     reference: bool,
     text_tokens: float,
     varies: bool,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from harness import interrupts
 from harness.errors import RequestError
 from harness.run.config import CompareConfig
+from harness.store.budgets import read_keep
 
 if TYPE_CHECKING:
     from harness.models.hf import Adapter
@@ -30,6 +31,7 @@ class PreparedRun:
     cells: list[Cell]
     shapes: list[ModelShape | None] = field(default_factory=list)  # on each image, where they differ; None of an unreadable one
     notes: list[str] = field(default_factory=list)
+    marks: float = 0.0  # newline and mark tokens of an image, which always stay; mean over the questions
 
     def answer_tokens(self, config: CompareConfig) -> int:
         """Return how many tokens an answer may have at the most.
@@ -90,7 +92,7 @@ def prepare(config: CompareConfig, samples: int | None = None, task: Task | None
     knows = task.info.knows_evidence and all(span.grid is not None for span in known)
     asked = _asked(shapes, found) or None
     cells = make_cells(config, adapter.shape, knows, adapter.gives, text_tokens, adapter.cannot, asked)
-    return PreparedRun(task, adapter, found, text_tokens, cells, shapes, notes)
+    return PreparedRun(task, adapter, found, text_tokens, cells, shapes, notes, _marks(found, spans))
 
 
 def _asked(shapes: list[ModelShape | None], samples: list[ImageSample]) -> Counter[ModelShape]:
@@ -127,19 +129,24 @@ def _readable(sample: ImageSample) -> bool:
 
 def _notes(config: CompareConfig, task: Task, spans: list[ImageSpan], differ: bool) -> list[str]:
     """What is to be said of images that differ; `RequestError` where none has as many tokens as a budget."""
-    from harness.run.config import read_keep
-
+    
     counts, notes = [span.count for span in spans], []
-    for text in config.keep if differ else ():
-        fewer = sum(count < read_keep(text) for count in counts)
+    for keep in dict.fromkeys(map(read_keep, config.keep if differ else ())):
+        fewer = 0 if keep.share else sum(count < keep.value for count in counts)
         if fewer == len(counts):
-            raise RequestError(f"--keep {text}: these images yield {max(counts)} visual tokens at the most")
+            raise RequestError(f"--keep {keep}: these images yield {max(counts)} visual tokens at the most")
         if fewer:
-            notes.append(f"{fewer} of {len(counts)} images have fewer than {text} visual tokens; they keep all of them there")
+            notes.append(f"{fewer} of {len(counts)} images have fewer than {keep} visual tokens; they keep all of them there")
     tiled = sum(span.grid is None for span in spans)
     if tiled and task.info.knows_evidence:
         notes.append(f"evidence is left out on {tiled} of {len(spans)} images, whose visual tokens are no one full grid")
     return notes
+
+
+def _marks(samples: list[ImageSample], spans: list[ImageSpan | None]) -> float:
+    """Mean over the questions of the tokens of an image that are not visual: row ends, separators, start and end marks."""
+    asked = [(span.marks, len(sample.questions)) for sample, span in zip(samples, spans) if span is not None]
+    return sum(marks * questions for marks, questions in asked) / max(1, sum(questions for _, questions in asked))
 
 
 def _text_tokens(adapter: Adapter, samples: list[ImageSample], template: str, spans: list[ImageSpan | None]) -> float:

@@ -22,6 +22,7 @@ from harness.run.batch_run import stream
 from harness.run.config import CompareConfig, load_plugins
 from harness.run.latency_pass import LatencyRounds, time_batches
 from harness.run.plan import Cell, asked_for, make_cells
+from methods.keep import keep_facts
 from methods.types import Schedule
 from metrics import latency
 from metrics.flops import Flops, flops
@@ -108,7 +109,8 @@ def profile(config: ProfileConfig) -> dict[str, Any]:
     active = [cell for cell in cells if cell.skipped is None]
     for cell in cells:
         if cell.skipped is not None:  # told before minutes are spent on the others
-            print(f"{cell.method} at {cell.keep}: skipped, {cell.skipped}", file=sys.stderr)
+            at = "" if cell.keep is None else f" at {cell.keep}"
+            print(f"{cell.method}{at}: skipped, {cell.skipped}", file=sys.stderr)
     batches = [_batch(config, adapter, image, cell) for cell in active]
     engine = Engine(adapter, config.answer_tokens)
     with progress("profile", config.rounds + 1) as advance:
@@ -119,7 +121,7 @@ def profile(config: ProfileConfig) -> dict[str, Any]:
         place = places.get(cell.key)
         facts = {
             "method": cell.method,
-            "keep": cell.keep,
+            **keep_facts(cell.keep),
             "budget": cell.mode,
             "reference": cell.reference,
             "skipped": cell.skipped,
@@ -153,7 +155,7 @@ def as_text(found: Mapping[str, Any]) -> str:
     ]
     stages = ("vision", "selection", "prefill", "decode", "ttft")
     for cell in found["cells"]:
-        name, keep = cell["method"], cell["keep"] if cell["keep"] is not None else "-"
+        name, keep = cell["method"], cell["keep_label"] or "-"
         if cell["skipped"]:
             lines.append(f"  {name:<30}{keep:>6}  skipped: {cell['skipped']}")
             continue

@@ -15,6 +15,7 @@ from typing import Any
 from harness.errors import RequestError
 from harness.files import parse_json, regular
 from harness.tasks.rows import kind
+from methods.keep import Keep
 from metrics.figures import LAYERS
 
 MOST_TOKENS = 2**20
@@ -62,7 +63,9 @@ _FACTS = {
     **_CELL, "model": _text, "task": _text, "budget": _text, "positions": _text, "prunes": _flag, "adaptive": _flag,
     "params": _table, "tokens": _open(_numbers), "flops": _open(_numbers), "schedule": _open(_schedule), "grid": _open(_grid),
 }  # fmt: skip
+_FACTS_MAY = {"keep_label": _open(_text), "removes_nothing": _flag}
 _SUMMARY_CELL = {
+    **_FACTS_MAY,
     **{name: _open(_text) for name in ("model", "task", "budget", "positions")},
     **{name: _open(_count) for name in ("n", "n_images")},
     **{name: _open(_table) for name in (
@@ -85,6 +88,16 @@ def check_file(path: Path, content: Mapping[str, Any]) -> None:
         if not isinstance(cell, dict):
             raise RequestError(f"{where}: is {kind(cell)}, not an object")
         _check(where, cell, _CELL, _SUMMARY_CELL)
+        _check_keep(where, cell)
+
+
+def _check_keep(where: str, cell: Mapping[str, Any]) -> None:
+    """Raise a `RequestError` where the budget of a cell, or what its label says of it, cannot be."""
+    try:
+        Keep.stored(cell)
+    except ValueError:
+        told = f"{cell['keep']!r}" + (f" ({cell['keep_label']!r})" if cell.get("keep_label") is not None else "")
+        raise RequestError(f"{where}: 'keep' is {told[:60]}, which no run of prunescope has") from None
 
 
 def _check(where: str, content: Mapping[str, Any], needed: Mapping[str, Check], may: Mapping[str, Check]) -> None:
@@ -206,7 +219,8 @@ def _check_facts(where: str, text: object) -> None:
         raise RequestError(f"{where}: its facts are not JSON that can be read") from None
     if not isinstance(facts, dict):
         raise RequestError(f"{where}: its facts are {kind(facts)}, not an object")
-    _check(where, facts, _FACTS, {})
+    _check(where, facts, _FACTS, _FACTS_MAY)
+    _check_keep(where, facts)
 
 
 _NEVER = {

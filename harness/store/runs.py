@@ -18,10 +18,11 @@ import numpy as np
 from harness.errors import RequestError
 from harness.files import read_json, write_whole
 from harness.store.arrays import columns_of
+from harness.store.budgets import told_by_kind
 from harness.store.cell_results import CellResult, SelectionTrace, Value
 from harness.store.integrity import check_file, connected, unwritable
 from harness.store.layouts import Area, ImageLayout
-from harness.store.schema import NUMBERS, SAMPLE_COLUMNS, SCHEMA, SCHEMA_VERSION, ImageRow, QuestionRow
+from harness.store.schema import NUMBERS, READ_VERSIONS, SAMPLE_COLUMNS, SCHEMA, SCHEMA_VERSION, ImageRow, QuestionRow
 from harness.tasks.base import Answered
 from harness.tasks.rows import kind
 from metrics.figures import LAYERS
@@ -77,14 +78,14 @@ class RunFolder:
 
     def complete(self) -> None:
         """Make the database, or the tables that it lacks where a run had just begun or was made by a version without them."""
-        with self._storing():
+        with self.storing():
             if self._connection is None and self._begins:
                 self._connection = sqlite3.connect(self.folder / "results.sqlite", timeout=30)
             self.connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
             self.connection.execute("PRAGMA journal_mode=WAL")
 
     @contextmanager
-    def _storing(self) -> Iterator[None]:
+    def storing(self) -> Iterator[None]:
         """Turn what SQLite cannot store into one `RequestError` with the reason; the transaction is undone."""
         try:
             yield
@@ -138,7 +139,8 @@ class RunFolder:
         Raises:
             RequestError: where the folder is no finished run, or one of a newer schema.
         """
-        return self._read_json("summary.json")
+        content = self._read_json("summary.json")
+        return {**content, "cells": told_by_kind(content["cells"], self.manifest)}
 
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
@@ -146,8 +148,9 @@ class RunFolder:
             raise RequestError(f"{self.folder}: no finished run there ({name} is missing)")
         content = read_json(path)
         version = content.get("schema_version") if isinstance(content, dict) else None
-        if not isinstance(content, dict) or type(version) is not int or version != SCHEMA_VERSION:
-            raise RequestError(f"{path}: schema version {kind(version)}, this prunescope reads {SCHEMA_VERSION}")
+        if not isinstance(content, dict) or type(version) is not int or version not in READ_VERSIONS:
+            known = " and ".join(map(str, READ_VERSIONS))
+            raise RequestError(f"{path}: schema version {kind(version)}, this prunescope reads {known}")
         check_file(path, content)
         return content
 
@@ -162,14 +165,14 @@ class RunFolder:
     def add_cells(self, cells: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, int]:
         """Store cells, each a key and its facts, and return the ids of all cells by key; a known cell stays as it is."""
         self.complete()
-        with self._storing(), self.connection as connection:
+        with self.storing(), self.connection as connection:
             for key, facts in cells:
                 connection.execute("INSERT OR IGNORE INTO cells (key, facts) VALUES (?, ?)", (key, json.dumps(facts)))
         return dict(self.connection.execute("SELECT key, id FROM cells").fetchall())
 
     def set_facts(self, cell: int, **facts: object) -> None:
         """Add to what is known of a cell, once it has been measured."""
-        with self._storing(), self.connection as connection:
+        with self.storing(), self.connection as connection:
             _add_facts(connection, cell, facts)
 
     def add_batch(
@@ -189,7 +192,7 @@ class RunFolder:
             results: by id what each cell gave.
             layouts: of the images as they are, where they differ.
         """
-        with self._storing(), self.connection as connection:
+        with self.storing(), self.connection as connection:
 
             def insert(table: str, width: int, rows: Iterable[tuple[Value, ...]], word: str = "REPLACE") -> None:
                 connection.executemany(f"INSERT OR {word} INTO {table} VALUES ({', '.join('?' * width)})", rows)
@@ -212,7 +215,7 @@ class RunFolder:
 
     def drop(self, cell: int, reason: str) -> None:
         """Take a cell's answers away, and store the reason why it has none."""
-        with self._storing(), self.connection as connection:
+        with self.storing(), self.connection as connection:
             _add_facts(connection, cell, {"skipped": reason, "tokens": None, "flops": None, "schedule": None})
             for table in (*_OF_QUESTIONS, "done"):
                 connection.execute(f"DELETE FROM {table} WHERE cell = ?", (cell,))  # nosec B608
@@ -233,7 +236,7 @@ class RunFolder:
             return
         for name in ("summary.json", "report.html"):
             (self.folder / name).unlink(missing_ok=True)
-        with self._storing(), self.connection as connection:
+        with self.storing(), self.connection as connection:
             for start in starts:
                 images = f"SELECT id FROM images WHERE place BETWEEN {start} AND {start + batch_size - 1}"  # nosec B608
                 for table in _OF_QUESTIONS:
@@ -284,7 +287,7 @@ class RunFolder:
             rows: (cell, repeat, round, stage, seconds); repeat 1 is a second run in the same rounds.
             facts: by cell what else was measured.
         """
-        with self._storing(), self.connection as connection:
+        with self.storing(), self.connection as connection:
             connection.executemany("INSERT OR REPLACE INTO timings VALUES (?, ?, ?, ?, ?, ?)", ((number, *row) for row in rows))
             for cell, known in (facts or {}).items():
                 _add_facts(connection, cell, known)
@@ -302,11 +305,10 @@ class RunFolder:
         return {key: {stage: np.array(v) for stage, v in stages.items()} for key, stages in out.items()}
 
     def cells(self) -> list[tuple[int, str, dict[str, Any]]]:
-        """Return the id, key and facts of every cell, in the order of the ids."""
-        return [
-            (i, key, json.loads(facts))
-            for i, key, facts in self.connection.execute("SELECT id, key, facts FROM cells ORDER BY id")
-        ]
+        """Return the id, key and facts of every cell, in the order of the ids; budgets are told as this version tells them."""
+        rows = self.connection.execute("SELECT id, key, facts FROM cells ORDER BY id").fetchall()
+        known = told_by_kind([json.loads(facts) for _, _, facts in rows], self.manifest)
+        return [(ident, key, facts) for (ident, key, _), facts in zip(rows, known, strict=True)]
 
     def failed(self) -> list[tuple[int, str, str]]:
         """Return (cell, question, reason) of the samples without an answer, cell by cell in the order of images and questions."""

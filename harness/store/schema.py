@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from metrics.figures import BIAS, FIGURES, MATCHED, SCORES
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+"""Of what is written. It rises with new keys; `READ_VERSIONS` are read."""
+READ_VERSIONS = (2, 3)
 HANDLING_OPTIONS = frozenset({"out", "resume", "retry_failed", "extend"})
 """Options of a request that say where a run lies and how to go on with it, and nothing of what it is."""
 SAMPLE_COLUMNS = (

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from harness.results.types import Columns, Floats, Integers, JsonObject
 from harness.store.open_runs import database
 from harness.store.runs import RunFolder
+from methods.keep import Keep
 
 _BITS = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 _DRAWN = frozenset({"random", "oracle"})  # methods whose choice depends on the seed
@@ -34,7 +35,7 @@ class CellIdentity:
     model: str
     task: str
     method: str
-    keep: int | None
+    keep: Keep | None
     budget: str
     positions: str
     prompt: str
@@ -119,8 +120,8 @@ class RunSide:
 
 
 def _identity(facts: JsonObject, prompt: str) -> CellIdentity:
-    known: JsonObject = {name: facts.get(name) for name in ("model", "task", "method", "keep", "budget", "positions")}
-    return CellIdentity(**known, prompt=prompt)
+    known: JsonObject = {name: facts.get(name) for name in ("model", "task", "method", "budget", "positions")}
+    return CellIdentity(**known, keep=Keep.stored(facts), prompt=prompt)
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,7 +314,7 @@ def _labels(keys: Iterable[CellIdentity]) -> dict[CellIdentity, str]:
     """Names for readers: the method and its budget, and whatever else tells cells of this comparison apart."""
     keys = list(dict.fromkeys(keys))
     differing = [name for name in ("model", "task", "budget", "positions", "prompt") if len({getattr(k, name) for k in keys}) > 1]
-    short = {key: key.method + ("" if key.keep is None else f" at {key.keep}") for key in keys}
+    short = {key: key.method + ("" if key.keep is None else f" at {key.keep.shown}") for key in keys}
     if len(set(short.values())) < len(keys):
         return {key: ", ".join([name, *(f"{what} {getattr(key, what)}" for what in differing)]) for key, name in short.items()}
     return short
