@@ -28,6 +28,7 @@ class Keep:
     """A count of visual tokens to keep, or a share of the tokens of each image.
 
     Budgets sort by kind and size: falling, shares stand before counts, since which of the two is larger depends on the image.
+    A count equals the whole number that it counts; a share equals no number.
 
     Args:
         share: whether it is a share.
@@ -135,6 +136,14 @@ class Keep:
     def facts(self) -> dict[str, Any]:
         """Return the budget as JSON holds it beside other facts of a cell: a number, and a label that tells its kind."""
         return {"keep": self.value, "keep_label": str(self)}
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Keep):
+            return (self.share, self.value) == (other.share, other.value)
+        return isinstance(other, int) and not isinstance(other, bool) and not self.share and self.value == other
+
+    def __hash__(self) -> int:
+        return hash((True, self.value)) if self.share else hash(self.value)
 
     @property
     def shown(self) -> str:

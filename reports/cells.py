@@ -131,6 +131,12 @@ def keep(cell: Cell) -> Keep | None:
     return None if method(cell) in WHOLE else Keep.stored(cell)
 
 
+def shown(cell: Cell) -> str:
+    """Return the budget of a cell as a table shows it, ``192`` or ``34 %``; nothing for cells without one."""
+    found = keep(cell)
+    return "" if found is None else found.shown
+
+
 def falling(budget: Keep | None) -> tuple[float, float]:
     """Return what budgets are sorted by for a reader: shares before counts, the larger first within each; none before all.
 

@@ -12,9 +12,24 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from methods.keep import Keep
 from metrics.statistics import holm
 from reports import wording
-from reports.cells import SIGNIFICANT, Cell, Interval, Stratum, dig, interval, keep, known_interval, method, number, role
+from reports.cells import (
+    SIGNIFICANT,
+    Cell,
+    Interval,
+    Stratum,
+    dig,
+    falling,
+    interval,
+    keep,
+    known_interval,
+    method,
+    number,
+    role,
+    shown,
+)
 
 _ROUNDS = 12  # that a run times, where it is not told otherwise
 _NAMED = 4  # cells told one by one in a sentence
@@ -32,7 +47,7 @@ class Finding:
     kind: str  # the question it answers; one family of tests
     text: str
     figures: tuple[str, ...]  # names in summary.json
-    cells: tuple[tuple[str, int | None], ...] = ()  # (method, keep) that it speaks of
+    cells: tuple[tuple[str, Keep | None], ...] = ()  # (method, keep) that it speaks of
 
 
 @dataclass(frozen=True)
@@ -46,7 +61,7 @@ class Tested:
     @property
     def name(self) -> str:
         """The method and its budget, as a sentence names them."""
-        return f"{method(self.cell)} at {keep(self.cell)}"
+        return f"{method(self.cell)} at {shown(self.cell)}"
 
 
 def findings(stratum: Stratum, explained: dict[str, Any] | None = None) -> list[Finding]:
@@ -123,7 +138,7 @@ def _winner(stratum: Stratum) -> list[Finding]:
             continue
         lead = Interval(-gap.value, -gap.hi, -gap.lo)
         said = (
-            f"At {k} tokens {method(first)} is the most accurate: ahead of the next, {method(second)}, by "
+            f"At {k.phrase} {method(first)} is the most accurate: ahead of the next, {method(second)}, by "
             f"{wording.points_plain(lead.value)} points [{wording.points_plain(lead.lo)} to {wording.points_plain(lead.hi)}], "
             f"{wording.p_text(p)}, Holm."
         )
@@ -146,7 +161,7 @@ def _non_inferior(stratum: Stratum) -> list[Finding]:
         return []
     start = f"No more than {wording.points_plain(margins.pop())} points below the unpruned model"
     text = lambda row: _points(row.figure)
-    kept = sorted(_corrected(rows), key=lambda row: (keep(row.cell) or 0, -row.figure.value))
+    kept = sorted(_corrected(rows), key=lambda row: (falling(keep(row.cell)), row.figure.value), reverse=True)
     return _finding("non-inferior", start, kept, text, "difference_none", "non_inferior")
 
 
@@ -271,11 +286,12 @@ def _explained(explained: dict[str, Any]) -> list[Finding]:
         gap = interval({"gap": one}, "gap")
         if gap is None or not _sure(one):
             continue
+        budget = Keep.stored(one)
         move = "falls" if gap.value > 0 else "rises"
         said = (
-            f"At {one.get('keep')} tokens what methods that rank by attention are ahead of those that rank by diversity "
-            f"{move} by {wording.points_plain(abs(gap.value))} points [{wording.points_range(gap)}] from the simplest third of "
-            f"the images to the most complex, {wording.p_text(number(one, 'p_holm'))}, Holm."
+            f"At {'no budget' if budget is None else budget.phrase} what methods that rank by attention are ahead of those that "
+            f"rank by diversity {move} by {wording.points_plain(abs(gap.value))} points [{wording.points_range(gap)}] from the "
+            f"simplest third of the images to the most complex, {wording.p_text(number(one, 'p_holm'))}, Holm."
         )
         found.append(Finding("complexity", said, ("explained.complexity.interactions",)))
     return found

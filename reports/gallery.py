@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from methods.keep import Keep
 from reports.view import GalleryAnswer, GalleryImage, GalleryQuestion, Mask
 
 HEAVIEST = 9_000_000
@@ -54,7 +55,7 @@ def payload(images: list[GalleryImage], heaviest: int = HEAVIEST) -> Payload:
 
 
 def most_telling(
-    answers: Iterable[tuple[str, str, float, float | None]], most: int, first: frozenset[str] = frozenset()
+    answers: Iterable[tuple[str, str, Hashable, float | None]], most: int, first: frozenset[str] = frozenset()
 ) -> list[str]:
     """Return the images whose questions part the methods most, the most telling first.
 
@@ -72,7 +73,7 @@ def most_telling(
     >>> most_telling([("a", "q", 64, 1.0), ("a", "q", 64, 1.0), ("b", "r", 64, 1.0), ("b", "r", 64, 0.0)], 1)
     ['b']
     """
-    scores: dict[tuple[str, str, float], list[float]] = defaultdict(list)
+    scores: dict[tuple[str, str, Hashable], list[float]] = defaultdict(list)
     worth: dict[str, float] = {}
     for image, question, keep, score in answers:
         worth[image] = 0.0
@@ -137,10 +138,12 @@ def _answer(answer: GalleryAnswer, image: GalleryImage) -> dict[str, Any]:
     for name, values in (("scores", answer.scores), ("source", answer.source)):
         if values is not None and np.size(values) != np.prod(shape):
             raise ValueError(f"{who.format(name)} has {np.size(values)} values for {np.prod(shape)} tokens")
+    budget = Keep.asked(answer.keep) if answer.keep else None
     score = float("nan") if answer.score is None else float(answer.score)
     found: dict[str, Any] = {
         "method": answer.method,
-        "keep": None if answer.keep is None else int(answer.keep) if float(answer.keep).is_integer() else float(answer.keep),
+        "keep": answer.keep if budget is None else budget.value,
+        "keep_label": None if budget is None else str(budget),
         "prediction": answer.prediction,
         "score": score if np.isfinite(score) else None,
         "kept": bits(answer.kept),

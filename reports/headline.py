@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from methods.keep import Keep
 from reports import wording
 from reports.cells import (
     SIGNIFICANT,
@@ -40,7 +41,7 @@ class Sentence:
 class Headline:
     """The best method at one budget, and the sentences about it."""
 
-    keep: int
+    keep: Keep
     best: str | None
     accuracy: str  # percent, no sign
     accuracy_range: str
@@ -55,7 +56,7 @@ def headlines(stratum: Stratum) -> list[Headline]:
     return [_at(stratum, k) for k in stratum.budgets]
 
 
-def _at(stratum: Stratum, k: int) -> Headline:
+def _at(stratum: Stratum, k: Keep) -> Headline:
     cells = [c for c in stratum.at(k) if number(c, "accuracy") is not None]
     racing = [c for c in cells if role(c) == "method"]
     if not cells and (loyal := [c for c in stratum.at(k) if role(c) == "method" and number(c, "loyalty.agreement") is not None]):
@@ -77,7 +78,7 @@ def _at(stratum: Stratum, k: int) -> Headline:
     )
 
 
-def _by_loyalty(stratum: Stratum, k: int, loyal: list[Cell]) -> Headline:
+def _by_loyalty(stratum: Stratum, k: Keep, loyal: list[Cell]) -> Headline:
     """Return the headline of a task without answers: how often a method says what the unpruned model says."""
     ranked = sorted(loyal, key=lambda c: -known_number(c, "loyalty.agreement"))
     best, rest = ranked[0], ranked[1:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from methods.keep import Keep
 from reports import headline, wording
 from reports.cells import SIGNIFICANT, Cell, Interval, Stratum, interval, method, number, p_value, role
 
@@ -38,7 +39,7 @@ class Loss:
 class LossTable:
     """The rows of one budget, the most accurate method first."""
 
-    keep: int
+    keep: Keep
     rows: tuple[Loss, ...]
 
 

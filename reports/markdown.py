@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reports import wording
-from reports.cells import Cell, dig, interval, keep, measured, number, p_value
+from reports.cells import Cell, dig, interval, measured, number, p_value, shown
 from reports.cells import method as name_of
 from reports.marks import code, plain
 from reports.table import skipped
@@ -24,15 +24,15 @@ def table(cells: list[Cell]) -> str:
     | `none` | – | 50.0 [40.0 to 60.0] | – | – | – | – | – | – | – | – |
     """
     unit = wording.flops_unit([v for c in cells if (v := number(c, "flops.total")) is not None])
-    shown, several = measured(cells), len({(c.get("model"), c.get("task")) for c in cells}) > 1
+    rows, several = measured(cells), len({(c.get("model"), c.get("task")) for c in cells}) > 1
     head = ["Method", "Keep", "Accuracy %", "Retention %", "To none", "To random", "Agree %", "Evidence %", "Tokens avg / final",
             unit[1], "TTFT ms (speed-up)"]  # fmt: skip
     lines = [_line((["Model", "Task"] if several else []) + head)]
     lines.append("|---|---|" * several + "---|" * len(head) if several else "|" + "---|" * len(head))
-    for cell in shown:
+    for cell in rows:
         where = [code(cell.get("model")), code(cell.get("task"))] if several else []
         lines.append(_line(where + _row(cell, unit[0])))
-    reasons = [f"- {code(name_of(c))} at {c.get('keep') or 'any budget'}: {plain(c['skipped'])}" for c in skipped(cells)]
+    reasons = [f"- {code(name_of(c))} at {shown(c) or 'any budget'}: {plain(c['skipped'])}" for c in skipped(cells)]
     if reasons:
         lines += ["", "Skipped:", *reasons]
     return "\n".join(lines) + "\n"
@@ -43,7 +43,7 @@ def _row(cell: Cell, divisor: float) -> list[str]:
     tokens = [number(cell, "tokens.average"), number(cell, "tokens.final")]
     return [
         code(name_of(cell)),
-        wording.count(keep(cell)),
+        shown(cell) or wording.MISSING,
         wording.MISSING if accuracy is None
         else f"{wording.percent(accuracy.value)} [{wording.percent_range(accuracy)}]",
         wording.percent(number(cell, "retention")),

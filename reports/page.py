@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from metrics.accuracy import FEWEST
 from reports import gallery, headline, table, wording
-from reports.cells import Stratum, dig, interval, keep, method, number, role, strata
+from reports.cells import Stratum, dig, interval, keep, method, number, role, shown, strata
 from reports.figures.catalogue import figures
 from reports.figures.tokens import below_chance
 from reports.findings import findings
@@ -46,7 +46,7 @@ def render(run: RunView) -> str:
             alerts=_alerts(run),
             sections=[_section(run, group, f"s{i}") for i, group in enumerate(groups)],
             table=table.table(run.cells, groups),
-            skipped=[(method(c), keep(c), str(c["skipped"])) for c in table.skipped(run.cells)],
+            skipped=[(method(c), shown(c), str(c["skipped"])) for c in table.skipped(run.cells)],
             versions=sorted((run.manifest.get("versions") or {}).items()),
             digests=[(name, digest) for name, digest in (run.manifest.get("fingerprints") or {}).items() if digest],
             hub=_hub(run.manifest),
@@ -107,7 +107,7 @@ def _facts(run: RunView) -> list[tuple[str, str]]:
         ("Images", wording.count(images) if (images := _images(run)) is not None else _whole(m, "samples")),
         ("Questions", _whole(m, "questions")),
         ("Analysed", f"{analysed:,.0f} images" if (analysed := number(run.checks, "analysed_images")) is not None else None),
-        ("Budgets", ", ".join(map(str, m.get("budgets") or []))),
+        ("Budgets", _budgets(run)),
         ("Methods", f"{len(pruned)} with controls" if pruned else None),
         ("Seed", m.get("seed")),
         ("Device", m.get("device")),
@@ -122,6 +122,12 @@ def _hub(manifest: dict[str, Any], digits: int = 40) -> list[tuple[str, str]]:
     """Return the repositories of the hub that the run read, by what they gave, each with the first digits of its commit."""
     named = [(role, str(one.get("repository")), one.get("revision")) for role, one in (manifest.get("hub") or {}).items()]
     return [(role, f"{name}, commit {str(commit)[:digits]}" if commit else name) for role, name, commit in named]
+
+
+def _budgets(run: RunView) -> str:
+    """Return the budgets of a run, shares before counts; those that the manifest names where no cell has any."""
+    found = {k for c in run.cells if (k := keep(c)) is not None}
+    return ", ".join(k.shown for k in sorted(found, reverse=True)) or ", ".join(map(str, run.manifest.get("budgets") or []))
 
 
 def _images(run: RunView) -> float | None:
@@ -184,7 +190,7 @@ def _whole(manifest: dict[str, Any], key: str) -> str | None:
 def _alerts(run: RunView) -> list[str]:
     """Return what a reader must know before trusting a number."""
     failures = number(run.manifest, "failures") or 0
-    noisy = sorted({f"{method(c)} at {keep(c)}" if keep(c) else method(c) for c in run.cells if dig(c, "latency.noisy")})
+    noisy = sorted({f"{method(c)} at {shown(c)}" if keep(c) else method(c) for c in run.cells if dig(c, "latency.noisy")})
     gone = table.skipped(run.cells)
     found = _same_machine(run)
     images = _images(run)
@@ -199,6 +205,9 @@ def _alerts(run: RunView) -> list[str]:
                      f"{': ' if why else ''}{'; '.join(why)}. python -m harness samples RUN --failed lists them.")  # fmt: skip
     if noisy:
         found.append(f"Timing was noisy for {wording.listed(noisy)}; its intervals are wide for a reason.")
+    if whole := sorted({f"{method(c)} at {shown(c)}" for c in run.cells if c.get("removes_nothing")}):
+        found.append(f"{wording.listed(whole)} {'removes' if len(whole) == 1 else 'remove'} nothing: the budget is all tokens, so "
+                     "the answers are those of none, and no test or ranking takes them in.")  # fmt: skip
     if gone:
         found.append(f"{len(gone)} {'cell was' if len(gone) == 1 else 'cells were'} skipped; the reasons stand below the table.")
     return found + [str(note) for note in run.manifest.get("notes") or []]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from methods.keep import Keep
 from reports import wording
 from reports.cells import Cell, Interval, Stratum, dig, in_order, interval, keep, measured, method, number, p_value, role
 
@@ -52,11 +53,12 @@ class TableRow:
     task: str
     method: str
     role: str
-    keep: int | None
+    keep: Keep | None
     budget: str
     bar: Bar | None
     entries: tuple[TableEntry, ...]
     note: str = ""
+    order: int = 0  # of the budget among all of the table, rising
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class CellTable:
 
     columns: tuple[Column, ...]
     rows: tuple[TableRow, ...]
+    budgets: tuple[Keep, ...]  # falling
     several: bool  # more than one model or task: then both are columns too
     first: frozenset[str] = frozenset()  # column groups that a reader sees before choosing others
 
@@ -210,7 +213,8 @@ def columns(unit: tuple[float, str]) -> tuple[Column, ...]:
                "accuracy gained when the evidence is forced into the kept set and random kept tokens leave, at the same K, over "
                "questions with evidence; the small print is its share of the loss to none", wording.points, _swap_detail),
         Column("Tokens", "Average", "", "tokens.average",
-               "visual tokens present, mean over the LLM's layers", wording.count),
+               "visual tokens present, mean over the LLM's layers; newline and mark tokens of an image are not among them",
+               wording.count),
         Column("Tokens", "Final", "", "tokens.final",
                "visual tokens present in the LLM's last layer; the small print says before which of its layers tokens leave, "
                "counted from 0 and scaled to this model's depth", wording.count, _leave),
@@ -263,6 +267,7 @@ def table(cells: list[Cell], groups: list[Stratum]) -> CellTable:
     if not scored and shown:
         found = tuple(c for c in found if c.group != "Accuracy")
     bars = _bars(groups)
+    budgets = tuple(sorted({k for cell in shown if (k := keep(cell)) is not None}, reverse=True))
     rows = tuple(
         TableRow(
             model=str(cell.get("model") or wording.MISSING),
@@ -274,11 +279,12 @@ def table(cells: list[Cell], groups: list[Stratum]) -> CellTable:
             bar=bars.get(id(cell)),
             entries=tuple(_entry(cell, c) for c in found),
             note=_counts(cell),
+            order=0 if (k := keep(cell)) is None else budgets[::-1].index(k),
         )
         for cell in shown
     )
     first = _FIRST if scored else _FIRST - {"Accuracy"} | {"Loyalty"}
-    return CellTable(found, rows, several=len({(r.model, r.task) for r in rows}) > 1, first=first)
+    return CellTable(found, rows, budgets, several=len({(r.model, r.task) for r in rows}) > 1, first=first)
 
 
 def _entry(cell: Cell, column: Column) -> TableEntry:
@@ -294,7 +300,8 @@ def skipped(cells: list[Cell]) -> list[Cell]:
 
 def _counts(cell: Cell) -> str:
     n, images = number(cell, "n"), number(cell, "n_images")
-    return "" if n is None or images is None else f"{n:,.0f} questions about {images:,.0f} images"
+    told = "" if n is None or images is None else f"{n:,.0f} questions about {images:,.0f} images"
+    return "; ".join(part for part in (told, "removes nothing" if cell.get("removes_nothing") else "") if part)
 
 
 def _bars(groups: list[Stratum]) -> dict[int, Bar]:

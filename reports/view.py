@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.store.layouts import Area
+from methods.keep import Keep
 from reports.cells import Cell
 
 Mask = NDArray[np.bool_]
@@ -19,7 +20,7 @@ class GalleryAnswer:
     """The answer of one cell to one question, and the tokens that it still had in the last LLM layer."""
 
     method: str  # canonical expression
-    keep: int  # the budget; shown at every budget where the method is "none" or "blind"
+    keep: Keep | int | None  # the budget, a number being a count; 0 or None: the same answer at every budget
     prediction: str
     score: float | None  # 0 wrong, 1 right, between: partly right; None where no answer is known
     kept: Mask | None  # bool [gh, gw], or [N] over the image's areas; merged: the lowest of each group; None: unknown

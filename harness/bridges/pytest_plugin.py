@@ -39,7 +39,7 @@ class PrunescopeFixture:
 
         Args:
             methods: expressions, a list or comma-separated.
-            keep: budgets, counts or fractions.
+            keep: budgets: whole numbers are counts, numbers with a point and texts such as ``"34%"`` shares.
             options: the rest, such as ``samples=16, latency=False``; ``out`` names a folder that stays.
 
         Raises:
@@ -53,13 +53,13 @@ class PrunescopeFixture:
         run: Run = compare(**given, **options)
         return run
 
-    def assert_retention(self, run: Run | Path | str, method: str, keep: int | None = None, *, at_least: float) -> None:
+    def assert_retention(self, run: Run | Path | str, method: str, keep: float | str | None = None, *, at_least: float) -> None:
         """Fail where a method keeps less of the accuracy of `none` than asked.
 
         Args:
             run: a run or its folder.
             method: its full expression, as reports print it.
-            keep: the budget in tokens; may be left out where the method has one budget alone.
+            keep: the budget, as it was asked for; may be left out where the method has one budget alone.
             at_least: accuracy over that of `none`, such as 0.95.
 
         Raises:
@@ -78,13 +78,13 @@ class PrunescopeFixture:
                 f"on {cell['n']} questions of {cell['n_images']} images"
             )
 
-    def assert_flops(self, run: Run | Path | str, method: str, keep: int | None = None, *, at_most: float) -> None:
+    def assert_flops(self, run: Run | Path | str, method: str, keep: float | str | None = None, *, at_most: float) -> None:
         """Fail where a method costs more FLOPs to the first token than asked.
 
         Args:
             run: a run or its folder.
             method: its full expression.
-            keep: the budget in tokens.
+            keep: the budget, as it was asked for.
             at_most: FLOPs; up to 1 it is a share of those of `none`.
 
         Raises:
@@ -102,7 +102,12 @@ class PrunescopeFixture:
             _fail(f"{_name(cell)} costs {share:.1%} of the FLOPs of none to the first token, at most {at_most:.1%} are asked")
 
     def assert_no_drift(
-        self, run: Run | Path | str, baseline: Run | Path | str, method: str, keep: int | None = None, jaccard: float = 0.9
+        self,
+        run: Run | Path | str,
+        baseline: Run | Path | str,
+        method: str,
+        keep: float | str | None = None,
+        jaccard: float = 0.9,
     ) -> None:
         """Fail where a method keeps other tokens than it did in a baseline, on the same questions.
 
@@ -110,7 +115,7 @@ class PrunescopeFixture:
             run: a run or its folder.
             baseline: the run that is held to be right.
             method: its full expression.
-            keep: the budget in tokens.
+            keep: the budget, as it was asked for.
             jaccard: the least mean Jaccard index of the kept tokens.
 
         Raises:
@@ -164,18 +169,23 @@ def _store(run: Run | RunFolder | Path | str) -> RunFolder:
 
 def _name(cell: dict[str, Any]) -> str:
     """A cell of a summary, as messages name it."""
-    return str(cell["method"]) + ("" if cell["keep"] is None else f" at {cell['keep']}")
+    from methods.keep import Keep
+
+    return str(cell["method"]) + ("" if (keep := Keep.stored(cell)) is None else f" at {keep.shown}")
 
 
-def _cell(run: Run | Path | str, method: str, keep: int | None) -> dict[str, Any]:
+def _cell(run: Run | Path | str, method: str, keep: float | str | None) -> dict[str, Any]:
     """The one cell of a method and budget that was measured; a failure says which there are."""
     __tracebackhide__ = True
+    from harness.store.budgets import read_keep
+    from methods.keep import Keep
+
     store = _store(run)
-    cells = store.summary()["cells"]
-    mine = [c for c in cells if c["method"] == method and keep in (None, c["keep"])]
+    cells, wanted = store.summary()["cells"], None if keep is None else read_keep(keep)
+    mine = [c for c in cells if c["method"] == method and wanted in (None, Keep.stored(c))]
     if len(mine) != 1:
         there = ", ".join(_name(c) for c in (mine or cells))
-        what = method if keep is None else f"{method} at {keep}"
+        what = method if wanted is None else f"{method} at {wanted.shown}"
         _fail(f"{store.folder} has {len(mine) or 'no'} cell{'s' if len(mine) > 1 else ''} {what}; it has {there}")
     if mine[0]["skipped"]:
         _fail(f"{_name(mine[0])} was skipped: {mine[0]['skipped']}")
@@ -183,16 +193,17 @@ def _cell(run: Run | Path | str, method: str, keep: int | None) -> dict[str, Any
     return found
 
 
-def _match(run: Run | Path | str, baseline: Run | Path | str, method: str, keep: int | None) -> tuple[MatchedCell, bool]:
+def _match(run: Run | Path | str, baseline: Run | Path | str, method: str, keep: float | str | None) -> tuple[MatchedCell, bool]:
     """The cell in both runs, and whether they had one seed."""
     __tracebackhide__ = True
     from harness.results.regression.pairing import RunPair
+    from harness.store.budgets import read_keep
 
     stores, names = (_store(baseline), _store(run)), []
     for store in stores:
         names.append(_name(_cell(store.folder, method, keep)))
     pair = RunPair(*stores)
-    found = [m for m in pair.matched if m.key.method == method and m.key.keep == (keep if keep is not None else m.key.keep)]
+    found = [m for m in pair.matched if m.key.method == method and (keep is None or m.key.keep == read_keep(keep))]
     if len(found) != 1:
         _fail(f"{names[0]} is no cell that {stores[0].folder} and {stores[1].folder} have in common")
     return found[0], pair.same_seed

@@ -37,6 +37,7 @@ from harness.run.config import DEFAULT_KEEP, DEFAULT_METHODS, LARGEST_SEED, Comp
 _BASE = CompareConfig()
 _EXTENDING = frozenset({"extend", "methods", "keep", "plugin", "workers", "ray", "self_check", "as_json", "config"})
 """Options that may stand beside ``--extend``."""
+_KEEP = "Visual tokens to keep: counts, or shares written 0.34 or 34%. 1 is one token, 1.0 all of them."
 
 
 def compare(
@@ -47,7 +48,7 @@ def compare(
         str,
         typer.Option(help="Method expressions, comma-separated; see `list methods`.", autocompletion=completion.methods),
     ] = ",".join(DEFAULT_METHODS),
-    keep: Annotated[str, typer.Option(help="Visual tokens to keep: counts or fractions.")] = ",".join(DEFAULT_KEEP),
+    keep: Annotated[str, typer.Option(help=_KEEP)] = ",".join(DEFAULT_KEEP),
     budget: Annotated[str, typer.Option(help="How they are counted: average (over LLM layers), final or flops.")] = _BASE.budget,
     samples: Annotated[int, typer.Option(help="Images; all their questions come with them.")] = _BASE.samples,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/<time>.")] = None,
@@ -142,7 +143,7 @@ def compare(
 def select(
     method: Annotated[str, typer.Argument(help="Method expression.", autocompletion=completion.method)],
     cases: Annotated[list[Path], typer.Argument(help=".npz files of signals; `capture` writes such files.")],
-    keep: Annotated[int, typer.Option(help="Tokens to keep.")],
+    keep: Annotated[str, typer.Option(help="Tokens to keep: a count, or a share of each file's such as 34%.")],
     out: Annotated[Path, typer.Option(help="Folder, or for one case a name that ends in .npz.")],
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of random methods.")] = _BASE.seed,
     plugin: Plugin = None,
@@ -203,7 +204,7 @@ def profile(
     methods: Annotated[
         str, typer.Option(help="Method expressions, comma-separated.", autocompletion=completion.methods)
     ] = "sts,fastv,sparsevlm",
-    keep: Annotated[str, typer.Option(help="Visual tokens to keep: counts or fractions.")] = ",".join(DEFAULT_KEEP),
+    keep: Annotated[str, typer.Option(help=_KEEP)] = ",".join(DEFAULT_KEEP),
     budget: Annotated[str, typer.Option(help="How they are counted: average, final or flops.")] = _BASE.budget,
     layers: Annotated[int | None, typer.Option(help="LLM layers, with --random-weights; all by default.")] = None,
     batch_size: Annotated[int, typer.Option(max=65_536, help="Prompts a batch, one image and one question each.")] = 1,
@@ -246,7 +247,7 @@ def profile(
 def flops(
     shape: Annotated[str, typer.Option(help="Public model; see `list models`.", autocompletion=completion.shapes)],
     method: Annotated[str | None, typer.Option(help="Method expression; none.", autocompletion=completion.method)] = None,
-    keep: Annotated[str | None, typer.Option(help="Visual tokens to keep: a count or a fraction.")] = None,
+    keep: Annotated[str | None, typer.Option(help="Visual tokens to keep: a count, or a share such as 0.34 or 34%.")] = None,
     budget: Annotated[str, typer.Option(help="How they are counted: average, final or flops.")] = _BASE.budget,
     text_tokens: Annotated[float, typer.Option(help="LLM tokens that are not visual; may be fractional.")] = 64.0,
     convention: Annotated[str, typer.Option(help="flops, macs, paper, paper-gated or visual-only.")] = "flops",

@@ -117,7 +117,7 @@ def regress(
 def samples(
     run: RunFolder,
     method: Annotated[str | None, typer.Option(help="Method expression, as the report prints it.")] = None,
-    keep: Annotated[int | None, typer.Option(help="Budget in tokens.")] = None,
+    keep: Annotated[str | None, typer.Option(help="Budget: a count of tokens, or a share such as 34%.")] = None,
     wrong: Annotated[bool, typer.Option("--wrong", help="Only samples that were answered wrong, or failed.")] = False,
     family: Annotated[str | None, typer.Option(help="Only questions of this family.")] = None,
     evidence_lost: Annotated[

@@ -67,7 +67,7 @@ def overview(run: RunFolder) -> JsonObject:
     cells = [
         {
             "id": ident,
-            **{name: facts.get(name) for name in ("method", "keep", "budget", "reference", "skipped")},
+            **{name: facts.get(name) for name in ("method", "keep", "keep_label", "budget", "reference", "skipped")},
             "merges": bool(facts.get("merges")),
             "shrunk": bool(facts.get("grid")),
         }

@@ -12,6 +12,7 @@ from harness.store.arrays import unpack
 from harness.store.cell_results import SelectionTrace
 from harness.store.runs import RunFolder
 from harness.tasks.target import shown
+from methods.keep import Keep
 from reports.view import GalleryAnswer, GalleryImage, GalleryQuestion, RunView
 
 _CANDIDATES = 300  # images among which those to show are chosen
@@ -80,7 +81,7 @@ def _answer(
     trace: SelectionTrace | None,
 ) -> GalleryAnswer:  # fmt: skip
     """A cell's answer to one question; of tokens without a known shape, the words alone."""
-    said = facts["method"], facts["keep"] or 0, prediction, score
+    said = facts["method"], Keep.stored(facts), prediction, score
     note = _note(facts, shape)
     if shape is None:
         return GalleryAnswer(*said, None, (1, 1), note)
@@ -98,7 +99,7 @@ def _telling(run: RunFolder, cells: list[tuple[int, dict[str, Any]]], images: in
     """
     from reports.gallery import most_telling
 
-    budgets = {ident: facts["keep"] for ident, facts in cells if facts["keep"] is not None}
+    budgets = {ident: Keep.stored(facts) for ident, facts in cells if facts["keep"] is not None}
     ranked = "SELECT id, place FROM images WHERE png IS NOT NULL ORDER BY complexity IS NULL, place LIMIT ?"
     places = dict(run.connection.execute(ranked, (_CANDIDATES,)))
     seen: dict[str, list[str]] = {image: [] for image in sorted(places, key=places.__getitem__)}
@@ -111,7 +112,7 @@ def _telling(run: RunFolder, cells: list[tuple[int, dict[str, Any]]], images: in
     ids = budgets or [ident for ident, _ in cells[:1]]  # without a budget, one cell tells which images were answered
     scores = {cell: dict(run.connection.execute(query, (cell, asked))) for cell in ids}
     answers = (
-        (image, question, budgets.get(cell, 0), known[question] if cell in budgets else None)
+        (image, question, budgets.get(cell), known[question] if cell in budgets else None)
         for image, questions in seen.items() for question in questions
         for cell, known in scores.items() if question in known
     )  # fmt: skip

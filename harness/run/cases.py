@@ -17,6 +17,8 @@ from harness.files import whole
 from harness.models.load_options import NO_OPTIONS, LoadOptions
 from harness.progress import track
 from harness.store.archives import file_name, read_arrays
+from harness.store.budgets import read_keep
+from methods.keep import Keep
 from methods.registry import MethodError, canonical, create
 from methods.types import (
     OPTIONAL_SIGNALS,
@@ -55,13 +57,13 @@ class SignalCase:
     count: int
 
 
-def select(method: str, paths: list[Path], keep: int, out: Path, seed: int = 0) -> list[Path]:
+def select(method: str, paths: list[Path], keep: Keep | float | str, out: Path, seed: int = 0) -> list[Path]:
     """Run one method's selection on files, and write what it keeps under the files' own names.
 
     Args:
         method: an expression. Of a method with several steps, the first whose signals the files hold.
         paths: .npz files with signals, unbatched, under their names; keys ``out_*`` are not read.
-        keep: tokens to keep; where a file has fewer, all.
+        keep: tokens to keep, or a share of those of each file; where a file has fewer, all.
         out: a folder, or for one file a name that ends in .npz.
         seed: of random methods.
 
@@ -71,8 +73,7 @@ def select(method: str, paths: list[Path], keep: int, out: Path, seed: int = 0) 
     Raises:
         RequestError: for a wrong method, file or signal; what is already written stays.
     """
-    if keep < 1:
-        raise RequestError(f"--keep {keep}: must be at least 1 token")
+    keep = read_keep(keep)
     try:
         made, name = create(method), canonical(method)
     except MethodError as error:
@@ -96,8 +97,8 @@ def select(method: str, paths: list[Path], keep: int, out: Path, seed: int = 0) 
     written = []
     for path in track("select", paths, 0, len(paths)):
         case = read(path, seed)
-        step = _step(made, name, case)
-        count = min(keep, case.count)
+        step = _step(made, name, case, keep.value if keep.share else None)
+        count = keep.tokens(case.count)
         try:
             with torch.inference_mode():
                 chosen = step.select(case.signals.only(step.needs), count)
@@ -169,7 +170,7 @@ def _stream(seed: int, name: str) -> int:
     return stream(seed, name)
 
 
-def _step(method: Method, name: str, case: SignalCase) -> Step:
+def _step(method: Method, name: str, case: SignalCase, share: float | None) -> Step:
     """The method's first step whose signals the file holds."""
     grid = case.signals.grid or (1, case.count)
     width = case.signals.features.shape[-1] if case.signals.features is not None else 64
@@ -180,7 +181,7 @@ def _step(method: Method, name: str, case: SignalCase) -> Step:
     reason = "it removes nothing"
     for tokens in (max(1, case.count // 2), case.count):
         try:
-            steps = method.steps(shape, Budget(tokens, "final"))
+            steps = method.steps(shape, Budget(tokens, "final", share=share))
         except BudgetError as error:
             reason = str(error)
         if steps:

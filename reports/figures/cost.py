@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from methods.keep import Keep
 from metrics.pareto import front as pareto_front
 from reports.cells import Cell, Stratum, dig, imitated, interval, keep, known_interval, known_number, number, role
 from reports.cells import method as name_of
@@ -102,14 +103,15 @@ def _by_cost(
     if not shown:
         return None
     drawing, axes = fixed(8.6, 4.9, 0.62, 0.2)
-    sizes = {k: 4.2 + 2.6 * i / max(1, len(stratum.budgets) - 1) for i, k in enumerate(reversed(stratum.budgets))}
+    wider = 2.6 / max(1, len(stratum.budgets) - 1)
+    sizes: dict[Keep | None, float] = {k: 4.2 + wider * i for i, k in enumerate(reversed(stratum.budgets))}
     for name, cells in shown.items():
         cells = sorted(cells, key=lambda c: known_number(c, path))
         points = [_point(c, path, divisor) for c in cells]
         thin = Look(look[name].colour, look[name].marker, look[name].line, hollow=many or look[name].hollow)
         join(axes, [x for x, _ in points], [y for _, y in points], thin)
         for (x, y), cell in zip(points, cells, strict=True):
-            mark(axes, x, y, look[name], size=sizes.get(keep(cell) or 0, 5.0), alpha=0.9,
+            mark(axes, x, y, look[name], size=sizes.get(keep(cell), 5.0), alpha=0.9,
                  xerr=bars(cell, path, 1 / divisor), yerr=bars(cell, "accuracy", 100))  # fmt: skip
     if log:
         _tokens_axis(axes, stratum)
@@ -160,11 +162,12 @@ def _lines(shown: dict[str, list[Cell]], path: str, divisor: float) -> list[Segm
 
 
 def _tokens_axis(axes: Axes, stratum: Stratum) -> None:
-    """Make the axis of tokens logarithmic, with a tick at every budget."""
+    """Make the axis of tokens logarithmic, with a tick at every budget that is a count."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(sorted({*stratum.budgets, *(2**i for i in range(3, 13))} - _near(stratum.budgets))))
+    counts = [int(k.value) for k in stratum.budgets if not k.share]
+    axes.xaxis.set_major_locator(FixedLocator(sorted({*counts, *(2**i for i in range(3, 13))} - _near(counts))))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda v, _: f"{v:,.0f}")
 

@@ -49,7 +49,7 @@ def layers(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
     if kept:
         lower = drawing.add_axes((0.62 / width, 0.5 / height, (width - 2.7) / width, (below - 0.85) / height))
         _left(lower, kept, look)
-        _frame(lower, f"evidence still there at {min(stratum.budgets)} tokens", "% of the evidence")
+        _frame(lower, f"evidence still there at {min(stratum.budgets).phrase}", "% of the evidence")
     found = tables.get("evidence_top")
     known = [(layer, one["value"]) for layer, one in enumerate(found or []) if one is not None]
     said = ""

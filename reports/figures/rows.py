@@ -40,6 +40,7 @@ def accuracy_by_budget(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
     far = blind is not None and blind.hi < lowest - 0.1
     if blind is not None and not far:
         axes.axvline(100 * blind.value, color=INK, linewidth=1.1, linestyle=(0, (5, 3)), zorder=1)
+    phrase = "no budget" if least is None else least.phrase
     first = next((i for i, n in enumerate(names) if _yardstick(stratum, n)), 0)
     if first:
         axes.axhline(first - 0.5, color=FAINT, linewidth=0.8)
@@ -50,7 +51,7 @@ def accuracy_by_budget(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
         drawing,
         "Accuracy by method and budget",
         "Share of questions answered right; bars are 95 % bootstrap intervals, clustered by image. Line and band: the unpruned "
-        f"model. Best first at {least} tokens; references and the bound stand below the line.{said}",
+        f"model. Best first at {phrase}; references and the bound stand below the line.{said}",
     )
 
 
@@ -113,7 +114,7 @@ def _rows(stratum: Stratum, names: list[str], path: str, filled: Callable[[Cell]
     axes.set_ylim(len(names) - 0.5, -0.5)
     bare_rows(axes)
     keys = [
-        Line2D([], [], color=style[k][0], marker=style[k][1], linestyle="none", markersize=5, label=f"{k} tokens",
+        Line2D([], [], color=style[k][0], marker=style[k][1], linestyle="none", markersize=5, label=k.phrase,
                markeredgecolor=style[k][0] if style[k][0] != "#9ecae1" else "#5b8fae") for k in budgets
     ]  # fmt: skip
     if len(budgets) > 1:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reports.cells import Cell, Stratum, imitated, number, role
+from methods.keep import Keep
+from reports.cells import Cell, Stratum, imitated, keep, number, role, shown
 from reports.cells import method as name_of
 from reports.figures.drawing import Drawn, bare_rows, bars, canvas, legend, mark, panels, room
 from reports.style import FAINT, INK, Look
@@ -94,11 +95,11 @@ def collapse(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
         name: found
         for name in stratum.methods
         if not imitated(name)
-        and (found := [c for c in stratum.pruned if name_of(c) == name and _has_z(c) and c.get("keep") is not None])
+        and (found := [c for c in stratum.pruned if name_of(c) == name and _has_z(c) and keep(c) is not None])
     }  # fmt: skip
     if not cells:
         return None
-    budgets = sorted({c["keep"] for found in cells.values() for c in found}, reverse=True)
+    budgets = sorted({k for found in cells.values() for c in found if (k := keep(c)) is not None}, reverse=True)
     drawing, three = panels(8.2 + room(cells, 12), 1.35 + 0.16 * len(cells) * max(len(budgets), 2), (1, 1, 1))
     step = 0.62 / max(1, len(budgets) - 1)
     for axes, (path, text, backwards) in zip(three, Z_PANELS, strict=True):
@@ -108,9 +109,10 @@ def collapse(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
                 axes.axhspan(row - 0.5, row + 0.5, color="#f3f4f6", linewidth=0, zorder=0)
             for cell in found:
                 z = number(cell, f"collapse.z.{path}")
-                if z is not None:
-                    y = row + step * (budgets.index(cell["keep"]) - (len(budgets) - 1) / 2)
-                    mark(axes, z, y, look[name], size=_size(cell["keep"], budgets), xerr=bars(cell, f"collapse.z.{path}"))
+                k = keep(cell)
+                if z is not None and k is not None:
+                    y = row + step * (budgets.index(k) - (len(budgets) - 1) / 2)
+                    mark(axes, z, y, look[name], size=_size(k, budgets), xerr=bars(cell, f"collapse.z.{path}"))
         axes.set_title(text)
         axes.set_yticks(range(len(cells)), [label(n) for n in cells])
         axes.set_ylim(len(cells) - 0.5, -0.5)
@@ -138,21 +140,21 @@ def _has_z(cell: Cell) -> bool:
     return any(number(cell, f"collapse.z.{path}") is not None for path, _, _ in Z_PANELS)
 
 
-def _size(k: int, budgets: list[int]) -> float:
+def _size(k: Keep, budgets: list[Keep]) -> float:
     return 3.6 + 3.4 * (budgets[::-1].index(k) / max(1, len(budgets) - 1))
 
 
-def _plain_key(k: int, budgets: list[int]) -> Line2D:
+def _plain_key(k: Keep, budgets: list[Keep]) -> Line2D:
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], color=FAINT, marker="o", linestyle="none", markersize=_size(k, budgets), label=str(k))
+    return Line2D([], [], color=FAINT, marker="o", linestyle="none", markersize=_size(k, budgets), label=k.shown)
 
 
-def below_chance(stratum: Stratum) -> list[tuple[str, int, list[tuple[float | None, float | None]]]]:
+def below_chance(stratum: Stratum) -> list[tuple[str, str, list[tuple[float | None, float | None]]]]:
     """Return by method and budget, for each figure of `Z_PANELS`, the share of images below chance, and its p."""
     return [
         (
-            name_of(c), c["keep"],
+            name_of(c), shown(c),
             [(number(c, f"collapse.z.{p}.share_below_chance"), number(c, f"collapse.z.{p}.p")) for p, _, _ in Z_PANELS],
         )
         for c in stratum.pruned

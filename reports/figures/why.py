@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reports.cells import Cell, Stratum, dig, imitated, interval, known_interval, known_number, number
+from reports.cells import Cell, Stratum, dig, imitated, interval, keep, known_interval, known_number, number, shown
 from reports.cells import method as name_of
 from reports.figures.drawing import Drawn, bare_rows, bars, canvas, mark, panels, room
 from reports.style import FAINT, INK, Look
@@ -17,7 +17,7 @@ def _fitting(stratum: Stratum, cells: list[Cell]) -> tuple[list[Cell], str]:
     if len(cells) <= _MOST:
         return cells, ""
     least = min(stratum.budgets)
-    return [c for c in cells if c["keep"] == least], f" At {least} tokens; other budgets stand in the table."
+    return [c for c in cells if keep(c) == least], f" At {least.phrase}; other budgets stand in the table."
 
 
 def swap(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
@@ -40,7 +40,7 @@ def swap(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
             edge = 100 * max(gained.hi, lost.value if lost else 0.0)
             text = f"{percent(share.value, 0)} % [{percent(share.lo, 0)} to {percent(share.hi, 0)}]"
             axes.annotate(text, (edge, row), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8.5)
-    axes.set_yticks(range(len(rows)), [f"{label(name_of(c))}  {c['keep']}" for c in rows])
+    axes.set_yticks(range(len(rows)), [f"{label(name_of(c))}  {shown(c)}" for c in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel("percentage points")
     axes.margins(x=0.2)
@@ -79,7 +79,7 @@ def rows(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
         mark(left, matched, row, hollow, size=5, xerr=bars(cell, "bias.row_z.effective_rank"))
         if dig(cell, "bias.lower_half") is not None:
             mark(right, 100 * known_number(cell, "bias.lower_half"), row, own, size=5, xerr=bars(cell, "bias.lower_half", 100))
-    left.set_yticks(range(len(cells)), [f"{label(name_of(c))}  {c['keep']}" for c in cells])
+    left.set_yticks(range(len(cells)), [f"{label(name_of(c))}  {shown(c)}" for c in cells])
     left.set_ylim(len(cells) - 0.4, -0.6)
     left.set_xlabel("z of effective rank")
     left.set_title("against chance (filled), and with the same rows (hollow)")

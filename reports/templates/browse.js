@@ -27,7 +27,7 @@ const el = (tag, className, text) => {
     byId("trouble").hidden = !error;
     byId("trouble").textContent = error ? `${error.message || error} (is the server still there?)` : "";
   };
-  const named = (cell) => cell.method + (cell.keep === null ? "" : ` at ${cell.keep}`);
+  const named = (cell) => cell.method + (cell.keep === null ? "" : ` at ${budgetShown(cell.keep_label)}`);
 
   /* One answer: the image with what was kept, and what was said. */
   const verdict = (answer) => answer.failed !== null ? ["wrong", `✗ failed: ${answer.failed}`]
@@ -101,7 +101,7 @@ const el = (tag, className, text) => {
       byId("list").replaceChildren(...found.rows.map((row) => {
         const open = el("button", "ask", row.question);
         open.type = "button";
-        open.addEventListener("click", () => detail(row.id, cell.keep));
+        open.addEventListener("click", () => detail(row.id, cell.keep_label));
         const made = card(row, row, cell, open);
         made.querySelector(".answer").after(el("small", "", `${row.family}; the answer is ${row.target}`));
         return made;
@@ -122,13 +122,13 @@ const el = (tag, className, text) => {
   const detail = async (id, keep) => {
     try {
       const question = await get("question", { id });
-      const budgets = new Set(question.answers.map((a) => cells.get(String(a.cell)).keep).filter((k) => k !== null));
+      const budgets = new Set(question.answers.map((a) => cells.get(String(a.cell))).filter((c) => c.keep !== null).map((c) => c.keep_label));
       const choose = byId("budget");
-      choose.replaceChildren(...[...budgets].sort((a, b) => b - a).map((k) => option(k, k)));
+      choose.replaceChildren(...[...budgets].sort(byBudget).reverse().map((k) => option(k, budgetShown(k))));
       if (budgets.has(keep)) choose.value = keep;
       const show = () => byId("answers").replaceChildren(...question.answers
         .map((answer) => [answer, cells.get(String(answer.cell))])
-        .filter(([, cell]) => cell.keep === null || String(cell.keep) === choose.value)
+        .filter(([, cell]) => cell.keep === null || cell.keep_label === choose.value)
         .map(([answer, cell]) => card(question, answer, cell, el("b", "name", named(cell)), byId("look").value)));
       choose.onchange = show;
       byId("look").onchange = show;

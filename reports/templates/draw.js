@@ -1,3 +1,8 @@
+/* Budgets by their labels, "192" or "34%": as they are shown, as a sentence names them, and their order, counts before shares. */
+const budgetShown = (label) => label.replace("%", "\u00a0%");
+const budgetPhrase = (label) => label.endsWith("%") ? `${budgetShown(label)} of the tokens` : `${label} token${label === "1" ? "" : "s"}`;
+const byBudget = (a, b) => a.endsWith("%") - b.endsWith("%") || parseFloat(a) - parseFloat(b);
+
 /* What is drawn over a picture: covered tokens, outlines, scores, merged groups. A token is a cell of an area's grid. */
 const bytesOf = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const maskOf = (text) => {

@@ -11,11 +11,11 @@ if (byId("gallery-data")) {
   const answers = cases.flatMap((one) => one.question.answers);
   const unlike = (values) => [...new Set(values)];
   const methods = unlike(answers.map((answer) => answer.method));
-  const budgets = unlike(answers.filter((answer) => !always(answer)).map((answer) => answer.keep)).sort((a, b) => a - b);
+  const budgets = unlike(answers.filter((answer) => !always(answer)).map((answer) => answer.keep_label)).sort(byBudget);
   let [shown, now] = [cases, cases[0]];
 
   const budget = () => budgets[keep.value];
-  const answerOf = (question, method) => question.answers.find((a) => a.method === method && (always(a) || a.keep === budget()));
+  const answerOf = (question, method) => question.answers.find((a) => a.method === method && (always(a) || a.keep_label === budget()));
   const right = (answer) => answer && answer.score !== null && answer.score >= 0.5;
   const wrong = (answer) => answer && answer.score !== null && answer.score < 0.5;
 
@@ -100,7 +100,7 @@ if (byId("gallery-data")) {
     text.append(el("h3", "name", method));
     if (!answer) {
       made.append(frame(now.image, `${method} has no answer here`, []), text);
-      text.append(el("small", "", `has no answer at ${budget()} tokens`));
+      text.append(el("small", "", `has no answer at ${budgetPhrase(budget())}`));
       return made;
     }
     const [className, word] = verdict(answer.score);
@@ -161,7 +161,7 @@ if (byId("gallery-data")) {
     byId("gallery-back").disabled = at <= 0;
     byId("gallery-on").disabled = at < 0 || at >= shown.length - 1;
     byId("gallery-at").textContent = shown.length ? `${at + 1} of ${shown.length}` : "";
-    byId("gallery-budget").textContent = budgets.length ? `${budget()} tokens` : "all tokens";
+    byId("gallery-budget").textContent = budgets.length ? budgetPhrase(budget()) : "all tokens";
     keep.setAttribute("aria-valuetext", byId("gallery-budget").textContent);
     draw();
   };

@@ -77,7 +77,8 @@
       const compare = (a, b) => {
         const [x, y] = [raw(a), raw(b)];
         if (x === "" || y === "") return (x === "") - (y === ""); // what was not measured stays last either way
-        const order = isNumber(heads[column]) ? Number(x) - Number(y) : x.localeCompare(y);
+        const at = (row, value) => Number(row.cells[column].dataset.order ?? value); // of budgets, shares stand above counts
+        const order = isNumber(heads[column]) ? at(a, x) - at(b, y) : x.localeCompare(y);
         return down ? -order : order;
       };
       body.append(...rows.sort(compare));
