@@ -206,8 +206,9 @@ def _alerts(run: RunView) -> list[str]:
     if noisy:
         found.append(f"Timing was noisy for {wording.listed(noisy)}; its intervals are wide for a reason.")
     if whole := sorted({f"{method(c)} at {shown(c)}" for c in run.cells if c.get("removes_nothing")}):
-        found.append(f"{wording.listed(whole)} {'removes' if len(whole) == 1 else 'remove'} nothing: the budget is all tokens, so "
-                     "the answers are those of none, and no test or ranking takes them in.")  # fmt: skip
+        removes = "removes" if len(whole) == 1 else "remove"
+        found.append(f"{wording.listed(whole)} {removes} nothing: the budget is all tokens, so the "
+                     "answers are those of none, and no test or ranking takes them in.")  # fmt: skip
     if gone:
         found.append(f"{len(gone)} {'cell was' if len(gone) == 1 else 'cells were'} skipped; the reasons stand below the table.")
     return found + [str(note) for note in run.manifest.get("notes") or []]
