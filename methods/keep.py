@@ -65,11 +65,11 @@ class Keep:
                 raise ValueError("more tokens than any model yields")
             count = int(word)
             if not count:
-                raise ValueError("must be above 0; the least is 1, one token")
+                raise ValueError("must be above 0: at least 1, which is one token")
             return cls(False, count)
         exact = Decimal(percent[1]).scaleb(-2) if percent is not None else Decimal(word)
         if not float(exact):
-            raise ValueError("must be above 0; the least is 1, one token, and a share is written such as 0.34 or 34%")
+            raise ValueError("must be above 0: at least 1, which is one token, or a share such as 0.34 or 34%")
         if exact > 1:
             raise ValueError(_too_much(exact, percent is not None))
         return cls(True, float(exact))

@@ -131,6 +131,29 @@ def keep(cell: Cell) -> Keep | None:
     return None if method(cell) in WHOLE else Keep.stored(cell)
 
 
+def marks_note(cells: list[Cell]) -> str:
+    """Say how many newline and mark tokens an image has beside those that budgets count; nothing where there are none."""
+    most = max((found for c in cells if (found := number(c, "tokens.marks"))), default=None)
+    if most is None:
+        return ""
+    return (
+        f"Beside the visual tokens counted here stand {most:,.4g} newline and mark tokens an image, which always stay: no budget "
+        "counts them, and every method keeps them."
+    )
+
+
+def removes_note(cells: list[Cell]) -> str:
+    """Say which cells remove nothing; nothing where all remove some."""
+    whole = sorted({f"{method(c)} at {shown(c)}" for c in cells if c.get("removes_nothing")})
+    if not whole:
+        return ""
+    names, ends = (whole[0], "s") if len(whole) == 1 else (f"{', '.join(whole[:-1])} and {whole[-1]}", "")
+    return (
+        f"{names} remove{ends} nothing: the budget is all tokens, so the answers are those of none, and no test or ranking takes "
+        "them in."
+    )
+
+
 def shown(cell: Cell) -> str:
     """Return the budget of a cell as a table shows it, ``192`` or ``34 %``; nothing for cells without one."""
     found = keep(cell)

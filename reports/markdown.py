@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reports import wording
-from reports.cells import Cell, dig, interval, measured, number, p_value, shown
+from reports.cells import Cell, dig, interval, marks_note, measured, number, p_value, removes_note, shown
 from reports.cells import method as name_of
 from reports.marks import code, plain
 from reports.table import skipped
@@ -35,6 +35,8 @@ def table(cells: list[Cell]) -> str:
     reasons = [f"- {code(name_of(c))} at {shown(c) or 'any budget'}: {plain(c['skipped'])}" for c in skipped(cells)]
     if reasons:
         lines += ["", "Skipped:", *reasons]
+    for note in (removes_note(cells), marks_note(cells)):
+        lines += ["", plain(note)] if note else []
     return "\n".join(lines) + "\n"
 
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from metrics.accuracy import FEWEST
 from reports import gallery, headline, table, wording
-from reports.cells import Stratum, dig, interval, keep, method, number, role, shown, strata
+from reports.cells import Stratum, dig, interval, keep, marks_note, method, number, removes_note, role, shown, strata
 from reports.figures.catalogue import figures
 from reports.figures.tokens import below_chance
 from reports.findings import findings
@@ -205,10 +205,7 @@ def _alerts(run: RunView) -> list[str]:
                      f"{': ' if why else ''}{'; '.join(why)}. python -m harness samples RUN --failed lists them.")  # fmt: skip
     if noisy:
         found.append(f"Timing was noisy for {wording.listed(noisy)}; its intervals are wide for a reason.")
-    if whole := sorted({f"{method(c)} at {shown(c)}" for c in run.cells if c.get("removes_nothing")}):
-        removes = "removes" if len(whole) == 1 else "remove"
-        found.append(f"{wording.listed(whole)} {removes} nothing: the budget is all tokens, so the "
-                     "answers are those of none, and no test or ranking takes them in.")  # fmt: skip
+    found += [note for note in (removes_note(run.cells), marks_note(run.cells)) if note]
     if gone:
         found.append(f"{len(gone)} {'cell was' if len(gone) == 1 else 'cells were'} skipped; the reasons stand below the table.")
     return found + [str(note) for note in run.manifest.get("notes") or []]

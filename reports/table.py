@@ -158,6 +158,11 @@ def _seeds(cell: Cell) -> str:
     return f"{_share_range('accuracy')(cell)}; {number(cell, 'seeds.seeds')} seeds {low} to {high}"
 
 
+def _marks(cell: Cell) -> str:
+    found = number(cell, "tokens.marks")
+    return "" if not found else f"and {found:,.4g} marks, which always stay"
+
+
 def _leave(cell: Cell) -> str:
     """Before which decoder layers tokens leave; nothing where none do."""
     present = dig(cell, "schedule") or []
@@ -214,7 +219,7 @@ def columns(unit: tuple[float, str]) -> tuple[Column, ...]:
                "questions with evidence; the small print is its share of the loss to none", wording.points, _swap_detail),
         Column("Tokens", "Average", "", "tokens.average",
                "visual tokens present, mean over the LLM's layers; newline and mark tokens of an image are not among them",
-               wording.count),
+               wording.count, _marks),
         Column("Tokens", "Final", "", "tokens.final",
                "visual tokens present in the LLM's last layer; the small print says before which of its layers tokens leave, "
                "counted from 0 and scaled to this model's depth", wording.count, _leave),

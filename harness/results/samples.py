@@ -19,10 +19,10 @@ from metrics.accuracy import ANSWERED
 from metrics.evidence import KEPT
 
 FIELDS = (
-    "method", "keep", "keep_label", "id", "image", "family", "question", "target", "prediction", "score", "agree", "kl", "recall",
+    "method", "keep", "id", "image", "family", "question", "target", "prediction", "score", "agree", "kl", "recall",
     "kept_count", "failed",
 )  # fmt: skip
-"""What is told of a sample, in this order."""
+"""What is told of a sample, in this order; ``keep`` is a number where it is a count, and a text such as ``34%`` of a share."""
 _QUERY = """
 SELECT questions.id, questions.image, family, questions.question, target, prediction, score, agree, kl, recall, kept_count, failed
 FROM samples JOIN questions ON questions.id = samples.question JOIN images ON images.id = questions.image
@@ -94,8 +94,10 @@ def _rows(
         conditions += "AND failed IS NOT NULL "
     query = _QUERY.format(conditions=conditions)
     for ident, facts in cells:
+        budget = Keep.stored(facts)
+        keep = None if budget is None else str(budget) if budget.share else budget.value
         for row in run.connection.execute(query, (ident, *values)):
-            yield dict(zip(FIELDS, (facts["method"], facts["keep"], facts.get("keep_label"), *row), strict=True))
+            yield dict(zip(FIELDS, (facts["method"], keep, *row), strict=True))
 
 
 def write_jsonl(rows: Iterator[JsonObject], file: TextIO) -> None:
@@ -138,8 +140,8 @@ def print_table(rows: Iterator[JsonObject], limit: int, file: TextIO | None = No
 def _cell(row: JsonObject, name: str) -> str:
     """A value as a terminal may show it: an answer must not steer it."""
     value = row[name]
-    if name == "keep" and (keep := Keep.stored(row)) is not None:
-        return keep.shown
+    if name == "keep" and value is not None:
+        return read_keep(value).shown
     if name == "prediction" and row["failed"] is not None:
         value = f"failed: {row['failed']}"
     if value is None:

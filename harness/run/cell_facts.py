@@ -32,7 +32,8 @@ def planned_facts(cell: Cell, prepared: PreparedRun) -> Facts:
 
     Returns:
         Identity and kind of the cell; ``tokens``, ``flops`` and ``schedule`` as they are planned, means over the questions
-        where images differ, and None of a cell that is skipped.
+        where images differ, and None of a cell that is skipped. ``tokens.marks``, where images have any, is the mean number of
+        newline and mark tokens of an image, which always stay and which no budget counts.
     """
     facts: Facts = {
         "model": cell.model, "task": cell.task, "method": cell.method, "params": cell.params, **keep_facts(cell.keep),
@@ -86,7 +87,7 @@ def _figures(cell: Cell, planned: Sequence[Planned], prepared: PreparedRun) -> F
         "tokens": {
             "final": mean([one.final for _, one, _ in planned]),
             "average": mean([one.average for _, one, _ in planned]),
-            "marks": 0.0 if cell.blind else prepared.marks,
+            **({"marks": prepared.marks} if prepared.marks and not cell.blind else {}),
         },
         "flops": {
             **{name: mean([stages[name] for stages in by_stage]) for name in by_stage[0]},

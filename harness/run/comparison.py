@@ -31,8 +31,9 @@ from harness.run.manifest import (
     plain,
 )
 from harness.run.prepare import PreparedRun, prepare
-from harness.store.budgets import asked_budgets, in_present_terms, modernise, read_keep
+from harness.store.budgets import asked_budgets, in_present_terms, read_keep
 from harness.store.lock import locked
+from harness.store.older_runs import modernise
 from harness.store.open_runs import examined
 from harness.store.runs import RunFolder
 

@@ -6,17 +6,12 @@ a model whose images are all alike a share was stored as the count that it came 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.errors import RequestError
-from harness.store.schema import SCHEMA_VERSION
 from methods.keep import Keep, keep_facts
-
-if TYPE_CHECKING:
-    from harness.store.runs import RunFolder
 
 Facts = dict[str, Any]
 """What is known of a cell, as JSON holds it."""
@@ -111,25 +106,3 @@ def in_present_terms(manifest: Mapping[str, Any]) -> dict[str, Any]:
     if "extensions" in found:
         found["extensions"] = [written(extension, "keep") for extension in found["extensions"]]
     return found
-
-
-def modernise(run: RunFolder) -> None:
-    """Write the budgets of an older run, and the keys of its cells, as this version does, before anything is added to it.
-
-    Args:
-        run: whose lock is held.
-
-    Raises:
-        RequestError: where that cannot be stored.
-    """
-    manifest = run.manifest()
-    if manifest["schema_version"] > TOLD_BY_SIZE:
-        return
-    run.complete()
-    rows = []
-    for ident, _, facts in run.cells():
-        what = (facts["model"], facts["task"], facts["method"], Keep.stored(facts), facts["budget"], facts["positions"])
-        rows.append((cell_key(*what, facts.get("seed", manifest["config"]["seed"])), json.dumps(facts), ident))
-    with run.storing(), run.connection as connection:
-        connection.executemany("UPDATE cells SET key = ?, facts = ? WHERE id = ?", rows)
-    run.write_json("manifest.json", {**in_present_terms(manifest), "schema_version": SCHEMA_VERSION})

@@ -136,7 +136,7 @@ WRONG = {
     "a database of another program": (lambda folder: _foreign(folder), "has no table 'cells'"),
     "a truncated database": (lambda folder: _cut(folder / "results.sqlite"), "is truncated"),
     "a damaged database": (lambda folder: _noise(folder / "results.sqlite"), "sqlite.* (is damaged|cannot be read|holds)"),
-    "a newer schema": (lambda folder: _manifest(folder, schema_version=3), "schema version 3, this prunescope reads 2"),
+    "a newer schema": (lambda folder: _manifest(folder, schema_version=4), "schema version 4, this prunescope reads 2 and 3"),
     "another configuration": (lambda folder: _config(folder, seed=1), "its run had another configuration"),
     "other weights": (lambda folder: _fingerprint(folder, weights="0" * 16), "its run had other weights of 'tiny'"),
     "other data": (lambda folder: _fingerprint(folder, data="0" * 16), "its run had other data of 'shapes'"),

@@ -71,7 +71,7 @@ def method_expressions(text):
 
 def budgets(text):
     found = refuses_or_answers(read_keep, text)
-    assert found is None or (found > 0 and (found < 1 or found == int(found)))
+    assert found is None or (1 <= found.tokens(576) <= 576 and read_keep(str(found)) == found)
 
 
 def task_expressions(text):

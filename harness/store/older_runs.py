@@ -1,0 +1,32 @@
+"""Runs of older versions, rewritten before anything is added to them. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+
+from harness.store.budgets import TOLD_BY_SIZE, cell_key, in_present_terms
+from harness.store.runs import RunFolder
+from harness.store.schema import SCHEMA_VERSION
+from methods.keep import Keep
+
+
+def modernise(run: RunFolder) -> None:
+    """Write the budgets of an older run, and the keys of its cells, as this version does, before anything is added to it.
+
+    Args:
+        run: whose lock is held.
+
+    Raises:
+        RequestError: where that cannot be stored.
+    """
+    manifest = run.manifest()
+    if manifest["schema_version"] > TOLD_BY_SIZE:
+        return
+    run.complete()
+    rows = []
+    for ident, _, facts in run.cells():
+        what = (facts["model"], facts["task"], facts["method"], Keep.stored(facts), facts["budget"], facts["positions"])
+        rows.append((cell_key(*what, facts.get("seed", manifest["config"]["seed"])), json.dumps(facts), ident))
+    with run.storing(), run.connection as connection:
+        connection.executemany("UPDATE cells SET key = ?, facts = ? WHERE id = ?", rows)
+    run.write_json("manifest.json", {**in_present_terms(manifest), "schema_version": SCHEMA_VERSION})
