@@ -80,7 +80,7 @@ class PromptPruner:
         try:
             self.keep = Keep.asked(keep)
         except ValueError as error:
-            raise RequestError(f"keep={keep!r}: {error}") from None
+            raise RequestError(f"keep={keep!r}: give a count of visual tokens, or a share of them; {error}") from None
         self.mode, self.seed = cast(BudgetMode, budget), seed
         self._planned: dict[tuple[ModelShape, float], tuple[Step, ...]] = {}
 

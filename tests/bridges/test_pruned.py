@@ -28,7 +28,13 @@ def whole(script, batch):
     return script.generated(batch)
 
 
-@pytest.mark.parametrize("options", [{"method": "none"}, {"keep": 576}, {"method": "fastv", "keep": 600, "budget": "final"}])
+ALL_TOKENS = [
+    {"method": "none"}, {"keep": 576}, {"method": "fastv", "keep": 600, "budget": "final"}, {"keep": 1.0},
+    {"method": "tome", "keep": "100%", "budget": "flops"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", ALL_TOKENS)
 def test_all_tokens_equal_generate(script, batch, whole, options):
     pruned = prune(script.model, **options)
     assert torch.equal(pruned.generate(**batch, max_new_tokens=4), whole)
@@ -189,7 +195,10 @@ def test_text_must_follow_the_image(script, batch):
         ({"method": "fastv", "layers": 3}, "has no parameter 'layers'; did you mean 'layer'"),
         ({"method": "fastv[layer=3]", "layer": 2}, "holds its parameters already"),
         ({"keep": 0}, "keep=0: give a count"),
-        ({"keep": 1.5}, "keep=1.5"),
+        ({"keep": 1.5}, "keep=1.5: give a count of visual tokens, or a share of them; written with a point it is a share"),
+        ({"keep": 64.0}, "a count is whole and has no point: 64"),
+        ({"keep": "150%"}, "100% is all of them"),
+        ({"method": "downsample", "keep": 1.0}, "acts on the image itself"),
         ({"budget": "mean"}, "budget='mean'"),
         ({"method": "oracle"}, "needs the signal 'evidence'"),
         ({"method": "downsample"}, "acts on the image itself"),
