@@ -87,7 +87,7 @@ def _answer(
         return GalleryAnswer(*said, None, (1, 1), note)
     grid = (1, 1) if len(shape) == 1 else (shape[0], shape[1])  # of one length: areas, which belong to the image
     kept = unpack(bits, shape) if bits is not None else np.ones(shape, bool)
-    merges = not facts["prunes"] and not facts["grid"] and facts["method"] != "none"
+    merges = _merges(facts)
     scores, source = (trace.scores, trace.source) if trace else (None, None)
     return GalleryAnswer(*said, kept, grid, note, scores, source, merges)
 
@@ -119,12 +119,18 @@ def _telling(run: RunFolder, cells: list[tuple[int, dict[str, Any]]], images: in
     return most_telling(answers, images, frozenset(run.complexity()))
 
 
+def _merges(facts: dict[str, Any]) -> bool:
+    """Whether a cell's tokens are made of several, so that what is drawn is the lowest of each."""
+    whole = facts["method"] == "none" or bool(facts.get("removes_nothing"))
+    return not facts["prunes"] and not facts["grid"] and not whole
+
+
 def _note(facts: dict[str, Any], grid: tuple[int, ...] | None) -> str:
     """What a reader must know about how an answer's tokens are drawn."""
     if facts["grid"] and grid is not None:
         return f"image shrunk to {grid[0]} x {grid[1]} tokens"
     if grid is None:
         return "the image's tokens are no one full grid"
-    if not facts["prunes"] and facts["method"] != "none":
+    if _merges(facts):
         return "merged: a cell shows the lowest token of each group"
     return ""

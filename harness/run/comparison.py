@@ -195,7 +195,7 @@ def _check_meaning(manifest: dict[str, Any], config: CompareConfig, folder: Path
     meant = asked_budgets(manifest, stored)
     for text, then, now in zip(stored or (), meant, map(read_keep, config.keep)):
         if then != now and text in config.keep:
-            raise RequestError(f"--out {folder}: {text} was {then} to the version that began its run, and is {now} now; "
+            raise RequestError(f"--out {folder}: {text} meant {then.phrase} to the version that began its run, and is {now.phrase} now; "
                                f"write --keep {','.join(map(str, meant))}")  # fmt: skip
 
 

@@ -34,9 +34,10 @@ def test_what_is_written_with_a_point_or_a_percent_sign_is_a_share(text, label):
 
 WRONG = {
     "0": "at least 1", "0.0": "0.34 or 34%", "0%": "at least 1", "-1": "above 0", "-0.5": "above 0", "1.5": "1 or 2", "5.": ": 5",
-    "192.0": ": 192", "150%": "without %: 150", "100.5%": "100% is all", "1e2": "write 100", "1e-2": "write 0.01", "1/2": "write 0.5",
-    "3/2": "such as 0.34", "nan": "not a number", "inf": "not a number", "": "not a number", "many": "not a number", "1,5": "not a",
-    "50%%": "not a number", "%": "not a number", "+5": "write 5", "1_000": "write 1000", "９": "write 9", "9" * 400: "than any model",
+    "192.0": ": 192", "150%": "without %: 150", "100.5%": "100% is all", "1e2": "write 100", "1e-2": "write 0.01",
+    "1/2": "write 0.5", "3/2": "such as 0.34", "nan": "not a number", "inf": "not a number", "": "not a number",
+    "many": "not a number", "1,5": "not a number", "50%%": "not a number", "%": "not a number", "+5": "write 5",
+    "1_000": "write 1000", "９": "write 9", "9" * 400: "than any model",
     "0." + "0" * 400 + "1": "above 0", "1e999999999": "such as 192", "1/" + "0" * 99: "not a number", "2" * 5000 + "%": "100%",
 }  # fmt: skip
 
@@ -92,7 +93,7 @@ def test_shares_stand_before_counts_and_fall():
 
 @pytest.mark.parametrize("value", [True, None, [], {}, 1.5, 0, 0.0, -1, float("nan"), float("inf"), 192.0, 10**30])
 def test_other_values_of_python_are_refused(value):
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match="must|write|more than"):
         Keep.asked(value)
 
 
@@ -114,7 +115,8 @@ def test_a_request_made_in_python_may_hold_numbers():
     ("facts", "label"),
     [
         ({"keep": 1.0}, "1"), ({"keep": 192.0}, "192"), ({"keep": 192}, "192"), ({"keep": 0.34}, "34%"),
-        ({"keep": 1.0, "keep_label": "100%"}, "100%"), ({"keep": 1, "keep_label": "100%"}, "100%"), ({"keep": 1, "keep_label": "1"}, "1"),
+        ({"keep": 1.0, "keep_label": "100%"}, "100%"), ({"keep": 1, "keep_label": "100%"}, "100%"),
+        ({"keep": 1, "keep_label": "1"}, "1"),
     ],
 )  # fmt: skip
 def test_a_cell_without_a_label_is_of_an_older_version_and_from_one_on_a_count(facts, label):
@@ -123,5 +125,5 @@ def test_a_cell_without_a_label_is_of_an_older_version_and_from_one_on_a_count(f
 
 @pytest.mark.parametrize("facts", [{"keep": 0}, {"keep": 1.5}, {"keep": 5, "keep_label": "34%"}, {"keep": 5, "keep_label": "x"}])
 def test_a_stored_budget_that_cannot_be_is_refused(facts):
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match="is no|is not|not a number"):
         Keep.stored(facts)

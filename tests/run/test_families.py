@@ -20,6 +20,7 @@ from harness.run.token_masks import fitted
 from harness.store.arrays import unpack
 from harness.tasks import registry
 from harness.tasks.base import ImageSample, Question, TaskInfo
+from reports.markdown import table
 
 FAMILIES = ("llava-next", "qwen2.5-vl", "internvl", "smolvlm", "gemma3")
 LATER = [
@@ -120,6 +121,19 @@ def test_a_whole_comparison(family, run):
             if method in ("random", "divprune", "fastv", "sts"):
                 assert len(bits) == -(-tokens // 8)
                 assert unpack(bits, (1, tokens)).sum() == present
+    tiny, asked = _tiny().make(family), _tiny().QUESTIONS[0]
+    longer = [
+        len(tiny.inputs(asked, [sample.image])["input_ids"][0]) - len(tiny.inputs(asked, [])["input_ids"][0])
+        for sample in Sizes().samples(5, 0)
+    ]  # what the family's own processor puts into a prompt for an image; of two families the template adds two marks of its own
+    template = 2 if family in ("gemma3", "qwen2.5-vl") else 0
+    marks = np.mean(longer) - np.mean(counts) - template
+    assert cells["none", None]["tokens"].get("marks", 0.0) == pytest.approx(marks)
+    assert ("marks" in cells["none", None]["tokens"]) == (family != "qwen2.5-vl")
+    assert "marks" not in cells["blind", None]["tokens"]
+    page, printed = found.report.read_text(), table(found.summary["cells"])
+    assert ("marks, which always stay" in page) == ("newline and mark tokens an image" in printed) == (family != "qwen2.5-vl")
+    assert "50 % of the tokens" in page and "| 50 % |" in printed
     skipped = {method for (method, _), cell in cells.items() if cell["skipped"] is not None}
     assert ("visionzip" in skipped) == (not adapter.shape.has_cls or adapter.shape.merge > 1)
     assert ("downsample" in skipped) == (family not in ("qwen2.5-vl", "mistral3", "paligemma2"))
