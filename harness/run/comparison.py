@@ -195,8 +195,8 @@ def _check_meaning(manifest: dict[str, Any], config: CompareConfig, folder: Path
     meant = asked_budgets(manifest, stored)
     for text, then, now in zip(stored or (), meant, map(read_keep, config.keep)):
         if then != now and text in config.keep:
-            raise RequestError(f"--out {folder}: {text} meant {then.phrase} to the version that began its run, and is {now.phrase} now; "
-                               f"write --keep {','.join(map(str, meant))}")  # fmt: skip
+            meant_now = f"{text} meant {then.phrase} to the version that began its run, and is {now.phrase} now"
+            raise RequestError(f"--out {folder}: {meant_now}; write --keep {','.join(map(str, meant))}")
 
 
 def extend(config: CompareConfig, run: RunFolder, started: float) -> Run:

@@ -93,7 +93,7 @@ def test_shares_stand_before_counts_and_fall():
 
 @pytest.mark.parametrize("value", [True, None, [], {}, 1.5, 0, 0.0, -1, float("nan"), float("inf"), 192.0, 10**30])
 def test_other_values_of_python_are_refused(value):
-    with pytest.raises(ValueError, match="must|write|more than"):
+    with pytest.raises(ValueError, match=r"(must|write|written|more) "):
         Keep.asked(value)
 
 
@@ -125,5 +125,5 @@ def test_a_cell_without_a_label_is_of_an_older_version_and_from_one_on_a_count(f
 
 @pytest.mark.parametrize("facts", [{"keep": 0}, {"keep": 1.5}, {"keep": 5, "keep_label": "34%"}, {"keep": 5, "keep_label": "x"}])
 def test_a_stored_budget_that_cannot_be_is_refused(facts):
-    with pytest.raises(ValueError, match="is no|is not|not a number"):
+    with pytest.raises(ValueError, match=r"(is no|is not|not a number)"):
         Keep.stored(facts)
