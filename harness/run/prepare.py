@@ -129,7 +129,6 @@ def _readable(sample: ImageSample) -> bool:
 
 def _notes(config: CompareConfig, task: Task, spans: list[ImageSpan], differ: bool) -> list[str]:
     """What is to be said of images that differ; `RequestError` where none has as many tokens as a budget."""
-
     counts, notes = [span.count for span in spans], []
     for keep in dict.fromkeys(map(read_keep, config.keep if differ else ())):
         fewer = 0 if keep.share else sum(count < keep.value for count in counts)
