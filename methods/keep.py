@@ -185,7 +185,7 @@ def _unreadable(word: str) -> str:
         number = float(Fraction(word[:_LONGEST]) if "/" in word else word)
     except (ValueError, ArithmeticError):
         return f"not a number; write {_EXAMPLES}"
-    if number <= 0:
+    if not number > 0:
         return f"must be above 0; write {_EXAMPLES}"
     if 1e-4 <= number < 1:
         return f"write {number:.4g} for a share of the tokens, or a count of them such as 192"

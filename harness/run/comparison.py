@@ -193,8 +193,8 @@ def _check_meaning(manifest: dict[str, Any], config: CompareConfig, folder: Path
     """`RequestError` where a budget is written as in an older run and means something else by now."""
     stored = manifest["config"].get("keep")
     meant = asked_budgets(manifest, stored)
-    for text, then, now in zip(stored or (), meant, map(read_keep, config.keep)):
-        if then != now and text in config.keep:
+    for text, then in zip(stored or (), meant):
+        if text in config.keep and (now := read_keep(text)) != then:
             meant_now = f"{text} meant {then.phrase} to the version that began its run, and is {now.phrase} now"
             raise RequestError(f"--out {folder}: {meant_now}; write --keep {','.join(map(str, meant))}")
 

@@ -35,7 +35,7 @@ def test_what_is_written_with_a_point_or_a_percent_sign_is_a_share(text, label):
 WRONG = {
     "0": "at least 1", "0.0": "0.34 or 34%", "0%": "at least 1", "-1": "above 0", "-0.5": "above 0", "1.5": "1 or 2", "5.": ": 5",
     "192.0": ": 192", "150%": "without %: 150", "100.5%": "100% is all", "1e2": "write 100", "1e-2": "write 0.01",
-    "1/2": "write 0.5", "3/2": "such as 0.34", "nan": "not a number", "inf": "not a number", "": "not a number",
+    "1/2": "write 0.5", "3/2": "such as 0.34", "nan": "above 0", "inf": "not a number", "": "not a number",
     "many": "not a number", "1,5": "not a number", "50%%": "not a number", "%": "not a number", "+5": "write 5",
     "1_000": "write 1000", "９": "write 9", "9" * 400: "than any model",
     "0." + "0" * 400 + "1": "above 0", "1e999999999": "such as 192", "1/" + "0" * 99: "not a number", "2" * 5000 + "%": "100%",
