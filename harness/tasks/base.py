@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.errors import RequestError
 
+from harness.errors import RequestError
+
 if TYPE_CHECKING:  # `list tasks` needs neither
     import numpy as np
     from numpy.typing import NDArray
@@ -34,8 +36,9 @@ class TaskInfo:
 
 @dataclass(frozen=True)
 class Question:
-    """One question on an image.
+    """One question on an image, or on several.
 
+    ``text`` may say where the images stand: ``<image>`` marks, as many as there are images; without any, they come first.
     ``answer`` is the text that `Task.score` gets: of a task with several right answers, what `Target.text` writes.
     ``evidence`` marks the visual tokens that hold the answer: bool [h, w] on the model's token grid, or None where that is
     not known.
@@ -50,20 +53,40 @@ class Question:
 
 @dataclass(frozen=True)
 class ImageSample:
-    """An image with all of its questions.
+    """An image, or the images of one prompt, with all questions about them.
 
     ``picture`` is the image, or a function that decodes it: with a function, a run over thousands of pages holds one
-    batch of pixels at a time.
+    batch of pixels at a time. A tuple of these is several images a prompt, an empty one none: the question is text alone.
     """
 
     image_id: str
-    picture: Image.Image | Callable[[], Image.Image]
+    picture: Image.Image | Callable[[], Image.Image] | tuple[Image.Image | Callable[[], Image.Image], ...]
     questions: tuple[Question, ...]
 
     @property
+    def count(self) -> int:
+        """How many images there are."""
+        return len(self.picture) if isinstance(self.picture, tuple) else 1
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """The images in 8-bit RGB, in the order of the prompt; decoded anew at each call where they come from files."""
+        from harness.tasks.pixels import UnreadablePixels, rgb
+
+        pictures = self.picture if isinstance(self.picture, tuple) else (self.picture,)
+        found = []
+        for number, picture in enumerate(pictures):
+            try:
+                found.append(rgb(picture() if callable(picture) else picture))
+            except UnreadablePixels as error:
+                which = f"image {number + 1} of {self.image_id!r}" if len(pictures) > 1 else f"image {self.image_id!r}"
+                raise RequestError(f"{which}: {error}") from None
+        return found
+
+    @property
     def image(self) -> Image.Image:
-        """The image in RGB; decoded anew at each call where it comes from a file."""
-        return self.picture() if callable(self.picture) else self.picture
+        """The image, where there is one; the first of several. See `images`."""
+        return self.images[0]
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,13 @@ from pathlib import Path
 
 from harness.errors import RequestError
 from harness.tasks.tables import JsonLines, Parquet, Table
+from harness.tasks.text_tables import Delimited, JsonList, TabSeparated
 
-READERS: dict[str, Callable[[Path, str], Table]] = {".jsonl": JsonLines, ".parquet": Parquet}
+IN_FOLDERS: dict[str, Callable[[Path, str], Table]] = {
+    ".jsonl": JsonLines, ".parquet": Parquet, ".tsv": TabSeparated, ".csv": Delimited,
+}  # fmt: skip
+"""What is read of a folder; a ``.json`` there may be anything, so it is read where it is named alone."""
+READERS = {**IN_FOLDERS, ".json": JsonList}
 _SHARD = re.compile(r"([A-Za-z0-9_]+)-\d{5}-of-(\d{5})")  # "test-00000-of-00003-<hash>.parquet", as the hub names files
 
 
@@ -40,7 +45,7 @@ def tables(path: Path, task: str, split: str | None = None, config: str | None =
     """Open the tables of a file or a folder, in the order of their names.
 
     Args:
-        path: a ``.jsonl`` or ``.parquet`` file, or a folder with such files.
+        path: a file with an ending of `READERS`, or a folder with files of `IN_FOLDERS`.
         task: its name, for messages.
         split: of a folder whose files are named after splits, the one to read.
         config: of a folder with a folder of that name in it, the part to read.
@@ -52,7 +57,7 @@ def tables(path: Path, task: str, split: str | None = None, config: str | None =
         reader = READERS.get(path.suffix.lower())
         if reader is None:
             raise RequestError(
-                f"task {task!r}: {path} is neither .jsonl nor .parquet; write one JSON object a line into a .jsonl"
+                f"task {task!r}: {path} is none of {', '.join(READERS)}; write one JSON object a line into a .jsonl"
             )
         return [reader(path, path.name)]
     found = table_files(path)
@@ -67,7 +72,7 @@ def tables(path: Path, task: str, split: str | None = None, config: str | None =
     elif len(named) > 1:
         raise RequestError(f"task {task!r}: {path} has several splits; add [split=...]: {', '.join(sorted(named))}")
     if not found:
-        raise RequestError(f"task {task!r}: {path} holds no .jsonl and no .parquet file")
+        raise RequestError(f"task {task!r}: {path} holds no {', no '.join(IN_FOLDERS)} file")
     if lacking := shards_missing(file.as_posix() for file in found):
         raise RequestError(f"task {task!r}: {lacking}; fetch the others")
     return [READERS[file.suffix.lower()](file, file.relative_to(path).as_posix()) for file in found]
@@ -98,8 +103,8 @@ def shards_missing(names: Iterable[str]) -> str:
 
 
 def table_files(folder: Path) -> list[Path]:
-    """Return all ``.jsonl`` and ``.parquet`` files below a folder, hidden ones left out."""
-    return visible(folder, READERS)
+    """Return all files below a folder that have an ending of `IN_FOLDERS`, hidden ones left out."""
+    return visible(folder, IN_FOLDERS)
 
 
 def visible(folder: Path, suffixes: Iterable[str]) -> list[Path]:

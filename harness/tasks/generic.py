@@ -1,14 +1,18 @@
-"""Tasks from users' own files: rows with an image, a question and an answer, and one of six metrics."""
+"""Tasks from users' own files: rows with images, a question and an answer, and one of six metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from string import ascii_uppercase
 
 from harness.errors import RequestError, nearest
+from harness.notices import notice
 from harness.tasks.base import TaskInfo
-from harness.tasks.benchmarks.multiple_choice import LETTER, choices_of, options
+from harness.tasks.benchmarks.multiple_choice import LETTER, options
 from harness.tasks.choice import choice
+from harness.tasks.columns import read_columns, unread_columns
+from harness.tasks.conversations import COLUMNS as CONVERSATIONS
+from harness.tasks.conversations import turns
+from harness.tasks.options import answer_among, holds_options, options_of
 from harness.tasks.rows import Row
 from harness.tasks.scoring import Scorer, anls, contains, exact, relaxed
 from harness.tasks.tables import Table
@@ -19,28 +23,42 @@ from harness.tasks.vqa import vqa
 METRICS: dict[str, Scorer] = {
     "exact": exact, "vqa": vqa, "anls": anls, "relaxed": relaxed, "choice": choice, "contains": contains,
 }  # fmt: skip
-OPTIONAL = ("answer", "answers", "id", "image_id", "family", "category", "choices")
 
 
 def from_tables(name: str, tables: Sequence[Table], metric: str | None = None) -> TabularTask:
-    """Make a task of files with the columns image and question, and whichever of `OPTIONAL` there are.
+    """Make a task of files with the column question, or a conversation, and whichever of `columns.ALWAYS` there are.
 
     Args:
         name: the task's name: the expression that the user wrote.
         tables: the files' tables.
-        metric: one of `METRICS`; by default ``choice`` where there are choices, else ``exact``.
+        metric: one of `METRICS`; by default ``choice`` where there are options, else ``exact``.
 
     Raises:
-        RequestError: for an unknown metric, a missing column, or a row that cannot be read. Without any answer the
-            task is not scored; answers in some rows alone are an error.
+        RequestError: for an unknown metric, a missing column, one that looks like a known one, or a row that cannot be
+            read. Without any answer the task is not scored; answers in some rows alone are an error.
     """
     if metric is not None and metric not in METRICS:
         raise RequestError(f"task {name!r}: unknown metric {metric!r}; {nearest(metric, METRICS)}")
-    columns = {column for table in tables for column in table.columns}
-    chosen = metric or ("choice" if "choices" in columns else "exact")
-    if chosen == "choice" and "choices" not in columns:
-        raise RequestError(f"task {name!r}: metric 'choice' needs a column 'choices' with a list of texts in each row")
-    scored = any(row.has("answer") or row.has("answers") for table in tables for row in table.rows(OPTIONAL))
+    for table in tables:
+        if unread := unread_columns(table.name, table.columns):
+            _say_unread(table, unread)
+    columns = tuple(dict.fromkeys(column for table in tables for column in table.columns))
+    chosen = metric or ("choice" if holds_options(columns) else "exact")
+    if chosen == "choice" and not holds_options(columns):
+        raise RequestError(
+            f"task {name!r}: metric 'choice' needs a column 'choices' with a list of texts in each row, or columns A, B, ..."
+        )
+    read = read_columns(columns)
+    talks = any(column in columns for column in CONVERSATIONS)
+    given = ("answer", "answers", *CONVERSATIONS)
+    scored, later = False, 0
+    for table in tables:
+        for row in table.rows([column for column in given if column in table.columns]):
+            said = turns(row)
+            scored |= row.has("answer") or row.has("answers") or any(turn.answer is not None for turn in said)
+            later += max(0, len(said) - 1)
+    if later:
+        notice(f"task {name!r}: {later} later questions of conversations are asked alone, without the turns before them")
     info = TaskInfo(
         name=name,
         summary="questions on images from files",
@@ -55,44 +73,43 @@ def from_tables(name: str, tables: Sequence[Table], metric: str | None = None) -
     )
 
     def ask(row: Row) -> Iterator[Asked]:
-        choices = choices_of(row, "choices") if chosen == "choice" or row.has("choices") else ()
-        text = row.text("question")
-        prompt = f"{text}\n{options(choices)}{LETTER}" if choices else text
-        family = row.either("family", "") or row.either("category", "question")
-        target = _target(row, choices if chosen == "choice" else ()) if scored else Target(())
-        yield Asked(family, prompt, target, row.short("id") if row.has("id") else None)
+        choices = options_of(row, columns)
+        if chosen == "choice" and not choices:
+            raise RequestError(f"{row.place}: no column 'choices' and no options elsewhere, which other rows have")
+        family = row.either("family", "") or row.either("category", "") or row.either("l2-category", "question")
+        hint = row.either("hint", "")
+        before, behind = f"{hint}\n" if hint else "", f"\n{options(choices)}{LETTER}" if choices else ""
+        ident = next((row.short(column) for column in ("id", "index") if row.has(column)), None)
+        said = turns(row) if talks else []
+        for turn in said:
+            answer = Target((turn.answer,) if scored and turn.answer is not None else ())
+            if scored and turn.answer is None:
+                raise RequestError(f"{row.place}: its last question has no answer, and others have")
+            named = ident if ident is None or len(said) == 1 else f"{ident}-{turn.number}"
+            yield Asked(family, f"{before}{turn.question}{behind}", answer, named)
+        if not said:
+            target = Target(()) if not scored else answer_among(row, choices) if chosen == "choice" else _target(row)
+            yield Asked(family, f"{before}{row.text('question')}{behind}", target, ident)
 
     return TabularTask(
         Benchmark(
             info,
-            columns=("question",),
-            optional=OPTIONAL,
+            columns=() if talks else ("question",),
+            optional=read,
             ask=ask,
             metric=METRICS[chosen],
             image_id=lambda row: row.short("image_id") if row.has("image_id") else None,
+            image=None,
             strict=True,
         ),
         tables,
     )
 
 
-def _target(row: Row, choices: tuple[str, ...]) -> Target:
-    column = "answers" if row.has("answers") else "answer"
-    if not choices:
-        return Target(row.texts("answers") if column == "answers" else (row.short("answer"),))
-    answer = row.value(column)
-    if column == "answers" and isinstance(answer, (list, tuple)) and len(answer) == 1:
-        answer = answer[0]
-    letters = ascii_uppercase[: len(choices)]
-    if isinstance(answer, int) and not isinstance(answer, bool):
-        if not 0 <= answer < len(choices):
-            raise row.error(column, f"is {answer}, and there are {len(choices)} choices, counted from 0")
-        return Target((letters[answer],), choices)
-    text = str(answer).strip()
-    as_letter = text.upper() if len(text) == 1 and text.upper() in letters else None
-    as_text = [name for name, option in zip(letters, choices) if option.strip() == text]
-    found = {*as_text, *([as_letter] if as_letter else [])}
-    if len(found) != 1:
-        problem = "is both a letter and another option" if found else "is neither a letter nor one of the choices"
-        raise row.error(column, f"{text[:40]!r} {problem}; write its place, counted from 0")
-    return Target((found.pop(),), choices)
+def _say_unread(table: Table, columns: Sequence[str]) -> None:
+    names = ", ".join(repr(column[:40]) for column in columns[:12]) + (" ..." if len(columns) > 12 else "")
+    notice(f"{table.name}: nothing reads {'column' if len(columns) == 1 else 'columns'} {names}")
+
+
+def _target(row: Row) -> Target:
+    return Target(row.texts("answers") if row.has("answers") else row.answers("answer"))

@@ -66,6 +66,7 @@ class HubTable:
     """
 
     root: Path | None = None
+    holds_pointers = False
 
     def __init__(self, data: Any, name: str) -> None:
         self.name, self.columns = name, tuple(data.column_names)

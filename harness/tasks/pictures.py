@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import io
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +14,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import RequestError
+from harness.tasks.listed import listed, looks_listed
+from harness.tasks.pixels import UnreadablePixels, rgb
 from harness.tasks.rows import Row, kind
 
 if TYPE_CHECKING:
@@ -22,6 +27,10 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """What is decoded. Others are not even tried: PostScript would be run by another program."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """What counts as an image in a folder."""
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
+_STARTS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0A", "UDE", "UDI", "UDM", "UDQ", "UDU", "UDY")
+"""How base64 of an image file begins, format by format."""
+_SHORTEST = 65  # characters of base64; VLMEvalKit takes up to 64 for the index of another row
 
 
 @dataclass(frozen=True)
@@ -47,12 +56,12 @@ class Picture:
         return self
 
     def __call__(self) -> Image.Image:
-        """Decode the image in RGB, upright by its EXIF orientation.
+        """Decode the image in 8-bit RGB, as `harness.tasks.pixels.rgb` makes it.
 
         Raises:
             RequestError: where it cannot be decoded or has more than `MOST_PIXELS` pixels; the message names it.
         """
-        from PIL import Image, ImageOps, UnidentifiedImageError
+        from PIL import Image, UnidentifiedImageError
 
         self.checked()
         stream = io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source
@@ -64,9 +73,11 @@ class Picture:
                         raise RequestError(
                             f"{self.name}: {image.width} x {image.height} pixels are too many; at most {MOST_PIXELS:,} in all"
                         )
-                    return ImageOps.exif_transpose(image).convert("RGB")
+                    return rgb(image)
         except RequestError:
             raise
+        except UnreadablePixels as error:
+            raise RequestError(f"{self.name}: {error}") from None
         except Image.DecompressionBombError:
             raise RequestError(f"{self.name}: too many pixels; at most {MOST_PIXELS:,} in all") from None
         except UnidentifiedImageError:
@@ -80,7 +91,7 @@ def picture(cell: Any, row: Row, column: str, root: Path | None) -> Picture:
     """Return the image of a cell, not yet decoded.
 
     Args:
-        cell: a path relative to ``root``, bytes, an object with ``bytes`` or ``path``, or a list of one of these.
+        cell: a path relative to ``root``, bytes, base64, an object with ``bytes`` or ``path``, or a list of one of these.
         row: the row, for messages.
         column: the column, for messages.
         root: the folder of the file; None where paths have no meaning.
@@ -90,18 +101,54 @@ def picture(cell: Any, row: Row, column: str, root: Path | None) -> Picture:
     """
     if isinstance(cell, (list, tuple)) and len(cell) == 1:
         cell = cell[0]
-    if isinstance(cell, Mapping) and cell.get("bytes") is not None:
-        cell = cell["bytes"]
-    elif isinstance(cell, Mapping):
+    content = _content(cell)
+    if content is not None:
+        return Picture(content, f"{row.place}, column {column!r}", identity(content) or "")
+    if isinstance(cell, Mapping):
         cell = cell.get("path")
-    if isinstance(cell, (bytes, bytearray)):
-        return Picture(bytes(cell), f"{row.place}, column {column!r}", identity(cell) or "")
+    if isinstance(cell, str) and re.match(r"data:|https?://", cell):
+        what = "the address of an image; fetch it, and write its path" if cell.startswith("http") else "a data URI of no image"
+        raise row.error(column, f"is {what}")
     if isinstance(cell, str) and cell and root is not None:
+        if len(cell) > 255 and _BASE64.fullmatch(cell):
+            raise row.error(column, "is base64 of no image")
         return Picture(inside(root, cell, row, column), f"{row.place}, column {column!r}: {cell[:120]}", str(PurePosixPath(cell)))
     if cell is None or cell == "":
         raise row.error(column, "is empty")
-    wanted = "image bytes" if root is None else "a path, bytes, or an object with bytes or path"
+    wanted = "image bytes" if root is None else "a path, bytes, base64, or an object with bytes or path"
     raise row.error(column, f"is {kind(cell)}, no image; it should be {wanted}")
+
+
+def images_of(cell: Any) -> list[Any]:
+    """Return the images that a cell holds, as cells of one image each: none, one, or those of a list or a list as text."""
+    if isinstance(cell, str) and looks_listed(cell):
+        found = listed(cell)
+        cell = found if isinstance(found, list) else cell
+    if isinstance(cell, Mapping) and cell.get("bytes") is None and cell.get("path") is None:
+        return []
+    if isinstance(cell, (list, tuple)):
+        return [one for item in cell for one in images_of(item)]
+    return [] if cell is None or cell == "" or cell != cell else [cell]
+
+
+def _content(cell: Any) -> bytes | None:
+    """The bytes of an image that a cell holds: as they are, in an object, as base64 or as a data URI; None where it has none."""
+    if isinstance(cell, Mapping):
+        cell = cell.get("bytes")
+    if isinstance(cell, (bytes, bytearray)):
+        return bytes(cell)
+    if not isinstance(cell, str):
+        return None
+    given = re.match(r"data:image/[\w.+-]+;base64,", cell)
+    text = cell[given.end() :] if given else cell
+    if given is None and not (len(text) >= _SHORTEST and text.lstrip().startswith(_STARTS)):
+        return None
+    if _BASE64.fullmatch(text) is None:
+        return None
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        return None
 
 
 def inside(root: Path, text: str, row: Row, column: str) -> Path:
@@ -120,6 +167,5 @@ def identity(cell: Any) -> str | None:
     """Return 16 digits of BLAKE2 of the image's bytes, or None where the cell holds no bytes."""
     if isinstance(cell, (list, tuple)) and len(cell) == 1:
         cell = cell[0]
-    if isinstance(cell, Mapping):
-        cell = cell.get("bytes")
-    return hashlib.blake2b(cell, digest_size=8).hexdigest() if isinstance(cell, (bytes, bytearray)) else None
+    content = _content(cell)
+    return None if content is None else hashlib.blake2b(content, digest_size=8).hexdigest()

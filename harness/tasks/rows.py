@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from harness.errors import RequestError
+from harness.tasks.listed import listed, looks_listed
 
 LONGEST_TEXT, LONGEST_SHORT = 100_000, 10_000
 """Characters of a question, and of an id or an answer that is one of one."""
@@ -80,9 +81,14 @@ class Row:
     def texts(self, column: str) -> tuple[str, ...]:
         """Return a list of texts or numbers as texts, of which one at least is not blank.
 
-        A text alone is a list of one; of objects, as VQAv2 has them, the ``answer`` is taken.
+        A text alone is a list of one, unless it writes a list down; of objects, as VQAv2 has them, the ``answer`` is taken.
         """
         value = self.value(column)
+        if isinstance(value, str) and looks_listed(value):
+            found = listed(value)
+            if not isinstance(found, list):
+                raise self.error(column, f"is {kind(value)}, which looks like a list and cannot be read as one")
+            value = found
         if isinstance(value, str):
             return (self.text(column),)
         if not isinstance(value, (list, tuple)):
@@ -96,6 +102,17 @@ class Row:
         if not any(item.strip() for item in out):
             raise self.error(column, "is an empty list" if not out else "holds only blank texts")
         return tuple(out)
+
+    def answers(self, column: str) -> tuple[str, ...]:
+        """Return the answers of a column that holds one: several where it is a list, or a text that writes a list of texts down.
+
+        A list of numbers as text stays as it is: it may be a box, or an interval.
+        """
+        value = self.value(column)
+        found = listed(value) if isinstance(value, str) and looks_listed(value) else value
+        if isinstance(found, (list, tuple)) and (found is value or all(isinstance(item, str) for item in found)):
+            return self.texts(column)
+        return (self.short(column),)
 
     def whole(self, column: str) -> int:
         """Return a whole number, which may stand as text."""

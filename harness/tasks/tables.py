@@ -1,4 +1,4 @@
-"""Task files as tables of rows: JSON lines and parquet, images read one at a time."""
+"""Task files as tables of rows: what a table is, JSON lines and parquet; images are read one at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, BinaryIO, NoReturn, Protocol
 
 from harness.errors import RequestError
 from harness.tasks.rows import Row
@@ -24,6 +24,7 @@ class Table(Protocol):
     name: str
     columns: tuple[str, ...]
     root: Path | None
+    holds_pointers: bool  # whether a cell of an image may be the index of another row, which has it
 
     def __len__(self) -> int: ...
 
@@ -53,59 +54,51 @@ class Table(Protocol):
         ...
 
 
-class JsonLines:
-    """A file of JSON objects, one a line; blank lines do not count.
+class TextTable:
+    """Rows of a text file, which is read whole: images are paths in it, or base64.
 
-    It is read whole: images are paths in it.
+    Args:
+        path: of the file.
+        name: for messages; the file's name where not given.
 
     Raises:
         RequestError: for what is no such file, with the line and where there is one the column of the first fault.
     """
 
+    place_name = "line"  # what messages count in
+    holds_pointers = False  # whether a cell may hold the index of the row that has its image, as VLMEvalKit's tables do
+
     def __init__(self, path: Path, name: str = "") -> None:
         self.name = name or path.name
         self.root: Path | None = path.parent
         self._objects: list[dict[str, Any]] = []
-        self._lines: list[int] = []
-        total = hashlib.blake2b(digest_size=8)
+        self._places: list[int] = []
+        self._total = hashlib.blake2b(digest_size=8)
         try:
             with path.open("rb") as file:
-                for line, content in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
-                    total.update(content)
-                    if content.strip():
-                        self._objects.append(self._object(content, line))
-                        self._lines.append(line)
+                for place, values in self.read(file):
+                    self._objects.append(values)
+                    self._places.append(place)
         except OSError as error:
             raise RequestError(f"{path}: cannot be read ({error.strerror or error})") from None
         if not self._objects:
             raise RequestError(f"{path}: holds no rows")
-        self.digest = total.hexdigest()
         self.columns = tuple(dict.fromkeys(key for values in self._objects for key in values))
 
-    def _object(self, content: bytes, line: int) -> dict[str, Any]:
-        place = f"{self.name}, line {line}"
-        if len(content) > LONGEST_LINE:
-            raise RequestError(f"{place}: longer than {LONGEST_LINE // 2**20} MiB; write one JSON object a line")
-        try:
-            text = content.rstrip(b"\r\n").decode("utf-8-sig" if line == 1 else "utf-8")
-            value = json.loads(text, parse_constant=_refuse)
-        except UnicodeDecodeError as error:
-            raise RequestError(f"{place}, byte {error.start + 1}: not UTF-8 text") from None
-        except json.JSONDecodeError as error:
-            raise RequestError(f"{place}, character {error.colno}: not JSON ({error.msg})") from None
-        except RecursionError:
-            raise RequestError(f"{place}: nested too deeply") from None
-        except ValueError as error:
-            raise RequestError(f"{place}: not JSON ({str(error)[:80]})") from None
-        if not isinstance(value, dict):
-            raise RequestError(f'{place}: a JSON object is expected, such as {{"image": ..., "question": ...}}')
-        return value
+    @property
+    def digest(self) -> str:
+        """A fingerprint of the content, as hexadecimal digits."""
+        return self._total.hexdigest()
+
+    def read(self, file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the rows of a file, each with its place; what is read goes into the digest too."""
+        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self._objects)
 
     def holds_text(self, column: str) -> bool:
-        """Return True: JSON holds no bytes."""
+        """Return True: a text file holds no bytes."""
         return True
 
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
@@ -114,8 +107,8 @@ class JsonLines:
 
     def row(self, index: int, columns: Sequence[str]) -> Row:
         """Return one row, counted from 0, with all of its columns."""
-        line = self._lines[index]
-        return Row(self._objects[index], f"{self.name}, line {line}", f"{_stem(self.name)}-{line}")
+        place = self._places[index]
+        return Row(self._objects[index], f"{self.name}, {self.place_name} {place}", f"{_stem(self.name)}-{place}")
 
     def cell(self, index: int, column: str) -> Any:
         """Return the content of one cell; None where the row lacks the column."""
@@ -124,6 +117,68 @@ class JsonLines:
     def cells(self, column: str) -> Iterator[Any]:
         """Return all cells of a column in order; None where a row lacks the column."""
         return (values.get(column) for values in self._objects)
+
+
+class JsonLines(TextTable):
+    """A file of JSON objects, one a line; blank lines do not count."""
+
+    def read(self, file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the objects, each with its line."""
+        for line, content in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+            self._total.update(content)
+            if not content.strip():
+                continue
+            place = f"{self.name}, line {line}"
+            if len(content) > LONGEST_LINE:
+                raise RequestError(f"{place}: longer than {LONGEST_LINE // 2**20} MiB; write one JSON object a line")
+            value = parsed(content.rstrip(b"\r\n"), place, first=line == 1)
+            if not isinstance(value, dict):
+                raise RequestError(f'{place}: a JSON object is expected, such as {{"image": ..., "question": ...}}')
+            yield line, value
+
+
+def parsed(content: bytes, place: str, first: bool = True) -> Any:
+    """Return the value that JSON text holds.
+
+    Args:
+        content: UTF-8 text; a byte order mark may stand before the first line of a file.
+        place: where it stands, for messages.
+        first: whether it is the start of a file.
+
+    Raises:
+        RequestError: where it is no JSON, or an object has a key twice, of which all but the last would be lost.
+    """
+    try:
+        text = content.decode("utf-8-sig" if first else "utf-8")
+        return json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique)
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{place}, byte {error.start + 1}: not UTF-8 text") from None
+    except json.JSONDecodeError as error:
+        where = f"character {error.colno}" if "\n" not in text else f"line {error.lineno}, character {error.colno}"
+        raise RequestError(f"{place}, {where}: not JSON ({_said(text, error)})") from None
+    except RecursionError:
+        raise RequestError(f"{place}: nested too deeply") from None
+    except RequestError as error:
+        raise RequestError(f"{place}: {error}") from None
+    except ValueError as error:
+        raise RequestError(f"{place}: not JSON ({str(error)[:80]})") from None
+
+
+def _said(text: str, error: json.JSONDecodeError) -> str:
+    """What is wrong with JSON text; a comma before a bracket that closes is named, which Python does from 3.13 on alone."""
+    before, behind = text[: error.pos].rstrip(), text[error.pos :].lstrip()
+    at = text[error.pos : error.pos + 1]
+    trailing = (before.endswith(",") and behind[:1] in ("}", "]")) or (at == "," and behind[1:].lstrip()[:1] in ("}", "]"))
+    return "a comma stands before the end of an object or a list" if trailing else error.msg
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for place, key in enumerate(keys) if key in keys[:place])
+        raise RequestError(f"key {twice[:40]!r} stands twice in one object; leave one of them")
+    return found
 
 
 def _refuse(constant: str) -> NoReturn:
@@ -151,6 +206,8 @@ class Parquet:
     Raises:
         RequestError: where pyarrow is missing, or the file is no parquet or has no rows.
     """
+
+    holds_pointers = False
 
     def __init__(self, path: Path, name: str = "") -> None:
         require_pyarrow(str(path))

@@ -37,7 +37,8 @@ WRONG = [
     ("questions.jsonl[metric=vqaa]", "unknown metric 'vqaa'; did you mean 'vqa'?"),
     ("questions.jsonl[metric=choice]", "metric 'choice' needs a column 'choices'"),
     ("questions.jsonl[prompt=x]", "has no parameter 'prompt'"),
-    ("notes.json", "notes.json is neither .jsonl nor .parquet"),
+    ("notes.json", "notes.json: holds no rows"),
+    ("notes.md", "notes.md is none of .jsonl, .parquet, .tsv, .csv, .json"),
     ("a\0b.jsonl", "no such file or folder"),
     ("x" * 5000 + ".jsonl", "no such file or folder"),
 ]
@@ -47,6 +48,7 @@ WRONG = [
 def test_wrong_expressions(jsonl, tmp_path, monkeypatch, expression, message):
     jsonl([row()])
     (tmp_path / "notes.json").write_text("[]")
+    (tmp_path / "notes.md").write_text("[]")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RequestError) as error:
         create(expression)

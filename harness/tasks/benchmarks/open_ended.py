@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from harness.tasks.base import Answered, TaskInfo
 from harness.tasks.benchmarks.yes_no import SHORT
+from harness.tasks.row_images import ImageTable
 from harness.tasks.rows import Row
 from harness.tasks.scoring import anls, contains, exact, relaxed
-from harness.tasks.tabular import Asked, Benchmark, ImageTable
+from harness.tasks.tabular import Asked, Benchmark
 from harness.tasks.target import Target
 from harness.tasks.vqa import textvqa, vqa
 
