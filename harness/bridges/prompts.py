@@ -17,7 +17,7 @@ from harness.errors import RequestError, nearest
 from harness.models.adapter import Adapter
 from harness.models.prompt import ImageSpan, PixelBatch
 from harness.models.signal_sources import given_by
-from harness.run.batch_run import stream
+from harness.run.streams import stream
 from methods.keep import Keep
 from methods.registry import MethodError, canonical, create, entry, parse, split
 from methods.schedule import plan

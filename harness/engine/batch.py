@@ -25,6 +25,22 @@ class Batch:
     question_seeds: torch.Tensor  # int64 [R]
     evidence: torch.Tensor | None = None  # bool [R, N]; a row without evidence is all False
     text_embeds: torch.Tensor | None = None  # [R, M, C] of the questions in the joint space
+    prefixes: list[list[int]] | None = None  # by image, where they differ; ``prefix`` is the first one's
+
+    def groups(self, blind: bool) -> list[list[int]]:
+        """Return groups of the images, by index, that can run in one go: the same prefix, and the same visual tokens.
+
+        Args:
+            blind: whether images are left out, and so do not matter.
+        """
+        alike = [list(range(len(self.pixels)))] if blind or self.pixels.uniform else self.pixels.groups()
+        if self.prefixes is None:
+            return alike
+        found: dict[tuple[int, ...], list[int]] = {}
+        for number, group in enumerate(alike):
+            for image in group:
+                found.setdefault((number, *self.prefixes[image]), []).append(image)
+        return list(found.values())
 
     def rows(self, rows: list[int]) -> tuple[Batch, torch.Tensor]:
         """Return the batch of some of the questions and the images that they ask about.
@@ -41,10 +57,13 @@ class Batch:
             evidence = evidence[rows]
             if pixels.uniform:  # rows of images with more tokens may have made the table wider
                 evidence = evidence[:, : pixels.counts[0]]
+        prefixes = None if self.prefixes is None else [self.prefixes[place] for place in images.tolist()]
+        prefix = self.prefix if prefixes is None else prefixes[0]
         some = replace(
             self, pixels=pixels, questions=[self.questions[row] for row in rows], image=image,
             image_seeds=self.image_seeds[images], question_seeds=self.question_seeds[rows],
             evidence=evidence, text_embeds=None if self.text_embeds is None else self.text_embeds[rows],
+            prefix=prefix, prefixes=None if prefixes == [prefix] * len(images) else prefixes,
         )  # fmt: skip
         return some, images
 

@@ -225,6 +225,4 @@ def _groups(batch: Batch, steps: tuple[Step, ...] | None, blind: bool) -> list[l
     """Images that run in one go: those alike, or each alone where a step decides its count from the image."""
     if steps is not None and any(step.adaptive for step in steps):
         return [[image] for image in range(len(batch.pixels))]
-    if blind or batch.pixels.uniform:
-        return [list(range(len(batch.pixels)))]
-    return batch.pixels.groups()
+    return batch.groups(blind)

@@ -131,7 +131,7 @@ def blockwise_tower_signals(
     if "cls_feature" in wanted:
         found["cls_feature"] = first(hidden[:, 0])
     if "image_embeds" in wanted:
-        found["image_embeds"] = adapter.joint_embeds(hidden)
+        found["image_embeds"] = arrange(adapter.joint_embeds(hidden))
     return {name: tensor for name, tensor in found.items() if name in wanted}
 
 

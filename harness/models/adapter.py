@@ -7,6 +7,7 @@ images in `tiling`, and what sets it apart in `families`.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -14,12 +15,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-from harness.errors import RequestError
+from harness.errors import RequestError, SampleError
 from harness.models.attention_kind import AttentionKind, attention_kinds
 from harness.models.backbones import BackboneSpec, backbone_of
-from harness.models.chat_template import bare_prompt, check_template, render, token_ids
+from harness.models.chat import prompt_ids, text_ids
+from harness.models.chat_template import check_template
 from harness.models.companion import Companion
-from harness.models.configuration import check_configuration, layers_read, read_shape, tower_kind, understood
+from harness.models.configuration import check_configuration, layers_read, longest_sequence, read_shape, tower_kind, understood
 from harness.models.families import FamilySpec, spec_of
 from harness.models.picture_size import PictureSize
 from harness.models.pixtral import PixtralTower
@@ -80,8 +82,8 @@ class Adapter:
         self._cache_word = "cache" if "cache" in inspect.signature(inner).parameters else "past_key_values"
         self.end_ids: frozenset[int] = frozenset(token_ids(model.generation_config.eos_token_id))
         self.tiler = self.spec.tiler(self.config, processor, self.shape.merge)
-        self._span_of_size: dict[tuple[int, int], ImageSpan] = {}
         self.picture_size, self.template_source = PictureSize(), "its chat template"
+        self._spans_of_sizes: dict[tuple[tuple[int, int], ...], tuple[ImageSpan, ...]] = {}
 
     @cached_property
     def shape(self) -> ModelShape:
@@ -107,12 +109,16 @@ class Adapter:
         seen = own if trimmed else 0
         return replace(self.shape, visual_tokens=count, tiles=tiles, grid=grid or (1, count), tile_tokens=seen)
 
+    def prompt_spans(self, sizes: Sequence[tuple[int, int]]) -> tuple[ImageSpan, ...]:
+        """Return the tokens that the images of one prompt put into it, by their pixels, (width, height); only these matter."""
+        key = ((0, 0),) * len(sizes) if self.tiler.fixed else tuple(sizes)
+        if key and key not in self._spans_of_sizes:
+            self._spans_of_sizes[key] = self.prompt_pixels([[Image.new("RGB", size) for size in sizes]]).spans[0]
+        return self._spans_of_sizes[key] if key else ()
+
     def image_span(self, size: tuple[int, int]) -> ImageSpan:
-        """Return the tokens that an image of so many pixels, (width, height), puts into the prompt; only its size matters."""
-        key = (0, 0) if self.tiler.fixed else size
-        if key not in self._span_of_size:
-            self._span_of_size[key] = self.prompt_pixels([[Image.new("RGB", size)]]).spans[0][0]
-        return self._span_of_size[key]
+        """Return the tokens that an image of so many pixels, (width, height), puts into a prompt of its own."""
+        return self.prompt_spans([size])[0]
 
     @cached_property
     def gives(self) -> frozenset[str]:
@@ -147,39 +153,44 @@ class Adapter:
 
     # prompts
 
-    def prompt(self, question: str, image: bool | int = True) -> tuple[list[int], list[int]]:
+    def prompt(self, question: str | Sequence[str], image: bool | int = True) -> tuple[list[int], list[int]]:
         """Return the token ids before and after the image for a question; without an image, nothing stands between them.
 
         Args:
-            question: its text.
+            question: its text, which follows its images; or the texts before, between and behind them, one more than images.
             image: whether there is one, or how many: then the first list goes on up to the last, and holds VISUAL where
-                an earlier one stands.
+                an earlier one stands. Texts say it themselves.
 
         Raises:
-            RequestError: where the model's chat template does not hold so many images.
+            RequestError: where the model's chat template does not hold so many images, or not where they should stand.
+            SampleError: where a text holds what stands for an image in this model's prompts.
         """
-        ids = self._ids(question, int(image))
-        if not image:
+        texts = (*("",) * int(image), question) if isinstance(question, str) else tuple(question)
+        count = len(texts) - 1
+        ids = prompt_ids(self.name, self.processor, self.spec, texts)
+        if not count:
             first = self._shared_prefix
             return ids[:first], ids[first:]
         marks = [i for i, token in enumerate(ids) if token == self._mark]
-        if len(marks) != image:
-            raise RequestError(f"model {self.name!r}: its chat template holds {len(marks)} images where {int(image)} were given")
+        if len(marks) != count:
+            word = getattr(self.processor, "image_token", None)
+            if word is not None and any(word in text for text in texts):
+                raise SampleError(f"the question holds {word!r}, which stands for an image in prompts of this model")
+            raise RequestError(f"model {self.name!r}: its chat template holds {len(marks)} images where {count} were given")
         before = [VISUAL if token == self._mark else token for token in ids[: marks[-1]]]
         return before, ids[marks[-1] + 1 :]
-
-    def _ids(self, question: str, images: int) -> list[int]:
-        """Token ids of a question with so many images, one mark for each."""
-        spec = self.spec
-        text = bare_prompt(self.processor, question, images) if spec.bare_prompt else render(self.processor, question, images)
-        return token_ids(self.processor, text, spec)
 
     def check_template(self) -> None:
         """Check that the chat template can write questions with an image and without; a `RequestError` says what is wrong."""
         # a family without templates, and a model of another package, write their prompts themselves
         if type(self).prompt is Adapter.prompt and not self.spec.bare_prompt:
-            marks = lambda text: token_ids(self.processor, text, self.spec).count(self._mark)
+            marks = lambda text: text_ids(self.processor, self.spec, text).count(self._mark)
             check_template(self.name, self.processor, self.template_source, marks)
+
+    @cached_property
+    def longest(self) -> int | None:
+        """The most tokens that a prompt and its answer may have together; None where the model does not say."""
+        return longest_sequence(self.config, self.tokenizer)
 
     @cached_property
     def _mark(self) -> int:
@@ -190,7 +201,7 @@ class Adapter:
     @cached_property
     def _shared_prefix(self) -> int:
         """Tokens before the image that stand before the question too where there is none."""
-        with_image, without = self.prompt("x")[0], self._ids("x", 0)
+        with_image, without = self.prompt("x")[0], prompt_ids(self.name, self.processor, self.spec, ("x",))
         return next((i for i, (a, b) in enumerate(zip(with_image, without)) if a != b), min(len(with_image), len(without)))
 
     def pixels(self, images: list[Image.Image], grid: tuple[int, int] | None = None) -> PixelBatch:

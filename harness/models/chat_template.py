@@ -1,4 +1,4 @@
-"""Chat templates: where one comes from, how a question is rendered with it, and what is wrong with one that cannot be used."""
+"""Chat templates: where one comes from, and what is wrong with one that cannot be used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.errors import RequestError
 from harness.files import parse_json, regular
-from harness.models.families import FamilySpec
+from harness.models.chat import rendered
 from harness.notices import notice
 
 _LARGEST = 2**20  # bytes of a file
@@ -94,36 +94,6 @@ def template_digest(processor: Any) -> str | None:
     return None if held is None else sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def render(processor: Any, question: str, images: int) -> str:
-    """Return the prompt of a question about so many images, as a processor's chat template writes it."""
-    content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
-    messages = [{"role": "user", "content": content}]
-    text: str = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return text
-
-
-def bare_prompt(processor: Any, question: str, images: int) -> str:
-    """Return the prompt of a question about so many images, as a family without chat templates is asked."""
-    return str(processor.image_token) * images + str(processor.tokenizer.bos_token) + question + "\n"
-
-
-def token_ids(processor: Any, text: str, spec: FamilySpec) -> list[int]:
-    """Return the token ids of a rendered prompt; one that does not begin as texts do gets that beginning.
-
-    Args:
-        processor: of transformers.
-        text: the prompt.
-        spec: of the model's family.
-    """
-    tokenizer = processor.tokenizer
-    if spec.image_margin:
-        word = processor.image_token
-        text = text.replace(word, f"{spec.image_margin}{word}{spec.image_margin}")
-    starts = tokenizer.bos_token is not None and text.lstrip().startswith(tokenizer.bos_token)
-    ids: list[int] = tokenizer(text, add_special_tokens=not (starts or spec.bare_prompt)).input_ids
-    return ids
-
-
 def check_template(name: str, processor: Any, source: str, marks: Any) -> None:
     """Check that a processor's chat template writes what is asked, with an image and without.
 
@@ -144,7 +114,7 @@ def check_template(name: str, processor: Any, source: str, marks: Any) -> None:
     for images in (1, 0):
         asked = "a question about an image" if images else "a question without an image"
         try:
-            text = render(processor, _QUESTION, images)
+            text = rendered(processor, [{"type": "image"}] * images + [{"type": "text", "text": _QUESTION}])
         except Exception as error:  # a template is a program
             line = getattr(error, "lineno", None) or _line(error)
             said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

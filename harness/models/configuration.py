@@ -16,6 +16,7 @@ _OWN_TOWERS = {"smolvlm": "idefics3_vision", "idefics3": "idefics3_vision", "int
 _WITH_CLS = ("clip_vision_model", "internvl_vision")
 _SEVERAL = ("llava", "llava_next", "llava_onevision", "vipllava")
 """Families whose projector may read several tower layers at once."""
+_NO_LIMIT = 10**9  # transformers writes 10**30 where a tokenizer has none
 
 
 def read_shape(config: Any, name: str = "", kv_bytes: int = 2, grid: tuple[int, int] | None = None) -> ModelShape:
@@ -160,6 +161,29 @@ def understood(name: str, config: Any) -> Iterator[None]:
         of = f"{config.model_type} around {text}" if text not in (None, config.model_type) else config.model_type
         lacks = f"its {type(error.obj).__name__} has no {error.name!r}" if error.name else str(error)
         raise RequestError(f"model {name!r}: {of} cannot be run: {lacks}") from error
+
+
+def longest_sequence(config: Any, tokenizer: Any) -> int | None:
+    """Return the most positions that a model was made for, from its configuration, else from its tokenizer; None for no limit.
+
+    Args:
+        config: a configuration of transformers; its fields differ by family.
+        tokenizer: of transformers; None for a model that has none.
+    """
+    text = config.get_text_config()
+    stated = getattr(text, "max_position_embeddings", None)
+    if not isinstance(stated, int) or stated < 1:
+        stated = getattr(tokenizer, "model_max_length", None)
+        return stated if isinstance(stated, int) and 0 < stated < _NO_LIMIT else None
+    scaling = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    factor = scaling.get("factor") if isinstance(scaling, dict) else None
+    kind = scaling.get("rope_type", scaling.get("type")) if isinstance(scaling, dict) else None
+    if not isinstance(factor, (int, float)) or factor <= 1:
+        return stated
+    if kind in ("linear", "dynamic"):  # their configurations state what the model was trained with
+        return int(stated * factor)
+    original = scaling.get("original_max_position_embeddings")
+    return max(stated, int(original * factor)) if kind == "yarn" and isinstance(original, int) else stated
 
 
 def check_configuration(name: str, config: Any) -> None:

@@ -196,3 +196,8 @@ class PixelBatch:
     def stack(self) -> torch.Tensor:
         """Return all tiles [B * tiles, 3, H, W], or all patches [B * patches, C], prompt by prompt."""
         return torch.cat(self.tensors)
+
+
+def without_images(prompts: int) -> PixelBatch:
+    """Return the pixels of so many prompts of text alone: none."""
+    return PixelBatch([torch.empty(0)] * prompts, [()] * prompts)

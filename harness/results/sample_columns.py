@@ -18,7 +18,10 @@ NUMBER_COLUMNS = ("score", "agree", "kl", "recall", "recall_before", "swap_score
 
 @dataclass(frozen=True, eq=False)
 class RunQuestions:
-    """All questions of a run in the order of images and questions."""
+    """All questions of a run that have an image, in the order of images and questions.
+
+    Of text alone nothing can be pruned: all cells answer as the unpruned model does, so such questions tell none from another.
+    """
 
     sorted_ids: list[str]  # [Q] in the order in which a cell's samples are stored
     place: Integers  # [Q] of each of `sorted_ids` in the order of images and questions
@@ -33,7 +36,9 @@ class RunQuestions:
         Args:
             run: finished or not.
         """
-        images = {name: i for i, (name,) in enumerate(run.connection.execute("SELECT id FROM images ORDER BY place"))}
+        chosen = "id NOT IN (SELECT image FROM layouts WHERE cell = 0 AND tokens = 0)" if run.has("layouts") else "1"
+        known = run.connection.execute(f"SELECT id FROM images WHERE {chosen} ORDER BY place")  # nosec B608
+        images = {name: i for i, (name,) in enumerate(known)}
         families = [name for (name,) in run.connection.execute("SELECT DISTINCT family FROM questions ORDER BY family")]
         number = {name: i for i, name in enumerate(families)}
         query = "SELECT questions.id, image, place, family FROM questions ORDER BY id"

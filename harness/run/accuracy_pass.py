@@ -11,6 +11,7 @@ from harness.run.config import CompareConfig
 from harness.run.executors.base import ModelNeeds, cores, run_with
 from harness.run.executors.local import run_here
 from harness.run.executors.processes import ProcessExecutor
+from harness.run.manifest import add_notes
 from harness.run.prepare import PreparedRun
 from harness.run.shard_runner import ShardRunner, ShardRunnerSource, fingerprints
 from harness.run.shards import Shard, ShardResult
@@ -39,14 +40,18 @@ def run_accuracy_pass(config: CompareConfig, run: RunFolder, prepared: PreparedR
             advance(images * (len(prepared.active) - len(todo)))
             if todo:
                 shards.append(Shard(place, tuple(todo), first=not shards and not done))
-        size = config.batch_size
+        size, shortened = config.batch_size, set[str]()
         with closing(run_shards(config, prepared, shards, advance)) as answered:
             for shard, result in answered:
                 refused = {cell.key for cell in prepared.cells if cell.skipped is not None}
                 results = {ids[key]: joined(parts) for key, parts in result.cell_results.items() if key not in refused}
                 run.add_batch(shard.place, result.images, result.questions, results, result.layouts)
                 _refuse(result.refused, run, prepared, ids)
-                size = min(size, result.size)
+                size, shortened = min(size, result.size), shortened | result.shortened
+        if shortened:
+            what = "answer to 1 question ends" if len(shortened) == 1 else f"answers to {len(shortened)} questions end"
+            most = f"the model takes {prepared.adapter.longest:,} tokens, prompt and answer together"
+            add_notes(run, [f"the {what} where {most}"])
     if shards:
         manifest = run.manifest()
         manifest["batch_size_used"] = min(size, manifest.get("batch_size_used", size))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -12,35 +10,29 @@ import numpy as np
 import torch
 from PIL import Image
 
-from harness.engine.batch import Batch, EngineOutput, join
+from harness.engine.batch import Batch, EngineOutput
 from harness.engine.engine import Engine
-from harness.engine.recorder import Recorder, merged
-from harness.engine.request import EngineRequest, Steps, steps_of_rows
+from harness.engine.recorder import Recorder
+from harness.engine.request import EngineRequest, Steps
 from harness.engine.sharing import CellPath, SharedPrefill
 from harness.engine.signals import GroupedVisionOutput, VisionOutput
-from harness.models.prompt import PixelBatch
+from harness.models.prompt import ImageSpan, PixelBatch, without_images
 from harness.run.analysis import GroupedTokenAnalysis, TokenAnalysis
+from harness.run.asked_prompts import AskedPrompts
+from harness.run.contact_sheet import layout_of
 from harness.run.evidence_swap import SwappedSteps, swapped
 from harness.run.plan import Cell
-from harness.run.token_masks import fitted, present
+from harness.run.stored_rows import image_row, traces
+from harness.run.streams import stream
+from harness.run.token_masks import evidence_held, fitted, present
+from harness.run.unshared import run_apart
 from harness.store.arrays import pack
-from harness.store.cell_results import CellResult, SampleRow, SelectionTrace
+from harness.store.cell_results import CellResult, SampleRow
 from harness.store.layouts import ImageLayout
 from harness.store.schema import ImageRow, QuestionRow
 from harness.tasks.base import ImageSample, Question, Task
+from harness.tasks.marks import unmarked
 from methods.types import VISION_SIGNALS, ModelShape
-from metrics import evidence
-
-
-def stream(*parts: object) -> int:
-    """Return a seed that depends on the parts alone: 62 bits of their BLAKE2 hash."""
-    text = "|".join(map(str, parts)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 2
-
-
-def ask(template: str, question: str) -> str:
-    """Return the instruction for a question, which ``{question}`` in the template stands for."""
-    return template.replace("{question}", question)
 
 
 @dataclass
@@ -69,6 +61,8 @@ class BatchRun:
     cells: tuple[Cell, ...] = ()
     analysed: bool = False
     reference: EngineOutput | None = field(default=None, init=False)  # of `none`, once it has run
+    rooms: list[int | None] = field(default_factory=list, init=False)  # tokens that an answer to each question may have
+    shortened: set[str] = field(default_factory=set, init=False)  # questions whose answers ended where the model's maximum is
 
     def forget(self) -> None:
         """Let go of all that was computed; it is computed again where it is used."""
@@ -77,14 +71,32 @@ class BatchRun:
         self.reference = None
 
     @cached_property
-    def images(self) -> list[Image.Image]:
-        """The images, decoded."""
-        return [sample.image for sample in self.samples]
+    def images(self) -> list[list[Image.Image]]:
+        """The images of each sample, decoded."""
+        return [sample.images for sample in self.samples]
 
     @cached_property
     def pixels(self) -> PixelBatch:
-        """The images as the vision tower takes them."""
-        return self.engine.adapter.pixels(self.images)
+        """The images of each sample as the vision tower takes them."""
+        if self.text_alone:
+            return without_images(len(self.samples))
+        return self.engine.adapter.prompt_pixels(self.images)
+
+    @property
+    def text_alone(self) -> bool:
+        """Whether the samples have no images; a batch holds samples with images, or without, never both."""
+        return not any(sample.count for sample in self.samples)
+
+    @cached_property
+    def prompts(self) -> AskedPrompts:
+        """What is asked about the images as they are.
+
+        Raises:
+            SampleError: where a prompt is longer than what the model takes.
+        """
+        made = AskedPrompts.of(self.engine.adapter, self.samples, self.template, self.text_alone)
+        self.rooms = made.rooms(self.engine.adapter, self.pixels.spans)
+        return made
 
     @cached_property
     def batch(self) -> Batch:
@@ -131,9 +143,13 @@ class BatchRun:
             return self.batch
         if not cell.varies or cell.blind:
             return self.make_batch(cell.grid)
-        grids = [cell.plan(shape)[2] for shape in self.shapes]
-        pixels = [self.engine.adapter.pixels([image], grid) for image, grid in zip(self.images, grids, strict=True)]
-        return self.make_batch(cell.grid, PixelBatch([v.tensors[0] for v in pixels], [v.spans[0] for v in pixels]))
+        adapter = self.engine.adapter
+        made = []
+        for images, spans, shape in zip(self.images, self.pixels.spans, self.shapes, strict=True):
+            grids = [cell.plan(shape)[2]] if len(images) == 1 else cell.grids(shape, [adapter.shape_for((one,)) for one in spans])
+            made.append([adapter.pixels([image], grid) for image, grid in zip(images, grids, strict=True)])
+        tensors = [torch.cat([one.tensors[0] for one in images]) for images in made]
+        return self.make_batch(cell.grid, PixelBatch(tensors, [tuple(one.spans[0][0] for one in images) for images in made]))
 
     def make_batch(self, grid: tuple[int, int] | None, pixels: PixelBatch | None = None) -> Batch:
         """Return the batch as it is, with its images shrunk, or without images.
@@ -142,27 +158,28 @@ class BatchRun:
             grid: (h, w) in visual tokens to which images are shrunk; (0, 0) for no images, None for images as they are.
             pixels: the images as the tower takes them, where each is shrunk to a grid of its own.
         """
-        adapter = self.engine.adapter
+        adapter, samples = self.engine.adapter, self.samples
         blind = grid == (0, 0)
-        questions = self._questions
-        prompts = [adapter.prompt(ask(self.template, q.text), not blind) for q in questions]
-        owner = [i for i, sample in enumerate(self.samples) for _ in sample.questions]
+        asked = self.prompts if not blind or self.text_alone else AskedPrompts.of(adapter, samples, self.template, blind=True)
         if pixels is None:
-            pixels = self.pixels if grid is None or blind else adapter.pixels(self.images, grid)
+            pixels = self.pixels if grid is None or blind else adapter.prompt_pixels(self.images, grid)
+        if asked.sample != list(range(len(samples))):
+            pixels = pixels[asked.sample]
         image_seeds, question_seeds = self._seeds(self.seed)
         embeds = None
-        if "text_embeds" in self.wanted:
+        if "text_embeds" in self.wanted and not self.text_alone:
             assert adapter.companion is not None, "only a model with a companion gives text_embeds"
-            embeds = adapter.companion.texts_embeds(q.text for q in questions)
+            embeds = adapter.companion.texts_embeds(unmarked(q.text) for q in self._questions)
         return Batch(
             pixels=pixels,
-            prefix=prompts[0][0],
-            questions=[after for _, after in prompts],
-            image=torch.tensor(owner, device=adapter.device),
-            image_seeds=image_seeds,
+            prefix=asked.prefixes[0],
+            questions=asked.questions,
+            image=torch.tensor(asked.image, device=adapter.device),
+            image_seeds=image_seeds[asked.sample],
             question_seeds=question_seeds,
-            evidence=self.evidence,
+            evidence=None if self.text_alone else self.evidence,
             text_embeds=embeds,
+            prefixes=None if all(prefix == asked.prefixes[0] for prefix in asked.prefixes) else asked.prefixes,
         )
 
     @cached_property
@@ -207,6 +224,9 @@ class BatchRun:
             cell: what to run.
             seeds: further seeds under which its answers are scored.
         """
+        if self.text_alone:
+            return self._without_images(cell, seeds)
+        _ = self.prompts  # whatever a cell does to the images, none is asked what is too long for the model
         batch = self.batch_for(cell)
         recorder = Recorder(attention=True) if self.analysed and not cell.blind and not cell.adaptive else None
         output = self._answer(cell, batch, cell.given, recorder)
@@ -218,9 +238,10 @@ class BatchRun:
             result.analysis = self.analyst.run(cell, output, recorder)
             if cell.swaps and self.batch.evidence is not None:
                 result.samples = self._swap(cell, rows, output.entered)
-            result.traces = self._traces(output, recorder)
+            result.traces = traces(self._questions, self.batch, output, recorder)
         if cell.grid is not None and cell.varies and not cell.blind:
-            result.layouts = self._layouts(batch.pixels)
+            own = dict(zip(reversed(self.prompts.sample), reversed(batch.pixels.spans), strict=True))
+            result.layouts = self._layouts([own[place] for place in range(len(self.samples))])
         result.repeats = [row for seed in seeds for row in self._again(cell, seed)]
         if self.sharing and cell in self.sharers:
             self.shared.release(self.sharers.index(cell))
@@ -228,7 +249,34 @@ class BatchRun:
 
     def refer_to(self, none: Cell) -> None:
         """Run the unpruned model, whose answers are stored already, for what other cells are compared with."""
-        self.reference = self._answer(none, self.batch, none.given)
+        self.reference = self._without_steps if self.text_alone else self._answer(none, self.batch, none.given)
+
+    def _without_images(self, cell: Cell, seeds: tuple[int, ...]) -> CellResult:
+        """Answers to questions that have no image: nothing can leave, so they are those of the unpruned model in every cell.
+
+        Neither loyalty nor tokens are told of them, where no cell has a choice.
+        """
+        if cell.method == "none":
+            self.reference = self._without_steps
+        rows = []
+        for question, tokens in zip(self._questions, self._without_steps.tokens, strict=True):
+            prediction = self.engine.adapter.decode(tokens)
+            rows.append(SampleRow(question.sample_id, prediction, self.task.score(prediction, question.answer)))
+        return CellResult(rows)
+
+    @cached_property
+    def _without_steps(self) -> EngineOutput:
+        return self._limited(self.engine.run(EngineRequest(self.batch, blind=True)))
+
+    def _limited(self, output: EngineOutput, rows: list[int] | None = None) -> EngineOutput:
+        """Answers that end where prompt and answer together reach what the model takes."""
+        asked = range(len(self.rooms)) if rows is None else rows
+        tokens, rooms = list(output.tokens), [self.rooms[row] for row in asked]
+        for place, (row, room) in enumerate(zip(asked, rooms, strict=True)):
+            if room is not None and len(tokens[place]) >= room and (len(tokens[place]) > room or output.ended[place] is None):
+                self.shortened.add(self._questions[row].sample_id)
+                tokens[place] = tokens[place][:room]
+        return replace(output, tokens=tokens)
 
     def _answer(
         self,
@@ -241,28 +289,12 @@ class BatchRun:
     ) -> EngineOutput:
         """Answers of some rows; of a fresh batch, whose seeds are others, only what left the tower is known."""
         if not self.sharing:
-            return self._apart(cell, batch if rows is None else batch.rows(rows)[0], steps, recorder)
+            some = batch if rows is None else batch.rows(rows)[0]
+            return self._limited(run_apart(self.engine, cell, some, steps, recorder), rows)
         alone = cell.grid is not None or cell.in_tower
         shared = None if alone else self.shared.without_checkpoints if fresh else self.shared
-        return self.engine.run(
-            EngineRequest(batch, steps, cell.object.positions, shared, cell.blind, recorder=recorder, rows=rows)
-        )
-
-    def _apart(self, cell: Cell, batch: Batch, steps: Steps, recorder: Recorder | None) -> EngineOutput:
-        """Answers question by question, each from its pixels on: the reference for what is computed once for several."""
-        outputs: list[EngineOutput] = []
-        recorders: list[Recorder] = []
-        places = [[i] for i in range(len(batch.questions))]
-        for place in places:
-            part = None if recorder is None else Recorder(recorder.attention)
-            one, own = batch.rows(place)[0], steps_of_rows(steps, place)
-            request = EngineRequest(one, own, cell.object.positions, None, cell.blind, False, recorder=part)
-            outputs.append(self.engine.run(request))
-            if part is not None:
-                recorders.append(part)
-        if recorder is not None:
-            merged(recorder, recorders, places)
-        return join(outputs, places)
+        request = EngineRequest(batch, steps, cell.object.positions, shared, cell.blind, recorder=recorder, rows=rows)
+        return self._limited(self.engine.run(request), rows)
 
     def _again(self, cell: Cell, seed: int) -> list[tuple[str, int, float]]:
         """Return the scores of a cell's answers under another seed."""
@@ -283,26 +315,6 @@ class BatchRun:
             for i, tokens in zip(lost, output.tokens, strict=True):
                 found[i] = self.task.score(self.engine.adapter.decode(tokens), self._questions[i].answer)
         return [replace(row, swap_score=found.get(i)) for i, row in enumerate(rows)]
-
-    def _traces(self, output: EngineOutput, recorder: Recorder) -> list[SelectionTrace]:
-        """Scores that the cell ranked by, and where merged tokens went, by the original tokens of each question's image."""
-        counts, ranks = self.batch.pixels.counts, None
-        if recorder.scores is not None:
-            assert recorder.scored_ids is not None, "scores come with the tokens that they belong to"
-            ranks = recorder.scores, recorder.scored_ids
-        source = output.source if output.source is not None else recorder.source
-        found = []
-        for row, question in enumerate(self._questions):
-            size, scores, went = counts[int(self.batch.image[row])], None, None
-            if ranks is not None:
-                ids = ranks[1][row].cpu()
-                scores = np.full(size, np.nan, np.float16)
-                scores[ids[ids >= 0].numpy()] = ranks[0][row].cpu()[ids >= 0].half().numpy()
-            if source is not None:
-                went = source[row].cpu().numpy().astype(np.int16)[:size]
-            if scores is not None or went is not None:
-                found.append(SelectionTrace(question.sample_id, scores, went))
-        return found
 
     @cached_property
     @torch.inference_mode()
@@ -328,9 +340,11 @@ class BatchRun:
             divergence = (full.exp() * (full - output.first_logits.log_softmax(-1))).sum(-1).cpu().numpy()
         counts = [0] * len(batch.pixels) if cell.blind else batch.pixels.counts
         kept = present(output.kept, max(counts)).cpu().numpy()
-        assert output.present is not None, "the engine counts what is present"
         own = [counts[image] for image in batch.image.tolist()]  # tokens of each question's image
-        recall, before = self._recall(cell, output)
+        held = (
+            None if cell.merges or cell.grid is not None else self.batch.evidence
+        )  # of mergers and shrunken images nothing is told
+        recall, before = (None, None) if held is None else evidence_held(output, held)
         rows = []
         for i, question in enumerate(self._questions):
             prediction = adapter.decode(output.tokens[i])
@@ -349,29 +363,18 @@ class BatchRun:
             )
         return rows
 
-    def _recall(self, cell: Cell, output: EngineOutput) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Share of the evidence that is present, in the last layer and on entry; mergers and shrunken images have none."""
-        if self.batch.evidence is None or cell.merges or cell.grid is not None:
-            return None, None
-        held = self.batch.evidence.cpu().numpy()
-        kept, before = (present(ids, held.shape[1]).cpu().numpy() for ids in (output.kept, output.entered))
-        return evidence.recall(kept, held), evidence.recall(before, held)
-
     def image_rows(self, place: int) -> list[ImageRow]:
         """Return the rows of the table ``images``.
 
         Args:
             place: of the first image among all images of the run.
         """
-        out: list[ImageRow] = []
-        complexity: Sequence[float | None] = self.analyst.complexity() if self.analysed else [None] * len(self.samples)
-        for i, sample in enumerate(self.samples):
-            buffer = io.BytesIO()
-            thumbnail = self.images[i].copy()
-            thumbnail.thumbnail((336, 336))
-            thumbnail.save(buffer, "PNG")
-            out.append((sample.image_id, place + i, buffer.getvalue(), thumbnail.height, thumbnail.width, complexity[i]))
-        return out
+        ranks: Sequence[float | None] = [None] * len(self.samples)
+        if self.analysed and not self.text_alone:
+            found = dict(zip(reversed(self.prompts.sample), reversed(self.analyst.complexity()), strict=True))
+            ranks = [found[place] for place in range(len(self.samples))]
+        each = enumerate(zip(self.samples, self.images, ranks, strict=True))
+        return [image_row(sample, images, place + i, rank) for i, (sample, images, rank) in each]
 
     def questions(self) -> list[QuestionRow]:
         """Return the rows of the table ``questions``."""
@@ -383,15 +386,15 @@ class BatchRun:
 
     def layouts(self) -> list[ImageLayout]:
         """Return how the visual tokens of every image lie as it is; nothing where all images of the model are alike."""
-        return [] if self.engine.adapter.tiler.fixed else self._layouts(self.pixels)
+        if self.engine.adapter.tiler.fixed and all(sample.count == 1 for sample in self.samples):
+            return []
+        return self._layouts(self.pixels.spans)
 
-    def _layouts(self, pixels: PixelBatch) -> list[ImageLayout]:
-        layouts = []
-        for sample, spans, count in zip(self.samples, pixels.spans, pixels.counts, strict=True):
-            span = spans[0] if len(spans) == 1 else None  # of several images in a prompt, neither grid nor areas are kept
-            areas = span.areas if span is not None and len(span.areas) > 1 else ()
-            layouts.append(ImageLayout(sample.image_id, count, None if span is None else span.grid, areas))
-        return layouts
+    def _layouts(self, spans: Sequence[tuple[ImageSpan, ...]]) -> list[ImageLayout]:
+        return [
+            layout_of(sample.image_id, own, [image.size for image in images])
+            for sample, own, images in zip(self.samples, spans, self.images, strict=True)
+        ]
 
 
 def _number(value: float) -> float | None:

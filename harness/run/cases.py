@@ -165,7 +165,7 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
 
 
 def _stream(seed: int, name: str) -> int:
-    from harness.run.batch_run import stream
+    from harness.run.streams import stream
 
     return stream(seed, name)
 

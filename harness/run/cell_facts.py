@@ -60,9 +60,9 @@ def measured_facts(cell: Cell, columns: Mapping[str, np.ndarray], prepared: Prep
         columns: its samples, as `RunFolder.columns` gives them.
         prepared: what the request needs, loaded.
     """
-    shapes = {sample.image_id: prepared.shape_on(place) for place, sample in enumerate(prepared.samples)}
+    shapes = {sample.image_id: prepared.shape_on(place) for place, sample in enumerate(prepared.samples) if sample.count}
     answered = zip(columns["image"], columns["kept_count"], columns["failed"])
-    kept = Counter((shapes[image], int(count)) for image, count, failed in answered if failed is None)
+    kept = Counter((shapes[i], int(count)) for i, count, failed in answered if failed is None and i in shapes)
     if not kept:
         return {}
     planned = []

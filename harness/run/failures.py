@@ -64,6 +64,7 @@ class IsolatedRun:
     batch_run: BatchRun
     none: Cell
     make: Callable[[int], BatchRun]
+    shortened: set[str] = field(default_factory=set, init=False)  # as `BatchRun.shortened`
     references: dict[int | None, EngineOutput | None] = field(default_factory=dict, init=False)  # by question, None for all
 
     @cached_property
@@ -93,6 +94,7 @@ class IsolatedRun:
         if cell.method == "none" or self._referred(self.batch_run, None):
             try:
                 yield self.batch_run.run(cell, seeds)
+                self.shortened |= self.batch_run.shortened
                 return
             except Exception as error:
                 self._let_go(self.batch_run, error)
@@ -106,7 +108,9 @@ class IsolatedRun:
         if cell.method != "none":
             self._referred(batch_run, place)
         try:
-            return batch_run.run(cell, seeds)
+            found = batch_run.run(cell, seeds)
+            self.shortened |= batch_run.shortened
+            return found
         except Exception as error:
             self._let_go(batch_run, error)
             return self._failed([place], reason(error))

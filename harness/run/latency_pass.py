@@ -13,6 +13,7 @@ from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest
 from harness.engine.stopwatch import Stopwatch
 from harness.progress import progress
+from harness.run.asked_prompts import text_length
 from harness.run.batch_run import BatchRun
 from harness.run.config import CompareConfig
 from harness.run.manifest import add_notes
@@ -110,7 +111,7 @@ def _what_to_time(run: RunFolder, prepared: PreparedRun, cells: list[Cell], ids:
 
 def one_question(sample: ImageSample) -> ImageSample:
     """Return an image with its first question alone."""
-    return ImageSample(sample.image_id, sample.image, sample.questions[:1])
+    return ImageSample(sample.image_id, tuple(sample.images), sample.questions[:1])
 
 
 def time_cells(
@@ -182,8 +183,7 @@ def time_batches(
                 timed.rows += [(place, repeat, number, stage, value) for stage, value in seconds.items()]
                 continue
             timed.kv_bytes[place] = output.kv_bytes
-            marks = 0 if cell.blind else sum(span.marks for span in batch.pixels.spans[0])
-            timed.text_tokens[place] = len(batch.prefix) + marks + len(batch.questions[0])
+            timed.text_tokens[place] = text_length(batch.prefix, () if cell.blind else batch.pixels.spans[0], batch.questions[0])
             peak = device_peak_bytes(device)
             if peak is not None:
                 timed.peak_bytes[place] = peak

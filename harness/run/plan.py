@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
@@ -72,6 +72,20 @@ class Cell:
                 steps, planned = plan(self.object, shape, budget)
                 self.plans[shape] = steps, planned, self.object.image_grid(shape, budget)
         return self.plans[shape]
+
+    def grids(self, shape: ModelShape, images: Sequence[ModelShape]) -> list[tuple[int, int] | None]:
+        """Return the grid to which each of several images is shrunk: its part of the budget is its part of the tokens.
+
+        Args:
+            shape: for the prompt.
+            images: for each image alone.
+        """
+        count, found = self.tokens(shape), []
+        for one in images:
+            own = max(1, count * one.visual_tokens // shape.visual_tokens)
+            budget = Budget(own, cast(BudgetMode, self.mode if self.keep is not None else "average"), self.text_tokens)
+            found.append(self.object.image_grid(one, budget))
+        return found
 
     def steps_for(self, shape: ModelShape) -> tuple[Step, ...]:
         """Return the steps on an image of this shape."""
@@ -251,5 +265,7 @@ def _cell(
         except BudgetError as error:
             on = f"an image of {shape.visual_tokens} tokens: " if varies else ""
             return replace(base, skipped=f"{on}{error}")
+        if shape.tiles > 1 and any(step.site.stage == 0 for step in base.steps_for(shape)):
+            return replace(base, skipped="of several images in a prompt, no token can leave inside the tower")
     steps, planned, grid = base.plan(shapes[0])
     return replace(base, steps=steps, schedule=planned, grid=grid)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from harness.tasks.base import ImageSample, Task
     from methods.types import ModelShape
 
+    Spans = tuple[ImageSpan, ...]
+
 
 @dataclass(frozen=True)
 class PreparedRun:
@@ -29,7 +31,9 @@ class PreparedRun:
     samples: list[ImageSample]
     text_tokens: float  # of a prompt beside the visual tokens, on average
     cells: list[Cell]
-    shapes: list[ModelShape | None] = field(default_factory=list)  # on each image, where they differ; None of an unreadable one
+    shapes: list[ModelShape | None] = field(
+        default_factory=list
+    )  # on each image, where they differ; None of an unreadable one, and of text alone
     notes: list[str] = field(default_factory=list)
     marks: float = 0.0  # newline and mark tokens of an image, which always stay; mean over the questions
 
@@ -83,13 +87,13 @@ def prepare(config: CompareConfig, samples: int | None = None, task: Task | None
     interrupts.check()
     drawn = task.samples(config.samples, config.seed)
     found = list(islice(drawn, config.samples) if samples is None else islice(filter(_readable, drawn), samples))
-    fixed = adapter.tiler.fixed
     spans = _spans(config, adapter, found)
-    known = [span for span in spans if span is not None]
-    text_tokens = _text_tokens(adapter, found, config.prompt, spans)
-    shapes = [] if fixed else [None if span is None else adapter.shape_for((span,)) for span in spans]
-    notes = _notes(config, task, known, not fixed) if samples is None else []
-    knows = task.info.knows_evidence and all(span.grid is not None for span in known)
+    known = [own for own in spans if own]
+    alike = adapter.tiler.fixed and all(len(own) == 1 for own in known)
+    text_tokens = _text_tokens(adapter, found, config, spans)
+    shapes = [] if alike else [adapter.shape_for(own) if own else None for own in spans]
+    notes = _notes(config, task, found, known, not alike) if samples is None else []
+    knows = task.info.knows_evidence and all(_grid(own) is not None for own in known)
     asked = _asked(shapes, found) or None
     cells = make_cells(config, adapter.shape, knows, adapter.gives, text_tokens, adapter.cannot, asked)
     return PreparedRun(task, adapter, found, text_tokens, cells, shapes, notes, _marks(found, spans))
@@ -99,64 +103,95 @@ def _asked(shapes: list[ModelShape | None], samples: list[ImageSample]) -> Count
     return Counter(shape for shape, sample in zip(shapes, samples) if shape is not None for _ in sample.questions)
 
 
-def _spans(config: CompareConfig, adapter: Adapter, samples: list[ImageSample]) -> list[ImageSpan | None]:
-    """The visual tokens of each image; None of one that cannot be read. `RequestError` where none can.
+def _grid(spans: Spans) -> tuple[int, int] | None:
+    """Rows and columns of the visual tokens of a prompt where they are one full grid."""
+    return spans[0].grid if len(spans) == 1 else None
+
+
+def _spans(config: CompareConfig, adapter: Adapter, samples: list[ImageSample]) -> list[Spans | None]:
+    """The visual tokens of each sample's images; None of one that cannot be read. `RequestError` where none can.
 
     Where all images of a model are alike, they are not decoded but for the first that can be.
     """
     from harness.run.failures import reason
 
-    spans: list[ImageSpan | None] = []
-    span, first = None, ""
+    spans: list[Spans | None] = []
+    first, decoded = "", False
     for sample in samples:
-        if span is None or not adapter.tiler.fixed:
-            try:
-                span = adapter.image_span(sample.image.size)
-            except Exception as error:
-                span, first = None, first or reason(error)
-        spans.append(span)
+        own: Spans | None = None
+        try:
+            if decoded and adapter.tiler.fixed:
+                own = adapter.prompt_spans([(1, 1)] * sample.count)
+            else:
+                own = adapter.prompt_spans([image.size for image in sample.images])
+                decoded |= bool(own)
+        except Exception as error:
+            first = first or reason(error)
+        spans.append(own)
     if not any(spans):
+        if not first:
+            raise RequestError(
+                f"task {config.task!r}: none of its {len(samples)} questions has an image, so nothing can be pruned"
+            )
         raise RequestError(f"task {config.task!r}: none of its {len(samples)} images can be read; the first: {first}")
     return spans
 
 
 def _readable(sample: ImageSample) -> bool:
     try:
-        return sample.image is not None
+        return bool(sample.images)
     except Exception:
         return False
 
 
-def _notes(config: CompareConfig, task: Task, spans: list[ImageSpan], differ: bool) -> list[str]:
-    """What is to be said of images that differ; `RequestError` where none has as many tokens as a budget."""
-    counts, notes = [span.count for span in spans], []
+def _notes(config: CompareConfig, task: Task, samples: list[ImageSample], spans: list[Spans], differ: bool) -> list[str]:
+    """What is to be said of images that differ, or are missing; `RequestError` where none has as many tokens as a budget."""
+    counts, notes = [sum(span.count for span in own) for own in spans], []
     for keep in dict.fromkeys(map(read_keep, config.keep if differ else ())):
         fewer = 0 if keep.share else sum(count < keep.value for count in counts)
         if fewer == len(counts):
             raise RequestError(f"--keep {keep}: these images yield {max(counts)} visual tokens at the most")
         if fewer:
             notes.append(f"{fewer} of {len(counts)} images have fewer than {keep} visual tokens; they keep all of them there")
-    tiled = sum(span.grid is None for span in spans)
+    tiled = sum(_grid(own) is None for own in spans)
     if tiled and task.info.knows_evidence:
         notes.append(f"evidence is left out on {tiled} of {len(spans)} images, whose visual tokens are no one full grid")
+    asked = [len(sample.questions) for sample in samples]
+    alone = sum(count for count, sample in zip(asked, samples) if not sample.count)
+    if alone:
+        notes.append(
+            f"{alone} of {sum(asked)} questions have no image: nothing can leave there, every method answers them as `none` "
+            "does, and they count in no figure"
+        )
     return notes
 
 
-def _marks(samples: list[ImageSample], spans: list[ImageSpan | None]) -> float:
-    """Mean over the questions of the tokens of an image that are not visual: row ends, separators, start and end marks."""
-    asked = [(span.marks, len(sample.questions)) for sample, span in zip(samples, spans) if span is not None]
+def _marks(samples: list[ImageSample], spans: list[Spans | None]) -> float:
+    """Mean over the questions of the tokens of images that are not visual: row ends, separators, start and end marks."""
+    asked = [(sum(span.marks for span in own), len(sample.questions)) for sample, own in zip(samples, spans) if own]
     return sum(marks * questions for marks, questions in asked) / max(1, sum(questions for _, questions in asked))
 
 
-def _text_tokens(adapter: Adapter, samples: list[ImageSample], template: str, spans: list[ImageSpan | None]) -> float:
-    """Mean tokens of a prompt that are not visual: before, after and among the visual ones."""
-    from harness.run.batch_run import ask
+def _text_tokens(adapter: Adapter, samples: list[ImageSample], config: CompareConfig, spans: list[Spans | None]) -> float:
+    """Mean tokens of a prompt that are not visual: before, after and among the visual ones.
 
-    lengths = []
-    for sample, span in islice(((sample, span) for sample, span in zip(samples, spans) if span is not None), 50):
+    Prompts that the model cannot take are left out; `RequestError` where it can take none.
+    """
+    from harness.errors import SampleError
+    from harness.run.asked_prompts import ask, length, prompt, room_for_answer, text_length
+
+    lengths, first = [], ""
+    asked = ((sample, own) for sample, own in zip(samples, spans) if own)
+    for sample, own in islice(asked, 50):
         for question in sample.questions:
-            before, after = adapter.prompt(ask(template, question.text))
-            lengths.append(len(before) + span.marks + len(after))
+            try:
+                before, after = prompt(adapter, ask(config.prompt, question.text), sample.count)
+                room_for_answer(adapter, length(before, own, after))
+                lengths.append(text_length(before, own, after))
+            except SampleError as error:
+                first = first or f"{question.sample_id}: {error}"
+    if not lengths:
+        raise RequestError(f"task {config.task!r}: no question can be put to model {adapter.name!r}; {first}")
     return sum(lengths) / len(lengths)
 
 

@@ -18,10 +18,10 @@ from harness.models import hf
 from harness.models.adapter import Adapter
 from harness.models.load_options import LoadOptions
 from harness.progress import progress
-from harness.run.batch_run import stream
 from harness.run.config import CompareConfig, load_plugins
 from harness.run.latency_pass import LatencyRounds, time_batches
 from harness.run.plan import Cell, asked_for, make_cells
+from harness.run.streams import stream
 from methods.keep import keep_facts
 from methods.types import Schedule
 from metrics import latency

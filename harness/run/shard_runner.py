@@ -57,12 +57,13 @@ class ShardRunner:
     def make_ready(self, shard: Shard) -> BatchRun:
         """Return the first images of a shard, as many as fit into memory, decoded and made ready for the vision tower."""
         samples = self.samples(shard)
-        return self._batch_run(samples[: self._edges(shard.place, len(samples))[1]], shard.place)
+        return self._batch_run(samples[: self._edges(shard.place, samples)[1]], shard.place)
 
-    def _edges(self, place: int, count: int) -> list[int]:
-        """Where images, the first of which stands at ``place``, are cut: as many as fit, and analysed ones by themselves."""
-        bound = self.config.analyse - place
-        return sorted({*range(0, count, self.size), count, *([bound] if 0 < bound < count else [])})
+    def _edges(self, place: int, samples: list[ImageSample]) -> list[int]:
+        """Where samples, the first of which stands at ``place``, are cut: as many as fit, analysed ones and text apart."""
+        count, bound = len(samples), self.config.analyse - place
+        changes = {i for i in range(1, count) if (samples[i].count == 0) != (samples[i - 1].count == 0)}
+        return sorted({*range(0, count, self.size), count, *changes, *([bound] if 0 < bound < count else [])})
 
     def _batch_run(self, samples: list[ImageSample], place: int) -> BatchRun:
         """Images, the first of which stands at ``place``, decoded and made ready for the vision tower."""
@@ -94,7 +95,7 @@ class ShardRunner:
         while True:
             result = ShardResult(size=self.size)
             try:
-                for start, end in pairwise(self._edges(shard.place, len(samples))):
+                for start, end in pairwise(self._edges(shard.place, samples)):
                     some, place = samples[start:end], shard.place + start
                     batch_run = ready if not start and len(some) == len(ready.samples) else self._batch_run(some, place)
                     self._measure(batch_run, place, cells, result)
@@ -127,6 +128,7 @@ class ShardRunner:
         result.images += batch_run.image_rows(place)
         result.questions += batch_run.questions()
         result.layouts += batch_run.layouts()
+        result.shortened |= batch_run.shortened
 
     def _apart(self, shard: Shard, samples: list[ImageSample], cells: list[Cell]) -> ShardResult:
         """Answer a shard image by image; samples that fail are among the results, with the reason."""
@@ -137,6 +139,7 @@ class ShardRunner:
             result.images += isolated.image_rows(place)
             result.questions += isolated.questions()
             result.layouts += isolated.layouts()
+            result.shortened |= isolated.shortened
         return result
 
     def _check_hope(self, shard: Shard, samples: list[ImageSample]) -> None:

@@ -27,4 +27,5 @@ class ShardResult:
     layouts: list[ImageLayout] = field(default_factory=list)  # of the images as they are, where they differ
     cell_results: dict[str, list[CellResult]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)  # reasons
+    shortened: set[str] = field(default_factory=set)  # questions whose answers ended where the model's maximum is
     size: int = 0  # images that fitted into memory at a time

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from harness.engine.batch import EngineOutput
+from metrics import evidence
+
 
 def fitted(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """Return a mask on another grid: bool [h, w], True where a token's area overlaps one that was True.
@@ -31,3 +34,15 @@ def present(ids: torch.Tensor, count: int) -> torch.Tensor:
     """
     mask = torch.zeros(len(ids), count + 1, dtype=torch.bool, device=ids.device)
     return mask.scatter_(1, ids.masked_fill(ids < 0, count), True)[:, :count]
+
+
+def evidence_held(output: EngineOutput, held: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return the share of the evidence that is present, in the last layer and on entry: float [R] each.
+
+    Args:
+        output: what the engine gave.
+        held: bool [R, N], the tokens that hold the evidence of each question.
+    """
+    held = held.cpu()
+    kept, before = (present(ids, held.shape[1]).cpu().numpy() for ids in (output.kept, output.entered))
+    return evidence.recall(kept, held.numpy()), evidence.recall(before, held.numpy())

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.errors import RequestError
 
-from harness.errors import RequestError
-
 if TYPE_CHECKING:  # `list tasks` needs neither
     import numpy as np
     from numpy.typing import NDArray

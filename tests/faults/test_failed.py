@@ -13,7 +13,7 @@ import torch
 
 from harness.cli.app import main
 from harness.errors import RequestError
-from harness.run.batch_run import stream
+from harness.run.streams import stream
 from harness.run.comparison import compare
 from harness.tasks import registry
 from harness.tasks.shapes.task import ShapesTask
