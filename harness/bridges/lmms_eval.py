@@ -22,6 +22,8 @@ from harness.errors import RequestError
 from harness.models import hf
 from harness.models.load_options import LoadOptions
 from harness.run.self_check import run_self_check
+from harness.tasks.marks import MARK, texts_around
+from harness.tasks.pixels import rgb
 
 if TYPE_CHECKING:
     from lmms_eval.api.instance import Instance
@@ -122,14 +124,20 @@ class Prunescope(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its 
             yield chunk[0].args[1], chunk
 
     def _prompt(self, request: Instance) -> SplitPrompt:
-        """A request as the model's chat template has it: the images, then the text."""
+        """A request as the model's chat template has it: the images, then the text.
+
+        Marks of lmms-eval or of the model say where images stand if they are as many as these, as in lmms-eval's own
+        ``llava_hf``; else they are left out, whatever the family.
+        """
         text, _, visuals_of, number, task, split = request.args
-        text = text.replace(getattr(self.adapter.processor, "image_token", None) or "<image>", " ")
         images = visuals_of(self.task_dict[task][split][number]) or []
         other = next((image for image in images if not isinstance(image, Image.Image)), None)
         if other is not None:
             raise RequestError(f"task {task!r} gives a {type(other).__name__}; prunescope takes images alone")
-        images = [image.convert("RGB") for image in images]
+        images = [rgb(image) for image in images]
+        text = text.replace(getattr(self.adapter.processor, "image_token", None) or MARK, MARK)
+        if text.count(MARK) != len(images):
+            text = text.replace(MARK, " ")
         pixels = self.adapter.prompt_pixels([images]) if images else None
         if pixels is not None:
             grid = self.pruner.grid(self.adapter.shape_for(pixels.spans[0]))
@@ -137,10 +145,10 @@ class Prunescope(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its 
                 raise RequestError(f"method {self.pruner.expression!r} shrinks one image, task {task!r} gives {len(images)}")
             pixels = None if grid == (0, 0) else pixels if grid is None else self.adapter.prompt_pixels([images], grid)
         if pixels is None:
-            before, after = self.adapter.prompt(text, False)
+            before, after = self.adapter.prompt(text.replace(MARK, " "), False)
             return SplitPrompt((), (*before, *after), text=text)
-        before, after = self.adapter.prompt(text, len(images))
-        return SplitPrompt(tuple(before), tuple(after), pixels.spans[0], pixels.tensors[0], text)
+        before, after = self.adapter.prompt(texts_around(text, len(images)) if MARK in text else text, len(images))
+        return SplitPrompt(tuple(before), tuple(after), pixels.spans[0], pixels.tensors[0], text.replace(MARK, " "))
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Refuse tasks that rate given answers.

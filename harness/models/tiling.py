@@ -180,7 +180,8 @@ class AnyResolutionTiler(ImageTiler):
         down, across = self._tiles(size)
         large = self._large(torch.zeros(1, down * one, across * one), size).shape[1:]
         ids = (VISUAL,) * base.count + ((VISUAL,) * large[1] + (NEWLINE,)) * large[0]
-        return ImageSpan(ids, (base, Area(*large)), 1 + down * across, (down, across, *size))
+        areas = (base, Area(*large)) if large[0] * large[1] else (base,)  # of a very narrow image the padding is all there is
+        return ImageSpan(ids, areas, 1 + down * across, (down, across, *size))
 
     def _tiles(self, size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of the tiles of an image of so many pixels."""

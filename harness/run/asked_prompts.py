@@ -55,6 +55,11 @@ class AskedPrompts:
                 made.questions.append(after)
         return made
 
+    @property
+    def firsts(self) -> list[int]:
+        """The first of the B prompts of each sample."""
+        return [self.sample.index(number) for number in range(max(self.sample, default=-1) + 1)]
+
     def rooms(self, adapter: Adapter, spans: Sequence[Sequence[ImageSpan]]) -> list[int | None]:
         """Return how many tokens an answer to each question may have; see `room_for_answer`.
 

@@ -240,8 +240,7 @@ class BatchRun:
                 result.samples = self._swap(cell, rows, output.entered)
             result.traces = traces(self._questions, self.batch, output, recorder)
         if cell.grid is not None and cell.varies and not cell.blind:
-            own = dict(zip(reversed(self.prompts.sample), reversed(batch.pixels.spans), strict=True))
-            result.layouts = self._layouts([own[place] for place in range(len(self.samples))])
+            result.layouts = self._layouts([batch.pixels.spans[prompt] for prompt in self.prompts.firsts])
         result.repeats = [row for seed in seeds for row in self._again(cell, seed)]
         if self.sharing and cell in self.sharers:
             self.shared.release(self.sharers.index(cell))
@@ -371,10 +370,10 @@ class BatchRun:
         """
         ranks: Sequence[float | None] = [None] * len(self.samples)
         if self.analysed and not self.text_alone:
-            found = dict(zip(reversed(self.prompts.sample), reversed(self.analyst.complexity()), strict=True))
-            ranks = [found[place] for place in range(len(self.samples))]
-        each = enumerate(zip(self.samples, self.images, ranks, strict=True))
-        return [image_row(sample, images, place + i, rank) for i, (sample, images, rank) in each]
+            found = self.analyst.complexity()
+            ranks = [found[prompt] for prompt in self.prompts.firsts]
+        each = zip(self.samples, self.images, ranks, strict=True)
+        return [image_row(sample, images, place + i, rank) for i, (sample, images, rank) in enumerate(each)]
 
     def questions(self) -> list[QuestionRow]:
         """Return the rows of the table ``questions``."""

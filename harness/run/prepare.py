@@ -175,10 +175,10 @@ def _marks(samples: list[ImageSample], spans: list[Spans | None]) -> float:
 def _text_tokens(adapter: Adapter, samples: list[ImageSample], config: CompareConfig, spans: list[Spans | None]) -> float:
     """Mean tokens of a prompt that are not visual: before, after and among the visual ones.
 
-    Prompts that the model cannot take are left out; `RequestError` where it can take none.
+    Questions that cannot be put to the model are left out; `RequestError` where none can.
     """
     from harness.errors import SampleError
-    from harness.run.asked_prompts import ask, length, prompt, room_for_answer, text_length
+    from harness.run.asked_prompts import ask, prompt, text_length
 
     lengths, first = [], ""
     asked = ((sample, own) for sample, own in zip(samples, spans) if own)
@@ -186,7 +186,6 @@ def _text_tokens(adapter: Adapter, samples: list[ImageSample], config: CompareCo
         for question in sample.questions:
             try:
                 before, after = prompt(adapter, ask(config.prompt, question.text), sample.count)
-                room_for_answer(adapter, length(before, own, after))
                 lengths.append(text_length(before, own, after))
             except SampleError as error:
                 first = first or f"{question.sample_id}: {error}"

@@ -239,7 +239,7 @@ _ALSO = {
     "cells": "0",
     "images": "length(png) > 100000000 OR abs(complexity) > 1e300",
     "layouts": f"tokens NOT BETWEEN 0 AND {MOST_TOKENS} OR height * width > {MOST_TOKENS} OR height < 0 OR width < 0",
-    "areas": f"rows < 1 OR columns < 1 OR rows * columns > {MOST_TOKENS} OR min(top, left, 1 - bottom, 1 - right) < 0",
+    "areas": f"rows < 0 OR columns < 0 OR rows * columns > {MOST_TOKENS} OR min(top, left, 1 - bottom, 1 - right) < 0",
     "questions": "0",
     "samples": "prediction IS NULL OR abs(score) > 1e300",
     "analysis": f"layers IS NULL OR length(layers) % {4 * len(LAYERS)} <> 0",
