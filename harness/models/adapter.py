@@ -173,8 +173,7 @@ class Adapter:
             return ids[:first], ids[first:]
         marks = [i for i, token in enumerate(ids) if token == self._mark]
         if len(marks) != count:
-            word = getattr(self.processor, "image_token", None)
-            if word is not None and any(word in text for text in texts):
+            if (word := getattr(self.processor, "image_token", None)) and any(word in text for text in texts):
                 raise SampleError(f"the question holds {word!r}, which stands for an image in prompts of this model")
             raise RequestError(f"model {self.name!r}: its chat template holds {len(marks)} images where {count} were given")
         before = [VISUAL if token == self._mark else token for token in ids[: marks[-1]]]

@@ -14,7 +14,7 @@ IMAGES = ("images", "image")
 OPTION_LISTS = ("choices", "options")
 ALWAYS = (
     *IMAGES, "image_path", "question", "answer", "answers", *OPTION_LISTS, "hint", "id", "index", "image_id", "family",
-    "category", "l2-category", "conversations", "messages",
+    "category", "l2-category", "L2-category", "conversations", "messages",
 )  # fmt: skip
 """Columns that are read under these names; those of numbered images and of lettered options come to them."""
 _ALIASES = {

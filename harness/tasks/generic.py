@@ -24,6 +24,9 @@ METRICS: dict[str, Scorer] = {
     "exact": exact, "vqa": vqa, "anls": anls, "relaxed": relaxed, "choice": choice, "contains": contains,
 }  # fmt: skip
 
+FAMILIES = ("family", "category", "l2-category", "L2-category")
+"""Columns that name a question's family; the first that has a value counts."""
+
 
 def from_tables(name: str, tables: Sequence[Table], metric: str | None = None) -> TabularTask:
     """Make a task of files with the column question, or a conversation, and whichever of `columns.ALWAYS` there are.
@@ -76,7 +79,7 @@ def from_tables(name: str, tables: Sequence[Table], metric: str | None = None) -
         choices = options_of(row, columns)
         if chosen == "choice" and not choices:
             raise RequestError(f"{row.place}: no column 'choices' and no options elsewhere, which other rows have")
-        family = row.either("family", "") or row.either("category", "") or row.either("l2-category", "question")
+        family = next((row.either(column, "") for column in FAMILIES if row.either(column, "")), "question")
         hint = row.either("hint", "")
         before, behind = f"{hint}\n" if hint else "", f"\n{options(choices)}{LETTER}" if choices else ""
         ident = next((row.short(column) for column in ("id", "index") if row.has(column)), None)

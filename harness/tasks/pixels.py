@@ -30,6 +30,8 @@ def rgb(image: Image.Image) -> Image.Image:
     """
     from PIL import Image
 
+    if image.mode == "RGB" and image.format is None and not image.info.keys() & {"exif", "transparency"} and 0 not in image.size:
+        return image  # of a program, not of a file
     frames = getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
     if frames > 1:
         raise UnreadablePixels(f"it holds {frames} pictures, and one is wanted; save the one that is meant")

@@ -159,7 +159,7 @@ LINES = {
     "NaN": (['{"image": NaN}'], "line 1: not JSON (NaN is no JSON number)"),
     "a number of many digits": (['{"answer": ' + "9" * 5000 + "}"], "line 1: not JSON"),
     "no question": ([json.dumps({"image": "images/a.png", "answer": "x"})], "no column 'question'; there are: image, answer"),
-    "a misspelt question": ([json.dumps({"image": "a", "questoin": "x"})], "nothing reads column 'questoin'; did you mean 'question'?"),
+    "a misspelt question": ([json.dumps({"image": "a", "questoin": "x"})], "column 'questoin'; did you mean 'question'?"),
     "no question in one line": ([good(), json.dumps({"image": "images/a.png", "answer": "x"})], "line 2: no column 'question'"),
     "a number for a question": ([json.dumps(row(question=3))], "line 1, column 'question': is 3, not a text"),
     "a blank question": ([json.dumps(row(question="  "))], "line 1, column 'question': is blank"),
