@@ -85,6 +85,8 @@ def unread_columns(name: str, columns: Sequence[str]) -> list[str]:
     unread = [column for column in dict.fromkeys(columns) if column not in read]
     for column in unread:
         meant = _meant(column, columns)
+        if meant in ("image", "question") and meant not in columns:
+            raise RequestError(f"{name}: no column {meant!r}; did you mean {column[:40]!r}?")
         if meant is not None:
             raise RequestError(f"{name}: nothing reads column {column[:40]!r}; did you mean {meant!r}?")
     return unread

@@ -13,7 +13,7 @@ from unicodedata import category
 
 from harness.errors import RequestError
 from harness.tasks.base import ImageSample, Question, TaskInfo
-from harness.tasks.files import IN_FOLDERS, visible
+from harness.tasks.files import visible
 from harness.tasks.pictures import SUFFIXES, Picture
 
 DEFAULT_PROMPT = "Describe the image in one sentence."
@@ -37,7 +37,9 @@ class ImageFolderTask:
         self._folder, self._images = folder, visible(folder, SUFFIXES)
         if not self._images:
             endings = ", ".join(SUFFIXES)
-            raise RequestError(f"task {name!r}: {folder} holds no {', no '.join(IN_FOLDERS)} and no image ({endings})")
+            raise RequestError(
+                f"task {name!r}: {folder} holds no .jsonl, no .parquet and no image ({endings}), nor a .tsv or .csv"
+            )
         for image in self._images:
             if any(category(character) in ("Cc", "Cs") for character in self._name(image)):
                 raise RequestError(f"task {name!r}: {str(image)!r}: its name is not text that can be shown; rename it")

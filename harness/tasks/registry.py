@@ -27,11 +27,9 @@ BENCHMARKS = {
     "docvqa": "open_ended:DOCVQA", "ocrbench": "open_ended:OCRBENCH", "refcoco": "grounding:REFCOCO",
 }  # fmt: skip
 FILES = (
-    ("<file.jsonl>", "questions on images, one JSON object a line: image or images, question, answer or answers"),
+    ("<file.jsonl>", "questions on images, one JSON object a line: image, question, answer; also .json, .tsv and .csv"),
     ("<file.parquet>", "the same columns, images as bytes or paths"),
-    ("<file.tsv>", "the same columns, images as base64 or paths, as VLMEvalKit has them; also .csv"),
-    ("<file.json>", "a list of such objects; or LLaVA's conversations"),
-    ("<folder>", "such files (.json but by its name); or images with prompts and no answers, ranked by loyalty alone"),
+    ("<folder>", "such files; or images with prompts and no answers, ranked by loyalty alone"),
 )
 _REGISTERED: dict[str, Callable[..., Task]] = {}
 

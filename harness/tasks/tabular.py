@@ -138,8 +138,9 @@ class TabularTask:
         if not index.places:
             raise RequestError(f"task {self.info.name!r}: {self._tables[0].name} holds no row that can be asked")
         if not imaged:
-            columns = ", ".join(repr(column) for column in self._images.columns(self._tables[0]))
-            raise RequestError(f"{self._tables[0].name}: no row has an image in column {columns}")
+            table, place = index.places[0]
+            column = self._images.columns(table)[0]
+            raise table.row(place, self._columns(table)).error(column, "is empty, and no other row has an image")
         return index
 
     def _name(self, index: _Index, row: Row, asked: Asked, place: int) -> str:

@@ -33,9 +33,9 @@ REFUSED = {
     "anwser": (named(answer=None, anwser="yellow"), "nothing reads column 'anwser'; did you mean 'answer'?"),
     "label": (named(answer=None, label="yellow"), "nothing reads column 'label'; did you mean 'answer'?"),
     "answer_list": (named(answer=None, answer_list=["yellow"]), "nothing reads column 'answer_list'; did you mean 'answer'?"),
-    "Question": (named(question=None, Question="what ?"), "nothing reads column 'Question'; did you mean 'question'?"),
-    "img": (named(image=None, img="rgb.png"), "nothing reads column 'img'; did you mean 'image'?"),
-    "image_file": (named(image=None, image_file="rgb.png"), "nothing reads column 'image_file'; did you mean 'image'?"),
+    "Question": (named(question=None, Question="what ?"), "no column 'question'; did you mean 'Question'?"),
+    "img": (named(image=None, img="rgb.png"), "no column 'image'; did you mean 'img'?"),
+    "image_file": (named(image=None, image_file="rgb.png"), "no column 'image'; did you mean 'image_file'?"),
     "choises": (named(choises=["red", "blue"]), "nothing reads column 'choises'; did you mean 'choices'?"),
     "a and b": (named(a="red", b="blue"), "nothing reads column 'a'; did you mean 'A'?"),
     "two marks": (
@@ -51,7 +51,7 @@ REFUSED = {
         named(images=["rgb.png", "gray8.png"], question="<image 1> or <image 1> ?"),
         "column 'question': holds 2 image marks where 2 images are given; write each of <image 1> to <image 2> once",
     ),
-    "no image at all": (named(image=None, images=[]), "no row has an image in column 'images'"),
+    "no image at all": (named(image=None, images=[]), "line 1, column 'images': is empty, and no other row has an image"),
     "an option left out": (named(A="red", B="blue", D="green", answer="D"), "column 'C': is empty"),
     "a list that is none": (named(answer=None, answers="['red', blue]"), "is ['red', blue], which looks like a list"),
     "two ways to read it": (
