@@ -16,6 +16,11 @@ NUMBER_COLUMNS = ("score", "agree", "kl", "recall", "recall_before", "swap_score
 """The columns of the table of samples from which the figures of a cell's answers are made."""
 
 
+def with_tokens(run: RunFolder) -> str:
+    """Return the condition, in SQL, on rows of ``images`` that have visual tokens: all but those of questions of text alone."""
+    return "images.id NOT IN (SELECT image FROM layouts WHERE cell = 0 AND tokens = 0)" if run.has("layouts") else "1"
+
+
 @dataclass(frozen=True, eq=False)
 class RunQuestions:
     """All questions of a run that have an image, in the order of images and questions.
@@ -36,8 +41,7 @@ class RunQuestions:
         Args:
             run: finished or not.
         """
-        chosen = "id NOT IN (SELECT image FROM layouts WHERE cell = 0 AND tokens = 0)" if run.has("layouts") else "1"
-        known = run.connection.execute(f"SELECT id FROM images WHERE {chosen} ORDER BY place")  # nosec B608
+        known = run.connection.execute(f"SELECT id FROM images WHERE {with_tokens(run)} ORDER BY place")  # nosec B608
         images = {name: i for i, (name,) in enumerate(known)}
         families = [name for (name,) in run.connection.execute("SELECT DISTINCT family FROM questions ORDER BY family")]
         number = {name: i for i, name in enumerate(families)}

@@ -40,8 +40,9 @@ class RunColumn:
         self.questions = RunQuestions.of(run)
         entries = {_row(entry): entry for entry in self.summary["cells"]}
         self.cells = {_row(facts): (ident, facts, entries.get(_row(facts), {})) for ident, _, facts in run.cells()}
+        place = dict(zip(self.questions.sorted_ids, self.questions.place.tolist(), strict=True))
         asked = run.connection.execute("SELECT id, question, target FROM questions ORDER BY id")
-        self.asked = {question: int(place) for question, place in zip(asked, self.questions.place, strict=True)}
+        self.asked = {question: place[question[0]] for question in asked if question[0] in place}
 
     def scores(self, row: CellRow) -> NDArray[np.float64]:
         """Return a cell's scores of all questions, float64 [questions] by place; nan is missing."""

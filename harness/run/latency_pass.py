@@ -105,7 +105,8 @@ def _what_to_time(run: RunFolder, prepared: PreparedRun, cells: list[Cell], ids:
     cells = [cell for cell in cells if lost[ids[cell.key]] < asked]
     there = {ids[cell.key] for cell in cells}
     bad = {question for cell, question in failed if cell in there}
-    good = (place for place, sample in enumerate(prepared.samples) if sample.questions[0].sample_id not in bad)
+    timed = ((place, sample) for place, sample in enumerate(prepared.samples) if sample.count)  # of text alone no token leaves
+    good = (place for place, sample in timed if sample.questions[0].sample_id not in bad)
     return (next(good, None) if cells and cells[0].method == "none" else None), cells
 
 

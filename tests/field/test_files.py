@@ -145,6 +145,21 @@ def test_a_question_without_image_is_answered_alike_by_all_and_counts_nowhere(mi
     assert note in mixed.err and any(note in said for said in mixed.manifest["notes"]) and note in mixed.page
 
 
+def test_a_run_with_questions_without_image_is_readable_by_every_command(mixed, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(mixed.folder, copy)
+    for words in (
+        ("explain", str(copy)),
+        ("report", str(copy)),
+        ("report", str(mixed.folder), str(copy), "--out", str(tmp_path / "both.html")),
+        ("regress", str(mixed.folder), str(copy)),
+    ):
+        code, _, err = command(*words)
+        assert code == 0, f"{words}: {err}"
+
+
 def test_a_question_past_the_models_maximum_fails_with_its_reason(mixed):
     for method in METHODS:
         row = mixed.rows[method, "long"]

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.results.sample_columns import with_tokens
 from harness.results.types import Columns, Floats, Integers, JsonObject
 from harness.store.open_runs import database
 from harness.store.runs import RunFolder
@@ -78,7 +79,7 @@ class RunSide:
                 name: (image, (text, target))
                 for name, image, text, target in connection.execute(
                     "SELECT questions.id, image, question, target FROM questions JOIN images ON images.id = questions.image "
-                    "ORDER BY images.place, questions.place"
+                    f"WHERE {with_tokens(run)} ORDER BY images.place, questions.place"  # nosec B608
                 )
             }
         self.cells: dict[CellIdentity, StoredCell] = {}
