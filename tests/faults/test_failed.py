@@ -13,8 +13,8 @@ import torch
 
 from harness.cli.app import main
 from harness.errors import RequestError
-from harness.run.streams import stream
 from harness.run.comparison import compare
+from harness.run.streams import stream
 from harness.tasks import registry
 from harness.tasks.shapes.task import ShapesTask
 from methods.budget import solve
