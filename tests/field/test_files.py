@@ -113,7 +113,7 @@ def mixed(tmp_path_factory):
     return Ran(code, out, err, base / "run")
 
 
-METHODS = ("none", "sts", "divprune", "downsample")
+METHODS = ("none", "divprune", "downsample")
 
 
 def test_a_mark_at_the_start_is_what_no_mark_means(mixed):
