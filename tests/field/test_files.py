@@ -69,9 +69,19 @@ def test_a_row_that_could_be_read_wrongly_is_refused(field, compared, kind):
     assert not ran.folder.exists()
 
 
-def test_the_inputs_of_the_field_that_are_refused(field, compared):
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Tiny models of two families as folders."""
+    found = {}
+    for name in ("llava", "llava-next"):
+        found[name] = tmp_path_factory.mktemp(name)
+        saved(make(name), found[name])
+    return found
+
+
+def test_the_inputs_of_the_field_that_are_refused(field, compared, folders):
     assert "did you mean 'answer'?" in compared(field / "misspelled_answer.jsonl", expect=2).err
-    said = compared(field / "image_id_clash.parquet", expect=2).err
+    said = compared(field / "image_id_clash.parquet", model=folders["llava"], keep="8", expect=2).err
     assert "image_id_clash.parquet, row" in said and said.count("row ") == 2 and "image_id" in said
 
 
@@ -171,7 +181,7 @@ def test_a_column_that_nothing_reads_is_named_once(mixed):
     assert mixed.err.count(note) == 1 and mixed.manifest["notes"].count(note) == 1 and "nothing reads column" in mixed.page
 
 
-def test_a_table_of_vlmevalkit(field, compared):
+def test_a_table_of_vlmevalkit(field, compared, folders):
     """Images as base64, one as the index of the row that has it; options in columns of their own."""
     held = [base64.b64encode((field / name).read_bytes()).decode() for name in ("rgb.png", "s3.png")]
     header = ["index", "image", "question", "hint", "A", "B", "C", "D", "answer", "category", "l2-category", "split"]
@@ -182,7 +192,7 @@ def test_a_table_of_vlmevalkit(field, compared):
     ]
     with (field / "bench.tsv").open("w", encoding="utf-8-sig", newline="") as file:
         csv.writer(file, "excel-tab").writerows([header, *rows])
-    ran = compared(field / "bench.tsv")
+    ran = compared(field / "bench.tsv", model=folders["llava"], keep="8")
     found = ran.rows
     assert {row["id"] for row in found.values()} == {"7", "8", "9"}
     first, second, third = (found["none", name] for name in "789")
@@ -208,16 +218,6 @@ def test_conversations_of_llava(field, compared):
     assert [rows["none", name]["score"] for name in ("t-0", "t-1")] == [1, 1]
     note = "1 later questions of conversations are asked alone, without the turns before them"
     assert note in ran.err and any(note in said for said in ran.manifest["notes"])
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Tiny models of two families as folders."""
-    found = {}
-    for name in ("llava", "llava-next"):
-        found[name] = tmp_path_factory.mktemp(name)
-        saved(make(name), found[name])
-    return found
 
 
 def test_several_images_a_question_are_answered_as_generate_does(field, compared, folders):
@@ -269,14 +269,15 @@ def test_a_run_on_images_that_unpadding_leaves_nothing_of_is_readable(field, com
         assert code == 0, f"a folder that was written before: {err}"
 
 
-def test_pictures_that_cannot_be_read_are_one_line_each(field, compared):
+def test_pictures_that_cannot_be_read_are_one_line_each(field, compared, folders):
     Image.new("F", (8, 8)).save(field / "float.tiff")
     Image.new("I", (8, 8)).save(field / "integer.tiff")
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(field / "moving.gif", save_all=True, append_images=frames[1:])
     (field / "half.png").write_bytes((field / "rgb.png").read_bytes()[:900])
     names = ("float.tiff", "integer.tiff", "moving.gif", "half.png")
-    ran = compared(jsonl(field, [{**ROW, "id": "good"}, *({**ROW, "id": name, "image": name} for name in names)]), expect=3)
+    rows = [{**ROW, "id": "good"}, *({**ROW, "id": name, "image": name} for name in names)]
+    ran = compared(jsonl(field, rows), model=folders["llava"], keep="8", expect=3)
     found = {name: ran.rows["none", name]["failed"] for name in names}
     assert "32-bit floating-point numbers" in found["float.tiff"] and "32-bit integers" in found["integer.tiff"]
     assert "holds 2 pictures" in found["moving.gif"] and "cannot be decoded" in found["half.png"]
