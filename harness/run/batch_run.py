@@ -78,9 +78,11 @@ class BatchRun:
     @cached_property
     def pixels(self) -> PixelBatch:
         """The images of each sample as the vision tower takes them."""
-        if self.text_alone:
-            return without_images(len(self.samples))
-        return self.engine.adapter.prompt_pixels(self.images)
+        return without_images(len(self.samples)) if self.text_alone else self._ready(None)
+
+    def _ready(self, grid: tuple[int, int] | None) -> PixelBatch:
+        adapter, alone = self.engine.adapter, all(len(images) == 1 for images in self.images)
+        return adapter.pixels([image for (image,) in self.images], grid) if alone else adapter.prompt_pixels(self.images, grid)
 
     @property
     def text_alone(self) -> bool:
@@ -162,7 +164,7 @@ class BatchRun:
         blind = grid == (0, 0)
         asked = self.prompts if not blind or self.text_alone else AskedPrompts.of(adapter, samples, self.template, blind=True)
         if pixels is None:
-            pixels = self.pixels if grid is None or blind else adapter.prompt_pixels(self.images, grid)
+            pixels = self.pixels if grid is None or blind else self._ready(grid)
         if asked.sample != list(range(len(samples))):
             pixels = pixels[asked.sample]
         image_seeds, question_seeds = self._seeds(self.seed)
@@ -320,7 +322,7 @@ class BatchRun:
     def analyst(self) -> TokenAnalysis | GroupedTokenAnalysis:
         """The analysis of the batch's visual tokens, which is prepared once for all cells."""
         names = [q.sample_id for q in self._questions]
-        batch, vision = self.batch, self.vision
+        batch, vision = self.batch, self.shared.vision
         if isinstance(vision, VisionOutput):
             return TokenAnalysis(self.projected, vision.grid, batch.image, batch.image_seeds, batch.evidence, names)
         rows = [batch.questions_about(group) for group in vision.groups]
@@ -370,10 +372,9 @@ class BatchRun:
         """
         ranks: Sequence[float | None] = [None] * len(self.samples)
         if self.analysed and not self.text_alone:
-            found = self.analyst.complexity()
-            ranks = [found[prompt] for prompt in self.prompts.firsts]
-        each = zip(self.samples, self.images, ranks, strict=True)
-        return [image_row(sample, images, place + i, rank) for i, (sample, images, rank) in enumerate(each)]
+            ranks = np.array(self.analyst.complexity())[self.prompts.firsts].tolist()
+        each = enumerate(zip(self.samples, self.images, ranks, strict=True), place)
+        return [image_row(sample, images, at, rank) for at, (sample, images, rank) in each]
 
     def questions(self) -> list[QuestionRow]:
         """Return the rows of the table ``questions``."""
@@ -385,9 +386,8 @@ class BatchRun:
 
     def layouts(self) -> list[ImageLayout]:
         """Return how the visual tokens of every image lie as it is; nothing where all images of the model are alike."""
-        if self.engine.adapter.tiler.fixed and all(sample.count == 1 for sample in self.samples):
-            return []
-        return self._layouts(self.pixels.spans)
+        alike = self.engine.adapter.tiler.fixed and all(sample.count == 1 for sample in self.samples)
+        return [] if alike else self._layouts(self.pixels.spans)
 
     def _layouts(self, spans: Sequence[tuple[ImageSpan, ...]]) -> list[ImageLayout]:
         return [
