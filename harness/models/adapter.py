@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from harness.errors import RequestError, SampleError
 from harness.models.attention_kind import AttentionKind, attention_kinds
 from harness.models.backbones import BackboneSpec, backbone_of
-from harness.models.chat import prompt_ids, text_ids
+from harness.models.chat import check_marks, prompt_ids, text_ids
 from harness.models.chat_template import check_template
 from harness.models.companion import Companion
 from harness.models.configuration import check_configuration, layers_read, longest_sequence, read_shape, tower_kind, understood
@@ -116,10 +115,6 @@ class Adapter:
             self._spans_of_sizes[key] = self.prompt_pixels([[Image.new("RGB", size) for size in sizes]]).spans[0]
         return self._spans_of_sizes[key] if key else ()
 
-    def image_span(self, size: tuple[int, int]) -> ImageSpan:
-        """Return the tokens that an image of so many pixels, (width, height), puts into a prompt of its own."""
-        return self.prompt_spans([size])[0]
-
     @cached_property
     def gives(self) -> frozenset[str]:
         """Names of the signals that this model can give; the task gives ``evidence``."""
@@ -172,10 +167,7 @@ class Adapter:
             first = self._shared_prefix
             return ids[:first], ids[first:]
         marks = [i for i, token in enumerate(ids) if token == self._mark]
-        if len(marks) != count:
-            if (word := getattr(self.processor, "image_token", None)) and any(word in text for text in texts):
-                raise SampleError(f"the question holds {word!r}, which stands for an image in prompts of this model")
-            raise RequestError(f"model {self.name!r}: its chat template holds {len(marks)} images where {count} were given")
+        check_marks(self.name, self.processor, texts, len(marks))
         before = [VISUAL if token == self._mark else token for token in ids[: marks[-1]]]
         return before, ids[marks[-1] + 1 :]
 

@@ -67,6 +67,27 @@ def chat_text(name: str, processor: Any, texts: Sequence[str]) -> str:
     return found
 
 
+def check_marks(name: str, processor: Any, texts: Sequence[str], found: int) -> None:
+    """Check that a prompt holds as many marks of images as there are images between its texts.
+
+    Args:
+        name: of the model, for messages.
+        processor: of transformers; its fields differ by family.
+        texts: before, between and behind the images, one more than there are images.
+        found: marks that the prompt holds.
+
+    Raises:
+        SampleError: where a text holds what stands for an image in this model's prompts.
+        RequestError: where the model's chat template does not hold so many images.
+    """
+    if found == len(texts) - 1:
+        return
+    word = getattr(processor, "image_token", None)
+    if word is not None and any(word in text for text in texts):
+        raise SampleError(f"the question holds {word!r}, which stands for an image in prompts of this model")
+    raise RequestError(f"model {name!r}: its chat template holds {found} images where {len(texts) - 1} were given")
+
+
 def bare_text(name: str, processor: Any, texts: Sequence[str]) -> str:
     """Return the prompt of a question to a model without a chat: its images, then the question on a line of its own.
 

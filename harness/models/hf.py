@@ -149,7 +149,7 @@ def _apply(options: LoadOptions, adapter: Adapter) -> None:
     adapter.picture_size = picture_size(options, adapter.processor, adapter.name)
     if isinstance(options.size, tuple):
         try:
-            adapter.image_span(options.size)
+            adapter.prompt_spans([options.size])
         except Exception as error:  # of a processor, which may refuse some shapes
             said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise RequestError(f"--image-size {options.image_size}: {adapter.name!r} cannot take it ({said})") from None

@@ -242,7 +242,7 @@ def test_fewer_pixels_are_those_of_the_familys_own_processor(name):
             expected = family.inputs(COLOUR, [small])
         pixels = family.adapter.prompt_pixels([[image]])
         assert torch.equal(pixels.tensors[0], expected["pixel_values"].reshape(pixels.tensors[0].shape))
-        assert family.adapter.image_span(image.size) == pixels.spans[0][0]
+        assert family.adapter.prompt_spans([image.size]) == pixels.spans[0]
         assert pixels.counts[0] <= make_span(name, image).count
     finally:
         restore(family)

@@ -155,7 +155,7 @@ def test_the_gallery_knows_where_the_tokens_of_tiles_lie(family, run):
     assert tiled
     for image in images:
         height, width = sizes[image.image_id]
-        block = adapter.image_span((width, height))
+        (block,) = adapter.prompt_spans([(width, height)])
         assert image.areas == (block.areas if len(block.areas) > 1 else ())
         for question in image.questions:
             for answer in question.answers:
@@ -183,7 +183,7 @@ def test_flops_are_means_over_what_was_asked(run):
         for question in sample.questions:
             before, after = adapter.prompt(question.text)
             lengths.append(len(before) + len(after))
-    shapes = [adapter.shape_for((adapter.image_span(sample.image.size),)) for sample in samples]
+    shapes = [adapter.shape_for(adapter.prompt_spans([sample.image.size])) for sample in samples]
     expected = [flops(shape, schedule(shape, ()), np.mean(lengths)).total for shape in shapes]
     assert none["flops"]["total"] == pytest.approx(np.mean(expected))
     notes = found.store.manifest()["notes"]
