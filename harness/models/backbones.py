@@ -55,7 +55,7 @@ _WHY = {
     "phi": "its blocks run attention and MLP side by side", "gpt_neox": "its blocks run attention and MLP side by side",
     "opt": "its positions are learned", "falcon": "its blocks run attention and MLP side by side",
     "lfm2": "its layers are convolutions too", "nanochat": "it norms embeddings before the first layer, and its MLP has no gate",
-    "granitemoe": "it is a mixture of experts", "granitemoeshared": "it is a mixture of experts",
+    "granitemoe": "no test has seen its experts", "granitemoeshared": "no test has seen its experts",
     "gpt_oss": "its attention has sinks, which SDPA does not compute", "bloom": "its attention adds a bias by distance (ALiBi)",
     "mpt": "its attention adds a bias by distance (ALiBi)", "phi3": "it projects queries, keys and values in one",
 }  # fmt: skip

@@ -84,7 +84,10 @@ class ImageSample:
     @property
     def image(self) -> Image.Image:
         """The image, where there is one; the first of several. See `images`."""
-        return self.images[0]
+        found = self.images
+        if not found:
+            raise RequestError(f"{self.image_id!r} has no image")
+        return found[0]
 
 
 @dataclass(frozen=True)

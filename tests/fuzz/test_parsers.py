@@ -94,7 +94,7 @@ def rows(path: Path):
     """A file of questions, to its last image."""
     task = create_task(str(path))
     for sample in task.samples(99, 0):
-        refuses_or_answers(lambda one: one.image, sample)
+        refuses_or_answers(lambda one: one.images, sample)
         assert all(isinstance(question.text, str) and question.sample_id for question in sample.questions)
 
 

@@ -273,7 +273,7 @@ def make_span(name: str, image):
 
 def restore(family) -> None:
     family.adapter.picture_size = PictureSize()
-    family.adapter._span_of_size.clear()
+    family.adapter._spans_of_sizes.clear()
     if family.name.startswith("qwen"):
         images = family.adapter.processor.image_processor
         images.size = type(images.size)(shortest_edge=16 * 16, longest_edge=64 * 64)

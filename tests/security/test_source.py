@@ -25,7 +25,7 @@ KNOWN = {
     "harness/models/tiny/train.py": "calls torch.load",  # the training script's own checkpoints, weights_only
     "harness/run/executors/base.py": "imports pickle",  # dumps alone: whether an error can be sent from a worker
 }
-LOADERS = {"AutoProcessor", "AutoTokenizer", "AutoConfig", "AutoModel"}
+LOADERS = {"AutoProcessor", "AutoTokenizer", "AutoConfig", "AutoModel", "config_class"}
 
 
 def name_of(node: ast.expr) -> str:

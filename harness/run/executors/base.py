@@ -10,6 +10,7 @@ Executors know nothing of models or methods. What their workers run is handed in
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
 import os
 import pickle
@@ -158,7 +159,8 @@ def attempt(call: Callable[[], Result]) -> Result | Exception:
         describe_here(error, error)
         error.add_note(note)
         try:
-            pickle.loads(pickle.dumps(error))  # nosec B301  # our own: some errors can be taken apart and not put together again
+            pickle.dumps(error)
+            copy.copy(error)  # goes the way of pickle: some errors can be taken apart and not put together again
         except Exception:
             substitute = RuntimeError(str(error))
             describe_here(substitute, error)
