@@ -18,7 +18,8 @@ LIMIT = 5
 spelled = lambda ids: " ".join(map(str, ids))  # most tokens of a tiny vocabulary have no word
 QUICK = ("llava", "qwen2.5-vl")
 OTHERS = ("internvl", "gemma3", "llava-siglip", "llava-next", "llava-onevision", "qwen2-vl", "qwen3-vl", "smolvlm", "idefics3")
-ALL = [*QUICK, *(pytest.param(name, marks=pytest.mark.families) for name in OTHERS)]
+LATER = (pytest.mark.families, pytest.mark.needs("torchvision"))  # where CI has the families' extras
+ALL = [*QUICK, *(pytest.param(name, marks=LATER) for name in OTHERS)]
 
 
 class Marked:
