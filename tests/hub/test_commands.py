@@ -13,6 +13,7 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from harness.tasks.hub import command
@@ -46,6 +47,8 @@ for task in tasks:
         if left.code:
             raise
 """
+_SCRIPTS = Path(huggingface_hub.__file__).parents[4] / "bin"
+"""Where the installed `hf` is."""
 FEW = ("--task", "shapes", "--samples", "1", "--keep", "16", "--methods", "sts", "--no-latency", "--analyse", "0")
 
 
@@ -62,7 +65,7 @@ class Machine:
         keep = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTEST_"))}
         paths = {
             "PYTHONPATH": os.pathsep.join(map(str, (*self.first, ROOT))),
-            "PATH": os.pathsep.join([*(f"{place}/bin" for place in self.first), f"{Path(sys.executable).parent}", keep["PATH"]]),
+            "PATH": os.pathsep.join([*(f"{place}/bin" for place in self.first), str(_SCRIPTS), keep["PATH"]]),
         }
         environment = keep | paths | {"HF_HOME": str(self.home)} | self.environment | more
         done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
