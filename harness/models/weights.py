@@ -46,6 +46,8 @@ def check_index(what: str, source: str | Path, **common: Any) -> None:
         return
     content = read_json(Path(found))
     shards = content.get("weight_map") if isinstance(content, dict) else None
+    if not shards:
+        raise RequestError(f"{what} is not whole: {_INDEX} has no weight_map that names its weights")
     wrong = [shard for shard in shards.values() if not _SHARD.fullmatch(str(shard))] if isinstance(shards, dict) else [shards]
     if wrong:
         raise RequestError(f"{what}: {_INDEX} names {str(wrong[0])[:80]!r}; only .safetensors files beside it are loaded")
@@ -166,6 +168,8 @@ def check_loaded(what: str, model: Any) -> None:
     if len(fresh) == len(weights):
         return
     stored = _stored_shapes(model)
+    if stored is not None:
+        _check_index_names(what, str(model.name_or_path), getattr(model.config, "_commit_hash", None))
     if fresh:  # what was added to the architecture, such as a LoRA, is no part of the checkpoint
         with torch.device("meta"):
             own = set(type(model)(model.config).state_dict())

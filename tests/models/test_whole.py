@@ -106,8 +106,13 @@ def test_what_an_index_and_its_shards_do_not_agree_on_is_refused(folder):
     names = index["weight_map"]
     (made / INDEX).write_text(json.dumps(index | {"weight_map": dict(list(names.items())[::2])}))
     one_line(lambda: hf.load(str(made)), "does not name 49 weights of its shards", "embed_tokens.weight")
+    model = transformers.LlavaForConditionalGeneration.from_pretrained(made)
+    one_line(lambda: prune(model, "divprune", keep=4), "does not name 49 weights of its shards", "embed_tokens.weight")
     (made / INDEX).write_text(json.dumps(index | {"weight_map": {k: v for k, v in names.items() if "00002" not in v}}))
     one_line(lambda: hf.load(str(made)), "weights are missing")
+    for empty in ({"weight_map": {}}, {}, []):
+        (made / INDEX).write_text(json.dumps(empty))
+        one_line(lambda: hf.load(str(made)), f"is not whole: {INDEX} has no weight_map")
     (made / INDEX).write_text(json.dumps(index))
     assert hf.load(str(made)).shape.layers == 4
     (made / "model-00002-of-00003.safetensors").unlink()
