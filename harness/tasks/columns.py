@@ -25,9 +25,14 @@ _ALIASES = {
     "question": ("query", "prompt", "instruction", "questiontext", "input", "q", "text"),
     "answer": (
         "label", "labels", "target", "targets", "gt", "groundtruth", "gold", "solution", "answerlist", "answerslist",
-        "answertext", "correctanswer", "gtanswer", "correct", "goldanswer", "a",
+        "answertext", "correctanswer", "gtanswer", "correct", "goldanswer", "goldanswers", "a", "ans", "answeridx", "answerindex",
+        "correctanswerindex", "correctidx", "correctindex", "correctoption", "correctchoice", "expected", "expectedanswer",
+        "reference", "referenceanswer",
     ),
-    "choices": ("candidates", "choicelist", "optionlist", "alternatives", "optionslist", "choiceslist"),
+    "choices": (
+        "candidates", "choicelist", "optionlist", "alternatives", "optionslist", "choiceslist", "opts", "candidate",
+        "multichoiceoptions",
+    ),
     "image_id": ("imgid",),
 }  # fmt: skip
 """What else such a column is often called, without case and without what is no letter or digit."""
@@ -50,6 +55,23 @@ def image_columns(columns: Iterable[str]) -> tuple[str, ...]:
     there = list(columns)
     numbered = sorted((name for name in there if _NUMBERED.fullmatch(name)), key=lambda name: int(re.sub(r"\D", "", name)))
     return (*(name for name in IMAGES if name in there), *numbered, *(["image_path"] if "image_path" in there else []))
+
+
+def chosen_columns(held: Iterable[str]) -> tuple[str, ...]:
+    """Return the columns whose images a row has, of those that hold any there, in the order of `image_columns`.
+
+    A list counts alone; else the image and the numbered ones behind it, or the numbered ones; else the path.
+
+    >>> chosen_columns(["image_1", "image_2", "image_path"]), chosen_columns(["image", "image2"])
+    (('image_1', 'image_2'), ('image', 'image2'))
+    >>> chosen_columns(["image", "image_1"]), chosen_columns(["images", "image"])
+    (('image',), ('images',))
+    """
+    there = list(held)
+    if "images" in there or "image" not in there:
+        numbered = [name for name in there if _NUMBERED.fullmatch(name)]
+        return tuple(numbered) if numbered and "images" not in there else tuple(there[:1])
+    return tuple(name for name in there if name == "image" or (_NUMBERED.fullmatch(name) and int(re.sub(r"\D", "", name)) > 1))
 
 
 def option_columns(columns: Iterable[str]) -> tuple[str, ...]:

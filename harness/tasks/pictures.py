@@ -104,7 +104,7 @@ def picture(cell: Any, row: Row, column: str, root: Path | None) -> Picture:
     content = _content(cell)
     if content is not None:
         return Picture(content, f"{row.place}, column {column!r}", identity(content) or "")
-    if isinstance(cell, Mapping):
+    if isinstance(cell, Mapping) and (cell.get("path") is not None or not images_of(cell)):
         cell = cell.get("path")
     if isinstance(cell, str) and re.match(r"data:|https?://", cell):
         what = "the address of an image; fetch it, and write its path" if cell.startswith("http") else "a data URI of no image"
@@ -124,7 +124,7 @@ def images_of(cell: Any) -> list[Any]:
     if isinstance(cell, str) and looks_listed(cell):
         found = listed(cell)
         cell = found if isinstance(found, list) else cell
-    if isinstance(cell, Mapping) and cell.get("bytes") is None and cell.get("path") is None:
+    if isinstance(cell, Mapping) and all(value is None for value in cell.values()):
         return []
     if isinstance(cell, (list, tuple)):
         return [one for item in cell for one in images_of(item)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from harness.tasks.columns import image_columns
+from harness.tasks.columns import chosen_columns, image_columns
 from harness.tasks.pictures import Picture, identity, images_of, picture
 from harness.tasks.rows import Row
 from harness.tasks.tables import Table
@@ -60,14 +60,16 @@ class RowImages:
         Raises:
             RequestError: for a cell that holds no image.
         """
-        for column in self.columns(table):
-            cell = row.values.get(column)
-            if self.column is not None:
-                return [picture(cell, row, column, table.root)]
-            cells = images_of(cell)
-            if cells:
-                return [picture(self._followed(one, row, column, table), row, column, table.root) for one in cells]
-        return []
+        if self.column is not None:
+            return [picture(row.values.get(self.column), row, self.column, table.root)]
+        held = {column: cells for column in self.columns(table) if (cells := images_of(row.values.get(column)))}
+        chosen = chosen_columns(held)
+        other = next((column for column in held if column not in (*chosen, "image_path")), None)
+        if other is not None and not all(one in held[chosen[0]] for one in held[other]):
+            raise row.error(other, f"holds an image, and so does {chosen[0]!r}; leave one of them empty")
+        return [
+            picture(self._followed(one, row, column, table), row, column, table.root) for column in chosen for one in held[column]
+        ]
 
     def at(self, table: Table, place: int, columns: Sequence[str]) -> list[Picture]:
         """Return the images of a row, not yet decoded.
@@ -91,9 +93,11 @@ class RowImages:
         """Yield by row what names its images: their paths or the digests of their bytes; None of a row without any."""
         columns = self.columns(table)
         for place, cells in enumerate(zip(*(table.cells(column) for column in columns))):
-            found: list[Any] = next((held for cell in cells if (held := images_of(cell))), [])
+            held = {column: there for column, cell in zip(columns, cells) if (there := images_of(cell))}
+            chosen = chosen_columns(held)
+            found: list[Any] = [one for column in chosen for one in held[column]]
             known = [identity(cell) for cell in found]
-            if self.apart is None and None not in known:
+            if self.apart is None and None not in known and len(chosen) == len(held):
                 yield joined([name for name in known if name is not None]) if found else None
             else:
                 yield joined([one.checked().ident for one in self.at(table, place, columns)])

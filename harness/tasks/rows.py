@@ -104,13 +104,13 @@ class Row:
         return tuple(out)
 
     def answers(self, column: str) -> tuple[str, ...]:
-        """Return the answers of a column that holds one: several where it is a list, or a text that writes a list of texts down.
+        """Return the answers of a column that holds one: several where it is a list, or a text that writes one with texts down.
 
         A list of numbers as text stays as it is: it may be a box, or an interval.
         """
         value = self.value(column)
         found = listed(value) if isinstance(value, str) and looks_listed(value) else value
-        if isinstance(found, (list, tuple)) and (found is value or all(isinstance(item, str) for item in found)):
+        if isinstance(found, (list, tuple)) and (found is value or any(isinstance(item, str) for item in found)):
             return self.texts(column)
         return (self.short(column),)
 

@@ -13,7 +13,7 @@ from harness.tasks.columns import unread_columns
 from harness.tasks.listed import listed
 from harness.tasks.registry import create
 from harness.tasks.target import Target
-from tests.tasks.conftest import BLUE, RED, row
+from tests.tasks.conftest import BLUE, RED, cell, row
 from tests.tasks.test_files import questions, samples
 
 ODD = ["plain", 'a "quoted" word', "a, comma", "two\nlines", "tab\there", "'single'", "é 红 ①", "NA", "None", "0.10", " spaced "]
@@ -113,7 +113,12 @@ def test_options_in_whatever_form(jsonl, kind, answer):
 
 
 def test_answers_written_as_text(jsonl):
-    for given, expected in (("['red', 'blue']", ("red", "blue")), ("[0.1, 0.2]", ("[0.1, 0.2]",)), (["red"], ("red",))):
+    for given, expected in (
+        ("['red', 'blue']", ("red", "blue")),
+        ("['1', 2]", ("1", "2")),
+        ("[0.1, 0.2]", ("[0.1, 0.2]",)),
+        (["red"], ("red",)),
+    ):
         (question,) = questions(jsonl_again := jsonl_once(jsonl, row(answer=given))).values()
         assert Target.read(question.answer).answers == expected, jsonl_again
 
@@ -167,3 +172,37 @@ def test_messages_with_parts(jsonl):
     said = [{"role": "user", "content": parts}, {"role": "assistant", "content": "yes"}]
     (question,) = questions(jsonl([{"images": ["images/a.png"], "messages": said}])).values()
     assert (question.text, question.answer) == ("Is <image> red ?", "yes")
+
+
+def test_numbered_columns_of_images_are_all_images_of_a_question(jsonl, parquet, tmp_path):
+    """In a file of paths and in one of bytes; a cell that is empty holds no image."""
+    a, b = "images/a.png", "images/b.png"
+    rows = [{"image_1": a, "image_2": b}, {"image_1": b, "image_2": None}, {"image": a, "image2": b}, {"image": a, "image_1": a}]
+    file = jsonl([{"question": f"q{place}", "answer": "x", **one} for place, one in enumerate(rows)])
+    found = {q.text: [image.size for image in sample.images] for sample in samples(file) for q in sample.questions}
+    small, wide = (8, 6), (20, 10)
+    assert found == {"q0": [small, wide], "q1": [wide], "q2": [small, wide], "q3": [small]}
+    held = [{"image_1": cell(RED), "image_2": cell(BLUE), "question": "q0"}, {"image_1": cell(RED), "question": "q1"}]
+    found = samples(parquet(tmp_path / "two" / "t.parquet", held))
+    assert {one.questions[0].text: [image.size for image in one.images] for one in found} == {"q0": [small, wide], "q1": [small]}
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ({"image": "images/a.png", "image_1": "images/b.png"}, "column 'image_1': holds an image, and so does 'image'"),
+        ({"image": "images/a.png", "images": ["images/b.png"]}, "column 'image': holds an image, and so does 'images'"),
+        ({"image": {"url": "images/a.png"}}, "column 'image': is an object, no image"),
+    ],
+    ids=["two firsts", "a list and one", "an object of another form"],
+)
+def test_images_that_could_be_left_out_are_refused(jsonl, images, message):
+    with pytest.raises(RequestError, match=message):
+        samples(jsonl([row(), {"question": "which ?", "answer": "x", **images}]))
+
+
+@pytest.mark.parametrize("name", ["ans", "answer_index", "correct_option", "expected_answer", "gold_answers", "reference"])
+def test_other_names_of_the_answer_are_refused_where_there_is_none(name):
+    with pytest.raises(RequestError, match=f"nothing reads column '{name}'; did you mean 'answer'"):
+        unread_columns("t", ["image", "question", name])
+    assert unread_columns("t", ["image", "question", "answer", name]) == [name]
