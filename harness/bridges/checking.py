@@ -13,11 +13,11 @@ from harness.engine.self_check import ANSWER_TOKENS, GreedyTrace, SelfCheck, gen
 from harness.errors import RequestError
 from harness.models.adapter import Adapter
 from harness.notices import notice
-from harness.run.self_check import told_when_long
+from harness.run.self_check import put_in, told_when_long
 
 OPTION = "self_check=False"
 """What leaves the check out."""
-Place = tuple[torch.device, torch.dtype]
+Place = tuple[torch.device, torch.dtype, tuple[str, ...]]
 _known: WeakKeyDictionary[Any, dict[Place, SelfCheck]] = WeakKeyDictionary()  # by model; to hash its weights would take longer
 
 
@@ -36,7 +36,7 @@ def check_prompts(adapter: Adapter, prompts: Sequence[SplitPrompt], inputs: dict
         RequestError: where the engine does not run this model as transformers does.
     """
     known = _known.setdefault(adapter.model, {})
-    place = adapter.device, adapter.dtype
+    place = adapter.device, adapter.dtype, tuple(put_in(adapter))
     if place in known:
         return known[place]
     seen = [row for row, prompt in enumerate(prompts) if prompt.spans]

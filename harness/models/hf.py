@@ -111,7 +111,7 @@ def load(name: str, device: str = "cpu", dtype: str = "auto", options: LoadOptio
     except RequestError:
         raise
     except Exception as error:  # a folder or a repository may hold anything
-        lines = str(error).strip().splitlines() or [type(error).__name__]
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         first = " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:200]
         if not isinstance(error, (OSError, ValueError, RuntimeError)):  # whose messages are no sentences
             first = f"{type(error).__name__}: {first}"

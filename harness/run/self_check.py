@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
+from functools import cached_property, partial
 from importlib.metadata import version
+from pathlib import Path
+from sysconfig import get_path
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import RequestError
@@ -102,8 +107,61 @@ def _key(adapter: Adapter, plugins: tuple[str, ...]) -> str:
         "versions": [version(package) for package in ("transformers", "torch")],
         "device": device,
         "dtype": str(adapter.dtype),
+        "backbone": repr(adapter.backbone),
+        "put_in": put_in(adapter),
     }
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def put_in(adapter: Adapter) -> list[str]:
+    """Return which functions of other programs stand in this process where the engine's own or the model's would.
+
+    A script or a plug-in may put them there, and the files of the code do not show it.
+    """
+    from transformers import AttentionInterface
+
+    from harness.models import probes
+
+    held: dict[str, Any] = {f"adapter.{name}": value for name, value in vars(adapter).items()}
+    held |= {
+        name: function for name, function in AttentionInterface._global_mapping.items() if name in (probes.NAME, probes.CAPPED)
+    }
+    for name, module in list(sys.modules.items()):
+        if name.startswith(("harness.engine.", "harness.models.")):
+            held |= {f"{name}.{key}": value for key, value in vars(module).items()}
+            own = (value for value in vars(module).values() if isinstance(value, type) and value.__module__ == name)
+            held |= {f"{name}.{kind.__qualname__}.{key}": value for kind in own for key, value in vars(kind).items()}
+    found = []
+    for place, value in held.items():
+        function = _function(value)
+        if isinstance(function, FunctionType) and not _KEPT_CODE.search(function.__code__.co_filename):
+            code = function.__code__
+            found.append(f"{place}: {code.co_filename}:{code.co_firstlineno} {code.co_code.hex()} {_bound(function)}")
+    return sorted(found)
+
+
+_KEPT_CODE = re.compile("|".join([
+    "^<", r"[\\/](site|dist)-packages[\\/]", *(f"^{re.escape(str(at))}" for at in (Path(__file__).parents[1], get_path("stdlib"))),
+]))  # fmt: skip
+"""Files of this package, of installed ones and of Python itself; and code that no file holds, as that of data classes."""
+
+
+def _function(value: object) -> object:
+    """The function of a property or a method; anything else as it is."""
+    if isinstance(value, property):
+        return value.fget
+    if isinstance(value, cached_property | partial):
+        return value.func
+    return value.__func__ if isinstance(value, staticmethod | classmethod | MethodType) else value
+
+
+def _bound(function: FunctionType) -> str:
+    """The numbers and texts that a function holds beside its code."""
+    held = [*(function.__defaults__ or ()), *function.__code__.co_consts]
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # of an empty one
+            held.append(cell.cell_contents)
+    return repr([value for value in held if isinstance(value, int | float | str)])
 
 
 def _described(processor: Any) -> str:

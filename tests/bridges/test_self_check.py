@@ -71,6 +71,7 @@ def test_an_engine_that_runs_the_model_wrong_answers_nothing(thing, monkeypatch)
     family = families.Family("llava", type("", (), {"processor": processor()}))
     model, inputs = families.build(config()), family.inputs(families.QUESTIONS[0], [families.picture(32, 32, 1)])
     pruned = prune(model, "divprune", keep=4)
+    assert pruned.generate(**inputs, max_new_tokens=2).shape[0] == 1, "it is run right before"
     BROKEN[thing](monkeypatch)
     for _ in range(2):
         with pytest.raises(

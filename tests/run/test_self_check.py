@@ -212,6 +212,13 @@ def test_only_what_is_the_same_is_not_checked_again(loaded, count, monkeypatch):
         patch.setattr(module, "version", lambda package: "5.99" if package == "transformers" else "2")
         assert checked() == 1
     assert checked(None, True, ("json",)) == 1, "a plug-in may change what runs"
+    for thing in BROKEN.values():
+        with monkeypatch.context() as patch, pytest.raises(RequestError, match="without pruning the engine differs"):
+            thing(patch)
+            checked()
+    with monkeypatch.context() as patch:
+        patch.setattr(adapter, "embed", lambda ids, right=adapter.embed: right(ids))
+        assert checked() == 1, "a script may change what runs"
     assert checked() == 0
 
 
