@@ -140,9 +140,8 @@ def put_in(adapter: Adapter) -> list[str]:
     return sorted(found)
 
 
-_KEPT_CODE = re.compile("|".join([
-    "^<", r"[\\/](site|dist)-packages[\\/]", *(f"^{re.escape(str(at))}" for at in (Path(__file__).parents[1], get_path("stdlib"))),
-]))  # fmt: skip
+_HERE, _PYTHON = re.escape(str(Path(__file__).parents[1])), re.escape(get_path("stdlib"))
+_KEPT_CODE = re.compile(rf"^<|[\\/](site|dist)-packages[\\/]|^{_HERE}|^{_PYTHON}")
 """Files of this package, of installed ones and of Python itself; and code that no file holds, as that of data classes."""
 
 

@@ -86,6 +86,12 @@ def test_a_family_loads_from_its_folder(family, alike, unequal, tmp_path):
             assert (mine - theirs).abs().mean() < LEVEL if TORCHVISION else torch.equal(mine, theirs)
 
 
+def test_a_folder_without_its_tokenizer_is_one_line_that_says_so(llava, tmp_path):
+    saved(llava, tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    one_line(lambda: hf.load(str(tmp_path)), "instantiate the backend tokenizer from one of: (1) a `tokenizers` library")
+
+
 def test_an_unsupported_architecture_is_one_line_with_those_that_are(folder):
     one_line(lambda: hf.load(folder(model_type="blip-2")), "'blip-2' is not supported", *FAMILIES)
     one_line(lambda: hf.load(folder(model_type="qwen2_5_v")), "closest is qwen2_5_vl")
