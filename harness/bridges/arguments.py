@@ -46,6 +46,8 @@ def check_pixels(pixels: object) -> None:
         raise RequestError(f"generate: pixel_values hold {str(pixels.dtype).removeprefix('torch.')}, not normalised colours")
     if not pixels.numel():
         raise RequestError(f"generate: pixel_values are {list(pixels.shape)}, so they hold no image")
+    if not bool(pixels.isfinite().all()):
+        raise RequestError("generate: pixel_values hold NaN or infinite numbers, which no picture has")
     if pixels.dim() > 2 and pixels.shape[-3] != 3:
         raise RequestError(f"generate: pixel_values are {list(pixels.shape)}; images have 3 colours, [..., 3, height, width]")
 

@@ -73,6 +73,8 @@ class PromptPruner:
     """
 
     def __init__(self, method: str, keep: float | str, budget: str, seed: int, parameters: dict[str, Any]) -> None:
+        if not isinstance(method, str):
+            raise RequestError(f"method={method!r}: give its name as a text, such as 'fastv'")
         self.expression = canonical(_expression(method, parameters))
         self.method = create(self.expression)
         if budget not in get_args(BudgetMode):

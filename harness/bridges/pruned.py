@@ -189,6 +189,8 @@ class PrunedModel:
         asked = greedy(self.plain, ids.shape[1], generation_config, options)
         mask = checked_mask(ids, mask, asked.pad, asked.ends)
         texts = [texts] * len(ids) if isinstance(texts, str) else texts
+        if texts is not None and not isinstance(texts, list | tuple):
+            raise RequestError(f"generate: texts is a {type(texts).__name__}; give a string, or a list of one a prompt")
         if texts is not None and len(texts) != len(ids):
             raise RequestError(f"generate: {len(texts)} texts for {len(ids)} prompts")
         rows = [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]

@@ -94,10 +94,18 @@ def changed(inputs, **values):
         ({"pixel_values": lambda pixels: pixels.tolist()}, "pixel_values is a list"),
         ({"pixel_values": lambda pixels: pixels[:, :1]}, "images have 3 colours"),
         ({"pixel_values": lambda pixels: pixels.to(torch.uint8)}, "pixel_values hold uint8"),
+        ({"pixel_values": lambda pixels: pixels / 0}, "pixel_values hold NaN or infinite numbers"),
     ],
 )
 def test_tensors_that_are_none_of_a_prompt_are_one_line(pruned, one, change, fragment):
     said(pruned, fragment, **changed(one, **change), max_new_tokens=2)
+
+
+def test_words_of_other_types_are_one_line(pruned, one):
+    said(pruned, "texts is a int; give a string, or a list of one a prompt", **one, texts=5, max_new_tokens=2)
+    for method in (None, 5):
+        with pytest.raises(RequestError, match="give its name as a text, such as 'fastv'"):
+            prune(pruned.plain, method)
 
 
 def said(pruned, fragment: str, **arguments) -> None:
