@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from harness.errors import RequestError
 from harness.models.weights import check_index, load_whole, weights_digest
@@ -104,6 +105,8 @@ def load(
         return None
     try:
         found = _found(where, source, tokenizer, dtype, offline)
+    except SafetensorError as error:
+        raise RequestError(f"{where}: its weights cannot be read ({error})") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:  # a folder may hold anything
         if isinstance(error, RequestError):
             raise
@@ -155,7 +158,6 @@ _PROJECTION = "visual_projection.safetensors"
 
 def _projection(where: str, file: Path, width: int, dtype: torch.dtype) -> torch.nn.Linear:
     """The map of tower states into the joint space of a width, from the one weight of a file."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not file.is_file():

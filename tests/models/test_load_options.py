@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -168,6 +169,7 @@ WRONG = {
         "63 x 128; its text encoder asks for 64",
     ),
     "no file": (lambda made: (made / "visual_projection.safetensors").write_bytes(b"no"), "cannot be read"),
+    "cut short": (lambda made: os.truncate(made / "model.safetensors", 2000), "its weights cannot be read"),
     "a text layer": (
         lambda made: changed(made / "model.safetensors", lambda held: {k: w for k, w in held.items() if "layers.1." not in k}),
         "is not whole: 16 weights are missing (text_model.encoder.layers.1.layer_norm1.bias",
