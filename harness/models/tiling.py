@@ -5,12 +5,14 @@ Importing this file needs neither torch nor transformers.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from math import isqrt
 from typing import Any
 
 from PIL import Image
 
+from harness.errors import RequestError
 from harness.models.prompt import NEWLINE, VISUAL, ImageSpan, PixelBatch, grid_span
 from harness.store.layouts import Area
 from methods.lazy import torch
@@ -301,7 +303,13 @@ class PixtralTiler(ImageTiler):
         if grid is not None:
             image = image.convert("RGB").resize((grid[1] * self.unit, grid[0] * self.unit), Image.Resampling.BICUBIC)
             options["do_resize"] = False
-        pixels = self.processor.image_processor([image], return_tensors="pt", **options)["pixel_values"][0]
+        try:
+            pixels = self.processor.image_processor([image], return_tensors="pt", **options)["pixel_values"][0]
+        except ValueError as error:
+            if not {"height=0", "width=0"} & set(re.findall(r"\w+=\d+", str(error))):
+                raise
+            size = f"{image.width} x {image.height} pixels"
+            raise RequestError(f"an image of {size} is too thin: scaled to the model's size, one side has no pixels") from None
         names = (self.processor.image_break_token, self.processor.image_end_token)
         row_end, image_end = self.processor.tokenizer.convert_tokens_to_ids(list(names))
         return self.patches(pixels), self.span(pixels.shape[1], pixels.shape[2], row_end, image_end)

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest
+from harness.errors import RequestError
 from harness.models.adapter import Adapter
 from harness.models.probes import install
 from methods.registry import create
@@ -313,3 +314,10 @@ def test_layers_that_the_projector_reads_together(name, layers):
         assert "reads 2 tower" in adapter.cannot(inside) or "reads 3 tower" in adapter.cannot(inside)
         with pytest.raises(BudgetError, match="tower layers at once"):
             Engine(adapter).run(EngineRequest(batch, merging))
+
+
+@pytest.mark.parametrize("family", parameters(PIXTRAL), indirect=True)
+@pytest.mark.parametrize("size", [(1500, 12), (1, 150)])
+def test_an_image_of_which_a_side_would_have_no_pixels_is_named(family, size):
+    with pytest.raises(RequestError, match=f"an image of {size[0]} x {size[1]} pixels is too thin"):
+        family.adapter.pixels([Image.new("RGB", size)])
