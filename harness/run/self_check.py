@@ -134,7 +134,7 @@ def put_in(adapter: Adapter) -> list[str]:
     found = []
     for place, value in held.items():
         function = _function(value)
-        if isinstance(function, FunctionType) and not _KEPT_CODE.search(function.__code__.co_filename):
+        if isinstance(function, FunctionType) and _foreign(function):
             code = function.__code__
             found.append(f"{place}: {code.co_filename}:{code.co_firstlineno} {code.co_code.hex()} {_bound(function)}")
     return sorted(found)
@@ -143,6 +143,11 @@ def put_in(adapter: Adapter) -> list[str]:
 _HERE, _PYTHON = re.escape(str(Path(__file__).parents[1])), re.escape(get_path("stdlib"))
 _KEPT_CODE = re.compile(rf"^<|[\\/](site|dist)-packages[\\/]|^{_HERE}|^{_PYTHON}")
 """Files of this package, of installed ones and of Python itself; and code that no file holds, as that of data classes."""
+
+
+def _foreign(function: FunctionType) -> bool:
+    """Whether a function is of a script, of one typed on a command line too, or of a module that is not installed."""
+    return function.__globals__.get("__name__") == "__main__" or not _KEPT_CODE.search(function.__code__.co_filename)
 
 
 def _function(value: object) -> object:

@@ -219,6 +219,11 @@ def test_only_what_is_the_same_is_not_checked_again(loaded, count, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(adapter, "embed", lambda ids, right=adapter.embed: right(ids))
         assert checked() == 1, "a script may change what runs"
+    typed = {"__name__": "__main__", "right": adapter.embed}
+    exec("def embed(ids):\n    return right(ids)", typed)  # as with `python -c`
+    with monkeypatch.context() as patch:
+        patch.setattr(adapter, "embed", typed["embed"])
+        assert checked() == 1
     assert checked() == 0
 
 
