@@ -72,6 +72,9 @@ class Adapter:
         self.tower: Any = getattr(self.inner, self.spec.tower)
         self.decoder: Any = self.inner.get_decoder() if hasattr(self.inner, "get_decoder") else self.inner.language_model
         self.tokenizer: Any = processor.tokenizer  # of transformers; None for a model that has none
+        text, spec = self.config.get_text_config(), self.backbone
+        self._multiplier: float | None = getattr(text, spec.multiplier) if spec.multiplier else None
+        self._logit_bound: float | None = getattr(text, spec.logit_bound, None) if spec.logit_bound else None
         for part in ("layers", "norm", "rotary_emb"):  # that the engine calls one by one
             getattr(self.decoder, part)
         weight: torch.Tensor = next(model.parameters())
@@ -295,8 +298,7 @@ class Adapter:
 
     def enter(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Return the states before the first decoder layer, from embeddings of text and visual tokens, [..., D]."""
-        factor = getattr(self.config.get_text_config(), self.backbone.multiplier) if self.backbone.multiplier else None
-        return embeddings if factor is None else embeddings * factor
+        return embeddings if self._multiplier is None else embeddings * self._multiplier
 
     def rotary(self, hidden: torch.Tensor, positions: torch.Tensor, kind: str = "full_attention") -> Rotary:
         """Return cosines and sines of the rotary angles.
@@ -388,8 +390,7 @@ class Adapter:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the logits of the next token, float32 [..., vocabulary], from states behind the last layer, [..., D]."""
         logits: torch.Tensor = self.model.lm_head(self.decoder.norm(hidden))
-        bound = getattr(self.config.get_text_config(), "final_logit_softcapping", None)
-        if bound is not None and self.config.model_type == "paligemma":  # Gemma 3's class does not read it
+        if (bound := self._logit_bound) is not None:
             logits = (logits / bound).tanh() * bound
         return logits.float()
 

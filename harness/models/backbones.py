@@ -25,13 +25,17 @@ class BackboneSpec:
     """How a text backbone differs from a Llama, where the engine itself has to know."""
 
     multiplier: str = ""  # attribute of its configuration that embeddings are multiplied by before the first layer
+    logit_bound: str = ""  # attribute of its configuration that bounds logits; may be None
     norm_plus_one: bool = False  # whether its norms keep their weight less one
     family: str = ""  # the one family whose own text model it is; any that takes other text models where empty
     allows: tuple[str, ...] = ()  # attributes of its configuration that others must not set
 
 
 _PREFIX_LM = BackboneSpec(
-    norm_plus_one=True, family="paligemma", allows=("attn_logit_softcapping", "use_bidirectional_attention")
+    logit_bound="final_logit_softcapping",
+    norm_plus_one=True,
+    family="paligemma",
+    allows=("attn_logit_softcapping", "use_bidirectional_attention"),
 )
 BACKBONES = {
     "llama": BackboneSpec(),
