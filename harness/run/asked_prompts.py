@@ -86,11 +86,15 @@ def prompt(adapter: Adapter, text: str, images: int) -> tuple[list[int], list[in
         SampleError: where marks are not as many as the images.
     """
     try:
-        return adapter.prompt(texts_around(text, images) if images else unmarked(text), images)
+        texts = texts_around(text, images) if images else unmarked(text)
+    except ValueError as error:
+        raise SampleError(f"the question {error}") from None
+    try:
+        return adapter.prompt(texts, images)
     except SampleError:
         raise
     except ValueError as error:
-        raise SampleError(f"the question {error}" if "image mark" in str(error) else str(error)) from None
+        raise SampleError(str(error)) from None
 
 
 def length(prefix: Sequence[int], spans: Sequence[ImageSpan], question: Sequence[int]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from math import ceil, sqrt
 
 from PIL import Image
@@ -26,10 +27,11 @@ def sheet(images: Sequence[Image.Image]) -> Image.Image:
     """
     if len(images) == 1:
         return _small(images[0])
-    (width, height), places = _places([image.size for image in images])
-    found = Image.new("RGB", (width, height), "white")
-    for image, (left, top) in zip(images, places, strict=True):
-        found.paste(_small(image), (left, top))
+    small = [_small(image) for image in images]
+    size, places = _places([image.size for image in small])
+    found = Image.new("RGB", size, "white")
+    for image, place in zip(small, places, strict=True):
+        found.paste(image, place)
     return found
 
 
@@ -56,29 +58,33 @@ def _small(image: Image.Image) -> Image.Image:
     return small
 
 
+@lru_cache(maxsize=1024)
 def _small_size(size: tuple[int, int]) -> tuple[int, int]:
     """What `_small` makes of an image of so many pixels, (width, height)."""
     return _small(Image.new("1", size)).size
 
 
 def _places(sizes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], list[tuple[int, int]]]:
-    """Width and height of the sheet, and left and top of each image: rows of as many as there are rows, three if they fit."""
+    """Width and height of the sheet, and left and top of each image on it, from what their small pictures measure.
+
+    There are as many in a row as there are rows, or up to three in one.
+    """
     across = len(sizes) if len(sizes) <= 3 else ceil(sqrt(len(sizes)))
-    small, places = [_small_size(size) for size in sizes], []
+    places = []
     top = width = 0
-    for start in range(0, len(small), across):
+    for start in range(0, len(sizes), across):
         left = 0
-        for size in small[start : start + across]:
+        for size in sizes[start : start + across]:
             places.append((left, top))
             left += size[0] + _GAP
         width = max(width, left - _GAP)
-        top += max(size[1] for size in small[start : start + across]) + _GAP
+        top += max(size[1] for size in sizes[start : start + across]) + _GAP
     return (width, top - _GAP), places
 
 
 def _boxes(sizes: Sequence[tuple[int, int]]) -> list[Box]:
-    (width, height), places = _places(sizes)
     small = [_small_size(size) for size in sizes]
+    (width, height), places = _places(small)
     return [
         (top / height, left / width, (top + size[1]) / height, (left + size[0]) / width)
         for (left, top), size in zip(places, small, strict=True)
@@ -88,6 +94,11 @@ def _boxes(sizes: Sequence[tuple[int, int]]) -> list[Box]:
 def _within(area: Area, box: Box) -> Area:
     """An area of an image as one of the sheet on which the image has a box."""
     top, left, bottom, right = box
-    down, across = [min(1.0, top + share * (bottom - top)) for share in (area.top, area.bottom)], (area.left, area.right)
-    sides = [min(1.0, left + share * (right - left)) for share in across]
-    return replace(area, top=down[0], left=sides[0], bottom=down[1], right=sides[1])
+
+    def at(start: float, end: float, share: float) -> float:
+        return min(1.0, start + share * (end - start))
+
+    return replace(
+        area, top=at(top, bottom, area.top), left=at(left, right, area.left),
+        bottom=at(top, bottom, area.bottom), right=at(left, right, area.right),
+    )  # fmt: skip

@@ -66,9 +66,7 @@ class Cell:
             if self.keep is not None and count == shape.visual_tokens:
                 self.plans[shape] = (), schedule(shape, ()), None  # all are kept
             else:
-                share = self.keep.value if self.keep is not None and self.keep.share else None
-                mode = cast(BudgetMode, self.mode if self.keep is not None else "average")
-                budget = Budget(count, mode, self.text_tokens, share)
+                budget = self._budget(count)
                 steps, planned = plan(self.object, shape, budget)
                 self.plans[shape] = steps, planned, self.object.image_grid(shape, budget)
         return self.plans[shape]
@@ -80,12 +78,13 @@ class Cell:
             shape: for the prompt.
             images: for each image alone.
         """
-        count, found = self.tokens(shape), []
-        for one in images:
-            own = max(1, count * one.visual_tokens // shape.visual_tokens)
-            budget = Budget(own, cast(BudgetMode, self.mode if self.keep is not None else "average"), self.text_tokens)
-            found.append(self.object.image_grid(one, budget))
-        return found
+        count, whole = self.tokens(shape), shape.visual_tokens
+        return [self.object.image_grid(one, self._budget(max(1, count * one.visual_tokens // whole))) for one in images]
+
+    def _budget(self, count: int) -> Budget:
+        """What so many tokens are for the method; where a share was asked for, it is told."""
+        share = self.keep.value if self.keep is not None and self.keep.share else None
+        return Budget(count, cast(BudgetMode, self.mode if self.keep is not None else "average"), self.text_tokens, share)
 
     def steps_for(self, shape: ModelShape) -> tuple[Step, ...]:
         """Return the steps on an image of this shape."""
