@@ -37,6 +37,19 @@ def readable(message: str) -> str:
     return shown("\n".join(map(_shortened, lines)))
 
 
+def first_line(error: BaseException, most: int = 200) -> str:
+    """Return the first line of an error's message, or the name of its class where it has none.
+
+    Args:
+        error: of other people's code, whose messages may be long.
+        most: characters.
+
+    >>> first_line(OSError("no such file\\nat all")), first_line(KeyError())
+    ('no such file', 'KeyError')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+
+
 def shown(text: str) -> str:
     """Replace every character of a text that would steer a terminal; line breaks stay."""
     return "\n".join("".join(c if c.isprintable() else "\ufffd" for c in line) for line in text.split("\n"))

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from harness.errors import first_line
+
 PATIENCE = 7.0  # seconds of silence; a run that asks for a task and a model ends well within 30
 MAIN = "main"
 OFFLINE = "HF_HUB_OFFLINE is set"  # the reason that is the user's own wish
@@ -71,6 +73,15 @@ class Snapshot:
         return [name for name in there if (self.folder / name).stat().st_size != sizes[name]]
 
 
+def is_hub_id(name: str) -> bool:
+    """Return whether a name is one that a repository of the hub may have, ``owner/name``, and not the path of a folder.
+
+    >>> is_hub_id("llava-hf/llava-1.5-7b-hf"), is_hub_id("./mine"), is_hub_id("tiny")
+    (True, False, False)
+    """
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
 def ask(kind: Kind, name: str, revision: str | None = None) -> HubRepository:
     """Ask the hub for a repository: one request, no retries, at most 7 seconds of silence.
 
@@ -115,7 +126,7 @@ def reason(error: BaseException) -> str:
         return OFFLINE
     if "Timeout" in kind:
         return f"{constants.ENDPOINT} does not answer"
-    first = (str(error).strip().splitlines() or [kind])[0][:160]
+    first = first_line(error, 160)
     network = "Connect" in kind or "Proxy" in kind or "Protocol" in kind or kind in ("ReadError", "WriteError")
     return f"{constants.ENDPOINT} cannot be reached ({first})" if network else first
 

@@ -19,7 +19,7 @@ from harness.bridges.inputs import IMAGE_INPUTS, read
 from harness.bridges.options import GreedyOptions, greedy
 from harness.bridges.prompts import PromptPruner
 from harness.engine.self_check import SelfCheck
-from harness.errors import RequestError
+from harness.errors import RequestError, first_line
 from harness.models import companion as companions
 from harness.models.adapter import Adapter
 from harness.models.configuration import tower_kind
@@ -285,7 +285,7 @@ def _joint_space(name: str, processor: Any, vision: Any) -> companions.Companion
     except RequestError:
         raise
     except Exception as error:  # a folder may hold anything
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        first = first_line(error)
         raise RequestError(f"prune: the companion of model {name!r} cannot be loaded: {first}") from error
 
 

@@ -25,6 +25,7 @@ from harness.engine.request import EngineRequest
 from harness.errors import RequestError, readable
 from harness.models.adapter import Adapter
 from harness.models.prompt import PixelBatch
+from harness.models.token_ids import token_ids
 
 QUESTIONS = ("what color is the circle ?", "Repeat these words and nothing else: one two three four five six")
 """What is asked. Models answer both with little doubt, so that rounding does not decide the first words."""
@@ -264,7 +265,7 @@ def as_published(model: Any, attention: str) -> Iterator[None]:
     from transformers import GenerationConfig
 
     own, probed = model.generation_config, model.config._attn_implementation
-    pad = own.pad_token_id if own.pad_token_id is not None else next(iter(_ends(own)), 0)
+    pad = own.pad_token_id if own.pad_token_id is not None else next(iter(token_ids(own.eos_token_id)), 0)
     model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, pad_token_id=pad)
     try:
         try:
@@ -275,12 +276,6 @@ def as_published(model: Any, attention: str) -> Iterator[None]:
     finally:
         model.set_attn_implementation(probed)
         model.generation_config = own
-
-
-def _ends(config: Any) -> list[int]:
-    """The end tokens of a ``GenerationConfig``."""
-    ends = config.eos_token_id
-    return [] if ends is None else list(ends) if isinstance(ends, list | tuple) else [ends]
 
 
 @torch.inference_mode()
@@ -294,7 +289,7 @@ def generate_traces(model: Any, inputs: dict[str, Any]) -> list[GreedyTrace]:
     out = model.generate(
         **inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False, return_dict_in_generate=True, output_logits=True
     )
-    width, ends = inputs["input_ids"].shape[1], _ends(model.generation_config)
+    width, ends = inputs["input_ids"].shape[1], token_ids(model.generation_config.eos_token_id)
     logits = torch.stack(out.logits, 1).float().cpu()  # [rows, steps, vocabulary]
     lengths = inputs["attention_mask"].sum(1).tolist() if inputs.get("attention_mask") is not None else [width] * len(logits)
     traces = []

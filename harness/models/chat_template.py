@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from harness.errors import RequestError
+from harness.errors import RequestError, first_line
 from harness.files import parse_json, regular
 from harness.models.chat import rendered
 from harness.notices import notice
@@ -117,7 +117,7 @@ def check_template(name: str, processor: Any, source: str, marks: Any) -> None:
             text = rendered(processor, [{"type": "image"}] * images + [{"type": "text", "text": _QUESTION}])
         except Exception as error:  # a template is a program
             line = getattr(error, "lineno", None) or _line(error)
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+            said = first_line(error, 160)
             at = "" if line is None else f", line {line}"
             raise RequestError(f"{where}{at}: cannot write {asked} ({said}){other}") from None
         if _QUESTION not in text:

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from harness.errors import RequestError
+from harness.errors import RequestError, first_line
+from harness.huggingface import is_hub_id
 from harness.models.weights import check_index, load_whole, weights_digest
 
 KNOWN = {
@@ -95,7 +96,7 @@ def load(
     """
     if given is not None:
         where, source = f"--companion {given}", given
-        if not Path(given).is_dir() and (given.count("/") != 1 or given.startswith((".", "/", "~"))):
+        if not Path(given).is_dir() and not is_hub_id(given):
             raise RequestError(f"{where}: is neither a folder nor a hub id")
     elif folder is not None and (folder / "companion").is_dir():
         where, source = f"model {name!r}, companion/", str(folder / "companion")
@@ -112,7 +113,7 @@ def load(
             raise
         if given is None and not Path(source).is_dir():
             return None
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        first = first_line(error)
         if not Path(source).is_dir() and offline:
             first = f"the hub does not answer for it and it is not in the local cache; with a network: hf download {given}"
         raise RequestError(f"{where}: cannot be loaded: {first}") from None

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from harness.errors import RequestError
-from harness.huggingface import OFFLINE, HubError, ask, cached
+from harness.errors import RequestError, first_line
+from harness.huggingface import OFFLINE, HubError, ask, cached, is_hub_id
 from harness.huggingface import offline as hub_offline
 from harness.models import companion as companions
 from harness.models.adapter import Adapter
@@ -59,7 +59,7 @@ def load(name: str, device: str = "cpu", dtype: str = "auto", options: LoadOptio
     local = _is_folder(path)
     if name in EMBEDDED and not local:
         raise RequestError(f"model {name!r}: weights are not installed at {path}")
-    if not local and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
+    if not local and not is_hub_id(name):
         known = ", ".join((*EMBEDDED, *plugged()))
         raise RequestError(f"model {name!r} is neither a folder nor a hub id; embedded: {known}")
     revision = options.revision
@@ -151,7 +151,7 @@ def _apply(options: LoadOptions, adapter: Adapter) -> None:
         try:
             adapter.prompt_spans([options.size])
         except Exception as error:  # of a processor, which may refuse some shapes
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            said = first_line(error)
             raise RequestError(f"--image-size {options.image_size}: {adapter.name!r} cannot take it ({said})") from None
 
 

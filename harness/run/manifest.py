@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from harness.notices import notice
 from harness.run.config import CompareConfig
 from harness.store.budgets import read_keep
-from harness.store.schema import HANDLING_OPTIONS
+from harness.store.schema import ANSWERING_OPTIONS, HANDLING_OPTIONS
 from harness.tasks.base import attribute
 
 if TYPE_CHECKING:
@@ -201,6 +201,6 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         config: a request as `plain` gives it.
     """
-    handling = HANDLING_OPTIONS | {"workers", "ray", "self_check"}
+    handling = HANDLING_OPTIONS | ANSWERING_OPTIONS | {"self_check"}
     asked = {name: v for name, v in config.items() if name not in handling and v is not None}
     return asked | {"keep": [read_keep(one) for one in asked.get("keep", ())]}

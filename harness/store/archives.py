@@ -12,7 +12,7 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from harness.errors import RequestError
+from harness.errors import RequestError, first_line
 from harness.files import regular
 
 LARGEST = 2**30
@@ -52,7 +52,7 @@ def read_arrays(path: Path, leave: str = "") -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise RequestError(f"{path}: no such file") from None
     except Exception as error:  # of zipfile, zlib, numpy and the file system
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        said = first_line(error, 120)
         raise RequestError(f"{path}: cannot be read as .npz ({said})") from None
 
 

@@ -9,6 +9,8 @@ SCHEMA_VERSION = 3
 READ_VERSIONS = (2, 3)
 HANDLING_OPTIONS = frozenset({"out", "resume", "retry_failed", "extend"})
 """Options of a request that say where a run lies and how to go on with it, and nothing of what it is."""
+ANSWERING_OPTIONS = frozenset({"workers", "ray"})
+"""Options of a request that say who answers, which changes no answer."""
 SAMPLE_COLUMNS = (
     "prediction", "score", "agree", "kl", "kept", "kept_count", "recall", "recall_before", "swap_score", "failed",
 )  # fmt: skip

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from glob import escape
 
-from harness.errors import RequestError
+from harness.errors import RequestError, first_line
 from harness.huggingface import OFFLINE, HubError, Snapshot, ask, cached, reason
 from harness.notices import notice
 from harness.progress import progress
@@ -219,6 +219,6 @@ def _through_datasets(task: str, repository: str, config: str | None, split: str
     try:
         data = datasets.load_dataset(repository, config, split=split)  # nosec B615
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        first = first_line(error)
         raise RequestError(f"task {task!r}: split {split!r} of {repository} cannot be loaded: {first}") from None
     return [HubTable(data, f"{repository} {split}")]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import RequestError
+from harness.errors import RequestError, first_line
 from harness.tasks.listed import listed, looks_listed
 from harness.tasks.pixels import UnreadablePixels, rgb
 from harness.tasks.rows import Row, kind
@@ -83,7 +83,7 @@ class Picture:
         except UnidentifiedImageError:
             raise RequestError(f"{self.name}: not an image that can be read") from None
         except Exception as error:  # decoders raise nearly anything on broken files
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
+            first = first_line(error, 100)
             raise RequestError(f"{self.name}: the image cannot be decoded ({first})") from None
 
 

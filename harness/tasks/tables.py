@@ -11,7 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, Protocol
 
-from harness.errors import RequestError
+from harness.errors import RequestError, first_line
 from harness.tasks.rows import Row
 
 LONGEST_LINE = 16 * 2**20  # characters of one JSON line
@@ -228,7 +228,7 @@ class Parquet:
         self._group = lru_cache(maxsize=1)(self._read_group)
 
     def _broken(self, error: Exception) -> NoReturn:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        first = first_line(error, 120)
         raise RequestError(f"{self._path}: cannot be read as parquet ({first})") from None
 
     def _read(self, columns: tuple[str, ...]) -> Any:

@@ -13,7 +13,7 @@ from harness.results.regression.family_rules import FamilywiseTest, accuracy, ac
 from harness.results.regression.pairing import RunPair
 from harness.results.regression.thresholds import Thresholds, default_thresholds
 from harness.store.runs import RunFolder
-from harness.store.schema import HANDLING_OPTIONS
+from harness.store.schema import ANSWERING_OPTIONS, HANDLING_OPTIONS
 from harness.store.verdicts import RULES, Comparison, Verdict
 
 
@@ -94,9 +94,9 @@ def _differing(before: object, after: object) -> str:
 
 
 _ASIDE = frozenset(
-    {*HANDLING_OPTIONS, "methods", "keep", "plugin", "samples", "seed", "analyse", "memory", "latency", "workers", "ray"}
+    {*HANDLING_OPTIONS, *ANSWERING_OPTIONS, "methods", "keep", "plugin", "samples", "seed", "analyse", "memory", "latency"}
 )
-"""Settings whose change is told elsewhere, or makes no cell another: who answers changes no answer."""
+"""Settings whose change is told elsewhere, or makes no cell another."""
 
 
 def _notes(pair: RunPair, test: FamilywiseTest, thresholds: Thresholds) -> tuple[str, ...]:
