@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
+from functools import cache
 
 import pytest
 import torch
@@ -15,23 +13,14 @@ from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest
 from harness.errors import RequestError
 from harness.models.prompt import VISUAL
+from tests.models.tiny_families import FAMILIES, PARAMS, Family, ask, fresh, picture
+from tests.models.tiny_words import QUESTIONS
 
 LIMIT = 4
+make = cache(fresh)  # models of its own: `prune` changes them
 NAMED_SIZES = {"llava-next": "image_sizes", "qwen2.5-vl": "image_grid_thw", "mistral3": "image_sizes"}
 
 
-def _families():
-    """The tiny random models of the contract tests."""
-    name, file = "families_of_the_contract_tests", Path(__file__).parents[1] / "models" / "conftest.py"
-    if name not in sys.modules:
-        spec = spec_from_file_location(name, file)
-        sys.modules[name] = module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-families = _families()
-picture = families.picture
 SHAPES = {
     "square": [(40, 40, 1)],
     "tall": [(60, 30, 2)],
@@ -40,15 +29,15 @@ SHAPES = {
 }
 
 
-@pytest.fixture(scope="module", params=families.PARAMS)
+@pytest.fixture(scope="module", params=PARAMS)
 def family(request):
-    return families.make(request.param)
+    return make(request.param)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_prompts_are_those_of_the_adapter(family, shape):
     images = [picture(*size) for size in SHAPES[shape]]
-    question, adapter = families.QUESTIONS[2], family.adapter
+    question, adapter = QUESTIONS[2], family.adapter
     inputs = family.inputs(question, images)
     (prompt,) = read(adapter, [inputs["input_ids"][0].tolist()], {name: inputs.get(name) for name in IMAGE_INPUTS})
     before, after = adapter.prompt(question, len(images))
@@ -61,7 +50,7 @@ def test_prompts_are_those_of_the_adapter(family, shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_all_tokens_equal_generate(family, shape):
-    inputs = family.inputs(families.QUESTIONS[0], [picture(*size) for size in SHAPES[shape]])
+    inputs = family.inputs(QUESTIONS[0], [picture(*size) for size in SHAPES[shape]])
     model = family.adapter.model
     pruned = prune(model, "none", processor=family.adapter.processor)
     options = {"max_new_tokens": LIMIT, "do_sample": False}
@@ -72,7 +61,7 @@ def test_all_tokens_equal_generate(family, shape):
 def test_a_padded_batch_of_unequal_images_equals_generate(family):
     """Rows with other pictures, lengths and text before the image."""
     processor, model = family.adapter.processor, family.adapter.model
-    texts = [family.text(families.QUESTIONS[0]), family.text(families.QUESTIONS[2]).replace("USER:", "USER: what is x")]
+    texts = [family.text(QUESTIONS[0]), family.text(QUESTIONS[2]).replace("USER:", "USER: what is x")]
     images = [picture(60, 30, 2), picture(30, 90, 3)]
     nested = [[image] for image in images] if family.nests else images
     inputs = processor(images=nested, text=texts, padding=True, return_tensors="pt", add_special_tokens=False)
@@ -85,13 +74,13 @@ def test_a_padded_batch_of_unequal_images_equals_generate(family):
 
 def test_pruned_answers_are_those_of_the_engine(family):
     """A share of the tokens, by a method that reads the places of tokens and the projected tokens."""
-    adapter, question, image = family.adapter, families.QUESTIONS[0], picture(30, 90, 3)
+    adapter, question, image = family.adapter, QUESTIONS[0], picture(30, 90, 3)
     pruned = prune(adapter.model, "sts", keep=0.5, budget="final", processor=adapter.processor)
     inputs = family.inputs(question, [image])
     out = pruned.generate(**inputs, max_new_tokens=LIMIT, do_sample=False)
     before, after = adapter.prompt(question)
     zero = torch.zeros(1, dtype=torch.int64)
-    batch = families.ask(family, [[image]], 1).batch
+    batch = ask(family, [[image]], 1).batch
     assert (batch.prefix, batch.questions) == (before, [after])
     steps = pruned.pruner.steps(adapter.shape_for(batch.pixels.spans[0]))
     expected = Engine(adapter, LIMIT).run(EngineRequest(batch.reseeded(zero, zero), steps))
@@ -101,10 +90,10 @@ def test_pruned_answers_are_those_of_the_engine(family):
     assert pruned.visual_tokens == [(count, round(count / 2))]
 
 
-@pytest.mark.parametrize("family", [param for param in families.PARAMS if param.values[0] in NAMED_SIZES], indirect=True)
+@pytest.mark.parametrize("family", [param for param in PARAMS if param.values[0] in NAMED_SIZES], indirect=True)
 def test_sizes_that_are_left_out_are_named(family):
     """Without a processor, too: what ends a row of an image stands in the prompt itself."""
-    inputs = dict(family.inputs(families.QUESTIONS[0], [picture(60, 30, 2)]))
+    inputs = dict(family.inputs(QUESTIONS[0], [picture(60, 30, 2)]))
     pruned, options = prune(family.adapter.model, "none"), {"max_new_tokens": LIMIT, "do_sample": False}
     assert torch.equal(pruned.generate(**inputs, **options), family.adapter.model.generate(**inputs, **options))
     name = NAMED_SIZES[family.name]
@@ -113,9 +102,9 @@ def test_sizes_that_are_left_out_are_named(family):
         pruned.generate(**inputs, **options)
 
 
-@pytest.mark.parametrize("family", [param for param in families.PARAMS if param.values[0] == "mistral3"], indirect=True)
+@pytest.mark.parametrize("family", [param for param in PARAMS if param.values[0] == "mistral3"], indirect=True)
 def test_images_and_row_ends_that_do_not_belong_together_are_refused(family):
-    inputs = dict(family.inputs(families.QUESTIONS[0], [picture(60, 30, 2)]))
+    inputs = dict(family.inputs(QUESTIONS[0], [picture(60, 30, 2)]))
     pruned, ids = prune(family.adapter.model, "none"), inputs["input_ids"]
     cut = int((ids[0] == family.adapter.config.image_token_id).nonzero()[-1])
     for other, fragment in (
@@ -147,7 +136,7 @@ def byte_pairs(*special: str):
     trainer = trainers.BpeTrainer(
         vocab_size=400, special_tokens=names, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    inner.train_from_iterator([" ".join(families.QUESTIONS), "USER: ASSISTANT:\n\n", "a row 1 of column 2\n"], trainer)
+    inner.train_from_iterator([" ".join(QUESTIONS), "USER: ASSISTANT:\n\n", "a row 1 of column 2\n"], trainer)
     made = transformers.PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>", padding_side="left"
     )
@@ -159,12 +148,12 @@ def reworded(name: str, tokenizer):
     """A family's model with another tokenizer; the id of its image token is as before."""
     from harness.models.adapter import Adapter
 
-    known, family = families.make(name), families.FAMILIES[name]
+    known, family = make(name), FAMILIES[name]
     processor = family[1]()
     own = type(processor)
     words = {"video_processor": processor.video_processor} if hasattr(processor, "video_processor") else {}
     again = own(processor.image_processor, tokenizer, image_seq_len=4, chat_template=processor.chat_template, **words)
-    return families.Family(name, Adapter(known.adapter.model, again, name))
+    return Family(name, Adapter(known.adapter.model, again, name))
 
 
 @pytest.mark.parametrize("shape", ["square", "tall", "wide", "two"])
@@ -174,9 +163,9 @@ def test_marks_of_many_tokens_leave_tiles_in_one_image(name, shape):
     family = reworded(name, byte_pairs("<image>", "<fake_token_around_image>"))
     adapter, images = family.adapter, [picture(*size) for size in SHAPES[shape]]
     assert len(adapter.tokenizer("<row_1_col_1>", add_special_tokens=False).input_ids) > 4
-    inputs = family.inputs(families.QUESTIONS[2], images)
+    inputs = family.inputs(QUESTIONS[2], images)
     (prompt,) = read(adapter, [inputs["input_ids"][0].tolist()], {part: inputs.get(part) for part in IMAGE_INPUTS})
-    before, after = adapter.prompt(families.QUESTIONS[2], len(images))
+    before, after = adapter.prompt(QUESTIONS[2], len(images))
     pixels = adapter.prompt_pixels([images])
     assert (list(prompt.prefix), list(prompt.question)) == (before, after)
     assert prompt.spans == pixels.spans[0]
@@ -187,7 +176,7 @@ def test_an_edge_of_many_tokens_is_found_too():
     """Not even what stands around images is one token: a token may then hold the end of a mark and what follows."""
     family = reworded("smolvlm", byte_pairs("<image>"))
     images = [picture(60, 30, 2), picture(32, 32, 1)]
-    inputs = family.inputs(families.QUESTIONS[2], images)
+    inputs = family.inputs(QUESTIONS[2], images)
     ids = inputs["input_ids"][0].tolist()
     (prompt,) = read(family.adapter, [ids], {part: inputs.get(part) for part in IMAGE_INPUTS})
     assert prompt.spans[0].tiles == 3 and len(prompt.spans) == 2
@@ -199,8 +188,8 @@ def test_an_edge_of_many_tokens_is_found_too():
 
 
 def test_tiles_that_do_not_belong_together_are_refused():
-    family = families.make("smolvlm")
-    inputs = family.inputs(families.QUESTIONS[0], [picture(60, 30, 2)])
+    family = make("smolvlm")
+    inputs = family.inputs(QUESTIONS[0], [picture(60, 30, 2)])
     images, ids = {part: inputs.get(part) for part in IMAGE_INPUTS}, inputs["input_ids"][0].tolist()
     words = family.adapter.tokenizer.convert_tokens_to_ids
     first, edge = words("<row_1_col_1>"), words("<fake_token_around_image>")

@@ -258,11 +258,11 @@ def test_all_else_is_the_models(script):
 
 
 def test_a_model_that_moves_takes_its_companion_along(script, batch):
-    pruned = prune(copy.deepcopy(script.model), "cdpruner", keep=32)
+    pruned, batch = prune(copy.deepcopy(script.model), "cdpruner", keep=32), {name: rows[:1] for name, rows in batch.items()}
     before = pruned.generate(**batch, max_new_tokens=4)
     half = pruned.to(torch.bfloat16)
     assert isinstance(half, PrunedModel) and half.dtype == torch.bfloat16
-    assert half.generate(**batch, max_new_tokens=4).shape[0] == 4
+    assert half.generate(**batch, max_new_tokens=2).shape[0] == 1
     assert half._companion.visual_projection.weight.dtype == torch.bfloat16
     assert pruned.to(torch.float32).generate(**batch, max_new_tokens=4).shape == before.shape
 

@@ -12,7 +12,8 @@ from harness.bridges.pruned import prune
 from harness.models import probes
 from harness.run import self_check as run_self_check
 from tests.broken_engines import BROKEN
-from tests.models import conftest as families
+from tests.models import tiny_families as families
+from tests.models.tiny_words import QUESTIONS
 
 
 def slow_but(*names: str) -> list:
@@ -69,7 +70,7 @@ def test_another_precision_is_checked_anew(fresh, two, computed):
 def test_an_engine_that_runs_the_model_wrong_answers_nothing(thing, monkeypatch):
     config, processor = families.FAMILIES["llava"]
     family = families.Family("llava", type("", (), {"processor": processor()}))
-    model, inputs = families.build(config()), family.inputs(families.QUESTIONS[0], [families.picture(32, 32, 1)])
+    model, inputs = families.build(config()), family.inputs(QUESTIONS[0], [families.picture(32, 32, 1)])
     pruned = prune(model, "divprune", keep=4)
     assert pruned.generate(**inputs, max_new_tokens=2).shape[0] == 1, "it is run right before"
     BROKEN[thing](monkeypatch)
@@ -100,7 +101,7 @@ def test_prompts_of_every_family_are_checked(name, dtype):
     family = families.Family(name, type("", (), {"processor": processor()}))
     model = families.build(config()).to(dtype)
     for images in ([families.picture(60, 30, 2)], [families.picture(32, 32, 1), families.picture(60, 30, 2)]):
-        inputs = family.inputs(families.QUESTIONS[1], images)
+        inputs = family.inputs(QUESTIONS[1], images)
         checking._known.pop(model, None)
         pruned = prune(model, "none", processor=family.adapter.processor)
         pruned.generate(**inputs, max_new_tokens=1)

@@ -79,22 +79,21 @@ class Account:
     logits: list[torch.Tensor]  # [V] of each answer token
 
 
-def account(
-    engine: Engine, task: Task, samples: Sequence[ImageSample], cells: Sequence[Cell], key: str, question: str, sharing: bool
-) -> Account:
-    """Run a batch as `compare` does, with an eye on one cell and one question.
+def accounts(
+    engine: Engine, task: Task, samples: Sequence[ImageSample], cells: Sequence[Cell], key: str, sharing: bool
+) -> dict[str, Account]:
+    """Run a batch as `compare` does, with an eye on one cell; gives its accounts by the ``sample_id`` of the questions.
 
     Args:
-        samples: of the batch that holds the question.
+        samples: of the batch.
         cells: of the run, in its order.
         key: of the cell.
-        question: its ``sample_id``.
     """
     watch: list[Watched] = []
     cells = tuple(cell if cell.key != key else replace(cell, steps=watched(cell.steps, watch)) for cell in cells)
     wanted = frozenset().union(*(cell.needs for cell in cells))
     batch_run = BatchRun(engine, task, list(samples), cells[0].seed, sharing, wanted, cells=cells)
-    row = [q.sample_id for sample in samples for q in sample.questions].index(question)
+    questions = [q.sample_id for sample in samples for q in sample.questions]
     decoded: list[Decoded] = []
     for cell in cells:
         decoded.clear()
@@ -102,7 +101,7 @@ def account(
             batch_run.run(cell)
         if cell.key == key:
             break
-    return told(batch_run, watch, decoded, row)
+    return {question: told(batch_run, watch, decoded, row) for row, question in enumerate(questions)}
 
 
 def watched(steps: Sequence[Step], watch: list[Watched]) -> tuple[Step, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def small_run(tmp_path_factory):
     """A folder in which ``runs/first`` and ``runs/quick`` are a small finished run of the methods that the pages name."""
     from harness import compare

@@ -40,6 +40,15 @@ def test_links_lead_somewhere(path):
                 assert anchor in [re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads], target
 
 
+@pytest.mark.parametrize("path", [ROOT / "CONTRIBUTING.md", DOCS / "house.md"], ids=lambda p: p.name)
+def test_a_class_is_where_newcomers_are_sent_for_it(path):
+    sent = re.findall(r"[Cc]olumn`? in `(\w+/[\w/]+\.py)`|`(\w+)` of `(\w+/[\w/]+\.py)`", path.read_text(encoding="utf-8"))
+    assert [file for file, _, _ in sent if file], "columns of the page have a place"
+    for file, name, other in sent:
+        wanted = rf"^(?:class |def )?{name or 'Column'}\b"
+        assert re.search(wanted, (ROOT / (file or other)).read_text(encoding="utf-8"), re.M), (name or "Column", file or other)
+
+
 def test_the_picture_is_small_enough_to_load():
     for target in set(re.findall(r"!\[[^\]]+\]\((.*?)\)", README)):
         assert (ROOT / target).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and (ROOT / target).stat().st_size < 300_000

@@ -64,7 +64,9 @@ def sweep(work, cells, watch=lambda shared, place: None):
 
 
 def test_a_sweep_gives_what_each_cell_gives_alone(work, cells, layers_run):
-    many = BatchRun(work.engine, work.task, work.samples, 0, True, SIGNAL_NAMES, cells=tuple(cells), analysed=True)
+    two = [replace(sample, questions=sample.questions[:4]) for sample in work.samples[:2]]
+    work = BatchRun(work.engine, work.task, two, 0, wanted=SIGNAL_NAMES)
+    many = BatchRun(work.engine, work.task, two, 0, True, SIGNAL_NAMES, cells=tuple(cells), analysed=True)
     held = []
     found = sweep(many, cells, lambda shared, place: held.append(set(shared.checkpoints)))
     longest = max(columns for _, columns in layers_run)

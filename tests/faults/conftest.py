@@ -18,10 +18,11 @@ from harness.errors import RequestError
 from harness.models import hf
 from harness.run.comparison import compare
 from harness.run.executors.local import threads
+from tests.small_model import KEEP, small_model
 
 REQUEST = {
-    "methods": ("random", "fastv"), "keep": ("64",), "samples": 4, "batch_size": 1, "latency": False, "analyse": 2, "seeds": 2,
-    "max_new_tokens": 3, "workers": 1,
+    "methods": ("random", "fastv"), "keep": (KEEP,), "samples": 4, "batch_size": 1, "latency": False, "analyse": 2, "seeds": 2,
+    "max_new_tokens": 1, "workers": 1,
 }  # fmt: skip
 STORED = ("samples", "analysis", "repeats", "traces", "images", "questions", "done")
 WHOLE = ("cells", *STORED)
@@ -55,21 +56,29 @@ def same(folder: Path, other: Path) -> bool:
     return digest(folder) == digest(other)
 
 
+@pytest.fixture(scope="session")
+def adapter():
+    """A small model instead of the embedded one: these tests are about what surrounds it."""
+    return small_model()
+
+
+def made_quick(patch: pytest.MonkeyPatch, adapter) -> None:
+    """The model is made once, and figures are not drawn: what a page shows is tested elsewhere."""
+    patch.setattr(hf, "load", lambda *arguments, **words: adapter)
+    patch.setattr("reports.page.render", lambda view: f"a page of {len(view.cells)} cells")
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, adapter, one_thread):
-    """The embedded model is loaded once, and figures are not drawn: what a page shows is tested elsewhere."""
-    monkeypatch.setattr(hf, "load", lambda *arguments, **words: adapter)
-    monkeypatch.setattr("reports.page.render", lambda view: f"a page of {len(view.cells)} cells")
+    made_quick(monkeypatch, adapter)
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory, adapter) -> Path:
     """The folder of a run of the request."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hf, "load", lambda *arguments, **words: adapter)
-        patch.setattr("reports.page.render", lambda view: f"a page of {len(view.cells)} cells")
-        with threads(1):
-            compare(**REQUEST, out=(folder := tmp_path_factory.mktemp("undisturbed") / "run"))
+    with pytest.MonkeyPatch.context() as patch, threads(1):
+        made_quick(patch, adapter)
+        compare(**REQUEST, out=(folder := tmp_path_factory.mktemp("undisturbed") / "run"))
     return folder
 
 

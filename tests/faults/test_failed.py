@@ -23,6 +23,7 @@ from methods.similarity import mean_rows, top
 from methods.types import Method, Selection, Signals, Step, decoder
 from reports.page import render
 from tests.faults.conftest import REQUEST, same
+from tests.small_model import KEEP
 
 BAD: dict[str, tuple[set[int], Exception]] = {}
 """By method the random streams of questions on which it raises, and what."""
@@ -123,8 +124,8 @@ def test_what_fails_is_told_and_the_rest_is_as_if_it_had_not(tmp_path, monkeypat
 
     monkeypatch.setattr(type(adapter), "pixels", poisoned)
     monkeypatch.setattr("reports.page.render", render)
-    words = ["--methods", "random,fussy,hungry,never", "--keep", "64", "--samples", "4", "--batch-size", "2", "--seeds", "1"]
-    words += ["--analyse", "4", "--max-new-tokens", "3", "--workers", "1", "--out", str(tmp_path / "run")]
+    words = ["--methods", "random,fussy,hungry,never", "--keep", KEEP, "--samples", "4", "--batch-size", "2", "--seeds", "1"]
+    words += ["--analyse", "4", "--max-new-tokens", "1", "--workers", "1", "--out", str(tmp_path / "run")]
     with pytest.raises(SystemExit) as stop:
         main(["compare", *words, "--json"])
     said = capsys.readouterr()
@@ -135,10 +136,10 @@ def test_what_fails_is_told_and_the_rest_is_as_if_it_had_not(tmp_path, monkeypat
     assert mine.keys() == other.keys()
     why = {
         key: "OSError at test_failed.py" if key[1] in names[0]
-        else "RuntimeError at test_failed.py" if key[0] == "never@64"
+        else "RuntimeError at test_failed.py" if key[0] == f"never@{KEEP}"
         else "logits of answer token 1 are not finite" if key[1] in names[3] and key[0] != "blind"
-        else "IndexError at test_failed.py" if key == ("fussy@64", names[1][3])
-        else "out of memory (99 bytes)" if key[0] == "hungry@64" and key[1] in names[2] else None
+        else "IndexError at test_failed.py" if key == (f"fussy@{KEEP}", names[1][3])
+        else "out of memory (99 bytes)" if key[0] == f"hungry@{KEEP}" and key[1] in names[2] else None
         for key in mine
     }  # fmt: skip
     for key, reason in why.items():
@@ -177,7 +178,7 @@ def test_what_fails_is_told_and_the_rest_is_as_if_it_had_not(tmp_path, monkeypat
 
     # figures that pair cells take what both have
     score = lambda folder, name: dict(_scores(folder, name))
-    none, fussy = score(tmp_path / "run", "none"), score(tmp_path / "run", "fussy@64")
+    none, fussy = score(tmp_path / "run", "none"), score(tmp_path / "run", f"fussy@{KEEP}")
     both = [q for q in fussy if fussy[q] is not None and none[q] is not None]
     assert cells["fussy"]["difference_none"]["value"] == pytest.approx(np.mean([fussy[q] - none[q] for q in both]))
     assert cells["fussy"]["retention"] == pytest.approx(np.mean([fussy[q] for q in both]) / np.mean([none[q] for q in both]))

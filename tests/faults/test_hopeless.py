@@ -11,6 +11,7 @@ from harness.run.comparison import compare
 from harness.run.shard_runner import ShardRunner
 from harness.tasks.shapes.task import ShapesTask
 from tests.faults.conftest import REQUEST, tables
+from tests.small_model import KEEP
 
 SMALL = {"methods": ("none",), "samples": 3, "analyse": 0, "max_new_tokens": 1}
 
@@ -48,7 +49,7 @@ def test_a_run_in_which_all_fails_for_one_reason_stops_and_can_be_resumed(tmp_pa
 
 def test_it_is_exit_2_on_the_command_line(tmp_path, monkeypatch, capsys):
     fail(monkeypatch, lambda call: MemoryError(f"{call} bytes"))
-    words = ["--methods", "random", "--keep", "64", "--samples", "1", "--no-latency", "--workers", "1", "--max-new-tokens", "2"]
+    words = ["--methods", "random", "--keep", KEEP, "--samples", "1", "--no-latency", "--workers", "1", "--max-new-tokens", "2"]
     with pytest.raises(SystemExit) as stop:
         main(["compare", *words, "--out", str(tmp_path / "run")])
     said = capsys.readouterr().err.splitlines()

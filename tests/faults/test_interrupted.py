@@ -16,10 +16,11 @@ import pytest
 from harness.cli.app import main
 from harness.run.comparison import compare
 from tests.faults.conftest import REQUEST, Clock, forked, same
+from tests.small_model import KEEP
 
 WORDS = (
-    "--methods random,fastv --keep 64 --samples 4 --batch-size 1 --no-latency --analyse 2 --seeds 2 "
-    "--max-new-tokens 3 --workers 1"
+    f"--methods random,fastv --keep {KEEP} --samples 4 --batch-size 1 --no-latency --analyse 2 --seeds 2 "
+    "--max-new-tokens 1 --workers 1"
 )
 
 
@@ -91,8 +92,12 @@ def test_before_there_is_anything(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("seconds", [0.5, 0.9, 1.3, 1.7, 2.1, 2.5])
+SECONDS, SIGNALS = (0.5, 0.9, 1.3, 1.7, 2.1, 2.5), (signal.SIGINT, signal.SIGTERM)
+IN_TURN = [(seconds, SIGNALS[place % 2]) for place, seconds in enumerate(SECONDS)]
+OTHERS = [pytest.param(seconds, SIGNALS[place % 2 - 1], marks=pytest.mark.slow) for place, seconds in enumerate(SECONDS)]
+
+
+@pytest.mark.parametrize(("seconds", "number"), [*IN_TURN, *OTHERS])
 def test_while_libraries_are_imported(number, seconds, tmp_path):
     """Wherever a process is by then: none goes on, none dies of it, and none makes another error of it."""
     command = [sys.executable, "-m", "harness", "compare", *shlex.split(WORDS), "--out", str(tmp_path / "run")]

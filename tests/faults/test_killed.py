@@ -15,17 +15,18 @@ from pathlib import Path
 import pytest
 
 from harness.run.comparison import compare
-from tests.faults.conftest import REQUEST, STORED, Clock, compare_until, digest, figures, forked, same, tables
+from tests.faults.conftest import REQUEST, STORED, Clock, compare_until, digest, figures, forked, made_quick, same, tables
 
 WORDS = "compare --methods random,fastv --keep 64 --samples 6 --batch-size 1 --analyse 2 --seeds 2 --max-new-tokens 3"
 
 
 @pytest.fixture(scope="module")
-def ticks(tmp_path_factory, undisturbed) -> list[str]:
+def ticks(tmp_path_factory, undisturbed, adapter) -> list[str]:
     """Every kind of tick of a run, one entry a tick."""
     folder = tmp_path_factory.mktemp("ticks")
 
     def run() -> None:
+        made_quick(pytest.MonkeyPatch(), adapter)  # in a process that ends with it
         with (folder / "log").open("w") as log:
             Clock(lambda kind: log.write(f"{kind}\n")).install()
             compare(**REQUEST, out=folder / "run")

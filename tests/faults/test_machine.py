@@ -138,6 +138,11 @@ def _nth(number: int):
 @pytest.mark.parametrize("examples", [4, pytest.param(40, marks=pytest.mark.slow)])
 def test_any_chain_of_faults_ends_as_an_undisturbed_run(undisturbed, examples):
     machine = type("Faults", (Faults,), {"undisturbed": undisturbed, "happened": set()})
+    by_hand = machine()  # what is drawn hangs on the modules that are loaded, whose constants hypothesis tries too
+    by_hand.killed(tick=200, workers=2)
+    by_hand.full_disk(pages=30)
+    by_hand.what_is_stored_is_right()
+    by_hand.teardown()
     run_state_machine_as_test(
         machine,
         settings=settings(

@@ -19,6 +19,7 @@ from harness import files
 from harness.errors import RequestError
 from harness.run.comparison import compare
 from harness.store.runs import RunFolder
+from harness.store.schema import SCHEMA_VERSION
 from tests.faults.conftest import REQUEST, changed, forked, same, tables
 
 
@@ -136,7 +137,10 @@ WRONG = {
     "a database of another program": (lambda folder: _foreign(folder), "has no table 'cells'"),
     "a truncated database": (lambda folder: _cut(folder / "results.sqlite"), "is truncated"),
     "a damaged database": (lambda folder: _noise(folder / "results.sqlite"), "sqlite.* (is damaged|cannot be read|holds)"),
-    "a newer schema": (lambda folder: _manifest(folder, schema_version=4), "schema version 4, this prunescope reads 2 and 3"),
+    "a newer schema": (
+        lambda folder: _manifest(folder, schema_version=SCHEMA_VERSION + 1),
+        f"schema version {SCHEMA_VERSION + 1}, this prunescope reads 2",
+    ),
     "another configuration": (lambda folder: _config(folder, seed=1), "its run had another configuration"),
     "other weights": (lambda folder: _fingerprint(folder, weights="0" * 16), "its run had other weights of 'tiny'"),
     "other data": (lambda folder: _fingerprint(folder, data="0" * 16), "its run had other data of 'shapes'"),

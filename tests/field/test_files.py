@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from tests.field.conftest import DATA, command
-from tests.models.conftest import QUESTIONS, make, picture
 from tests.models.test_loading import saved
+from tests.models.tiny_families import make, picture
+from tests.models.tiny_words import QUESTIONS
 
 ROW = {"image": "rgb.png", "question": "what color is the dot ?", "answer": "yellow"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from math import isqrt, prod
 
@@ -45,8 +46,9 @@ def _read(config, grid: tuple[int, int] = (4, 4)) -> ModelShape:
 def _build(config, device: str):
     """The model of a configuration, with random weights, or on the device ``meta`` with none."""
     from transformers import AutoModelForImageTextToText
+    from transformers.initialization import no_init_weights
 
-    with torch.device(device):
+    with torch.device(device), no_init_weights() if device == "meta" else nullcontext():  # of no numbers, that takes seconds
         return AutoModelForImageTextToText.from_config(config).eval()
 
 

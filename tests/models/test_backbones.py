@@ -19,8 +19,9 @@ from harness.models.adapter import Adapter
 from harness.models.backbones import BACKBONES
 from harness.models.configuration import read_shape, understood
 from tests.models import test_contracts as contracts
-from tests.models.conftest import _TEXT, FAMILIES, SECOND_STAGE, Family, ask, build, picture
 from tests.models.test_loading import one_line
+from tests.models.tiny_configurations import TEXT
+from tests.models.tiny_families import FAMILIES, SECOND_STAGE, Family, ask, build, picture
 
 GRANITE = {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "attention_multiplier": 0.6, "logits_scaling": 4.0}
 LAYERS = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
@@ -65,7 +66,7 @@ REFUSED = (
 def configured(outer: str, kind: str, **facts):
     """The configuration of a family with another text backbone."""
     config = FAMILIES[outer][0]()
-    config.text_config = CONFIG_MAPPING[kind](**(_TEXT | facts))
+    config.text_config = CONFIG_MAPPING[kind](**(TEXT | facts))
     return config
 
 

@@ -23,8 +23,8 @@ from harness.run.cases import capture
 from harness.run.comparison import compare
 from harness.run.config import CompareConfig, read_file
 from harness.run.manifest import command
-from tests.models.conftest import FAMILIES, make, picture
 from tests.models.test_loading import one_line
+from tests.models.tiny_families import FAMILIES, make, picture
 from tests.needs import need
 
 OWN = (TINY / "chat_template.jinja").read_text()

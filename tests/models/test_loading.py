@@ -20,8 +20,10 @@ from harness.models.families import FAMILIES
 from harness.models.load_options import LoadOptions
 from harness.models.relatives import relation
 from tests.hub.conftest import NOBODY, point_to
-from tests.models.conftest import FAMILIES as FAMILIES_OF_TESTS
-from tests.models.conftest import QUESTIONS, Family, ask, build, picture, smol
+from tests.models.tiny_configurations import smol
+from tests.models.tiny_families import FAMILIES as FAMILIES_OF_TESTS
+from tests.models.tiny_families import Family, ask, build, picture
+from tests.models.tiny_words import QUESTIONS
 from tests.needs import installed, need
 
 TORCHVISION = installed("torchvision")

@@ -11,7 +11,7 @@ from harness.engine.request import EngineRequest
 from harness.errors import RequestError
 from harness.models.probes import install
 from methods.types import Selection, Step, decoder
-from tests.models.conftest import parameters
+from tests.models.tiny_families import parameters
 
 LIMIT = 5
 LAYER = 2

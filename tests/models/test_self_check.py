@@ -26,7 +26,8 @@ from harness.errors import RequestError
 from harness.models import probes
 from harness.models.adapter import Adapter
 from tests.broken_engines import BROKEN
-from tests.models import conftest as families
+from tests.models import tiny_families as families
+from tests.models.tiny_words import QUESTIONS, SIZE
 
 
 def slow_but(*names: str) -> list:
@@ -118,7 +119,7 @@ def near_tie(gap: float) -> tuple[Adapter, int]:
     )
     with torch.inference_mode():
         best = int(adapter.model(**inputs).logits[0, -1].argmax())
-    other = (best + 1) % families.SIZE
+    other = (best + 1) % SIZE
     with torch.no_grad():
         adapter.model.lm_head.weight[other] = adapter.model.lm_head.weight[best] * (1 - gap)
     return adapter, other
@@ -205,7 +206,7 @@ def test_which_configurations_have_experts():
 
 def test_the_model_is_left_as_it_was(llava, monkeypatch):
     model = llava.adapter.model
-    own, before = model.generation_config, llava.generated(families.QUESTIONS[0], [families.picture(32, 32, 1)])
+    own, before = model.generation_config, llava.generated(QUESTIONS[0], [families.picture(32, 32, 1)])
     own.repetition_penalty = 1.5
     try:
         assert check_model(llava.adapter).outcome == "equal", "what generation_config asks for is no part of what is compared"
@@ -225,7 +226,7 @@ def test_the_model_is_left_as_it_was(llava, monkeypatch):
             assert model.model.vision_tower.config._attn_implementation == probes.NAME
     finally:
         own.repetition_penalty = None
-    assert llava.generated(families.QUESTIONS[0], [families.picture(32, 32, 1)]) == before
+    assert llava.generated(QUESTIONS[0], [families.picture(32, 32, 1)]) == before
 
 
 def test_the_reference_does_not_go_through_our_attention(llava, monkeypatch):
@@ -234,7 +235,7 @@ def test_the_reference_does_not_go_through_our_attention(llava, monkeypatch):
     monkeypatch.setitem(
         transformers.AttentionInterface._global_mapping, probes.NAME, lambda *a, **k: calls.append(1) or right(*a, **k)
     )
-    inputs = llava.inputs(families.QUESTIONS[0], [families.picture(32, 32, 1)])
+    inputs = llava.inputs(QUESTIONS[0], [families.picture(32, 32, 1)])
     with as_published(llava.adapter.model, "sdpa"), torch.inference_mode():
         llava.adapter.model(**inputs)
     assert calls == []

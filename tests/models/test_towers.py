@@ -21,7 +21,8 @@ from methods.registry import create
 from methods.schedule import plan, schedule
 from methods.types import PROJECTOR, VISION_SIGNALS, Budget, BudgetError, Selection, Step, vision
 from metrics.flops import flops
-from tests.models.conftest import FAMILIES, QUESTIONS, Family, ask, build, parameters, picture
+from tests.models.tiny_families import FAMILIES, Family, ask, build, parameters, picture
+from tests.models.tiny_words import QUESTIONS
 
 WHOLE = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "qwen3-vl-moe")  # towers that hand out no attention
 PIXTRAL = ("mistral3", "llava-pixtral")  # towers that run as a whole and hand out attention

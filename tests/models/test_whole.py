@@ -140,7 +140,7 @@ def test_a_whole_model_of_every_family_is_taken(family, tmp_path):
 
 def test_weights_that_nothing_reads_may_be_there_or_not(stored, tmp_path):
     """Published SigLIP towers come with and without the pooling head; old checkpoints hold tables that are computed now."""
-    from tests.models.conftest import FAMILIES, build
+    from tests.models.tiny_families import FAMILIES, build
 
     config = FAMILIES["llava-siglip"][0]()
     config.vision_config.vision_use_head = True
@@ -163,7 +163,7 @@ def test_weights_that_nothing_reads_may_be_there_or_not(stored, tmp_path):
 
 
 def test_tied_embeddings_may_be_stored_once(tmp_path):
-    from tests.models.conftest import FAMILIES, build
+    from tests.models.tiny_families import FAMILIES, build
 
     config = FAMILIES["llava"][0]()
     config.tie_word_embeddings = config.text_config.tie_word_embeddings = True

@@ -227,7 +227,7 @@ def test_the_example_plug_in_runs_end_to_end(tmp_path):
     assert next(row for row in json.loads(listed.stdout) if row["name"] == "edges")["paper"] == "an example"
     done = harness(
         "compare", "--plugin", "example_plugin", "--methods", "edges", "--keep", "64", "--samples", "2", "--no-latency",
-        "--out", tmp_path / "run", "--json", cwd=ROOT / "docs",
+        "--analyse", "0", "--seeds", "1", "--max-new-tokens", "2", "--out", tmp_path / "run", "--json", cwd=ROOT / "docs",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     cell = next(cell for cell in json.loads(done.stdout)["cells"] if cell["method"] == "edges")

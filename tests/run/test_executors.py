@@ -11,13 +11,18 @@ from pathlib import Path
 import pytest
 
 from harness.errors import RequestError
+from harness.models import hf
 from harness.run.comparison import compare
 from harness.run.executors import processes
+from harness.run.executors.local import threads
 from harness.run.shard_runner import ShardRunner
+from tests.small_model import KEEP, small_model
 
 REQUEST = {
-    "methods": ("random", "fastv"), "keep": ("64",), "samples": 4, "batch_size": 1, "latency": False, "analyse": 2, "seeds": 2,
+    "methods": ("random", "fastv"), "keep": (KEEP,), "samples": 4, "batch_size": 1, "latency": False, "analyse": 2, "seeds": 2,
 }  # fmt: skip
+EMBEDDED = REQUEST | {"keep": ("64",), "samples": 2, "analyse": 1, "max_new_tokens": 2}
+"""For processes that load the model for themselves: there is no other in all of them."""
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,9 +33,31 @@ def tables(run):
     return {name: sorted(run.store.connection.execute(f"SELECT * FROM {name}").fetchall(), key=repr) for name in names}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_page():
+    """What a run's page shows is tested elsewhere, and it is not drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reports.page.render", lambda view: "")
+        yield
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A small model instead of the embedded one; processes that are forked have it."""
+    monkeypatch.setattr(hf, "load", lambda *arguments, **words: small_model())
+
+
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    return tables(compare(**REQUEST, workers=1, out=tmp_path_factory.mktemp("alone") / "run"))
+def one_alone(no_page, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch, threads(1):
+        patch.setattr(hf, "load", lambda *arguments, **words: small_model())
+        return tables(compare(**REQUEST, workers=1, out=tmp_path_factory.mktemp("alone") / "run"))
+
+
+@pytest.fixture
+def alone(small, one_alone):
+    """What one process stores; the others of the test have the small model too."""
+    return one_alone
 
 
 def test_two_processes_store_what_one_does(tmp_path, alone):
@@ -76,7 +103,7 @@ def test_images_that_kill_every_process_are_named_and_the_rest_is_stored(tmp_pat
     assert tables(compare(**REQUEST, workers=2, out=tmp_path / "run", resume=True)) == alone
 
 
-def test_an_error_in_a_process_is_raised_here_with_its_place(tmp_path, monkeypatch):
+def test_an_error_in_a_process_is_raised_here_with_its_place(tmp_path, monkeypatch, small):
     def wrong(self, shard, ready=None):
         raise ZeroDivisionError("here")
 
@@ -87,10 +114,11 @@ def test_an_error_in_a_process_is_raised_here_with_its_place(tmp_path, monkeypat
     assert "test_executors" in caught.value.__notes__[0]
 
 
-def test_processes_that_load_for_themselves(tmp_path, alone, monkeypatch):
+def test_processes_that_load_for_themselves(tmp_path, monkeypatch):
     """As on a GPU, or where each has several threads."""
+    alone = tables(compare(**EMBEDDED, workers=1, out=tmp_path / "alone"))
     monkeypatch.setattr(processes.multiprocessing, "get_all_start_methods", lambda: ["spawn"])
-    assert tables(compare(**REQUEST, workers=2, out=tmp_path / "run")) == alone
+    assert tables(compare(**EMBEDDED, workers=2, out=tmp_path / "run")) == alone
 
 
 def test_workers_are_no_part_of_what_a_run_is():
@@ -115,6 +143,7 @@ def runs(pid) -> bool:
 BUSY = """
 import sys, time
 from harness.run.executors import processes
+from harness.run.executors.local import threads
 from harness.run.shard_runner import ShardRunner
 from harness.run.comparison import compare
 

@@ -23,7 +23,7 @@ from harness.run.comparison import compare
 from harness.run.self_check import run_self_check
 from harness.store.self_checks import FOLDER, cache_folder, store, stored
 from tests.broken_engines import BROKEN
-from tests.models import conftest as families
+from tests.models import tiny_families as families
 
 SMALL = ["--samples", "1", "--methods", "random", "--keep", "8", "--no-latency", "--analyse", "0", "--seeds", "1"]
 
