@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from harness.tasks.reading.folding import folded
 from harness.tasks.target import Target
 
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,+\d")
 _STOP = re.compile(r"\.(?!\d)")
+_NEGATIVE = re.compile(r"\s*-\s*\.?\d")
 _ARTICLES = frozenset({"a", "an", "the"})
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = {word: str(value) for value, word in enumerate(_NUMBERS)} | {"none": "0"}
@@ -54,42 +56,48 @@ def textvqa(prediction: str, target: Target) -> float:
 
 def _soft(prediction: str, answers: tuple[str, ...], normalise: Callable[[str], str]) -> float:
     """Mean over answers left out of min(1, agreeing others / 3); under four answers, 1 where any agrees."""
-    given = normalise(prediction)
-    agree = sum(normalise(answer) == given for answer in answers)
+    given = _compared(prediction, normalise)
+    agree = sum(_compared(answer, normalise) == given for answer in answers)
     if len(answers) < 4:
         return float(agree > 0)
     others = agree * min(1.0, (agree - 1) / 3) + (len(answers) - agree) * min(1.0, agree / 3)
     return others / len(answers)
 
 
-def normalised(text: str) -> str:
-    """Return the text as the official VQA evaluation compares it.
+def _compared(text: str, normalise: Callable[[str], str]) -> str:
+    """The normalised text in folded Unicode; ours is that the minus of a number at its start stays."""
+    text = folded(text)
+    return ("-" if _NEGATIVE.match(text) else "") + normalise(text)
+
+
+def normalised(text: str, stops: int = 0) -> str:
+    """Return the text as the official VQA evaluation compares it, without its full stops; with ``stops``, without so many.
 
     >>> normalised("The dog doesnt have a 1,000-dollar leash.")
     "dog doesn't have 1000dollar leash"
     """
     text = text.replace("\n", " ").replace("\t", " ").strip()
-    return _words(_without_marks(text))
+    return _words(_without_marks(text, stops))
 
 
-def tokenised(text: str) -> str:
-    """Return the text as the TextVQA evaluation compares it.
+def tokenised(text: str, stops: int = 0) -> str:
+    """Return the text as the TextVQA evaluation compares it; ``stops`` as in `normalised`.
 
     >>> tokenised("What's that?")
     "what 's that"
     """
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
-    return normalised(text)
+    return normalised(text, stops)
 
 
-def _without_marks(text: str) -> str:
+def _without_marks(text: str, stops: int) -> str:
     """Marks beside a space, or in a text with a comma inside a number, go; others become a space; full stops go last."""
     numeric = _COMMA_IN_NUMBER.search(text) is not None
     out = text
     for mark in _MARKS:
         alone = f"{mark} " in text or f" {mark}" in text
         out = out.replace(mark, "" if alone or numeric else " ")
-    return _STOP.sub("", out)
+    return _STOP.sub("", out, count=stops)
 
 
 def _words(text: str) -> str:

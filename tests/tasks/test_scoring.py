@@ -10,7 +10,9 @@ from harness.tasks import choice as choice_module
 from harness.tasks import scoring
 from harness.tasks import target as target_module
 from harness.tasks import vqa as vqa_module
+from harness.tasks.benchmarks import yes_no as yes_no_module
 from harness.tasks.choice import choice, letter
+from harness.tasks.reading import affirmation, folding, numerals, option_mentions
 from harness.tasks.target import Target
 from harness.tasks.vqa import CONTRACTIONS, normalised, textvqa, tokenised, vqa
 
@@ -23,17 +25,64 @@ EXACT = [
     ("yes", "yes", 1), ("Yes.", "yes", 1), ("  YES ", "yes", 1), ("no", "yes", 0), ("t-shirt", "tshirt", 1),
     ("light  blue", "light blue", 1), ("blue", "light blue", 0), ("", "yes", 0), ("the dog", "dog", 0),
     ("+", "+", 1), ("-", "+", 0), ("É", "é", 1),
+    # numbers compare as numbers
+    ("1.5", "15", 0), ("-5", "5", 0), ("3:00", "300", 0), ("1,000", "1000", 1), ("1,000,000.50", "1000000.5", 1),
+    ("5.0", "5", 1),
+    (".5", "0.5", 1), ("-.5", "-0.5", 1), ("-.5", ".5", 0), ("+5", "5", 1), ("-0", "0", 1), ("05", "5", 1), ("1e3", "1000", 1),
+    ("1e-3", "0.001", 1), ("1e3", "13", 0), ("1e999999", "1", 0), ("12345678901234567890", "12345678901234567891", 0),
+    ("5.", "5", 1),
+    ("10,000.", "10000", 1), ("(5)", "5", 1), ("5 apples", "5.0 apples", 1), ("room 1.5", "room 15", 0), ("No. 5", "no 5", 1),
+    # what changes a number stays
+    ("1/2", "12", 0), ("2-3", "23", 0), ("1:2", "12", 0), ("1.2.3", "123", 0), ("5^2", "52", 0), ("5*2", "52", 0),
+    ("1,5", "15", 0),
+    ("1,00", "100", 0), ("- 5", "5", 0), ("(-5)", "5", 0), ("x=-5", "x=5", 0), ("5+", "5", 0), ("<5", "5", 0), ("50%", "50", 0),
+    ("50 %", "50%", 1), ("1 000", "1000", 0), ("5°", "5", 0), ("5!", "5", 1), ("#5", "5", 1), ("x-5", "x5", 0),
+    ("5 m/s", "5 ms", 1),
+    # a currency on one side alone is a unit
+    ("$5", "5", 1), ("5 €", "5", 1), ("$5", "€5", 0), ("$5", "$5.00", 1), ("5€", "€5", 1), ("-$5", "5", 0), ("-$5", "-5", 1),
+    # Unicode
+    ("红色。", "红色", 1), ("cafe\u0301", "café", 1), ("it’s", "it's", 1), ("“red”", "red", 1), ("ＲＥＤ", "red", 1),
+    ("１５", "15", 1),
+    ("−5", "-5", 1), ("−5", "5", 0), ("–5", "5", 0), ("10²", "102", 0), ("10²", "10^2", 1), ("½", "1/2", 1), ("1½", "11/2", 0),
+    ("٥", "5", 1), ("H₂O", "h2o", 1), ("¿Sí?", "sí", 1), ("ß", "ss", 1), ("re\u00add", "red", 1), ("😀", "😀", 1),
+    ("「犬」", "犬", 1),
+    # a group of thousands does not begin with zero
+    ("0,500", "500", 0), ("0,500", "0.5", 0), ("00,500", "500", 0), ("10,500", "10500", 1), ("0,500", "0,500", 1),
+    ("0,000", "0", 0), ("100,000", "100000", 1),
+    # raised and lowered digits, operators beside letters, inches
+    ("²", "2", 0), ("5₂", "52", 0), ("x²", "x2", 0), ("x²", "x^2", 1), ("2^x", "2x", 0), ("2ˣ", "2^x", 1), ("2ⁿ", "2n", 0),
+    ("x⁻¹", "x1", 0), ("-x", "x", 0), ("-∞", "∞", 0), ("1/x", "1x", 0), ("x/2", "x2", 0), ("x+5", "x5", 0), ("x-y", "xy", 0),
+    ("5-x", "5x", 0), ("x=5", "x5", 0), ("x=-5", "-5", 0), ("x=-5", "x-5", 0), ("x<5", "x5", 0), ("x>-5", "x-5", 0),
+    ("θ-5", "θ5", 0), ("-π", "π", 0), ('5"', "5", 0), ("5'", "5", 0), ('5″', '5"', 1), ('"5"', "5", 1), ("'5'", "5", 1),
+    ('"1.5"', "1.5", 1), ("(-x)", "x", 0), ("< 5", "5", 0), ("< 5", "<5", 1), (">= 5", "5", 0), (">=5", "≥ 5", 1),
+    (">=5", ">5", 0), ("<-5", "-5", 0), ("!=5", "5", 0), ("± 5", "±5", 1), ("± 5", "5", 0), ("√ 9", "9", 0), ("H₂O", "h2o", 1),
+    ("x-ray", "xray", 1), ("covid-19", "covid19", 1), ("5-door", "5door", 1), ("红-蓝", "红蓝", 1), ("- yes", "yes", 1),
+    ("a-yes", "ayes", 1), ("and/or", "andor", 1), ("the '90s", "the 90s", 1), ("1990's", "1990s", 1),
+    # white space around operators and before units
+    ("5 - 3", "5-3", 1), ("5 : 3", "5:3", 1), ("1, 2, 3", "1,2,3", 1), ("3:00pm", "3:00 pm", 1), ("3:00 p.m.", "3:00pm", 1),
+    ("5 kg", "5kg", 1), ("x - 5", "x-5", 1), ("x = 5", "x=5", 1), ("1 / 2", "1/2", 1), ("5 + 3", "5+3", 1), ("a < 5", "a<5", 1),
+    ("2x+3", "2x3", 0), ("2x-3", "2x3", 0), ("2x - 3", "2x-3", 1), ("x * 5", "x*5", 1), ("x*5", "x5", 0), ("2 × 3", "2x3", 1),
+    ("y = -x", "y=-x", 1), ("y = -x", "y=x", 0), ("3:00 PM", "3:00pm", 1), ("5 km/h", "5km/h", 1), ("5'", "5′", 1),
+    ("6'2\"", "62", 0), ("(x+1)", "x1", 0), ("10⁻³", "10-3", 0), ("1₀", "10", 0), ("CO₂", "co2", 1),
+    ("1990–2000", "1990 - 2000", 1),
+    ("1, 200", "1,200", 0), ("1, 200", "1200", 0), ("1, 2", "12", 0), ("5 - 3", "53", 0), ("5 -3", "53", 0), ("5 3", "53", 0),
+    ("1 2", "1,2", 0), ("5 e3", "5000", 0), ("5.0 kg", "5kg", 1), ("100, 200", "100,200", 0), ("3 : 00", "300", 0),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("prediction", "answer", "score"), EXACT)
 def test_exact(prediction, answer, score):
-    assert scoring.exact(prediction, one(answer)) == score
+    assert scoring.exact(prediction, one(answer)) == scoring.exact(answer, one(prediction)) == score
 
 
 CONTAINS = [
     ("It says COFFEE.", "coffee", 1), ("cof fee", "coffee", 0), ("CAFÉ", "café", 1), ("total: ２６.５８", "26.58", 1),
     ("26.5", "26.58", 0), ("two\nlines", "two lines", 1), ("", "x", 0), ("anything", "   ", 0), ("ＡＢＣ", "abc", 1),
+    ("15", "5", 0), ("11.5", "1.5", 0), ("1.55", "1.5", 0), ("1,500", "500", 0), ("-5", "5", 0), ("it is 5.", "5", 1),
+    ("5,", "5", 1),
+    ("No.5", "5", 1), ("A5", "5", 1), ("15 and 5", "5", 1), ("3-5", "5", 1), ("−5", "-5", 1), ("cafe\u0301", "café", 1),
+    ("5kg", "5", 1),
+    ("it’s", "it's", 1), (".5", "5", 0),
 ]  # fmt: skip
 
 
@@ -53,7 +102,7 @@ ANLS = [
     ("1978", ["1978"], 1.0), ("1987", ["1978"], 0.5), ("19", ["1978"], 0.5), ("1", ["1978"], 0.0), ("ABC", ["abc"], 1.0),
     ("Straße", ["STRASSE"], 5 / 7), ("café", ["cafe"], 0.75), ("", ["abcd"], 0.0), ("a  b", ["a b"], 1.0),
     ("university of california", ["UC", "University of California"], 1.0), ("kitten", ["sitting"], 1 - 3 / 7), ("", [""], 1.0),
-    ("données", ["DONNÉES"], 1.0),
+    ("données", ["DONNÉES"], 1.0), ("donne\u0301es", ["données"], 1.0),
 ]  # fmt: skip
 
 
@@ -68,6 +117,8 @@ RELAXED = [
     ("Yes", "yes", 1), ("Yes.", "yes", 0), ("0", "0", 1), ("0.01", "0", 0), ("0.0", "0", 1), ("-5", "5", 0), ("-5.1", "-5", 1),
     ("nan", "nan", 1), ("inf", "5", 0), ("1e3", "1000", 1), (" 2015 ", "2015", 1), ("", "5", 0), ("blue", "red", 0),
     ("1,234,567", "1234567", 1), ("%", "%", 1), (".5", "0.5", 1),
+    ("−5", "-5", 1), ("−5", "5", 0), ("１００", "100", 1), ("cafe\u0301", "café", 1), ("1e999", "1e999", 1), ("5％", "0.05", 1),
+    ("0,500", "500", 0), ("0,500", "0.5", 0), ("0,500", "0,500", 1), ("10,500", "10500", 1),
 ]  # fmt: skip
 
 
@@ -78,7 +129,7 @@ def test_relaxed(prediction, answer, score):
 
 SAID = [
     ("yes", "yes"), ("Yes.", "yes"), ("YES, there is a dog", "yes"), ("no", "no"), ("No, there is not", "no"), ("y", "yes"),
-    ("N", "no"), ("x", "other"), ("", "other"), ("there is", "other"), ("not at all", "no"), ("It is. Yes", "other"),
+    ("N", "no"), ("x", "other"), ("", "other"), ("there is", "other"), ("not at all", "no"), ("It is. Yes", "yes"),
     ("  no  ", "no"), ("n.o", "no"),
 ]  # fmt: skip
 
@@ -146,6 +197,11 @@ SOFT = [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)]
 def test_soft_accuracy_leaves_each_person_out(scorer, agreeing, score):
     answers = tuple(["Two"] * agreeing + [f"other {i}" for i in range(10 - agreeing)])
     assert scorer("2", Target(answers)) == pytest.approx(score)
+
+
+def test_the_minus_of_a_number_and_unicode_count_in_vqa():
+    assert vqa("-5", one("5")) == textvqa("−5", one("5")) == 0 and vqa("−5", one("-5")) == 1
+    assert vqa("don’t", one("dont")) == 1 and vqa("cafe\u0301", one("café")) == 1 and vqa("t-shirt", one("t shirt")) == 1
 
 
 def test_few_answers_agree_or_do_not():
@@ -225,7 +281,9 @@ def test_a_text_of_no_target_is_one_answer():
     assert Target(("B",), ("a cat", "a dog")).shown == "B. a dog" and Target(()).shown == ""
 
 
-@pytest.mark.parametrize("module", [scoring, choice_module, target_module, vqa_module])
+@pytest.mark.parametrize(
+    "module", [scoring, choice_module, target_module, vqa_module, affirmation, folding, numerals, option_mentions, yes_no_module]
+)
 def test_examples_in_docstrings(module):
     found = doctest.testmod(module)
     assert found.attempted > 0 and found.failed == 0
