@@ -109,6 +109,21 @@ def against_floor(benchmark, request):
     return run
 
 
+COMPARED: list[list] = []
+"""Of a task's rules: its name, and how many answers, and how many of them were scored differently; printed at the end."""
+
+
+@pytest.fixture
+def compared_rules(record_property):
+    """Takes a row for the table of rules, which the process that writes the summary reads from the test's report."""
+    return lambda name, *counts: record_property("compared rules", [name, *counts])
+
+
+def pytest_runtest_logreport(report) -> None:
+    if report.when == "call":
+        COMPARED.extend(list(value) for name, value in report.user_properties if name == "compared rules")
+
+
 @pytest.fixture
 def ratios():
     """The table of ratios, for benchmarks that time their floors themselves."""
@@ -116,6 +131,13 @@ def ratios():
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
+    if COMPARED:
+        terminalreporter.section("official rules beside lmms-eval's own, and ours beside the official")
+        heads = ("task", "answers", "disagree", "ours alone right", "official alone right", "undecided")
+        terminalreporter.write_line(f"{heads[0]:<12}" + "".join(f"{head:>{len(head) + 3}}" for head in heads[1:]))
+        for name, *counts in [*sorted(COMPARED), ["all", *map(sum, zip(*(row[1:] for row in COMPARED)))]]:
+            cells = "".join(f"{count:>{len(head) + 3},}" for head, count in zip(heads[1:], counts))
+            terminalreporter.write_line(f"{name:<12}{cells}")
     if not RATIOS:
         return
     terminalreporter.section("medians beside their floors, one thread")

@@ -29,7 +29,7 @@ class TaskInfo:
     knows_evidence: bool
     scored: bool = True  # False where there are no answers: such a task ranks by loyalty alone, its accuracy is null
     prompt: str = "{question}"  # how a question is put to the model
-    answer_tokens: int = 16  # tokens that an answer may need
+    answer_tokens: int = 16  # tokens that an answer may have at the most, where the request does not say
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ class Answered:
     target: str  # the question's answer
     prediction: str
     score: float
+    read: str | None = None  # what the rule that scored it took for the answer
 
 
 class Task(Protocol):

@@ -15,6 +15,7 @@ from harness.errors import RequestError
 from harness.huggingface import Snapshot, offline
 from harness.progress import progress
 from harness.tasks.rows import Row
+from harness.tasks.tables import columns_of_singles
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class HubTable:
     def __init__(self, data: Any, name: str) -> None:
         self.name, self.columns = name, tuple(data.column_names)
         self._data = data.with_format("arrow")
+        self._singles = columns_of_singles(data.features.arrow_schema)
         self._only = lru_cache(maxsize=4)(lambda columns: self._data.select_columns(list(columns)))
         self.digest = str(getattr(data, "_fingerprint", ""))
 
@@ -85,7 +87,7 @@ class HubTable:
         return tuple(column for column in columns if column in self.columns)
 
     def _row(self, values: dict[str, Any], index: int) -> Row:
-        return Row(values, f"{self.name}, row {index}", str(index))
+        return Row(values, f"{self.name}, row {index}", str(index), self._singles)
 
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
         """Yield all rows in order, with those of the named columns that there are."""

@@ -61,8 +61,8 @@ def registered() -> tuple[str, ...]:
 def create(expression: str) -> Task:
     """Make the task of an expression: ``name``, ``name[param=value,...]``, or the same with a path or a hub id for the name.
 
-    A benchmark takes ``path`` (local files), ``split`` and ``hub`` (another data set of the same columns); files take
-    ``metric`` and ``split``, a folder of images ``prompt``.
+    A benchmark takes ``path`` (local files), ``split`` and ``hub`` (another data set of the same columns), and some take
+    parameters of their own, such as ``textvqa[ocr=true]``; files take ``metric`` and ``split``, a folder of images ``prompt``.
 
     Raises:
         RequestError: with the nearest choice for an unknown name or parameter; with the place for a broken file.
@@ -98,7 +98,7 @@ def infos() -> list[TaskInfo]:
     found += [_spec(name).info for name in BENCHMARKS]
     found += [_info(name, factory) for name, factory in _REGISTERED.items()]
     found += [_info(point.name, _plugged(point)) for point in _points() if point.name not in _REGISTERED]
-    kinds = "exact, vqa, anls, relaxed, choice or contains"
+    kinds = "exact, vqa, anls, relaxed, choice, contains, yes_no or numeric[tolerance=0.05], a share of the right answer"
     return found + [TaskInfo(name, text, "local", "the user's own", kinds, "all", (), False) for name, text in FILES]
 
 
@@ -141,7 +141,9 @@ def _benchmark(name: str, options: dict[str, str]) -> Task:
     from harness.tasks.tabular import TabularTask
 
     spec = _spec(name)
-    _known(name, options, ("path", "split", "hub"))
+    _known(name, options, ("path", "split", "hub", *spec.parameters))
+    for parameter, change in spec.parameters.items():
+        spec = change(spec, options[parameter]) if parameter in options else spec
     repositories = hub.both_names(options["hub"]) if "hub" in options else spec.repositories
     split, apart = options.get("split", spec.info.split), spec.images
     if "path" not in options:

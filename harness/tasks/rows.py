@@ -26,6 +26,7 @@ class Row:
     values: Mapping[str, Any]
     place: str
     label: str = ""  # the file's name and the line or row, as an id
+    singles: frozenset[str] = frozenset()  # columns whose numbers are stored as 32-bit floats
 
     def error(self, column: str, problem: str) -> RequestError:
         """Return the error to raise for a problem with a column of this row."""

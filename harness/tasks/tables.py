@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
@@ -200,6 +201,11 @@ def require_pyarrow(place: str) -> None:
         raise RequestError(f'{place}: parquet needs pyarrow: pip install "prunescope[hub]"') from None
 
 
+def columns_of_singles(schema: Any) -> frozenset[str]:
+    """Return the columns of an Arrow schema that hold 32-bit floats, or lists of them; Arrow calls these ``float``."""
+    return frozenset(field.name for field in schema if re.search(r"\bfloat\b", str(field.type)))
+
+
 class Parquet:
     """A parquet file: texts are kept in memory, images are read by row group when they are asked for.
 
@@ -218,6 +224,7 @@ class Parquet:
         try:
             self._file = parquet.ParquetFile(path)
             self.columns: tuple[str, ...] = tuple(self._file.schema_arrow.names)
+            self._singles = columns_of_singles(self._file.schema_arrow)
         except Exception as error:  # pyarrow raises its own kinds and plain OSError
             self._broken(error)
         groups = range(self._file.metadata.num_row_groups)
@@ -254,7 +261,7 @@ class Parquet:
         return tuple(column for column in columns if column in self.columns)
 
     def _row(self, values: dict[str, Any], index: int) -> Row:
-        return Row(values, f"{self.name}, row {index}", f"{_stem(self.name)}-{index}")
+        return Row(values, f"{self.name}, row {index}", f"{_stem(self.name)}-{index}", self._singles)
 
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
         """Yield all rows in order, with those of the named columns that there are."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -15,11 +16,12 @@ from harness.tasks.marks import placed
 from harness.tasks.pictures import Picture
 from harness.tasks.row_images import ImageTable, RowImages, joined
 from harness.tasks.rows import Row, lacking
-from harness.tasks.scoring import Scorer
+from harness.tasks.rules import Judged, Judgement, ScoringRule, leading_rule
 from harness.tasks.tables import Table
 from harness.tasks.target import Target
 
-Aggregate = Callable[[Sequence[Answered]], dict[str, float]]
+Aggregate = Callable[[Sequence[Answered], ScoringRule], dict[str, float]]
+"""Figures of answers that a rule scored, beside the one that leads."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Benchmark:
     info: TaskInfo
     columns: tuple[str, ...]  # that must be there, beside the image's
     ask: Callable[[Row], Iterable[Asked]]
-    metric: Scorer
+    rules: tuple[ScoringRule, ...]  # ours, and on public benchmarks the official one and that of the authors
     optional: tuple[str, ...] = ()  # columns that are read where they are there
     image: str | None = "image"  # None where rows may have several images, or none, as users' files have them
     image_id: Callable[[Row], str | None] | None = None  # where it gives none: the image's path, or its bytes
@@ -47,8 +49,10 @@ class Benchmark:
     wanted: Callable[[Row], bool] | None = None  # rows for which it is false are left out
     scaled: Callable[[Target, tuple[int, int]], Target] | None = None  # the target, given (width, height)
     total: Aggregate | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)  # how many questions a split has, where that is published
     repositories: tuple[str, ...] = ()  # hub ids that hold the same data
     config: str | None = None
+    parameters: Mapping[str, Callable[[Benchmark, str], Benchmark]] = field(default_factory=dict)  # of its own: name=value
     strict: bool = False  # whether an id that stands twice is an error, instead of being told apart by a number
 
     @property
@@ -96,6 +100,7 @@ class TabularTask:
         origin: HubFiles | None = None,
     ) -> None:
         self.benchmark, self.info, self.origin = benchmark, benchmark.info, origin
+        self.leading = leading_rule(benchmark.rules, None, benchmark.info.name)
         self._tables, self._image_tables = list(tables), list(images)
         apart = benchmark.images if images else None
         self._images = RowImages(benchmark.image, apart, images)
@@ -259,13 +264,53 @@ class TabularTask:
             text = asked.text if own.image is not None else self._placed(row, asked, images)[0]
             yield Question(name, asked.family, text, target.text if target.answers else "")
 
+    @property
+    def rules(self) -> tuple[ScoringRule, ...]:
+        """The rules by which answers can be scored."""
+        return self.benchmark.rules
+
+    def scored_by(self, name: str | None) -> TabularTask:
+        """Return the same task with another rule that leads; None is the default.
+
+        Raises:
+            RequestError: where it has no such rule.
+        """
+        other = copy.copy(self)
+        other.leading = leading_rule(self.rules, name, self.info.name)
+        return other
+
+    @property
+    def whole(self) -> dict[str, int | None]:
+        """How many images and questions the split has; None where local files of a benchmark need not be all of it."""
+        found = sum(map(len, self._index.names))
+        if self.origin is not None or self.benchmark.strict:  # all that the hub has, and all that a user has
+            return {"images": len(self._groups), "questions": found}
+        published = self.benchmark.sizes.get(self.info.split)
+        if published is None:
+            return {"images": None, "questions": None}
+        return {"images": len(self._groups) if found >= published else None, "questions": max(found, published)}
+
     def score(self, prediction: str, answer: str) -> float:
-        """Return a score in [0, 1]; nan where the task has no answers."""
-        return self.benchmark.metric(prediction, Target.read(answer)) if self.info.scored else float("nan")
+        """Return the score in [0, 1] by the rule that leads; nan where the task has no answers."""
+        return self.leading.judge(prediction, Target.read(answer)).score if self.info.scored else float("nan")
+
+    def judge(self, prediction: str, answer: str) -> Judged:
+        """Return what every rule says of an answer; nan where the task has no answers."""
+        if not self.info.scored:
+            return Judged(Judgement(float("nan")), {})
+        target = Target.read(answer)
+        found = {rule.name: rule.judge(prediction, target) for rule in self.rules}
+        return Judged(found[self.leading.name], {name: judgement.score for name, judgement in found.items()})
 
     def aggregate(self, rows: Sequence[Answered]) -> dict[str, float]:
-        """Return the benchmark's own figures, which are no means of scores; most benchmarks have none."""
-        return self.benchmark.total(rows) if self.benchmark.total is not None and rows else {}
+        """Return the benchmark's own figures, which are no means of scores; most benchmarks have none.
+
+        What the rule that leads reads in each answer is read again here.
+        """
+        if self.benchmark.total is None or not rows:
+            return {}
+        read = [replace(row, read=self.leading.judge(row.prediction, Target.read(row.target)).read) for row in rows]
+        return self.benchmark.total(read, self.leading)
 
 
 def _size(picture: Picture) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -17,6 +18,7 @@ class Target:
     answers: tuple[str, ...]
     choices: tuple[str, ...] = ()  # the options' texts, in the order of their letters
     compact: bool = False  # whether white space is left out and case matters: handwritten formulas of OCRBench
+    official: tuple[str, ...] = ()  # what lmms-eval's own rule reads in place of answers or choices, where that differs
 
     @property
     def text(self) -> str:
@@ -27,12 +29,14 @@ class Target:
         >>> Target(("red", "dark red")).text
         '["red", "dark red"]'
         """
-        if self.choices or self.compact:
+        if self.choices or self.compact or self.official:
             facts: dict[str, object] = {"answers": list(self.answers)}
             if self.choices:
                 facts["choices"] = list(self.choices)
             if self.compact:
                 facts["compact"] = True
+            if self.official:
+                facts["official"] = list(self.official)
             return json.dumps(facts, ensure_ascii=False)
         if len(self.answers) == 1 and self.answers[0][:1] not in ("[", "{"):
             return self.answers[0]
@@ -48,9 +52,9 @@ class Target:
                 return cls((text,))
             if isinstance(facts, list):
                 facts = {"answers": facts}
-            answers, choices = facts.get("answers"), facts.get("choices", [])
-            if _texts(answers) and _texts(choices):
-                return cls(tuple(answers), tuple(choices), facts.get("compact") is True)
+            answers, choices, official = facts.get("answers"), facts.get("choices", []), facts.get("official", [])
+            if _texts(answers) and _texts(choices) and _texts(official):
+                return cls(tuple(answers), tuple(choices), facts.get("compact") is True, tuple(official))
         return cls((text,))
 
     @property
@@ -63,6 +67,10 @@ class Target:
         first = self.answers[0] if self.answers else ""
         place = ord(first) - ord("A") if len(first) == 1 else -1
         return f"{first}. {self.choices[place]}" if 0 <= place < len(self.choices) else first
+
+
+Scorer = Callable[[str, Target], float]
+"""Gives the score in [0, 1] of a prediction, by the right answers of its question."""
 
 
 def shown(answer: str) -> str:

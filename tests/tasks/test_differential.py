@@ -1,7 +1,7 @@
 """Prompts and scores of our tasks, held against lmms-eval's own functions on made-up answers.
 
-Multiple choice is not here: our rule for the option that an answer takes differs from lmms-eval's by design, as does the
-reading of numbers with thousands separators in ChartQA and of whole sentences in POPE; such answers are not made up.
+The official rules are held against its whole pipeline in ``test_differential_official.py``, multiple choice among them; here,
+each is held against the one function that scores, with answers that one can read through.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from harness.tasks.benchmarks import open_ended, yes_no
+from harness.tasks.official import OFFICIAL_RULES
 from harness.tasks.registry import create
 from harness.tasks.target import Target
 from tests.tasks.test_benchmarks import ROWS, questions
@@ -99,7 +100,7 @@ def agree(name: str, cases: Iterator[tuple[str, Target]], theirs: Callable[[str,
     """One score for each answer, and right ones and wrong ones among them."""
     scores = []
     for prediction, target in cases:
-        scores.append(BENCHMARKS[name].metric(prediction, target))
+        scores.append(OFFICIAL_RULES[name].judge(prediction, target).score)
         assert scores[-1] == pytest.approx(theirs(prediction, target), abs=1e-12), (prediction, target)
     assert len(scores) == 100 and min(scores) == 0 and max(scores) == 1
 
@@ -198,7 +199,7 @@ def test_figures_of_mme():
             score, kind = float(numbers.random() < 0.7), ("OCR", "count")[image % 2]
             rows.append(Answered(f"{image}-{question}", kind, str(image), "yes", "yes", score))
             theirs.append({"question_id": str(image), "category": kind, "score": score})
-    assert mme_figures(rows)["perception"] == pytest.approx(functions("mme").mme_aggregate_results(theirs))
+    assert mme_figures(rows, yes_no.MME.rules[1])["perception"] == pytest.approx(functions("mme").mme_aggregate_results(theirs))
 
 
 def test_figures_of_pope():
@@ -209,9 +210,9 @@ def test_figures_of_pope():
     numbers, rows, theirs = random.Random(4), [], []
     for place in range(100):
         target, prediction = numbers.choice(("yes", "no")), numbers.choice(("yes", "no"))
-        rows.append(Answered(str(place), "random", str(place), target, prediction, float(target == prediction)))
+        rows.append(Answered(str(place), "random", str(place), target, prediction, float(target == prediction), prediction))
         theirs.append({"prediction": prediction, "ground_truth": target, "score": float(target == prediction)})
-    own, found = functions("pope"), pope_figures(rows)
+    own, found = functions("pope"), pope_figures(rows, yes_no.POPE.rules[1])
     for name in ("precision", "recall"):
         assert found[name] == pytest.approx(getattr(own, f"pope_aggregate_{name}")(theirs))
     assert found["f1"] == pytest.approx(own.pope_aggregate_f1_score(theirs))

@@ -156,6 +156,7 @@ class FakeData:
 
         self._table = pyarrow.Table.from_pylist(rows)
         self.column_names = self._table.column_names
+        self.features = types.SimpleNamespace(arrow_schema=self._table.schema)
 
     def with_format(self, kind):
         assert kind == "arrow"

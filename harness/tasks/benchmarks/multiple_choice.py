@@ -1,20 +1,25 @@
 """Multiple choice: MMBench, ScienceQA, SEED-Bench and AI2D.
 
-All four take the option that `harness.tasks.choice.letter` finds. lmms-eval has a rule for each: the first character
-(SEED-Bench, so that "Because" is B), a letter before a full stop (ScienceQA, AI2D), and for MMBench a letter or an
-option's text, else a language model's opinion. One rule keeps a pruned model's longer answers from counting
-differently by task.
+lmms-eval has a rule for each, which leads (`harness.tasks.official`): the first character (SEED-Bench, so that "Because" is B), a
+letter before a full stop (ScienceQA, AI2D), and for MMBench a letter or an option's text. Beside them stands one rule of ours
+for all four (`harness.tasks.choice`), by which a pruned model's longer answers do not count differently by task.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from string import ascii_uppercase
 
+from harness.tasks.authors import AUTHORS_RULES
 from harness.tasks.base import Answered, TaskInfo
-from harness.tasks.choice import choice
+from harness.tasks.benchmarks import OPEN_LENGTH
+from harness.tasks.choice import judge_choice
+from harness.tasks.leading_figure import OwnFigure
+from harness.tasks.official import OFFICIAL_RULES
 from harness.tasks.rows import Row
+from harness.tasks.rules import ScoringRule, ours
 from harness.tasks.tabular import Asked, Benchmark
 from harness.tasks.target import Target
 
@@ -71,10 +76,20 @@ def _mmbench(row: Row) -> Iterator[Asked]:
     start = f"{hint} " if hint else ""
     prompt = f"{start}{row.text('question')} There are several options:\n{options(choices)}\n{LETTER}"
     kind = row.either("L2-category", "") or row.either("category", "question")
-    yield Asked(kind, prompt, _by_letter(row, "answer", choices), row.short("index"))
+    yield Asked(kind, prompt, replace(_by_letter(row, "answer", choices), official=_seen(row, choices)), row.short("index"))
 
 
-def mmbench_figures(rows: Sequence[Answered]) -> dict[str, float]:
+def _seen(row: Row, choices: Sequence[str]) -> tuple[str, ...]:
+    """The options A to D with their letters as lmms-eval has them, where they differ from the choices.
+
+    There, a column that is missing and a cell that says "nan" are an option with the text "nan"; a cell without content is none.
+    """
+    cells = {name: row.values.get(name, "nan") for name in "ABCD"}
+    seen = tuple(f"{name}. {text}" for name, text in cells.items() if name not in row.values or row.has(name))
+    return () if seen == tuple(f"{name}. {text}" for name, text in zip("ABCD", choices)) else seen
+
+
+def mmbench_figures(rows: Sequence[Answered], rule: ScoringRule) -> dict[str, float]:
     """Return circular accuracy: the share of questions right under every rotation of their options that was asked.
 
     MMBench (arXiv:2307.06281), section 4.2. Rotations share the last six digits of their index.
@@ -92,7 +107,7 @@ MMBENCH = Benchmark(
         summary="twenty abilities in multiple choice, every question under each rotation of its options (English, dev)",
         source="lmms-lab/MMBench",
         licence="Apache-2.0",
-        metric="accuracy of the letter; circular accuracy",
+        metric="circular accuracy; accuracy of the letter",
         split="dev",
         families=(
             "attribute_reasoning", "coarse_perception", "finegrained_perception (cross-instance)",
@@ -100,11 +115,13 @@ MMBENCH = Benchmark(
         ),
         knows_evidence=False,
         prompt="{hint} {question} There are several options:\nA. ...\nB. ...\n" + LETTER,
+        answer_tokens=OPEN_LENGTH,
     ),
     columns=("index", "question", "answer", "A", "B"),
     optional=("hint", "C", "D", "E", "category", "L2-category"),
     ask=_mmbench,
-    metric=choice,
+    rules=(ours(judge_choice, OwnFigure("circular", "circular accuracy")), OFFICIAL_RULES["mmbench"]),
+    sizes={"dev": 4329},
     image_id=lambda row: str(row.whole("index") % ROTATION),
     total=mmbench_figures,
     repositories=("lmms-lab/MMBench", "lmms-lab-encoder/MMBench"),
@@ -135,7 +152,8 @@ SCIENCEQA = Benchmark(
     columns=("question", "choices", "answer"),
     optional=("hint", "subject"),
     ask=_scienceqa,
-    metric=choice,
+    rules=(ours(judge_choice), OFFICIAL_RULES["scienceqa"], AUTHORS_RULES["scienceqa"]),
+    sizes={"test": 2017},
     repositories=("lmms-lab/ScienceQA", "lmms-lab-encoder/ScienceQA"),
     config="ScienceQA-IMG",
 )
@@ -161,11 +179,13 @@ SEEDBENCH = Benchmark(
         families=SEED_FAMILIES,
         knows_evidence=False,
         prompt=_LETTERED,
+        answer_tokens=OPEN_LENGTH,
     ),
     columns=("question_id", "question", "choice_a", "choice_b", "choice_c", "choice_d", "answer", "data_id"),
     optional=("question_type_id", "data_type"),
     ask=_seedbench,
-    metric=choice,
+    rules=(ours(judge_choice), OFFICIAL_RULES["seedbench"]),
+    sizes={"test": 14233},
     image_id=lambda row: row.short("data_id"),
     wanted=lambda row: row.either("data_type", "image") == "image",
     repositories=("lmms-lab/SEED-Bench", "lmms-lab-encoder/SEED-Bench"),
@@ -191,6 +211,7 @@ AI2D = Benchmark(
     ),
     columns=("question", "options", "answer"),
     ask=_ai2d,
-    metric=choice,
+    rules=(ours(judge_choice), OFFICIAL_RULES["ai2d"]),
+    sizes={"test": 3088},
     repositories=("lmms-lab/ai2d", "lmms-lab-encoder/ai2d"),
 )

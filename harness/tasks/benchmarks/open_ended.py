@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+from harness.errors import RequestError
 from harness.tasks.base import Answered, TaskInfo
+from harness.tasks.benchmarks import OPEN_LENGTH
 from harness.tasks.benchmarks.yes_no import SHORT
+from harness.tasks.leading_figure import OwnFigure
+from harness.tasks.official import OFFICIAL_RULES
 from harness.tasks.row_images import ImageTable
 from harness.tasks.rows import Row
+from harness.tasks.rules import ScoringRule, ours
 from harness.tasks.scoring import anls, contains, exact, relaxed
 from harness.tasks.tabular import Asked, Benchmark
 from harness.tasks.target import Target
 from harness.tasks.vqa import textvqa, vqa
 
 WORD = "\nAnswer the question with a single word."
+OCR = "\nReference OCR token: "
 
 
 def _gqa(row: Row) -> Iterator[Asked]:
@@ -38,7 +45,8 @@ GQA = Benchmark(
     columns=("id", "imageId", "question", "answer"),
     optional=("types",),
     ask=_gqa,
-    metric=exact,
+    rules=(ours(exact), OFFICIAL_RULES["gqa"]),
+    sizes={"testdev": 12578},
     image_id=lambda row: row.short("imageId"),
     images=ImageTable("imageId", "id", "testdev_balanced_images"),
     repositories=("lmms-lab/GQA", "lmms-lab-encoder/GQA"),
@@ -66,21 +74,40 @@ VQAV2 = Benchmark(
     columns=("question_id", "image_id", "question", "answers"),
     optional=("answer_type",),
     ask=_vqav2,
-    metric=vqa,
+    rules=(ours(vqa, OwnFigure("mean", "VQA accuracy")), OFFICIAL_RULES["vqav2"]),
+    sizes={"validation": 214354},
     image_id=lambda row: row.short("image_id"),
     repositories=("lmms-lab/VQAv2", "lmms-lab-encoder/VQAv2"),
 )
 
 
-def _textvqa(row: Row) -> Iterator[Asked]:
+def _textvqa(row: Row, reference: str = "") -> Iterator[Asked]:
     question = row.text("question").capitalize()
-    yield Asked("reading", question + SHORT, Target(row.texts("answers")), row.short("question_id"))
+    yield Asked("reading", question + reference + SHORT, Target(row.texts("answers")), row.short("question_id"))
+
+
+def _textvqa_with_ocr(row: Row) -> Iterator[Asked]:
+    """The same questions with what an OCR system read in the image, as lmms-eval's ``ocr: true`` puts it."""
+    tokens = row.texts("ocr_tokens") if row.value("ocr_tokens") not in ([], ()) else ()
+    return _textvqa(row, OCR + ", ".join(tokens))
+
+
+def _ocr(benchmark: Benchmark, value: str) -> Benchmark:
+    """TextVQA as ``ocr=VALUE`` asks for it."""
+    if value not in ("true", "false"):
+        raise RequestError(f"task 'textvqa': ocr is {value[:40]!r}; choose true or false")
+    if value == "false":
+        return benchmark
+    prompt = "{question}" + OCR + "{tokens}" + SHORT
+    return replace(
+        benchmark, info=replace(benchmark.info, prompt=prompt), columns=(*benchmark.columns, "ocr_tokens"), ask=_textvqa_with_ocr
+    )
 
 
 TEXTVQA = Benchmark(
     TaskInfo(
         name="textvqa",
-        summary="questions that need the text in a photograph read, ten people's answers each",
+        summary="questions that need the text in a photograph read, ten people's answers each; also [ocr=true]",
         source="lmms-lab/textvqa",
         licence="CC BY 4.0 (questions and answers), CC BY 2.0 (Open Images)",
         metric="VQA soft accuracy",
@@ -88,12 +115,15 @@ TEXTVQA = Benchmark(
         families=("reading",),
         knows_evidence=False,
         prompt="{question}" + SHORT,
+        answer_tokens=OPEN_LENGTH,
     ),
     columns=("question_id", "image_id", "question", "answers"),
     ask=_textvqa,
-    metric=textvqa,
+    rules=(ours(textvqa, OwnFigure("mean", "VQA accuracy")), OFFICIAL_RULES["textvqa"]),
+    sizes={"validation": 5000},
     image_id=lambda row: row.short("image_id"),
     repositories=("lmms-lab/textvqa", "lmms-lab-encoder/textvqa"),
+    parameters={"ocr": _ocr},
 )
 
 
@@ -117,7 +147,8 @@ CHARTQA = Benchmark(
     columns=("question", "answer"),
     optional=("type",),
     ask=_chartqa,
-    metric=relaxed,
+    rules=(ours(relaxed, OwnFigure("mean", "relaxed accuracy")), OFFICIAL_RULES["chartqa"]),
+    sizes={"test": 2500},
     repositories=("lmms-lab/ChartQA", "lmms-lab-encoder/ChartQA"),
 )
 
@@ -151,7 +182,8 @@ DOCVQA = Benchmark(
     columns=("questionId", "question", "answers"),
     optional=("question_types", "ucsf_document_id", "ucsf_document_page_no"),
     ask=_docvqa,
-    metric=anls,
+    rules=(ours(anls, OwnFigure("mean", "ANLS")), OFFICIAL_RULES["docvqa"]),
+    sizes={"validation": 5349},
     image_id=_page,
     repositories=("lmms-lab/DocVQA", "lmms-lab-encoder/DocVQA"),
     config="DocVQA",
@@ -166,11 +198,13 @@ RECOGNITION = (
 
 def _ocrbench(row: Row) -> Iterator[Asked]:
     kind = row.text("question_type")
-    compact = row.either("dataset", "") == "HME100k" or kind == FORMULAS
-    yield Asked(kind, row.text("question").strip(), Target(row.texts("answer"), compact=compact))
+    compact = row.text("dataset") == "HME100k" if row.has("dataset") else kind == FORMULAS
+    answer = row.value("answer")  # a text is one answer here, whatever it looks like
+    answers = (row.text("answer"),) if isinstance(answer, str) else row.texts("answer")
+    yield Asked(kind, row.text("question").strip(), Target(answers, compact=compact))
 
 
-def ocrbench_figures(rows: Sequence[Answered]) -> dict[str, float]:
+def ocrbench_figures(rows: Sequence[Answered], rule: ScoringRule) -> dict[str, float]:
     """Return OCRBench's totals: right answers in all, in recognition, and of each type; out of 1000 only on all questions.
 
     OCRBench (arXiv:2305.07895), table 3. ``asked`` says out of how many.
@@ -191,7 +225,7 @@ OCRBENCH = Benchmark(
         summary="a thousand questions on text in images: recognition, scenes, documents, key information, formulas",
         source="echo840/OCRBench",
         licence="terms of the data sets it is drawn from",
-        metric="containment; total of right answers",
+        metric="OCRBench total; containment",
         split="test",
         families=(
             *RECOGNITION, "Scene Text-centric VQA", "Doc-oriented VQA", "Key Information Extraction", FORMULAS,
@@ -203,7 +237,8 @@ OCRBENCH = Benchmark(
     columns=("question", "answer", "question_type"),
     optional=("dataset",),
     ask=_ocrbench,
-    metric=contains,
+    rules=(ours(contains, OwnFigure("mean", "OCRBench total", 1000.0)), OFFICIAL_RULES["ocrbench"]),
+    sizes={"test": 1000},
     total=ocrbench_figures,
     repositories=("echo840/OCRBench",),
 )  # fmt: skip

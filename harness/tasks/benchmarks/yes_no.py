@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
+from harness.tasks.authors import AUTHORS_RULES
 from harness.tasks.base import Answered, TaskInfo
+from harness.tasks.leading_figure import OwnFigure
+from harness.tasks.official import OFFICIAL_RULES
+from harness.tasks.reading.affirmation import said, yes_no
 from harness.tasks.rows import Row
-from harness.tasks.scoring import said, yes_no
+from harness.tasks.rules import Judgement, ScoringRule, ours
 from harness.tasks.tabular import Asked, Benchmark
 from harness.tasks.target import Target
 
@@ -16,6 +20,16 @@ PERCEPTION = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
 )  # fmt: skip
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+
+
+def judge_yes_no(prediction: str, target: Target) -> Judgement:
+    """Judge an answer by what `said` reads in it: the score of `affirmation.yes_no`, and yes, no or nothing.
+
+    >>> judge_yes_no("There is no dog.", Target(("no",)))
+    Judgement(score=1.0, read='no', decided=True)
+    """
+    read = said(prediction)
+    return Judgement(yes_no(prediction, target), None if read == "other" else read)
 
 
 def _right(row: Row) -> Target:
@@ -30,24 +44,26 @@ def _pope(row: Row) -> Iterator[Asked]:
     yield Asked(kind, row.text("question").strip() + SHORT, _right(row), f"{kind}-{row.short('question_id')}")
 
 
-def pope_figures(rows: Sequence[Answered]) -> dict[str, float]:
+def pope_figures(rows: Sequence[Answered], rule: ScoringRule) -> dict[str, float]:
     """Return precision, recall and F1 of "yes", the share of "yes" among the answers, and F1 of each kind of question.
 
-    POPE (arXiv:2305.10355), section 3.3. An answer that says neither counts as no "yes". lmms-eval's yes-ratio is of
-    the right answers, always 0.5 on the whole set; ours is of the model's, as in the paper.
+    POPE (arXiv:2305.10355), section 3.3. An answer that says neither counts as no "yes"; whether it misses one is the rule's
+    to say. lmms-eval's yes-ratio is of the right answers, always 0.5 on the whole set; ours is of the model's, as in the paper.
     """
     kinds = dict.fromkeys(row.family for row in rows)
-    return _f1(rows) | {f"f1_{kind}": _f1([row for row in rows if row.family == kind])["f1"] for kind in kinds}
+    missed: Collection[str | None] = ("no", None) if dict(rule.figure.options)["unread_missed"] else ("no",)
+    by_kind = {f"f1_{kind}": _f1([row for row in rows if row.family == kind], missed)["f1"] for kind in kinds}
+    return _f1(rows, missed) | by_kind
 
 
-def _f1(rows: Sequence[Answered]) -> dict[str, float]:
-    yes = [said(row.prediction) == "yes" for row in rows]
-    right = [row.target == "yes" for row in rows]
-    both = sum(a and b for a, b in zip(yes, right))
-    precision = both / sum(yes) if any(yes) else 0.0
-    recall = both / sum(right) if any(right) else 0.0
+def _f1(rows: Sequence[Answered], missed: Collection[str | None]) -> dict[str, float]:
+    yes = sum(row.read == "yes" for row in rows)
+    both = sum(row.read == row.target == "yes" for row in rows)
+    lost = sum(row.target == "yes" and row.read in missed for row in rows)
+    precision = both / yes if yes else 0.0
+    recall = both / (both + lost) if both + lost else 0.0
     f1 = 2 * precision * recall / (precision + recall) if both else 0.0
-    return {"f1": f1, "precision": precision, "recall": recall, "yes_share": sum(yes) / len(rows)}
+    return {"f1": f1, "precision": precision, "recall": recall, "yes_share": yes / len(rows)}
 
 
 POPE = Benchmark(
@@ -56,15 +72,21 @@ POPE = Benchmark(
         summary="is an object there: random, popular and adversarial absent ones; 18 questions an image",
         source="lmms-lab/POPE",
         licence="MIT (questions), CC BY 4.0 (COCO annotations; images under Flickr's terms)",
-        metric="accuracy of yes and no; F1",
+        metric="F1 of yes; accuracy of yes and no",
         split="test",
         families=("adversarial", "popular", "random"),
         knows_evidence=False,
         prompt="{question}" + SHORT,
+        answer_tokens=128,
     ),
     columns=("question_id", "question", "answer", "image_source", "category"),
     ask=_pope,
-    metric=yes_no,
+    rules=(
+        ours(judge_yes_no, OwnFigure("f1", "F1", options=(("unread_missed", True),))),
+        OFFICIAL_RULES["pope"],
+        AUTHORS_RULES["pope"],
+    ),
+    sizes={"test": 9000},
     image_id=lambda row: row.short("image_source"),
     total=pope_figures,
     repositories=("lmms-lab/POPE", "lmms-lab-encoder/POPE"),
@@ -76,7 +98,7 @@ def _mme(row: Row) -> Iterator[Asked]:
     yield Asked(row.text("category"), question + SHORT, _right(row), row.short("question_id"))
 
 
-def mme_figures(rows: Sequence[Answered]) -> dict[str, float]:
+def mme_figures(rows: Sequence[Answered], rule: ScoringRule) -> dict[str, float]:
     """Return MME's scores of each category, and their sums.
 
     A category's score is 100 x accuracy + 100 x the share of images with both questions right: MME (arXiv:2306.13394),
@@ -104,7 +126,7 @@ MME = Benchmark(
         summary="ten categories of perception and four of cognition, two questions an image, one yes and one no",
         source="lmms-lab/MME",
         licence="academic research only",
-        metric="accuracy of yes and no; MME score (accuracy and accuracy+)",
+        metric="MME total (accuracy and accuracy+ by category); accuracy of yes and no",
         split="test",
         families=PERCEPTION + COGNITION,
         knows_evidence=False,
@@ -112,7 +134,8 @@ MME = Benchmark(
     ),
     columns=("question_id", "question", "answer", "category"),
     ask=_mme,
-    metric=yes_no,
+    rules=(ours(judge_yes_no, OwnFigure("mme", "MME total", 2800.0)), OFFICIAL_RULES["mme"]),
+    sizes={"test": 2374},
     image_id=lambda row: f"{row.text('category')}/{row.short('question_id')}",
     total=mme_figures,
     repositories=("lmms-lab/MME", "lmms-lab-encoder/MME"),
