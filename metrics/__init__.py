@@ -12,7 +12,7 @@ from methods.lazy import imported
 
 __all__ = [
     "accuracy", "attention", "chance", "collapse", "coverage", "diversity", "evidence", "explain", "familywise", "figures",
-    "flops", "latency", "matched", "memory", "overlap", "pareto", "ranks", "statistics", "subsets",
+    "flops", "image_figures", "latency", "matched", "memory", "overlap", "pareto", "ranks", "statistics", "subsets",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
-from metrics.arrays import Clusters, Flags, Numbers
+from metrics.arrays import Clusters, Flags, Floats, Numbers
 from metrics.clusters import aligned, chosen, cluster_codes
 from metrics.statistics import Estimate, PairedDifference, bootstrap_mean
 
@@ -155,7 +155,7 @@ def difficulty(
 
 
 def smallest_detectable(
-    se_of_difference: float, images: int, questions: int, power: float = 0.8, alpha: float = 0.05
+    se_of_difference: float, images: int, questions: float, power: float = 0.8, alpha: float = 0.05
 ) -> float | None:
     """Return the smallest true difference that a two-sided test finds: (z_{1-alpha/2} + z_power) se.
 
@@ -165,7 +165,7 @@ def smallest_detectable(
     Args:
         se_of_difference: standard error of the paired difference (`PairedDifference.se`).
         images: that are compared.
-        questions: about them.
+        questions: about them, or the pieces of which a figure that is no mean of answers is the mean.
         power: chance of finding it.
         alpha: level of the test.
 
@@ -176,7 +176,7 @@ def smallest_detectable(
     """
     from scipy.stats import norm
 
-    if images < FEWEST:
+    if images < FEWEST or questions <= 0:
         return None
     return max(float((norm.ppf(1 - alpha / 2) + norm.ppf(power)) * se_of_difference), FEWEST / questions)
 
@@ -215,17 +215,37 @@ def non_inferior_p(
 
     Source: Tango 1998, Statistics in Medicine 17; clusters as in `paired_difference`.
     """
+    codes, (mine, theirs) = aligned(images, scores, reference)
+    changes = np.bincount(codes, weights=mine - theirs).astype(np.float64)
+    return no_loss_p(difference, changes, len(mine), margin)
+
+
+def no_loss_p(difference: PairedDifference, changes: Floats, size: float, margin: float) -> float:
+    """Return the p of `non_inferior_p` from what each image changes.
+
+    Args:
+        difference: of the method to its reference.
+        changes: [I] of each image, in pieces of which the figure is the mean, such as questions; their sum over ``size`` is
+            the difference.
+        size: how many pieces there are.
+        margin: the loss one is ready to call none, > 0, in the unit of the difference.
+
+    Returns:
+        p; 1.0 of fewer than `FEWEST` images, of which nothing is claimed.
+
+    Raises:
+        ValueError: of a margin that is not positive.
+    """
     from scipy.special import ndtr
 
     if margin <= 0:
         raise ValueError(f"margin is {margin}; non-inferiority needs one above 0, such as 0.01")
-    codes, (mine, theirs) = aligned(images, scores, reference)
-    totals = np.abs(np.bincount(codes, weights=mine - theirs)) if len(codes) else np.zeros(0)
-    if len(totals) < FEWEST or difference.value is None or difference.se is None or difference.value <= -margin:
+    totals = np.abs(changes)
+    if size <= 0 or len(totals) < FEWEST or difference.value is None or difference.se is None or difference.value <= -margin:
         return 1.0
     beyond = difference.value + margin
     together = max(1.0, float((totals**2).sum() / totals.sum())) if totals.any() else 1.0
-    return float(ndtr(-beyond / (difference.se**2 + together * beyond / len(mine)) ** 0.5))
+    return float(ndtr(-beyond / (difference.se**2 + together * beyond / size) ** 0.5))
 
 
 def non_inferior(difference: PairedDifference, p: float, margin: float) -> bool:

@@ -4,6 +4,9 @@ All cells of a run answer the same questions, so their chance differences go tog
 split of the images) for all cells keeps that, where Holm's correction would give it away; the level is exact for any
 number of cells, and 20 000 draws resolve it.
 
+Means flip signs of image totals (`paired`, `unpaired`). A figure that is no mean, such as F1, is computed again from the sums
+of the images on either side of every draw (`paired_figures`, `unpaired_figures`).
+
 Source: Westfall & Young 1993, Resampling-Based Multiple Testing, section 2.6 (single-step max-T).
 """
 
@@ -15,7 +18,7 @@ from math import comb
 
 import numpy as np
 
-from metrics.arrays import Floats
+from metrics.arrays import Figure, Flags, Floats, Whole
 
 _CHUNK = 2_000_000  # numbers held at once
 DRAWS = 20_000
@@ -26,10 +29,12 @@ _POWER = 0.8416  # the normal quantile of a power of 80 %
 class ColumnLosses:
     """What each column lost from the baseline to the candidate; above 0 is a loss. All are float64 [M]."""
 
-    value: Floats  # difference of means, baseline - candidate; nan where nothing was measured
+    value: Floats  # difference of means or of figures, baseline - candidate; nan where nothing was measured
     se: Floats  # cluster-robust standard error
     p: Floats  # one-sided, adjusted over all columns
     critical: float  # the statistic (in standard errors under no change) that is significant at the level
+    statistic: Floats  # of each column; 0 where it has no change or no answers
+    differing: Whole | None  # [M] images that differ between paired runs, the only ones whose swap changes anything
 
     def interval(self, column: int) -> tuple[float, float]:
         """Return the normal 95 % interval of one column, for display; the test does not use it."""
@@ -37,8 +42,27 @@ class ColumnLosses:
         return float(self.value[column] - half), float(self.value[column] + half)
 
     def detectable(self) -> Floats:
-        """Return the loss that the test finds with a power of 80 %, by column: (critical + z) se."""
-        return (self.critical + _POWER) * self.se
+        """Return the loss that the test finds with a power of 80 %, by column: (critical + z) se.
+
+        Of a column whose loss is not significant, it is at least what `needed` says: few images give coarse statistics.
+        """
+        needed = np.where(self.statistic <= self.critical, self.needed(), np.nan)
+        found: Floats = np.fmax((self.critical + _POWER) * self.se, needed)
+        return found
+
+    def needed(self) -> Floats:
+        """Return the loss that would be significant, spread over the images as the observed one is; nan where none is lost."""
+        found = np.full(len(self.value), np.nan)
+        lost = self.statistic > 0
+        found[lost] = self.value[lost] * self.critical / self.statistic[lost]
+        return found
+
+    def least_p(self, column: int) -> float:
+        """Return a bound under the p of one column, however the images that differ between paired runs lost; 0 of unpaired runs.
+
+        What is equal in both runs is so under any swap.
+        """
+        return 0.0 if self.differing is None else least_p(int(self.differing[column]))
 
 
 def paired(totals: Floats, sizes: Floats, level: float, seed: int = 0, draws: int = DRAWS) -> ColumnLosses:
@@ -65,7 +89,7 @@ def paired(totals: Floats, sizes: Floats, level: float, seed: int = 0, draws: in
         drawn = rng.integers(0, 2, size=(rows, len(totals)), dtype=np.int8)
         return np.multiply(drawn, 2.0, dtype=np.float64) - 1.0
 
-    return ColumnLosses(value, se, *_max_t(totals, scale, totals.sum(0), signs, level, seed, draws))
+    return ColumnLosses(value, se, *_max_t(totals, scale, totals.sum(0), signs, level, seed, draws), (totals != 0).sum(0))
 
 
 def unpaired(
@@ -102,13 +126,85 @@ def unpaired(
     scale = np.sqrt((centred**2).sum(0) * own * (count - own) / max(count * (count - 1), 1))
 
     def splits(rng: np.random.Generator, rows: int) -> Floats:
-        chosen = rng.random((rows, count)).argpartition(own - 1, axis=1)[:, :own]
-        side = np.zeros((rows, count))
-        np.put_along_axis(side, chosen, 1.0, axis=1)
-        return side
+        return _splits(rng, rows, count, own)
 
     tested = _max_t(centred, scale, centred[:own].sum(0), splits, level, seed, draws)
-    return ColumnLosses(mean_b - mean_c, np.hypot(se_b, se_c), *tested)
+    return ColumnLosses(mean_b - mean_c, np.hypot(se_b, se_c), *tested, None)
+
+
+def paired_figures(
+    baseline: Floats, candidate: Floats, figure: Figure, level: float, seed: int = 0, draws: int = DRAWS
+) -> ColumnLosses:
+    """Test losses of a figure on the same questions: the two runs' sums of whole images change sides.
+
+    With F the figure, T = (F(baseline) - F(candidate)) / s, where s is the root mean square of that difference over all draws
+    and what was observed; p is the share of draws whose largest T over all columns reaches it. What was observed is one of
+    the draws, and s is of all of them alike, so that the level is exact. Of a mean, T is that of `paired`.
+
+    Args:
+        baseline: [I, M, k] what each image adds to the sums of each column; zeros where nothing was measured.
+        candidate: the same.
+        figure: of sums over images.
+        level: at which `ColumnLosses.critical` is given.
+        seed: of the swaps.
+        draws: of swaps.
+
+    Raises:
+        ValueError: where the shapes differ.
+
+    Source: Hemerik & Goeman 2018, Exact testing with random permutations, TEST 27, theorem 2.
+    """
+    before, after = _figure_tables(baseline, candidate)
+    if len(before) != len(after):
+        raise ValueError(f"{len(before)} images against {len(after)}; paired runs need the same")
+    change = (before - after) / 2
+    middle = after.sum(0) + change.sum(0)
+    images, moving = change.any((1, 2)), change.any(0)  # what is equal on both sides is so under any swap
+    table = change[images][:, moving]
+
+    def swapped(rng: np.random.Generator, rows: int) -> Floats:
+        moved = np.zeros((rows, *moving.shape))
+        moved[:, moving] = (2.0 * rng.integers(0, 2, size=(rows, len(table)), dtype=np.int8) - 1.0) @ table
+        return figure(middle + moved) - figure(middle - moved)
+
+    value = figure(before.sum(0)) - figure(after.sum(0))
+    left_out = _without_one(before, figure) - _without_one(after, figure)
+    se = _jackknife(left_out - value, (before.any(2) | after.any(2)).sum(0))
+    tested = _max_t_of_figures(value, swapped, max(before.shape[0], moving.size), level, seed, draws)
+    return ColumnLosses(value, se, *tested, change.any(2).sum(0))
+
+
+def unpaired_figures(
+    baseline: Floats, candidate: Floats, figure: Figure, level: float, seed: int = 0, draws: int = DRAWS
+) -> ColumnLosses:
+    """Test losses of a figure between runs on different images of one population: images change sides at random.
+
+    T is that of `paired_figures`, over random splits of all images into sides of the same numbers of images.
+
+    Args:
+        baseline: [Ib, M, k] what each image adds to the sums of each column.
+        candidate: the same, [Ic, M, k].
+        figure: of sums over images.
+        level: at which `ColumnLosses.critical` is given.
+        seed: of the splits.
+        draws: of splits.
+
+    Raises:
+        ValueError: where the shapes differ.
+    """
+    before, after = _figure_tables(baseline, candidate)
+    both, own = np.concatenate([before, after]), len(before)
+    total = both.sum(0)
+    table = both.reshape(len(both), total.size)
+
+    def split(rng: np.random.Generator, rows: int) -> Floats:
+        mine = (_splits(rng, rows, len(both), own) @ table).reshape(rows, *total.shape)
+        return figure(mine) - figure(total - mine)
+
+    value = figure(before.sum(0)) - figure(after.sum(0))
+    errors = [_jackknife(_without_one(t, figure) - figure(t.sum(0)), t.any(2).sum(0)) for t in (before, after)]
+    tested = _max_t_of_figures(value, split, max(len(both), total.size), level, seed, draws)
+    return ColumnLosses(value, np.hypot(*errors), *tested, None)
 
 
 def least_p(images: int, others: int | None = None) -> float:
@@ -125,6 +221,38 @@ def _tables(totals: Floats, sizes: Floats) -> tuple[Floats, Floats]:
     if totals.ndim != 2 or totals.shape != sizes.shape:
         raise ValueError(f"totals {totals.shape} and sizes {sizes.shape} differ; both are [images, columns]")
     return totals, sizes
+
+
+def _figure_tables(baseline: Floats, candidate: Floats) -> tuple[Floats, Floats]:
+    before, after = np.asarray(baseline, dtype=np.float64), np.asarray(candidate, dtype=np.float64)
+    if before.ndim != 3 or before.shape[1:] != after.shape[1:]:
+        raise ValueError(f"sums {before.shape} and {after.shape} differ; both are [images, columns, sums of the figure]")
+    return before, after
+
+
+def _splits(rng: np.random.Generator, rows: int, count: int, own: int) -> Floats:
+    """Return 1 for images that a draw puts on the first side, [rows, count], ``own`` of them a row."""
+    chosen = rng.random((rows, count)).argpartition(own - 1, axis=1)[:, :own]
+    side = np.zeros((rows, count))
+    np.put_along_axis(side, chosen, 1.0, axis=1)
+    return side
+
+
+def _without_one(sums: Floats, figure: Figure) -> Floats:
+    """Return the figure of each column without each image, [I, M]."""
+    return figure(sums.sum(0) - sums)
+
+
+def _jackknife(changes: Floats, images: Whole) -> Floats:
+    """Return the standard error [M] from what leaving out each image changes, [I, M]: sqrt((C - 1) / C sum change^2).
+
+    Images that tell nothing of a column change nothing, and do not count.
+
+    Source: Efron & Stein 1981, The jackknife estimate of variance, Annals of Statistics 9.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        se = np.sqrt((images - 1) / images * (changes**2).sum(0))
+    return np.where(images > 1, se, np.nan)
 
 
 def _mean(totals: Floats, sizes: Floats) -> tuple[Floats, Floats]:
@@ -148,16 +276,42 @@ def _max_t(
     level: float,
     seed: int,
     draws: int,
-) -> tuple[Floats, float]:
-    """Adjusted p [M] of the observed sums, and the critical value, from the largest statistic of every draw."""
+) -> tuple[Floats, float, Floats]:
+    """Adjusted p [M] of the observed sums, the critical value and the statistics [M], from the largest one of every draw."""
     still = scale == 0  # a column without any change is no loss
     unit = np.where(still, 1.0, scale)
     reached = np.where(still, 0.0, observed / unit) - 1e-9  # sums in another order differ by rounding; ties are hits
     if not table.size:
-        return np.ones(table.shape[1]), float("inf")
+        return np.ones(table.shape[1]), float("inf"), np.zeros(table.shape[1])
     rng, rows = np.random.default_rng(seed), max(1, _CHUNK // max(table.shape))
     largest = np.concatenate([(draw(rng, min(rows, draws - start)) @ (table / unit)).max(1) for start in range(0, draws, rows)])
-    ordered = np.sort(largest)
+    return _adjusted(largest, reached, still, level)
+
+
+def _max_t_of_figures(
+    observed: Floats, draw: Callable[[np.random.Generator, int], Floats], width: int, level: float, seed: int, draws: int
+) -> tuple[Floats, float, Floats]:
+    """Adjusted p [M] of the observed differences of figures, the critical value and the statistics [M].
+
+    A draw gives differences [rows, M].
+    """
+    if not width or not len(observed):
+        return np.ones(len(observed)), float("inf"), np.zeros(len(observed))
+    rng, rows = np.random.default_rng(seed), max(1, _CHUNK // width)
+    found = np.concatenate([draw(rng, min(rows, draws - start)) for start in range(0, draws, rows)])
+    known = ~np.isnan(found)
+    squares = np.where(known, found, 0.0) ** 2
+    scale = np.sqrt((squares.sum(0) + np.nan_to_num(observed) ** 2) / (known.sum(0) + 1))
+    still = (scale < 1e-12) | np.isnan(observed)  # a column without any change, or without answers, is no loss
+    unit = np.where(still, 1.0, scale)
+    statistics = np.where(known, found / unit, np.inf)  # a draw that leaves a side without a figure counts as a hit
+    largest = np.where(still, 0.0, statistics).max(1)
+    return _adjusted(largest, np.where(still, 0.0, observed / unit) - 1e-9, still, level)
+
+
+def _adjusted(largest: Floats, reached: Floats, still: Flags, level: float) -> tuple[Floats, float, Floats]:
+    """Adjusted p [M] of the observed statistics [M], the critical value and the statistics, from the largest of every draw."""
+    ordered, draws = np.sort(largest), len(largest)
     hits = draws - np.searchsorted(ordered, reached, side="left")
     critical = float(ordered[min(draws - 1, int(np.ceil((1 - level) * draws)))])
-    return np.where(still, 1.0, (hits + 1) / (draws + 1)), critical
+    return np.where(still, 1.0, (hits + 1) / (draws + 1)), critical, np.where(still, 0.0, reached)

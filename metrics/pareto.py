@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metrics.arrays import Clusters, Flags, Floats, Numbers, Reals, Whole
+from metrics.arrays import Clusters, Figure, Flags, Floats, Numbers, Whole
 from metrics.clusters import cluster_codes
 from metrics.resampling import pooled
 
@@ -75,21 +75,34 @@ def front_share(scores: Numbers, images: Clusters, costs: Numbers, seed: int = 0
         )
     measured = np.flatnonzero(np.bincount(codes[~np.isnan(answers).all(0)])) if answers.size else codes[:0]
     totals, sizes = (_by_image(columns, codes)[measured] for columns in (np.nan_to_num(answers), ~np.isnan(answers)))
-    means = _means(totals.sum(0), sizes.sum(0))
-    above, below = pooled(totals), pooled(sizes)
+    return figure_front_share(np.stack([totals, sizes], -1), _means, prices, seed, resamples)
+
+
+def figure_front_share(sums: Floats, figure: Figure, costs: Numbers, seed: int = 0, resamples: int = 1000) -> FrontShare:
+    """Return `front_share` of a figure of sums over images, in place of the mean score.
+
+    Args:
+        sums: [images, C, k] what each image adds under each cell.
+        figure: of sums [..., k] the figure [...], higher is better; nan is not measured.
+        costs: [C] fixed, or [C, rounds]; see `front_share`.
+        seed: of the draws.
+        resamples: draws.
+    """
+    prices = np.asarray(costs, dtype=np.float64)
     timed = prices if prices.ndim == 2 else prices[:, None]
-    on = front(means, _medians(timed))
-    if not len(measured) or not resamples:
+    on = front(_level(figure, sums.sum(0)), _medians(timed))
+    if not len(sums) or not resamples:
         return FrontShare(on, on.astype(np.float64))
-    rng, count, rounds = np.random.default_rng(seed), len(above), timed.shape[1]
-    rows = max(1, _CHUNK // max(1, count, len(answers) * max(len(answers), rounds)))
-    hits = np.zeros(len(answers))
+    by_sum = [np.ascontiguousarray(column) for column in np.moveaxis(pooled(sums), -1, 0)]
+    rng, count, rounds, cells = np.random.default_rng(seed), len(by_sum[0]), timed.shape[1], len(timed)
+    rows = max(1, _CHUNK // max(1, count, cells * max(cells, rounds, len(by_sum))))
+    hits = np.zeros(cells)
     for start in range(0, resamples, rows):
         size = min(rows, resamples - start)
-        drawn = rng.multinomial(count, np.full(count, 1 / count), size=size)
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
         cost = _medians(timed[:, rng.integers(0, rounds, size=(size, rounds))]).T if rounds > 1 else _medians(timed)
-        accuracy = _means(drawn @ above, drawn @ below)
-        hits += front(accuracy, np.broadcast_to(cost, accuracy.shape)).sum(0)
+        level = _level(figure, np.stack([drawn @ column for column in by_sum], -1))
+        hits += front(level, np.broadcast_to(cost, level.shape)).sum(0)
     return FrontShare(on, hits / resamples)
 
 
@@ -99,10 +112,16 @@ def _by_image(columns: Floats | Flags, codes: Whole) -> Floats:
     return np.stack([np.bincount(codes, weights=column, minlength=count) for column in columns], 1)
 
 
-def _means(totals: Reals, sizes: Reals) -> Floats:
-    """Means without the rounding that would rank equal cells; nan of none."""
+def _means(sums: Floats) -> Floats:
+    """Means of totals and sizes [..., 2]; nan of none."""
+    totals, sizes = sums[..., 0], sums[..., 1]
     means: Floats = np.divide(totals, sizes, out=np.full(totals.shape, np.nan), where=sizes > 0)
-    return np.round(means, 12)
+    return means
+
+
+def _level(figure: Figure, sums: Floats) -> Floats:
+    """The figure without the rounding that would rank equal cells."""
+    return np.round(figure(sums), 12)
 
 
 def _medians(rounds: Floats) -> Floats:

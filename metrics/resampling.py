@@ -8,6 +8,7 @@ whole group is one of the flips that a test of clusters allows, so that the test
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -17,6 +18,8 @@ from metrics.arrays import Floats, Reals, Whole
 
 CHUNK = 2_000_000  # random numbers held at once, which bounds memory at some 16 MB
 GROUPS = 2048
+TIE = 1e-9
+"""Share of the summed changes by which a permuted sum may fall short of the observed one and still equal it."""
 _ROWS = 256  # of the draws turned into floats at once
 
 
@@ -76,21 +79,44 @@ def _signs(seed: int, clusters: int, permutations: int) -> NDArray[np.int8]:
 
 def sign_flip(totals: Reals, seed: int, permutations: int) -> float:
     """Return the two-sided p of the sum of cluster totals [C] under random signs: (hits + 1) / (permutations + 1)."""
-    many = len(totals) > GROUPS  # then all figures share one set of signs
-    totals = pooled(totals)
-    moving = totals if many else totals[totals != 0]  # zeros are the same under either sign
+    moving = swapped_units(totals)
     if not moving.any():
         return 1.0
     # sums of the same magnitudes in another order differ by rounding; those are ties, and ties are hits
-    reached = abs(moving.sum()) - 1e-9 * np.abs(moving).sum()
+    reached = abs(moving.sum()) - TIE * np.abs(moving).sum()
+    drawn = random_signs(len(totals), len(moving), seed, permutations)
+    hits = sum(int((np.abs(signs @ moving) >= reached).sum()) for signs in drawn)
+    return (hits + 1) / (permutations + 1)
+
+
+def swapped_units(changes: Reals) -> Reals:
+    """Return what changes [C, ...] of clusters flip in a test: those that are not zero, or of many clusters random groups.
+
+    Zeros are the same under either sign; groups keep theirs, so that all figures share one set of signs.
+    """
+    if len(changes) > GROUPS:
+        return pooled(changes)
+    moving: Reals = changes[(changes != 0).reshape(len(changes), -1).any(1)]
+    return moving
+
+
+def random_signs(clusters: int, units: int, seed: int, permutations: int) -> Iterator[Floats]:
+    """Yield random signs, float64 [rows, units] of -1 and 1, until there are as many rows as permutations.
+
+    Args:
+        clusters: of which `swapped_units` are made.
+        units: how many of these there are.
+        seed: of the signs.
+        permutations: rows in all.
+    """
+    many = clusters > GROUPS
     rng = np.random.default_rng([seed, 1])
-    rows, hits = _ROWS if many else max(1, CHUNK // len(moving)), 0
+    rows = _ROWS if many else max(1, CHUNK // units)
     for start in range(0, permutations, rows):
         size = min(rows, permutations - start)
         drawn = (
-            _signs(seed, len(moving), permutations)[start : start + size]
+            _signs(seed, units, permutations)[start : start + size]
             if many
-            else rng.integers(0, 2, size=(size, len(moving)), dtype=np.int8)
+            else rng.integers(0, 2, size=(size, units), dtype=np.int8)
         )
-        hits += int((np.abs((drawn * 2.0 - 1.0) @ moving) >= reached).sum())
-    return (hits + 1) / (permutations + 1)
+        yield drawn.astype(np.float64) * 2 - 1

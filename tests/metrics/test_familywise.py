@@ -3,11 +3,17 @@
 from itertools import combinations, product
 
 import numpy as np
+import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
+from sklearn.metrics import f1_score
 
+from harness.tasks.own_figures import F1OfYes, MeanScore, MmeScore, ScoredAnswers
 from metrics import familywise
+from metrics.arrays import Figure
+from metrics.image_figures import bootstrap_figure, figure_difference
 from metrics.statistics import bootstrap_mean, paired_difference
 
 
@@ -110,3 +116,198 @@ def test_wrong_shapes():
         familywise.paired(np.zeros((3, 2)), np.zeros((3, 1)), 0.05)
     with pytest.raises(ValueError, match="the runs need the same cells"):
         familywise.unpaired((np.zeros((3, 2)),) * 2, (np.zeros((3, 1)),) * 2, 0.05)
+
+
+def test_of_a_mean_the_swap_of_images_is_the_flip_of_signs():
+    rng = np.random.default_rng(11)
+    before, after = rng.random((40, 3)) * 4, rng.random((40, 3)) * 3.4
+    sizes = np.full(before.shape, 4.0)
+    known = familywise.paired(before - after, sizes, 0.01)
+    found = familywise.paired_figures(np.stack([before, sizes], 2), np.stack([after, sizes], 2), MeanScore().value, 0.01)
+    assert found.value == pytest.approx(known.value) and found.se == pytest.approx(known.se)
+    assert found.p == pytest.approx(known.p, abs=0.01) and found.critical == pytest.approx(known.critical, rel=0.03)
+    apart = familywise.unpaired((before, sizes), (after, sizes), 0.01)
+    found = familywise.unpaired_figures(np.stack([before, sizes], 2), np.stack([after, sizes], 2), MeanScore().value, 0.01)
+    assert found.value == pytest.approx(apart.value) and found.se == pytest.approx(apart.se)
+    assert found.p == pytest.approx(apart.p, abs=0.01) and found.critical == pytest.approx(apart.critical, rel=0.03)
+
+
+def yes_or_no(rng, images: int, right: float, questions: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """What is wanted and what was said, [images, questions]."""
+    wanted = rng.integers(0, 2, (images, questions))
+    return wanted, np.where(rng.random(wanted.shape) < right, wanted, 1 - wanted)
+
+
+def f1_sums(wanted: np.ndarray, said: np.ndarray) -> np.ndarray:
+    """The sums of F1, [images, 4]."""
+    image = np.repeat(np.arange(len(wanted)), wanted.shape[1])
+    answers = ScoredAnswers((wanted == said).ravel() * 1.0, image, np.zeros_like(image), ["all"], wanted.ravel() * 1.0,
+                            said.ravel() * 1.0)  # fmt: skip
+    return F1OfYes().by_image(answers, len(wanted))
+
+
+def mme_sums(right: np.ndarray, category: np.ndarray, kinds: int) -> np.ndarray:
+    """The sums of MME's score, [images, 2 kinds], of [images, 2] answers."""
+    image = np.repeat(np.arange(len(right)), 2)
+    nothing = np.full(len(image), np.nan)
+    names = [str(i) for i in range(kinds)]
+    return MmeScore().by_image(ScoredAnswers(right.ravel() * 1.0, image, category[image], names, nothing, nothing), len(right))
+
+
+def test_swaps_of_answers_against_all_of_them_by_scikit_learn():
+    rng = np.random.default_rng(12)
+    wanted, sides = rng.integers(0, 2, (6, 6)), []
+    for right in (0.9, 0.55):  # of two cells, on the same questions
+        sides.append(np.stack([np.where(rng.random(wanted.shape) < right, wanted, 1 - wanted) for _ in range(2)]))
+    before, after = (np.stack([side[0], side[1]]) for side in sides)  # [cells, images, questions]
+    sums = [np.stack([f1_sums(wanted, cell) for cell in side], 1) for side in (before, after)]
+    found = familywise.paired_figures(*sums, F1OfYes().value, 0.05, draws=60_000)
+
+    def loss(swap: tuple[int, ...]) -> list[float]:
+        chosen = np.array(swap, bool)[:, None]
+        pairs = ((np.where(chosen, a, b), np.where(chosen, b, a)) for a, b in zip(after, before))
+        return [f1_score(wanted.ravel(), b.ravel()) - f1_score(wanted.ravel(), a.ravel()) for b, a in pairs]
+
+    every = np.array([loss(swap) for swap in product((0, 1), repeat=6)])
+    own, scale = every[0], np.sqrt((every**2).mean(0))
+    assert found.value == pytest.approx(own)
+    assert found.p == pytest.approx([((every / scale).max(1) >= t - 1e-9).mean() for t in own / scale], abs=0.01)
+
+
+def test_splits_of_images_against_all_of_them_by_pandas():
+    rng = np.random.default_rng(13)
+    right, category = rng.random((8, 2, 2)) < np.where(np.arange(8) < 4, 0.8, 0.5)[:, None, None], np.arange(8) % 2
+    sums = np.stack([mme_sums(right[..., cell], category, 2) for cell in range(2)], 1)
+    found = familywise.unpaired_figures(sums[:4], sums[4:], MmeScore().value, 0.05, draws=60_000)
+
+    def score(rows: list[int], cell: int) -> float:
+        table = pandas.DataFrame({"category": category[rows], "acc": right[rows, :, cell].mean(1),
+                                  "plus": right[rows, :, cell].all(1)})  # fmt: skip
+        return float(table.groupby("category")[["acc", "plus"]].mean().sum(axis=1).mean() / 2)
+
+    def loss(rows: tuple[int, ...]) -> list[float]:
+        rest = [i for i in range(8) if i not in rows]
+        return [score(list(rows), cell) - score(rest, cell) for cell in range(2)]
+
+    every = np.array([loss(rows) for rows in combinations(range(8), 4)])
+    own, scale = every[0], np.sqrt((every**2).mean(0))
+    assert found.value == pytest.approx(own)
+    assert found.p == pytest.approx([((every / scale).max(1) >= t - 1e-9).mean() for t in own / scale], abs=0.01)
+
+
+def test_the_standard_error_of_figures_is_that_of_drawing_images_again():
+    rng = np.random.default_rng(14)
+    wanted, said = yes_or_no(rng, 120, 0.85)
+    one, other = f1_sums(wanted, said), f1_sums(wanted, np.where(rng.random(said.shape) < 0.8, said, 1 - said))
+    found = familywise.paired_figures(one[:, None], other[:, None], F1OfYes().value, 0.05)
+    known = figure_difference(one, other, F1OfYes().value)
+    assert found.value[0] == pytest.approx(known.value) and found.se[0] == pytest.approx(known.se, rel=0.08)
+    apart = familywise.unpaired_figures(one[:60, None], other[60:, None], F1OfYes().value, 0.05)
+    errors = [(e.hi - e.lo) / 3.92 for e in (bootstrap_figure(s, F1OfYes().value) for s in (one[:60], other[60:]))]
+    assert apart.se[0] == pytest.approx(np.hypot(*errors), rel=0.1)
+
+
+def equal_builds(kind: str, rng: np.random.Generator, images: int, cells: int) -> tuple[list[np.ndarray], Figure]:
+    """Sums of two builds that answer alike but for chance, on the same images and on other ones; abilities of cells differ."""
+    ability = np.linspace(-0.5, 2, cells)
+    shared = rng.normal(0, 1, (2, images, 1, 1))  # how easy images are, of two sets of them
+    own = lambda place, questions: ability + shared[place] + rng.normal(0, 1, (images, questions, cells)) > 0
+    if kind == "f1":
+        wanted = rng.integers(0, 2, (2, images, 6))
+        said = lambda place: (np.where(right, wanted[place], 1 - wanted[place]) for right in np.moveaxis(own(place, 6), -1, 0))
+        made = lambda place: np.stack([f1_sums(wanted[place], answers) for answers in said(place)], 1)
+    else:
+        category = rng.integers(0, 4, (2, images))
+        made = lambda place: np.stack([mme_sums(right, category[place], 4) for right in np.moveaxis(own(place, 2), -1, 0)], 1)
+    return [made(0), made(0), made(1)], F1OfYes().value if kind == "f1" else MmeScore().value
+
+
+def false_alarms(kind: str, families: int, level: float, seed: int, draws: int) -> tuple[int, int]:
+    """How many of so many pairs of equal builds have any significant loss in 6 cells: on the same images, and on others."""
+    rng, paired, unpaired = np.random.default_rng(seed), 0, 0
+    for _ in range(families):
+        (one, same, other), figure = equal_builds(kind, rng, 24, 6)
+        paired += familywise.paired_figures(one, same, figure, level, draws=draws).p.min() <= level
+        unpaired += familywise.unpaired_figures(one, other, figure, level, draws=draws).p.min() <= level
+    return int(paired), int(unpaired)
+
+
+@pytest.mark.parametrize("kind", ["f1", "mme"])
+def test_equal_builds_differ_in_their_own_figure_as_often_as_the_level_says(kind):
+    for hits in false_alarms(kind, 60, 0.1, seed=15, draws=499):
+        assert binomtest(hits, 60, 0.1).pvalue > 0.005
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["f1", "mme"])
+def test_of_a_thousand_pairs_of_equal_builds_as_many_differ_as_the_level_says(kind):
+    """With exact binomial intervals: at 5 % as many as that, and at the level of `regress` surely fewer than one in a hundred."""
+    for hits in false_alarms(kind, 1000, 0.05, seed=16, draws=499):
+        low, high = binomtest(hits, 1000).proportion_ci(0.99, "exact")
+        assert low <= 0.05 <= high
+    for hits in false_alarms(kind, 1000, 0.0005, seed=17, draws=3999):
+        print(f"{kind}: {hits} of 1000 at a level of 0.0005")
+        assert binomtest(hits, 1000).proportion_ci(0.99, "exact").high < 0.01
+
+
+def test_figures_of_columns_without_change_or_answers():
+    rng = np.random.default_rng(17)
+    wanted, said = yes_or_no(rng, 14, 0.9)
+    one, worse = f1_sums(wanted, said), f1_sums(wanted, 1 - wanted)
+    before, after = np.stack([one, one * 0, one], 1), np.stack([one, one * 0, worse], 1)
+    for test in (familywise.paired_figures, familywise.unpaired_figures):
+        found = test(before, after, F1OfYes().value, 0.01)
+        assert found.value[0] == 0 and np.isnan(found.value[1]) and found.p[2] < 0.001 and found.p[1] == 1
+        nothing = test(before[:0], after[:0], F1OfYes().value, 0.01)
+        assert (nothing.p == 1).all() and np.isnan(nothing.value).all()
+    assert familywise.paired_figures(before, after, F1OfYes().value, 0.01).p[0] == 1
+    with pytest.raises(ValueError, match=r"both are \[images, columns, sums of the figure\]"):
+        familywise.paired_figures(before, after[:, :2], F1OfYes().value, 0.01)
+    with pytest.raises(ValueError, match="14 images against 13"):
+        familywise.paired_figures(before, after[1:], F1OfYes().value, 0.01)
+
+
+def test_no_outcome_is_rarer_than_the_images_that_differ_allow():
+    """Against every swap of eight images: the rarest difference is as rare as the bound says, or commoner; of means, as rare."""
+    rng = np.random.default_rng(23)
+    signs = np.array(list(product((1, -1), repeat=8)))
+    for equal in range(6):
+        wanted, said = yes_or_no(rng, 8, 0.8)
+        other = np.where((np.arange(8) < equal)[:, None], said, 1 - said)
+        one, two = f1_sums(wanted, said), f1_sums(wanted, other)
+        found = familywise.paired_figures(one[:, None], two[:, None], F1OfYes().value, 0.05)
+        sides = [(one + two).sum(0) / 2 + sign * (signs @ (one - two)) / 2 for sign in (1, -1)]
+        gaps = F1OfYes().value(sides[0]) - F1OfYes().value(sides[1])
+        differ = int((one != two).any(1).sum())  # half of an image's answers turned round may count as before
+        assert found.differing is not None and found.differing[0] == differ <= 8 - equal
+        assert found.least_p(0) == 0.5**differ <= np.mean(gaps >= gaps.max() - 1e-9)
+        totals = rng.normal(0, 1, (8, 1)) * (np.arange(8) >= equal)[:, None]
+        sums = signs @ totals[:, 0]
+        assert familywise.paired(totals, np.ones((8, 1)), 0.05).least_p(0) == np.mean(sums >= sums.max() - 1e-9)
+    assert familywise.unpaired_figures(one[:, None], two[:, None], F1OfYes().value, 0.05).least_p(0) == 0
+
+
+def test_a_loss_is_significant_where_it_is_more_than_is_needed():
+    rng, level, seen = np.random.default_rng(24), 0.05, set()
+    for _ in range(25):
+        wanted, said = yes_or_no(rng, 20, 0.9)
+        worse = np.where(rng.random(said.shape) < rng.choice([0.05, 0.2]), 1 - said, said)
+        one, two = f1_sums(wanted, said)[:, None], f1_sums(wanted, worse)[:, None]
+        scores = [(answers == wanted).sum(1, keepdims=True).astype(float) for answers in (said, worse)]
+        sizes = np.full((20, 1), 6.0)
+        for found in (
+            familywise.paired_figures(one, two, F1OfYes().value, level, draws=2000),
+            familywise.unpaired_figures(one, two, F1OfYes().value, level, draws=2000),
+            familywise.paired(scores[0] - scores[1], sizes, level, draws=2000),
+            familywise.unpaired((scores[0], sizes), (scores[1], sizes), level, draws=2000),
+        ):
+            significant, needed = bool(found.p[0] <= level), found.needed()[0]
+            seen.add(significant)
+            assert np.isnan(needed) == (found.value[0] <= 0)
+            assert significant or not needed < found.value[0] - 1e-6
+            assert not significant or needed <= found.value[0] + 1e-6
+            assert significant or not found.detectable()[0] < needed
+    assert seen == {True, False}
+    totals = rng.normal(0.2, 1, (30, 1))
+    found = familywise.paired(totals, np.full((30, 1), 4.0), level)
+    assert found.needed()[0] == pytest.approx(found.critical * np.sqrt((totals**2).sum()) / 120)
