@@ -87,11 +87,17 @@ def compare(
         int, typer.Option(help="Images whose kept tokens are analysed: diversity, evidence swap, layers.")
     ] = _BASE.analyse,
     seeds: Annotated[int, typer.Option(help="Seeds of random, whose spread is reported.")] = _BASE.seeds,
-    margin: Annotated[float, typer.Option(help="Loss of accuracy that counts as none, for non-inferiority.")] = _BASE.margin,
+    margin: Annotated[
+        float, typer.Option(help="Loss that counts as none, for non-inferiority: a share of the scale of the figure that leads.")
+    ] = _BASE.margin,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Answer tokens at most; by default as many as the task's need.")
     ] = None,
     prompt: Annotated[str, typer.Option(help="What the model is asked; {question} stands for the question.")] = _BASE.prompt,
+    scoring: Annotated[
+        str | None,
+        typer.Option(help="Rule that leads: ours, official (lmms-eval's; the default where the task has it) or authors."),
+    ] = None,
     plugin: Plugin = None,
     no_self_check: NoSelfCheck = False,
     as_json: Json = False,
@@ -113,7 +119,7 @@ def compare(
         batch_size=batch_size, device=device, dtype=dtype, revision=revision, device_map=device_map, quantize=quantize,
         chat_template=chat_template, companion=companion, max_pixels=max_pixels, image_size=image_size,
         latency=not no_latency, rounds=rounds, sharing=sharing is Switch.on, memory=memory, workers=workers, ray=ray,
-        analyse=analyse, seeds=seeds, margin=margin, max_new_tokens=max_new_tokens, prompt=prompt,
+        analyse=analyse, seeds=seeds, margin=margin, max_new_tokens=max_new_tokens, prompt=prompt, scoring=scoring,
         plugin=tuple(plugin or ()), self_check=not no_self_check,
     )  # fmt: skip
     given = _given(context)
@@ -134,7 +140,7 @@ def compare(
     else:
         from reports.markdown import table
 
-        print(f"{table(run.summary['cells'])}\n\nreport: {run.report}")
+        print(f"{table(run.summary['cells'], run.store.manifest())}\n\nreport: {run.report}")
     if run.failures:
         print(f"{run.failures:,} samples failed; python -m harness samples {run.folder} --failed says why", file=sys.stderr)
         raise typer.Exit(3)

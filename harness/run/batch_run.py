@@ -22,7 +22,7 @@ from harness.run.asked_prompts import AskedPrompts
 from harness.run.contact_sheet import layout_of
 from harness.run.evidence_swap import SwappedSteps, swapped
 from harness.run.plan import Cell
-from harness.run.stored_rows import image_row, traces
+from harness.run.stored_rows import answer_row, image_row, traces
 from harness.run.streams import stream
 from harness.run.token_masks import evidence_held, fitted, present
 from harness.run.unshared import run_apart
@@ -32,6 +32,7 @@ from harness.store.layouts import ImageLayout
 from harness.store.schema import ImageRow, QuestionRow
 from harness.tasks.base import ImageSample, Question, Task
 from harness.tasks.marks import unmarked
+from harness.tasks.rules import judged
 from methods.types import VISION_SIGNALS, ModelShape
 
 
@@ -262,7 +263,7 @@ class BatchRun:
         rows = []
         for question, tokens in zip(self._questions, self._without_steps.tokens, strict=True):
             prediction = self.engine.adapter.decode(tokens)
-            rows.append(SampleRow(question.sample_id, prediction, self.task.score(prediction, question.answer)))
+            rows.append(answer_row(self.task, question, prediction))
         return CellResult(rows)
 
     @cached_property
@@ -297,14 +298,15 @@ class BatchRun:
         request = EngineRequest(batch, steps, cell.object.positions, shared, cell.blind, recorder=recorder, rows=rows)
         return self._limited(self.engine.run(request), rows)
 
-    def _again(self, cell: Cell, seed: int) -> list[tuple[str, int, float]]:
-        """Return the scores of a cell's answers under another seed."""
+    def _again(self, cell: Cell, seed: int) -> list[tuple[str, int, float, str | None]]:
+        """Return how a cell's answers are scored under another seed: question, seed, score and what was read."""
         output = self._answer(cell, self.batch.reseeded(*self._seeds(seed)), cell.given, fresh=True)
         adapter = self.engine.adapter
-        return [
-            (question.sample_id, seed, self.task.score(adapter.decode(tokens), question.answer))
-            for question, tokens in zip(self._questions, output.tokens, strict=True)
-        ]
+        found = []
+        for question, tokens in zip(self._questions, output.tokens, strict=True):
+            judgement = judged(self.task, adapter.decode(tokens), question.answer).leading
+            found.append((question.sample_id, seed, judgement.score, judgement.read))
+        return found
 
     def _swap(self, cell: Cell, rows: list[SampleRow], entered: torch.Tensor) -> list[SampleRow]:
         """Return the rows with their score under evidence swap; where nothing is to swap, the score is what it was."""
@@ -348,18 +350,15 @@ class BatchRun:
         recall, before = (None, None) if held is None else evidence_held(output, held)
         rows = []
         for i, question in enumerate(self._questions):
-            prediction = adapter.decode(output.tokens[i])
             rows.append(
-                SampleRow(
-                    question.sample_id,
-                    prediction,
-                    self.task.score(prediction, question.answer),
-                    None if self.reference is None else float(output.tokens[i] == self.reference.tokens[i]),
-                    _number(max(divergence[i], 0.0)),
-                    pack(kept[i, : own[i]]),
-                    int(output.present[i]),
-                    None if recall is None else _number(recall[i]),
-                    None if before is None else _number(before[i]),
+                replace(
+                    answer_row(self.task, question, adapter.decode(output.tokens[i])),
+                    agree=None if self.reference is None else float(output.tokens[i] == self.reference.tokens[i]),
+                    kl=_number(max(divergence[i], 0.0)),
+                    kept=pack(kept[i, : own[i]]),
+                    kept_count=int(output.present[i]),
+                    recall=None if recall is None else _number(recall[i]),
+                    recall_before=None if before is None else _number(before[i]),
                 )
             )
         return rows

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import notices
 from harness.errors import RequestError
+from harness.run.as_begun import led_as_begun, long_as_begun
 from harness.run.config import CompareConfig, load_plugins, restored, writable_folder
 from harness.run.manifest import (
     MOST_REASONS,
@@ -92,9 +93,10 @@ def compare(config: CompareConfig | None = None, /, **options: object) -> Run:
         if config.extend is not None:
             return extend(config, RunFolder(config.extend), started)
         from harness.tasks import registry
+        from harness.tasks.rules import scored_by
 
         load_plugins(config.plugin)
-        task = registry.create(config.task)
+        task = scored_by(registry.create(config.task), config.scoring)
         run = RunFolder(config.out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S"))
         return resume(config, run, task, started) if run.exists else begin(config, run, task, started)
 
@@ -167,9 +169,13 @@ def resume(config: CompareConfig, run: RunFolder, task: Task, started: float) ->
         raise RequestError(f"--out {folder}: holds a run already; add --resume to go on with it, or name another folder")
     manifest = run.manifest()
     restored(str(folder / "manifest.json"), in_present_terms(manifest)["config"])
-    if identity(in_present_terms(manifest)["config"]) != identity(plain(config)):
+    before, now = identity(in_present_terms(manifest)["config"]), identity(plain(config))
+    if before != now:
         _check_meaning(manifest, config, folder)
-        raise RequestError(f"--out {folder}: its run had another configuration; repeat that one, or name another folder")
+        differ = ", ".join(f"--{name.replace('_', '-')}" for name in {**before, **now} if before.get(name) != now.get(name))
+        raise RequestError(
+            f"--out {folder}: its run had another configuration ({differ} differs); repeat that one, or name another folder"
+        )
     if run.finished and (folder / "report.html").exists() and not config.retry_failed:
         return Run(run)
     with locked(folder, "--out"), _resumable(run, _resuming(config, run)):
@@ -177,7 +183,8 @@ def resume(config: CompareConfig, run: RunFolder, task: Task, started: float) ->
             _report(run)
             return Run(run)
         run.check()
-        prepared = prepare(config, task=task)
+        config = long_as_begun(run, config, task)
+        prepared = prepare(config, task=led_as_begun(run, task))
         _check_same(run, prepared, "--out")
         modernise(run)
         digest, code = code_digest(config.plugin), manifest["fingerprints"].get("code")
@@ -210,6 +217,8 @@ def extend(config: CompareConfig, run: RunFolder, started: float) -> Run:
     Raises:
         RequestError: where there is no finished run, or its weights or data are no longer the same.
     """
+    from harness.tasks import registry
+
     run.summary()  # of a finished run
     with locked(run.folder, "--extend"), _resumable(run, _extending(config, run)):
         manifest = in_present_terms(run.manifest())
@@ -220,7 +229,9 @@ def extend(config: CompareConfig, run: RunFolder, started: float) -> Run:
         added = replace(added, workers=config.workers, ray=config.ray, self_check=config.self_check).checked()
         run.check()
         load_plugins(plugin)
-        prepared = prepare(added)
+        task = registry.create(added.task)
+        added = long_as_begun(run, added, task)
+        prepared = prepare(added, task=led_as_begun(run, task))
         _check_same(run, prepared, "--extend")
         checked = _checked(added, prepared)
         modernise(run)

@@ -14,6 +14,7 @@ from harness.files import read_toml
 from harness.models.load_options import LoadOptions
 from harness.store.budgets import read_keep
 from harness.store.schema import HANDLING_OPTIONS
+from harness.tasks.rule_names import RULES
 from methods.keep import Keep
 
 DEFAULT_METHODS = ("none", "random", "sts", "fastv", "sparsevlm", "tome")
@@ -65,6 +66,7 @@ class CompareConfig:
     margin: float = 0.02
     max_new_tokens: int | None = None  # as the task says
     prompt: str = "{question}"
+    scoring: str | None = None  # the rule that leads: the official one where the task has one, else ours
     plugin: tuple[str, ...] = ()
     self_check: bool = True  # the model is held against `generate` first
 
@@ -94,6 +96,8 @@ class CompareConfig:
             raise RequestError(f"--margin {self.margin:g}: a loss of accuracy between 0 and 1, such as 0.02 for two points")
         if self.budget not in ("average", "final", "flops"):
             raise RequestError(f"--budget {self.budget!r}: choose average, final or flops")
+        if self.scoring is not None and self.scoring not in RULES:
+            raise RequestError(f"--scoring {self.scoring!r}: choose {', '.join(RULES[:-1])} or {RULES[-1]}")
         for name in ("model", "task", "prompt"):
             if any("\ud800" <= character <= "\udfff" for character in getattr(self, name)):
                 raise RequestError(f"--{name} {getattr(self, name)!r}: holds bytes that are not UTF-8 text")
@@ -145,7 +149,7 @@ def restored(where: str, stored: Mapping[str, Any]) -> CompareConfig:
 
 _OPTIONAL = {
     "workers": int, "ray": str, "max_new_tokens": int, "revision": str, "device_map": str, "quantize": int, "chat_template": str,
-    "companion": str, "max_pixels": int, "image_size": str,
+    "companion": str, "max_pixels": int, "image_size": str, "scoring": str,
 }  # fmt: skip
 """Options that may be left open, and what they hold where they are not."""
 

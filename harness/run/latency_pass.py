@@ -24,6 +24,9 @@ from harness.tasks.base import ImageSample, Task
 from metrics.flops import flops
 from metrics.memory import device_peak_bytes, reset_device_peak
 
+MOST_TOKENS = 128
+"""Answer tokens that are timed where a task allows more and the request does not say: the times of a token tell the rest."""
+
 
 @dataclass
 class LatencyRounds:
@@ -75,7 +78,8 @@ def run_latency_pass(config: CompareConfig, run: RunFolder, prepared: PreparedRu
         add_notes(run, ["no times: there is no image on which no cell failed"])
         return
     with progress("latency", config.rounds + 1) as advance:
-        engine = Engine(prepared.adapter, prepared.answer_tokens(config))
+        longest = prepared.answer_tokens(config)
+        engine = Engine(prepared.adapter, longest if config.max_new_tokens is not None else min(longest, MOST_TOKENS))
         sample = prepared.samples[place]
         timed = time_cells(
             engine, prepared.task, sample, cells, config.seed, config.rounds, template=config.prompt, advance=lambda: advance(1)

@@ -18,6 +18,7 @@ from harness.run.config import CompareConfig
 from harness.store.budgets import read_keep
 from harness.store.schema import ANSWERING_OPTIONS, HANDLING_OPTIONS
 from harness.tasks.base import attribute
+from harness.tasks.rules import scoring_facts
 
 if TYPE_CHECKING:
     from harness.models.hf import Adapter
@@ -64,6 +65,8 @@ def manifest_of(config: CompareConfig, adapter: Adapter, task: Task) -> dict[str
         },
         "budgets": [str(read_keep(keep)) for keep in config.keep],
         "task_info": {k: v for k, v in asdict(task.info).items() if k != "families"},
+        "scoring": scoring_facts(task),
+        "whole": attribute(task, "whole"),
         "hub": hub_facts(config, task),
         "notes": [],
     }

@@ -78,10 +78,11 @@ def prepare(config: CompareConfig, samples: int | None = None, task: Task | None
     from harness.models import hf
     from harness.run.plan import asked_for, make_cells
     from harness.tasks import registry
+    from harness.tasks.rules import scored_by
 
     interrupts.check()
     asked_for(config.methods)
-    task = task if task is not None else registry.create(config.task)
+    task = task if task is not None else scored_by(registry.create(config.task), config.scoring)
     adapter = hf.load(config.model, pick_device(config.device), config.dtype, options=config.loading)
     adapter.check_template()
     interrupts.check()

@@ -1,4 +1,4 @@
-"""What a batch stores beside its answers: pictures of its samples, and why tokens were kept."""
+"""What a batch stores: answers with what the rules say of them, pictures of its samples, and why tokens were kept."""
 
 from __future__ import annotations
 
@@ -11,9 +11,27 @@ from PIL import Image
 from harness.engine.batch import Batch, EngineOutput
 from harness.engine.recorder import Recorder
 from harness.run.contact_sheet import sheet
-from harness.store.cell_results import SelectionTrace
+from harness.store.cell_results import SampleRow, SelectionTrace
 from harness.store.schema import ImageRow
-from harness.tasks.base import ImageSample, Question
+from harness.tasks.base import ImageSample, Question, Task
+from harness.tasks.rules import judged
+
+
+def answer_row(task: Task, question: Question, prediction: str) -> SampleRow:
+    """Return the row of an answer, with what every rule of the task says of it.
+
+    Args:
+        task: of the question.
+        question: that was asked.
+        prediction: the answer.
+    """
+    found = judged(task, prediction, question.answer)
+    own = found.scores
+    return SampleRow(
+        question.sample_id, prediction, found.leading.score,
+        read=found.leading.read, undecided=None if found.leading.decided else 1,
+        ours=own.get("ours"), official=own.get("official"), authors=own.get("authors"),
+    )  # fmt: skip
 
 
 def image_row(sample: ImageSample, images: Sequence[Image.Image], place: int, rank: float | None) -> ImageRow:

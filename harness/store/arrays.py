@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.store.cell_results import Value
 
-_TEXTS = frozenset({"question", "image", "family", "prediction", "kept", "failed", "layers"})
+_TEXTS = frozenset({"question", "image", "family", "prediction", "kept", "failed", "read", "layers"})
 
 
 def columns_of(names: Sequence[str], rows: Sequence[tuple[Value, ...]]) -> dict[str, np.ndarray]:

@@ -29,6 +29,11 @@ class SampleRow:
     recall_before: float | None = None  # of the evidence, on entering the LLM
     swap_score: float | None = None  # with the evidence forced into the kept set; None where there is none, or not measured
     failed: str | None = None  # the reason why there is no answer: its prediction is empty then
+    read: str | None = None  # what the rule that leads took for the answer; None where it found none, or reads none
+    undecided: int | None = None  # 1 where the code of that rule could not decide, and the answer counts as wrong
+    ours: float | None = None  # the score by our rule; None of a task with one rule, or without answers
+    official: float | None = None
+    authors: float | None = None
 
     def values(self) -> tuple[Value, ...]:
         """Return what `SAMPLE_COLUMNS` hold, in their order."""
@@ -75,7 +80,9 @@ class CellResult:
 
     samples: list[SampleRow]
     analysis: TokenFigures | None = None
-    repeats: list[tuple[str, int, float]] = field(default_factory=list)  # (question, further seed, score)
+    repeats: list[tuple[str, int, float, str | None]] = field(
+        default_factory=list
+    )  # question, further seed, score, what was read
     layouts: list[ImageLayout] = field(default_factory=list)  # of images that were shrunk, each to a grid of its own
     traces: list[SelectionTrace] = field(default_factory=list)
 

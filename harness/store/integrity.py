@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.errors import RequestError
 from harness.files import parse_json, regular
+from harness.store.schema import RULING
 from harness.tasks.rows import kind
 from methods.keep import Keep
 from metrics.figures import LAYERS
@@ -24,6 +25,7 @@ _WHOLLY = 2**25  # bytes of a database of which every page and row is checked; o
 _LOGS = ("-wal", "-journal")  # of a database that is being written, or whose writer died
 _MAGIC = b"SQLite format 3\0"
 _LATER = frozenset({"layouts", "areas", "traces"})  # tables that runs made before do not have
+_LATER_COLUMNS = {"samples": frozenset(RULING), "repeats": frozenset({"read"})}  # columns that they do not have
 
 Check = Callable[[Any], bool]
 _text: Check = lambda value: isinstance(value, str)
@@ -57,6 +59,10 @@ _MANIFEST_MAY = {
     "digest": _text, "failed": lambda value: _list(value) and all(_parts(reason=_text, samples=_count)(part) for part in value),
     "extensions": lambda value: _list(value) and all(map(_table, value)),
     "hub": lambda value: _table(value) and all(map(_repository, value.values())),
+    "scoring": _open(_parts(
+        rule=_text, rules=_table, undecided=_text, figure=_parts(kind=_text, name=_text, scale=_number, options=_table),
+    )),
+    "whole": _open(_parts(images=_open(_count), questions=_open(_count))),
 }  # fmt: skip
 _CELL = {"method": _text, "keep": _open(_budget), "skipped": _open(_text), "reference": _flag}
 _FACTS = {
@@ -73,6 +79,8 @@ _SUMMARY_CELL = {
         "scores", "layers", "pareto", "mcnemar", "non_inferior", "seeds", "task_figures", "tokens", "flops",
     )},
     **{name: _figure for name in ("accuracy", "difference_none", "difference_like", "difference_winner")},
+    "score": _open(_parts(name=_text, value=_open(_number), lo=_open(_number), hi=_open(_number), scale=_number, partial=_flag)),
+    "scoring": _open(_parts(rule=_text, n=_count, differ=_table, undecided=_count)),
     "latency": _open(_parts(noisy=_flag, ratio=_figure)), "schedule": _open(_schedule),
 }  # fmt: skip
 
@@ -208,7 +216,8 @@ def _check_tables(path: Path, connection: sqlite3.Connection, schema: str) -> No
         if table not in there and table not in _LATER:
             raise RequestError(f"{path}: has no table {table!r}; is it the database of a run?")
         found = {name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")}
-        if table in there and (missing := [name for name in columns if name not in found]):
+        needed = columns.keys() - _LATER_COLUMNS.get(table, frozenset())
+        if table in there and (missing := [name for name in columns if name in needed and name not in found]):
             raise RequestError(f"{path}: its table {table!r} has no column {missing[0]!r}; was it made by another version?")
 
 
@@ -233,6 +242,7 @@ _NEVER = {
 _UNDECLARED = {
     "prediction": "TEXT", "score": "REAL", "agree": "REAL", "kl": "REAL", "kept": "BLOB", "kept_count": "INTEGER",
     "recall": "REAL", "recall_before": "REAL", "swap_score": "REAL", "failed": "TEXT",
+    "read": "TEXT", "undecided": "INTEGER", "ours": "REAL", "official": "REAL", "authors": "REAL",
 }  # fmt: skip
 """Types of the columns of ``samples``, which are declared without one."""
 _ALSO = {

@@ -11,7 +11,7 @@ from methods.keep import Keep
 
 
 def modernise(run: RunFolder) -> None:
-    """Write the budgets of an older run, and the keys of its cells, as this version does, before anything is added to it.
+    """Write the tables, the budgets and the keys of cells of an older run as this version does, before anything is added to it.
 
     Args:
         run: whose lock is held.
@@ -20,9 +20,12 @@ def modernise(run: RunFolder) -> None:
         RequestError: where that cannot be stored.
     """
     manifest = run.manifest()
-    if manifest["schema_version"] > TOLD_BY_SIZE:
+    if manifest["schema_version"] == SCHEMA_VERSION:
         return
     run.complete()
+    if manifest["schema_version"] > TOLD_BY_SIZE:
+        run.write_json("manifest.json", {**manifest, "schema_version": SCHEMA_VERSION})
+        return
     rows = []
     for ident, _, facts in run.cells():
         what = (facts["model"], facts["task"], facts["method"], Keep.stored(facts), facts["budget"], facts["positions"])

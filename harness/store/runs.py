@@ -1,7 +1,4 @@
-"""A run folder: ``manifest.json``, ``results.sqlite``, ``summary.json``, ``summary.csv``, ``report.html``.
-
-Reading one needs no torch.
-"""
+"""A run folder: ``manifest.json``, ``results.sqlite``, ``summary.json``, ``summary.csv``, ``report.html``. Needs no torch."""
 
 from __future__ import annotations
 
@@ -21,6 +18,7 @@ from harness.store.arrays import columns_of
 from harness.store.budgets import told_by_kind
 from harness.store.cell_results import CellResult, SelectionTrace, Value
 from harness.store.integrity import check_file, connected, unwritable
+from harness.store.later_columns import add_later_columns, sample_columns
 from harness.store.layouts import Area, ImageLayout
 from harness.store.schema import NUMBERS, READ_VERSIONS, SAMPLE_COLUMNS, SCHEMA, SCHEMA_VERSION, ImageRow, QuestionRow
 from harness.tasks.base import Answered
@@ -82,6 +80,7 @@ class RunFolder:
             if self._connection is None and self._begins:
                 self._connection = sqlite3.connect(self.folder / "results.sqlite", timeout=30)
             self.connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+            add_later_columns(self.connection)
             self.connection.execute("PRAGMA journal_mode=WAL")
 
     @contextmanager
@@ -207,7 +206,7 @@ class RunFolder:
                 if result.layouts:
                     insert("layouts", 5, [(cell, *layout.row()) for layout in result.layouts])
                 insert("samples", 2 + len(SAMPLE_COLUMNS), ((cell, row.question, *row.values()) for row in result.samples))
-                insert("repeats", 4, ((cell, *row) for row in result.repeats))
+                insert("repeats", 5, ((cell, *row) for row in result.repeats))
                 insert("traces", 4, ((cell, *trace.values()) for trace in result.traces))
                 if result.analysis is not None:
                     insert("analysis", 3 + len(NUMBERS), result.analysis.rows(cell))
@@ -325,14 +324,14 @@ class RunFolder:
             cell: its id.
             questions: those to read; all where not given.
         """
-        names = ["question", "image", "family", "evidence_known", *SAMPLE_COLUMNS]
         query = (
-            f"SELECT samples.question, image, family, evidence IS NOT NULL, {', '.join(SAMPLE_COLUMNS)} FROM samples "
+            f"SELECT samples.question, image, family, evidence IS NOT NULL, {sample_columns(self.connection)} FROM samples "
             "JOIN questions ON questions.id = samples.question JOIN images ON images.id = questions.image "
             f"WHERE cell = ? {'' if questions is None else 'AND samples.question IN (SELECT value FROM json_each(?)) '}"
             "ORDER BY images.place, questions.place"  # nosec B608
         )
         asked: tuple[int | str, ...] = (cell,) if questions is None else (cell, json.dumps(list(questions)))
+        names = ("question", "image", "family", "evidence_known", *SAMPLE_COLUMNS)
         return columns_of(names, self.connection.execute(query, asked).fetchall())
 
     def answered(self, cell: int) -> list[Answered]:
@@ -349,8 +348,7 @@ class RunFolder:
         names = ["question", "image", "family", "score", "kept", "kept_count", "recall", *NUMBERS, "layers"]
         query = (
             f"SELECT analysis.question, image, family, score, kept, kept_count, recall, {', '.join(NUMBERS)}, layers "
-            "FROM analysis "
-            "JOIN samples ON samples.cell = analysis.cell AND samples.question = analysis.question "
+            "FROM analysis JOIN samples ON samples.cell = analysis.cell AND samples.question = analysis.question "
             "JOIN questions ON questions.id = analysis.question JOIN images ON images.id = questions.image "
             "WHERE analysis.cell = ? ORDER BY images.place, questions.place"  # nosec B608
         )
@@ -362,8 +360,8 @@ class RunFolder:
 
     def repeats(self, cell: int) -> dict[int, float]:
         """Return the mean score of a cell under each further seed."""
-        rows = self.connection.execute("SELECT repeat, score FROM repeats WHERE cell = ?", (cell,))
-        table = np.fromiter(chain.from_iterable(rows), np.float64).reshape(-1, 2)
+        rows = chain.from_iterable(self.connection.execute("SELECT repeat, score FROM repeats WHERE cell = ?", (cell,)))
+        table = np.fromiter(rows, np.float64).reshape(-1, 2)
         seeds, codes = np.unique(table[:, 0].astype(np.int64), return_inverse=True)
         means = np.bincount(codes, weights=table[:, 1]) / np.bincount(codes)
         return dict(zip(seeds.tolist(), means.tolist()))

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from metrics.figures import BIAS, FIGURES, MATCHED, SCORES
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Of what is written. It rises with new keys; `READ_VERSIONS` are read."""
-READ_VERSIONS = (2, 3)
+READ_VERSIONS = (2, 3, 4)
 HANDLING_OPTIONS = frozenset({"out", "resume", "retry_failed", "extend"})
 """Options of a request that say where a run lies and how to go on with it, and nothing of what it is."""
 ANSWERING_OPTIONS = frozenset({"workers", "ray"})
 """Options of a request that say who answers, which changes no answer."""
+RULING = ("read", "undecided", "ours", "official", "authors")
+"""Columns of ``samples`` that say how an answer was scored, which runs of older versions do not have.
+
+What the rule that leads read in it; 1 where that rule's own code could not decide; the score by each rule.
+"""
 SAMPLE_COLUMNS = (
-    "prediction", "score", "agree", "kl", "kept", "kept_count", "recall", "recall_before", "swap_score", "failed",
+    "prediction", "score", "agree", "kl", "kept", "kept_count", "recall", "recall_before", "swap_score", "failed", *RULING,
 )  # fmt: skip
 NUMBERS = (
     *FIGURES, *(f"z_{name}" for name in FIGURES), *(f"percentile_{name}" for name in FIGURES),
@@ -48,7 +53,7 @@ CREATE TABLE IF NOT EXISTS traces (
     PRIMARY KEY (cell, question)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS repeats (
     cell INTEGER NOT NULL REFERENCES cells, question TEXT NOT NULL REFERENCES questions, repeat INTEGER NOT NULL,
-    score REAL, PRIMARY KEY (cell, question, repeat)) WITHOUT ROWID;
+    score REAL, read TEXT, PRIMARY KEY (cell, question, repeat)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS done (
     cell INTEGER NOT NULL REFERENCES cells, place INTEGER NOT NULL, PRIMARY KEY (cell, place)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS timings (

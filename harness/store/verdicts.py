@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Status = Literal["failed", "passed", "noted", "not judged"]
-Unit = Literal["share", "ratio", "number", "count", "milliseconds", ""]
+Unit = Literal["share", "points", "ratio", "number", "count", "milliseconds", ""]
 
 RULES: Mapping[str, str] = {
-    "accuracy": "a drop that is over the tolerance and significant",
+    "accuracy": "a drop of accuracy, or of the benchmark's own figure, that is over the tolerance and significant",
     "schedule": "visual tokens at every layer, planned and counted",
     "flops": "vision, projector, selection, prefill and decode",
     "kv_bytes": "cache after the prompt",

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from harness.store.arrays import pack
 from harness.store.cell_results import TokenFigures
 from harness.store.runs import RunFolder
-from harness.store.schema import NUMBERS, SAMPLE_COLUMNS
+from harness.store.schema import NUMBERS, RULING, SAMPLE_COLUMNS
 from metrics.figures import LAYERS as LAYER_FIGURES
 
 METHODS = (
@@ -88,7 +88,7 @@ def generate(
             insert("samples", 2 + len(SAMPLE_COLUMNS), _ordered(ident, names, in_order, rows))
             if method == "random":
                 again = (hard[in_order] + rng.normal(0, 0.2, (seeds - 1, samples)) < _level(method, keep)).astype(float)
-                insert("repeats", 4, ((ident, names[q], s + 1, again[s, row]) for row, q in enumerate(in_order)
+                insert("repeats", 5, ((ident, names[q], s + 1, again[s, row], None) for row, q in enumerate(in_order)
                                       for s in range(seeds - 1)))  # fmt: skip
             if keep is not None and method != "tome" and len(tens):
                 insert("analysis", 3 + len(NUMBERS), _analysis(rng, [names[q] for q in sorted(tens)], method).rows(ident))
@@ -130,7 +130,8 @@ def _samples(
         swap = [None if recall[q] != recall[q] else better[q] for q in range(upto)] + [None] * (n - upto)
     pool = [pack(rng.random((GRID, GRID)) < (keep or 1) / GRID**2) for _ in range(499)] if not whole else None
     kept = None if pool is None else [pool[q % 499] for q in range(n)]
-    return [prediction, score.tolist(), agree, kl, kept, None if whole else [keep] * n, known, known, swap, None]
+    count = None if whole else [keep] * n
+    return [prediction, score.tolist(), agree, kl, kept, count, known, known, swap, None, *[None] * len(RULING)]
 
 
 def _analysis(rng, questions: list[str], method: str) -> TokenFigures:

@@ -179,5 +179,5 @@ def test_further_seeds_are_those_of_a_run_with_that_seed(work, cells):
 
     found = work.run(cells["random"], seeds=(5,))
     other = BatchRun(work.engine, work.task, work.samples, seed=5).run(cells["random"])
-    assert [(row.question, 5, row.score) for row in other.samples] == found.repeats
+    assert [(row.question, 5, row.score, row.read) for row in other.samples] == found.repeats
     assert [row.kept for row in other.samples] != [row.kept for row in found.samples]
