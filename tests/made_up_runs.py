@@ -47,6 +47,21 @@ class Build:
     prompt: str = "{question}"
     analysed: int = 12
     latency: bool = True
+    scoring: dict = field(default_factory=dict)  # as a manifest tells it: answers alternate between yes and no; {} of older runs
+    whole: int | None = None  # questions of the whole benchmark
+
+    @property
+    def kind(self) -> str:
+        """The kind of its own figure."""
+        return self.scoring["figure"]["kind"] if self.scoring else "mean"
+
+    def target(self, question: int) -> str:
+        """The right answer."""
+        return "no" if self.scoring and question % 2 else "yes"
+
+    def family(self, image: int, question: int) -> str:
+        """The family of a question; a category of MME is one of images."""
+        return FAMILIES[(image if self.kind == "mme" else question) % len(FAMILIES)]
 
 
 def stream(*parts: object) -> np.random.Generator:
@@ -127,7 +142,9 @@ def answers_of(method: str, keep: int | None, build: Build, images: list[int]) -
             if method == "fastv":  # its choice depends on the question
                 kept = pack(kept_of(method, keep, image, q, build))
             found = float(recall[q]) if pruned and q % 3 else None
-            rows.append(SampleRow(f"i{image}-{q}", "yes" if right[q] else "no", score, score, 0.1, kept, count, found))
+            said = build.target(q) if right[q] else {"yes": "no", "no": "yes"}[build.target(q)]
+            rules = dict.fromkeys(build.scoring["rules"], score) | {"read": said} if build.scoring else {}
+            rows.append(SampleRow(f"i{image}-{q}", said, score, score, 0.1, kept, count, found, **rules))
     return rows
 
 
@@ -162,11 +179,13 @@ def write_run(folder: Path, build: Build) -> RunFolder:
     """A finished run of a build."""
     run, images = RunFolder(folder), list(build.images)
     folder.mkdir(parents=True)
+    whole = None if build.whole is None else {"images": None, "questions": build.whole}
     config = {"seed": build.seed, "prompt": build.prompt, "dtype": "auto", "samples": len(images)}
     run.create({
         "model": "made-up", "task": "shapes", "config": config, "dtype": "float32", "grid": list(GRID),
         "device": f"cpu {build.machine}", "samples": len(images), "seed": build.seed, "notes": [],
         "fingerprints": {"code": "c0de", "weights": "feed"},
+        **({"scoring": build.scoring, "whole": whole} if build.scoring else {}),
     })  # fmt: skip
     text = 9.0 + float(np.mean([stream("text", image).integers(0, 5) for image in images]))
     chosen = [cell for cell in CELLS if cell not in build.without]
@@ -190,7 +209,7 @@ def write_run(folder: Path, build: Build) -> RunFolder:
                 none = times if method == "none" else none
         entries.append(entry)
     questions = [
-        (f"i{i}-{q}", f"i{i}", q, FAMILIES[q % len(FAMILIES)], f"what about {q} in {i}?", "yes", None)
+        (f"i{i}-{q}", f"i{i}", q, build.family(i, q), f"what about {q} in {i}?", build.target(q), None)
         for i in images for q in range(build.questions)
     ]  # fmt: skip
     run.add_batch(0, [(f"i{i}", place, b"", 1, 1, None) for place, i in enumerate(images)], questions, found)

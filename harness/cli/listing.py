@@ -13,18 +13,20 @@ from harness.cli.options import Json
 from harness.run.config import load_plugins
 
 METRICS = (
-    ("accuracy", "share of right answers; 95 % bootstrap interval clustered by image"),
-    ("difference_none", "paired difference to no pruning; sign-flip permutation over images, Holm-adjusted"),
+    ("score", "the task's own figure, such as POPE's F1 or MME's total, in its own unit; interval from drawing images again"),
+    ("scoring", "the rule by which answers are scored, how many another rule scores otherwise, how many it could not decide"),
+    ("accuracy", "mean score of the answers by the rule that leads; 95 % bootstrap interval clustered by image"),
+    ("difference_none", "paired difference of the score to no pruning; answers swapped image by image, Holm-adjusted"),
     ("difference_like", "paired difference to random tokens on the same schedule: what the ranking is worth"),
-    ("retention", "accuracy over that of none; chance-adjusted by blind"),
+    ("retention", "score over that of none; chance-adjusted by blind"),
     ("loyalty", "agreement with the unpruned answers, and KL of the first answer token (nats)"),
-    ("difference_winner", "paired difference to the most accurate method at the budget, tested likewise"),
+    ("difference_winner", "paired difference to the best method at the budget, tested likewise"),
     ("mcnemar", "exact test of right and wrong, where every image has one question"),
     (
         "non_inferior",
         "whether the whole interval of the difference to none lies above minus the margin; smallest detectable loss",
     ),
-    ("seeds", "of random: mean, standard deviation, lowest and highest accuracy over several seeds"),
+    ("seeds", "of random: mean, standard deviation, lowest and highest score over several seeds"),
     ("evidence", "share of the answer's tokens that are kept; accuracy where kept and where lost"),
     ("evidence.swap", "accuracy gained with the evidence forced in and random kept tokens out, at the same K; share of the loss"),
     ("difficulty", "accuracy on questions that downsampling loses, and on those it does not"),
@@ -41,7 +43,7 @@ METRICS = (
     ("bias", "pull to rows and columns, overlap with the method's mean map; z against random subsets of the same rows"),
     ("scores", "entropy, Gini, effective support, mass in the top and in one cluster, of the scores an attention ranker uses"),
     ("layers", "by LLM layer: evidence still there, attention on the image, its entropy, evidence in its top tenth"),
-    ("pareto", "whether a cell is on the front of accuracy against TTFT or FLOPs, and how often when data are drawn again"),
+    ("pareto", "whether a cell is on the front of score against TTFT or FLOPs, and how often when data are drawn again"),
 )
 
 

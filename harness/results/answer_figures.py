@@ -1,51 +1,38 @@
-"""Figures of the answers of one cell: accuracy, and everything that compares its answers with those of other cells."""
+"""Figures of the answers of one cell: its score, accuracy, and everything that compares its answers with those of other cells."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.results.cell_kinds import is_competitor, removes_nothing
+from harness.results.leading_figure import CellScores, LeadingFigure, common, distinct
 from harness.results.types import Floats, Integers, JsonObject
 from methods.keep import Keep
 from metrics import accuracy as acc
 from metrics import evidence
-from metrics.statistics import Estimate, bootstrap_mean, holm, mcnemar_exact, paired_difference
+from metrics.statistics import Estimate, bootstrap_mean, holm, mcnemar_exact
 
+MEAN_SCORE = LeadingFigure()
 TESTS = ("difference_none", "difference_like", "difference_winner")
 """The three questions asked of a method: what it loses, what its ranking is worth, whether it is the best."""
 _FIGURES = (
-    "accuracy", "families", "retention", "retention_adjusted", *TESTS, "mcnemar", "non_inferior", "loyalty", "difficulty",
+    "score", "accuracy", "families", "retention", "retention_adjusted", *TESTS, "mcnemar", "non_inferior", "loyalty",
+    "difficulty",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class CellScores:
-    """The scores of one cell, in the order of images and questions: what stays in memory of every cell."""
-
-    score: Floats  # [n]; nan is missing
-    image: Integers  # [n], not falling
-    family: Integers  # [n], places in `RunQuestions.families`
-    answered: NDArray[np.bool_]  # [n]; others failed, and their score is missing
-
-    @property
-    def scored(self) -> bool:
-        """Whether any answer has a score; a task without right answers has none."""
-        return bool(np.isfinite(self.score).any())
-
 
 ScoredCells = Sequence[tuple[int, JsonObject, CellScores]]
 """The cells of a run, each with its id, its facts and its scores."""
 
 
-def best_methods(cells: ScoredCells) -> dict[Keep, str]:
-    """Return the most accurate competitor at each budget, the first of equals.
+def best_methods(cells: ScoredCells, leading: LeadingFigure = MEAN_SCORE) -> dict[Keep, str]:
+    """Return the best competitor at each budget by the leading figure, the first of equals.
 
     Args:
         cells: of a run, in its order; those that are no competitors, have no budget or no score are passed over.
+        leading: the figure by which they are ranked.
 
     Returns:
         Method expressions by budget.
@@ -55,8 +42,8 @@ def best_methods(cells: ScoredCells) -> dict[Keep, str]:
         keep = Keep.stored(facts)
         if not is_competitor(facts) or keep is None or not scores.scored:
             continue
-        level = float(np.nanmean(scores.score))
-        if keep not in best or level > best[keep][0]:
+        level = leading.level(scores)
+        if level == level and (keep not in best or level > best[keep][0]):
             best[keep] = level, facts["method"]
     return {keep: method for keep, (_, method) in best.items()}
 
@@ -68,8 +55,9 @@ def answer_figures(
     facts: JsonObject,
     seed: int,
     margin: float,
+    leading: LeadingFigure = MEAN_SCORE,
 ) -> JsonObject:
-    """Return accuracy and everything that compares a cell's answers with those of other cells of the run.
+    """Return the leading figure, accuracy and everything that compares a cell's answers with those of other cells of the run.
 
     Args:
         own: scores of the cell.
@@ -77,7 +65,8 @@ def answer_figures(
         winners: from `best_methods`.
         facts: of the cell.
         seed: of intervals and tests.
-        margin: loss of accuracy, a share, below which a method counts as not inferior to `none`.
+        margin: loss of the leading figure, a share of its scale, below which a method counts as not inferior to `none`.
+        leading: the figure by which cells are ranked and tested.
 
     Returns:
         ``n``, ``n_images`` and the figures of a cell of ``summary.json`` that follow from answers; None is not measured.
@@ -86,10 +75,11 @@ def answer_figures(
     """
     scores, images, keep = own.score, own.image, Keep.stored(facts)
     seen = images[own.answered]
-    out: JsonObject = {"n": len(seen), "n_images": _distinct(seen), **dict.fromkeys(_FIGURES)}
+    out: JsonObject = {"n": len(seen), "n_images": distinct(seen), **dict.fromkeys(_FIGURES)}
     if not own.scored:  # a task without answers ranks by loyalty alone
         return out
     out["accuracy"] = acc.accuracy(scores, images, seed=seed)
+    out["score"] = leading.shown(out["accuracy"] if leading.is_mean else leading.estimate(own, seed))
     out["families"] = acc.by_family(scores, own.family, images, seed=seed)
     none, blind, small = (by_name.get(key) for key in (("none", None), ("blind", None), ("downsample", keep)))
     whole = removes_nothing(facts)  # it is none itself: there is nothing to test
@@ -99,26 +89,17 @@ def answer_figures(
         rivals["winner"] = by_name[winner, keep]
     for name, rival in rivals.items():
         if rival is not None:
-            out[f"difference_{name}"] = paired_difference(scores, rival.score, images, seed=seed)
+            out[f"difference_{name}"] = leading.difference(own, rival, seed)
     if out["n_images"] == len(seen) and not whole:  # questions of one image are not independent, as the test asks
         there = {name: rival.score for name, rival in rivals.items() if rival is not None}
-        out["mcnemar"] = {name: mcnemar_exact(*_common(scores, rival_scores)) for name, rival_scores in there.items()}
+        out["mcnemar"] = {name: mcnemar_exact(*common(scores, rival_scores)) for name, rival_scores in there.items()}
     if none is None:
         return out
-    out["retention"] = acc.retention(*_levels(scores, none.score))
+    out["retention"] = acc.retention(*leading.levels(own, none))
     if blind is not None:
-        out["retention_adjusted"] = acc.retention_adjusted(*_levels(scores, none.score, blind.score))
-    gap = out["difference_none"]
-    if gap is not None and gap.se is not None:
-        both = np.isfinite(scores) & np.isfinite(none.score)
-        size = _distinct(images[both]), int(both.sum())
-        p = acc.non_inferior_p(gap, scores, none.score, images, margin)
-        out["non_inferior"] = {
-            "margin": margin,
-            "holds": acc.non_inferior(gap, p, margin),
-            "p": p,
-            "smallest_detectable": acc.smallest_detectable(gap.se, *size),
-        }
+        out["retention_adjusted"] = acc.retention_adjusted(*leading.levels(own, none, blind))
+    if out["difference_none"] is not None:
+        out["non_inferior"] = leading.claim(out["difference_none"], own, none, margin)
     if small is not None and facts["method"] not in ("none", "downsample") and not whole:
         out["difficulty"] = acc.difficulty(scores, none.score, small.score, images)
     return out
@@ -166,16 +147,17 @@ def evidence_figures(columns: Mapping[str, Floats], own: CellScores, none: CellS
     return out
 
 
-def seed_figures(own: CellScores, repeats: Mapping[int, float]) -> JsonObject | None:
-    """Return the spread of accuracy over the seeds of a random choice; None where one seed ran alone.
+def seed_figures(own: CellScores, repeats: Mapping[int, float], leading: LeadingFigure = MEAN_SCORE) -> JsonObject | None:
+    """Return the spread of the leading figure over the seeds of a random choice; None where one seed ran alone.
 
     Args:
         own: scores of the cell under the seed of the run.
-        repeats: mean score under each further seed.
+        repeats: the figure under each further seed, a share of its scale.
+        leading: the figure.
     """
     if not repeats or not own.scored:
         return None
-    levels = np.array([np.nanmean(own.score), *repeats.values()])
+    levels = np.array([leading.level(own), *repeats.values()])
     return {
         "seeds": len(levels), "mean": levels.mean(), "sd": levels.std(ddof=1), "lowest": levels.min(), "highest": levels.max(),
     }  # fmt: skip
@@ -197,23 +179,6 @@ def adjust_for_multiple_tests(cells: Sequence[JsonObject]) -> None:
                 cell[name] = {**asdict(cell[name]), "p_holm": None}
         for cell, p in zip(chosen, adjusted):
             cell[name]["p_holm"] = None if p is None else float(p)
-
-
-def _distinct(images: Integers) -> int:
-    """How many images there are, in numbers that do not fall."""
-    return int(np.count_nonzero(np.diff(images))) + min(1, len(images))
-
-
-def _common(*scores: Floats) -> Floats:
-    """Scores [cells, m] of the samples that all cells have."""
-    table = np.stack(scores)
-    return table[:, np.isfinite(table).all(0)]
-
-
-def _levels(*scores: Floats) -> list[float | None]:
-    """Mean scores of cells over the samples that all have; None where there are none."""
-    table = _common(*scores)
-    return list(map(float, table.mean(1))) if table.size else [None] * len(table)
 
 
 def _mean(values: Floats, images: Integers, seed: int) -> Estimate | None:

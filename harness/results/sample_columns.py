@@ -69,6 +69,46 @@ class SampleColumns:
     table: Floats  # [n, names]; nan is missing
 
 
+YES = "CASE lower(trim({})) WHEN 'yes' THEN 1 WHEN 'no' THEN 0 END"
+"""An expression in SQL of a column of texts: 1 for yes, 0 for no, NULL for neither."""
+
+
+def wanted_answers(run: RunFolder, questions: RunQuestions) -> Floats:
+    """Return for every question whether yes or no is right, 1 or 0 [Q] by place; nan where it is neither.
+
+    Args:
+        run: finished or not.
+        questions: of the run.
+    """
+    query = f"SELECT id, {YES.format('target')} FROM questions"  # nosec B608
+    known = dict(run.connection.execute(query).fetchall())
+    wanted = np.empty(len(questions.sorted_ids))
+    wanted[questions.place] = [np.nan if (value := known[name]) is None else value for name in questions.sorted_ids]
+    return wanted
+
+
+def read_repeats(run: RunFolder, cell: int, questions: RunQuestions, what: str = "score") -> dict[int, Floats]:
+    """Read the scores of a cell under each further seed, or another number of each.
+
+    Args:
+        run: finished or not.
+        cell: its id in the run.
+        questions: of the run.
+        what: a column of the table of repeats, or an SQL expression of its columns, that is a number.
+
+    Returns:
+        By seed the numbers [Q] by place of the question; nan is missing.
+    """
+    known = dict(zip(questions.sorted_ids, questions.place.tolist()))
+    found: dict[int, Floats] = {}
+    query = f"SELECT question, repeat, {what} FROM repeats WHERE cell = ?"  # nosec B608
+    for name, seed, score in run.connection.execute(query, (cell,)):
+        scores = found.setdefault(seed, np.full(len(known), np.nan))
+        if name in known and score is not None:
+            scores[known[name]] = score
+    return dict(sorted(found.items()))
+
+
 def read_columns(run: RunFolder, cell: int, questions: RunQuestions, names: Sequence[str] = NUMBER_COLUMNS) -> SampleColumns:
     """Read numeric columns of the samples of one cell, in the order of images and questions.
 

@@ -11,7 +11,6 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from harness.results.answer_figures import (
-    CellScores,
     ScoredCells,
     adjust_for_multiple_tests,
     answer_figures,
@@ -23,14 +22,15 @@ from harness.results.answer_figures import (
 from harness.results.cell_kinds import removes_nothing
 from harness.results.explain import explain_if_analysed
 from harness.results.kept_token_figures import kept_token_figures
-from harness.results.sample_columns import NUMBER_COLUMNS, RunQuestions, read_columns
+from harness.results.leading_figure import CellScores, LeadingFigure, partial
+from harness.results.rulings import Rulings
+from harness.results.sample_columns import NUMBER_COLUMNS, YES, RunQuestions, read_columns, read_repeats
 from harness.results.spreadsheets import write_rows
 from harness.results.types import Floats, JsonObject
 from harness.store.runs import RunFolder
 from harness.store.schema import SCHEMA_VERSION
 from methods.keep import Keep
 from metrics import latency
-from metrics.pareto import front_share
 from metrics.statistics import bootstrap_median
 
 StageTimes = Mapping[str, Floats]
@@ -54,9 +54,11 @@ def summarise(run: RunFolder) -> JsonObject:
     manifest = run.manifest()
     seed, margin = manifest["config"]["seed"], manifest["config"]["margin"]
     questions = RunQuestions.of(run)
-    scored_cells, read = _read(run, questions, seed)
+    leading = LeadingFigure.of(manifest, questions.families)
+    rulings = Rulings.of(run, manifest, questions, leading)
+    scored_cells, read = _read(run, questions, rulings, seed)
     by_name = {(facts["method"], Keep.stored(facts)): scores for _, facts, scores in scored_cells if len(scores.score)}
-    winners = best_methods(scored_cells)
+    winners = best_methods(scored_cells, leading)
     known, usual = run.layouts(), tuple(manifest["grid"])
     timings, again = run.timings(), run.timings(1)
     own_pass = {ident: number for number, ident in sorted(timings, reverse=True)}  # the first in which a cell was timed
@@ -66,10 +68,12 @@ def summarise(run: RunFolder) -> JsonObject:
         cell = {name: facts[name] for name in ("model", "task", "method", "params", "keep", "keep_label", "budget")}
         cell |= {"reference": facts["reference"], "removes_nothing": removes_nothing(facts), "skipped": facts["skipped"]}
         cell |= {name: facts[name] for name in ("positions", "tokens", "flops", "schedule")}
-        cell |= answer_figures(scores, by_name, winners, facts, seed, margin)
+        cell |= answer_figures(scores, by_name, winners, facts, seed, margin, leading)
+        if cell["score"] is not None:
+            cell["score"]["partial"] = partial(run, ident, manifest.get("whole"))
         cell["families"] = cell["families"] and {questions.families[i]: figure for i, figure in cell["families"].items()}
-        cell["loyalty"], cell["evidence"] = read[ident]
-        cell["seeds"] = seed_figures(scores, run.repeats(ident))
+        cell["scoring"], cell["loyalty"], cell["evidence"] = read[ident]
+        cell["seeds"] = seed_figures(scores, _under_other_seeds(run, ident, questions, leading, rulings.wanted), leading)
         analysed = run.analysis(ident)
         grids = {i: known[i].grid if i in known else usual for i in set(analysed["image"])}
         cell |= kept_token_figures(analysed, facts, grids, seed)
@@ -78,7 +82,7 @@ def summarise(run: RunFolder) -> JsonObject:
         cell["task_figures"] = facts.get("task_figures")
         cells.append(cell)
     adjust_for_multiple_tests(cells)
-    _pareto(cells, scored_cells, {ident: times for (number, ident), times in timings.items() if number == 0}, seed)
+    _pareto(cells, scored_cells, leading, {ident: times for (number, ident), times in timings.items() if number == 0}, seed)
     return {
         "schema_version": SCHEMA_VERSION,
         "cells": cells,
@@ -136,22 +140,41 @@ def flat(cell: JsonObject, prefix: str = "") -> JsonObject:
     return out
 
 
-def _read(
-    run: RunFolder, questions: RunQuestions, seed: int
-) -> tuple[ScoredCells, dict[int, tuple[JsonObject | None, JsonObject | None]]]:
-    """The scores of every cell; by cell its ``loyalty`` and ``evidence``, for which nothing else is needed but `none`."""
+_ReadFigures = tuple[JsonObject | None, JsonObject | None, JsonObject | None]
+"""``scoring``, ``loyalty`` and ``evidence`` of a cell."""
+
+
+def _read(run: RunFolder, questions: RunQuestions, rulings: Rulings, seed: int) -> tuple[ScoredCells, dict[int, _ReadFigures]]:
+    """The scores of every cell, and by cell the figures for which nothing else is needed but `none`."""
     cells = run.cells()
     scores_of: dict[int, CellScores] = {}
-    read: dict[int, tuple[JsonObject | None, JsonObject | None]] = {}
+    read: dict[int, _ReadFigures] = {}
     none: CellScores | None = None
     for ident, _, facts in sorted(cells, key=lambda cell: cell[2]["method"] != "none"):
-        found = read_columns(run, ident, questions, (*NUMBER_COLUMNS, "failed IS NULL"))
-        columns = dict(zip((*NUMBER_COLUMNS, "answered"), found.table.T))
+        expressions = (*NUMBER_COLUMNS, "failed IS NULL", *rulings.expressions.values())
+        found = read_columns(run, ident, questions, expressions)
+        columns = dict(zip((*NUMBER_COLUMNS, "answered", *rulings.expressions), found.table.T))
         answered = columns.pop("answered") > 0
-        scores_of[ident] = scores = CellScores(columns["score"].copy(), found.image, found.family, answered)
+        answers = rulings.answers(columns, found.place)
+        scores_of[ident] = scores = CellScores(columns["score"].copy(), found.image, found.family, answered, *answers)
         none = scores if none is None and facts["method"] == "none" and len(scores.score) else none
-        read[ident] = loyalty_figures(columns, found.image, seed), evidence_figures(columns, scores, none, seed)
+        counts = rulings.counts(columns) if scores.scored else None
+        read[ident] = counts, loyalty_figures(columns, found.image, seed), evidence_figures(columns, scores, none, seed)
     return [(ident, facts, scores_of[ident]) for ident, _, facts in cells], read
+
+
+def _under_other_seeds(
+    run: RunFolder, ident: int, questions: RunQuestions, leading: LeadingFigure, wanted: Floats | None
+) -> dict[int, float]:
+    """The leading figure of a cell under each further seed; ``wanted`` says where yes is right, if the figure reads it."""
+    if leading.is_mean:
+        return run.repeats(ident)
+    said = read_repeats(run, ident, questions, YES.format("read")) if leading.reads_answers else {}
+    answered = np.ones(len(questions.image), bool)
+    return {
+        seed: leading.level(CellScores(scores, questions.image, questions.family, answered, wanted, said.get(seed)))
+        for seed, scores in read_repeats(run, ident, questions).items()
+    }
 
 
 def _latency(
@@ -201,8 +224,14 @@ def _memory(facts: JsonObject) -> JsonObject | None:
     }
 
 
-def _pareto(cells: Sequence[JsonObject], scored_cells: ScoredCells, timings: Mapping[int, StageTimes], seed: int) -> None:
-    """Which cells are on the front of accuracy against TTFT and FLOPs; blind, oracle and what removes nothing are not in it."""
+def _pareto(
+    cells: Sequence[JsonObject],
+    scored_cells: ScoredCells,
+    leading: LeadingFigure,
+    timings: Mapping[int, StageTimes],
+    seed: int,
+) -> None:
+    """Which cells are on the front of the leading figure against TTFT and FLOPs; without blind, oracle, what removes nothing."""
     for cell in cells:
         cell["pareto"] = {"latency": None, "flops": None}
     entered = [
@@ -216,7 +245,7 @@ def _pareto(cells: Sequence[JsonObject], scored_cells: ScoredCells, timings: Map
         there = [(cell, ident, scores) for cell, ident, scores in entered if ident in costs]
         if len(there) < 2 or len({len(scores.score) for _, _, scores in there}) > 1:
             continue
-        table = np.stack([scores.score for _, _, scores in there])
-        found = front_share(table, there[0][2].image, np.stack([np.asarray(costs[i]) for _, i, _ in there]), seed=seed)
+        prices = np.stack([np.asarray(costs[i]) for _, i, _ in there])
+        found = leading.front_share([scores for _, _, scores in there], prices, seed)
         for (cell, _, _), on, share in zip(there, found.on, found.share, strict=True):
             cell["pareto"][name] = {"on": bool(on), "share": float(share)}
