@@ -155,6 +155,8 @@ def value(number: float | None, verdict: Verdict) -> str:
         return wording.MISSING
     if verdict.unit == "share":
         return f"{wording.percent(number)} %"
+    if verdict.unit == "points":
+        return wording.plain(number, 1)
     if verdict.unit == "ratio":
         return f"{wording.plain(number)}×"
     if verdict.unit == "count":

@@ -54,13 +54,13 @@ class PrunescopeFixture:
         return run
 
     def assert_retention(self, run: Run | Path | str, method: str, keep: float | str | None = None, *, at_least: float) -> None:
-        """Fail where a method keeps less of the accuracy of `none` than asked.
+        """Fail where a method keeps less than asked of what `none` reaches in the task's own figure, such as accuracy or F1.
 
         Args:
             run: a run or its folder.
             method: its full expression, as reports print it.
             keep: the budget, as it was asked for; may be left out where the method has one budget alone.
-            at_least: accuracy over that of `none`, such as 0.95.
+            at_least: the figure over that of `none`, such as 0.95.
 
         Raises:
             AssertionError: where it does; the message says by how much.
@@ -71,11 +71,10 @@ class PrunescopeFixture:
         if found is None:
             _fail(f"{_name(cell)}: no retention was measured; `none` must have answers that are right")
         if found < at_least:
-            accuracy = cell["accuracy"]
+            name, told = _figure(cell)
             _fail(
-                f"{_name(cell)} keeps {found:.1%} of the accuracy of none, at least {at_least:.1%} is asked; "
-                f"accuracy {accuracy['value']:.1%} [{accuracy['lo'] or 0:.1%} to {accuracy['hi'] or 1:.1%}] "
-                f"on {cell['n']} questions of {cell['n_images']} images"
+                f"{_name(cell)} keeps {found:.1%} of the {name} of none, at least {at_least:.1%} is asked; "
+                f"{told} on {cell['n']} questions of {cell['n_images']} images"
             )
 
     def assert_flops(self, run: Run | Path | str, method: str, keep: float | str | None = None, *, at_most: float) -> None:
@@ -134,7 +133,7 @@ class PrunescopeFixture:
                   f"{_store(baseline).folder}, at least {jaccard:g} is asked{luck}")  # fmt: skip
 
     def assert_no_regression(self, run: Run | Path | str, baseline: Run | Path | str, thresholds: Path | None = None) -> None:
-        """Fail where `harness regress` would.
+        """Fail where `harness regress` would; where it cannot tell a drop from chance, pytest lists a warning.
 
         Args:
             run: a run or its folder.
@@ -145,10 +144,15 @@ class PrunescopeFixture:
             AssertionError: where it does; the message says by how much.
         """
         __tracebackhide__ = True
+        from warnings import warn
+
         from harness.results.regression.regress import regress
         from harness.results.regression.thresholds import read_thresholds
 
         found = regress(_store(baseline), _store(run), read_thresholds(thresholds))
+        for verdict in found.of("not judged"):
+            if verdict.rule == "accuracy":
+                warn(f"{found.candidate}: accuracy, {verdict.cell} is not judged: {verdict.text}", stacklevel=2)
         if found.failed:
             lines = [f"{v.rule}, {v.cell}: {v.text}" for v in found.failed]
             _fail(f"{found.candidate} is worse than {found.baseline}:\n" + "\n".join(lines))
@@ -172,6 +176,19 @@ def _name(cell: dict[str, Any]) -> str:
     from methods.keep import Keep
 
     return str(cell["method"]) + ("" if (keep := Keep.stored(cell)) is None else f" at {keep.shown}")
+
+
+def _figure(cell: dict[str, Any]) -> tuple[str, str]:
+    """The figure that leads in a cell of a summary: its name, and its value with interval and mark in its own unit."""
+    from reports.cells import known_leading
+    from reports.leading import unit_of
+    from reports.wording import NO_INTERVAL
+
+    unit, found = unit_of(cell), known_leading(cell)
+    percent, scale = ("%", "") if unit.scale == 100 else ("", f" {unit.sign}")
+    span = " to ".join(unit.digits(bound) + percent for bound in (found.lo, found.hi)) if found.known else NO_INTERVAL
+    mark = " (partial)" if unit.partial else ""
+    return unit.name, f"{unit.name} {unit.digits(found.value)}{percent}{scale} [{span}]{mark}"
 
 
 def _cell(run: Run | Path | str, method: str, keep: float | str | None) -> dict[str, Any]:

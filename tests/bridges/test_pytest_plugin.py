@@ -1,5 +1,6 @@
 """The fixture that other projects use, in a pytest of its own."""
 
+import json
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -85,6 +86,62 @@ def test_messages(tests, make_run):
     result.stdout.fnmatch_lines([f"E*AssertionError: {message}" for _, message in CASES])
     result.stdout.fnmatch_lines(["E*drift, fastv at 24: kept tokens of 24 questions agree to 0.*"])
     result.stdout.no_fnmatch_line("*def _fail*")
+
+
+FIGURES = [
+    ("F1", 100.0, False, "keeps 90.0% of the F1 of none, at least 95.0% is asked; F1 61.8% [[]55.0% to 68.1%] on 24 questions*"),
+    ("MME total", 2800.0, True,
+     "keeps 90.0% of the MME total of none, *; MME total 1,730.4 of 2,800 [[]1,540.0 to 1,906.8] (partial) on 24 questions*"),
+    ("circular accuracy", 100.0, False, "keeps * of the circular accuracy of none, *; * 61.8% [[]55.0% to 68.1%] on *"),
+    ("accuracy", 100.0, True, "keeps 90.0% of the accuracy of none, *; accuracy *% [[]*% to *%] (partial) on 24 questions*"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "scale", "partial", "message"), FIGURES, ids=[case[0] for case in FIGURES])
+def test_retention_names_the_figure_that_leads(tests, make_run, name, scale, partial, message):
+    run = make_run(images=range(4))
+    summary = json.loads((run.folder / "summary.json").read_text())
+    score = {"name": name, "value": 0.618 * scale, "lo": 0.55 * scale, "hi": 0.681 * scale, "scale": scale, "partial": partial}
+    for cell in summary["cells"]:
+        cell |= {"score": score, "retention": 0.9}
+    run.write_json("summary.json", summary)
+    result = tests(f"def test(prunescope):\n    prunescope.assert_retention({str(run.folder)!r}, 'sts', 64, at_least=0.95)\n")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"E*AssertionError: sts at 64 {message}"])
+
+
+BOUNDS = [  # without a scale: of a run of an older version, which tells accuracy alone
+    ("accuracy", None, 0.0, 0.0, "accuracy 0.0% [[]0.0% to 0.0%] on 24 *"),
+    ("accuracy", None, None, None, "accuracy 0.0% [[]no interval] on 24 *"),
+    ("accuracy", 100.0, 0.0, 0.0, "accuracy 0.0% [[]0.0% to 0.0%] on 24 *"),
+    ("F1", 100.0, 0.0, 0.0, "F1 0.0% [[]0.0% to 0.0%] on 24 *"),
+    ("OCRBench total", 1000.0, 0.0, 0.0, "OCRBench total 0.0 of 1,000 [[]0.0 to 0.0] on 24 *"),
+    ("accuracy", 100.0, None, None, "accuracy 0.0% [[]no interval] on 24 *"),
+    ("MME total", 2800.0, None, None, "MME total 0.0 of 2,800 [[]no interval] on 24 *"),
+]
+
+
+@pytest.mark.parametrize(("name", "scale", "lo", "hi", "message"), BOUNDS)
+def test_an_interval_that_ends_at_nothing_and_one_that_is_not_known(tests, make_run, name, scale, lo, hi, message):
+    """A method that gets nothing right, on many images and on one."""
+    run = make_run(images=range(4))
+    summary = json.loads((run.folder / "summary.json").read_text())
+    found = {"value": 0.0, "lo": lo, "hi": hi}
+    for cell in summary["cells"]:
+        cell |= {"accuracy": found, "retention": 0.0}
+        if scale is not None:
+            cell["score"] = {**found, "name": name, "scale": scale, "partial": False}
+    run.write_json("summary.json", summary)
+    result = tests(f"def test(prunescope):\n    prunescope.assert_retention({str(run.folder)!r}, 'sts', 64, at_least=0.95)\n")
+    result.stdout.fnmatch_lines([f"E*sts at 64 keeps 0.0% of the {name} of none, at least 95.0% is asked; {message}"])
+
+
+def test_a_drop_that_cannot_be_told_from_chance_is_a_warning(tests, make_run):
+    one, worse = make_run(images=range(6)), make_run(images=range(6), worse={("sts", 64): 1.0})
+    call = f"prunescope.assert_no_regression({str(worse.folder)!r}, {str(one.folder)!r})"
+    result = tests(f"def test(prunescope):\n    {call}\n\ndef test_equal(prunescope):\n    {call.replace('run1', 'run0')}\n")
+    result.assert_outcomes(passed=2, warnings=1)
+    result.stdout.fnmatch_lines(["*accuracy, sts at 64 is not judged: *; 6 images are too few to tell that from chance"])
 
 
 def test_options_of_this_repository_do_not_clash(tests, pytester):

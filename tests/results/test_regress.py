@@ -234,6 +234,13 @@ def test_notes(make_run, edit_facts):
     assert dict(found.facts)["Code"] == "c0de → beef"
 
 
+def test_a_task_that_allows_longer_answers_by_now_is_told(make_run):
+    one, other = make_run(), make_run()
+    for run, length in ((one, 16), (other, 128)):
+        run.write_json("manifest.json", {**run.manifest(), "task_info": {"answer_tokens": length}})
+    assert "Settings differ: max_new_tokens 16 → 128." in regress(one, other).notes
+
+
 def test_rules_that_do_not_judge(stored_run, tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text("[drift]\njudge = false\n\n[accuracy]\ntolerance = 1\n")

@@ -12,6 +12,8 @@ from harness.results.regression.pairing import ImageSums, MatchedCell, RunPair
 from harness.results.regression.thresholds import Thresholds
 from harness.results.types import Floats
 from harness.store.verdicts import Verdict
+from harness.tasks.leading_figure import OwnFigure
+from harness.tasks.own_figures import sums_of
 from metrics import familywise
 from metrics.figures import FIGURES
 
@@ -38,7 +40,8 @@ class FamilywiseTest:
         """
         if not columns:
             nothing = np.zeros(0)
-            return cls((nothing, nothing), familywise.ColumnLosses(nothing, nothing, nothing, 0.0), (0, 0), 0, pair.paired, level)
+            losses = familywise.ColumnLosses(nothing, nothing, nothing, 0.0, nothing, None)
+            return cls((nothing, nothing), losses, (0, 0), 0, pair.paired, level)
         totals, sizes = ([np.stack([c[which][side] for c in columns], 1) for side in (0, 1)] for which in (0, 1))
         told = [size.any(1) for size in sizes]  # images that say nothing must not change sides, nor count
         totals, sizes = [t[rows] for t, rows in zip(totals, told)], [n[rows] for n, rows in zip(sizes, told)]
@@ -50,6 +53,26 @@ class FamilywiseTest:
             losses = familywise.unpaired((totals[0], sizes[0]), (totals[1], sizes[1]), level)
         images = len(totals[0]), len(totals[1])
         return cls((before, after), losses, images, int(sizes[1][:, 0].sum()), pair.paired, level)
+
+    @classmethod
+    def of_figure(cls, pair: RunPair, cells: Sequence[MatchedCell], level: float) -> FamilywiseTest:
+        """Test the losses of the figure that both runs report, where that is no mean: a column is a cell.
+
+        Args:
+            pair: of the runs.
+            cells: of `RunPair.matched`.
+            level: family-wise, at which a loss is significant.
+        """
+        known = [(cell.figure_sums, cell.sizes) for cell in cells if cell.figure_sums is not None]
+        if not known:
+            return cls.of(pair, [], level)
+        sums, sizes = ([np.stack([c[which][side] for c in known], 1) for side in (0, 1)] for which in (0, 1))
+        told = [size.any(1) for size in sizes]  # images that say nothing must not change sides, nor count
+        before, after = (table[rows] for table, rows in zip(sums, told))
+        made = sums_of(pair.scoring.figure).value
+        test = familywise.paired_figures if pair.paired else familywise.unpaired_figures
+        means, questions = (made(before.sum(0)), made(after.sum(0))), int(sizes[1][:, 0].sum())
+        return cls(means, test(before, after, made, level), (len(before), len(after)), questions, pair.paired, level)
 
     @property
     def underpowered(self) -> bool:
@@ -64,47 +87,89 @@ class FamilywiseTest:
             return f"on the same {self.questions} questions of {self.images[0]} images"
         return f"on {self.images[0]} and {self.images[1]} different images"
 
-    @property
-    def why_underpowered(self) -> str:
-        """The reason why a loss cannot be told from chance, in words."""
-        return f"{min(self.images)} images are too few to tell that from chance"
+    def significant(self, column: int) -> bool:
+        """Return whether chance gives the loss of a column in any column as rarely as the level says."""
+        return not self.underpowered and self.losses.least_p(column) <= self.level and bool(self.losses.p[column] <= self.level)
+
+    def too_coarse(self, column: int, most: float = float("inf")) -> str | None:
+        """Return the reason why a column's loss cannot be told from chance, were it as large as can be; None where it can.
+
+        Args:
+            column: that lost.
+            most: what it can lose at all, such as the accuracy that it had.
+        """
+        few, differing = "too few to tell that from chance", self.losses.differing
+        if self.underpowered:
+            return f"{min(self.images)} images are {few}"
+        if differing is not None and self.losses.least_p(column) > self.level:
+            return f"{differing[column]} of {self.images[0]} images count differently in the two runs, {few}"
+        if not self.significant(column) and self.losses.needed()[column] >= most - 1e-6:
+            return f"a loss of all that there was could not be told from chance on {min(self.images)} such images"
+        return None
 
 
 def accuracy_test(pair: RunPair, thresholds: Thresholds) -> FamilywiseTest:
-    """Return what all cells that both runs measured lost in accuracy, a column each in the order of `RunPair.matched`."""
+    """Return what all cells that both runs measured lost in their own figure, a column each in the order of `RunPair.matched`."""
+    if pair.scoring.figure.kind != "mean":
+        return FamilywiseTest.of_figure(pair, pair.matched, thresholds.accuracy.level)
     return FamilywiseTest.of(pair, [(cell.totals, cell.sizes) for cell in pair.matched], thresholds.accuracy.level)
 
 
 def accuracy(pair: RunPair, test: FamilywiseTest, thresholds: Thresholds) -> Iterator[Verdict]:
-    """Judge the accuracy of each cell: a drop fails where it is over the tolerance and significant over all cells.
+    """Judge the figure that both runs report of each cell: a drop fails where it is over the tolerance and significant.
+
+    That is accuracy, or the benchmark's own figure, such as F1 of POPE; both are shares of their scale here, and told in points
+    of it.
 
     Args:
         pair: of the runs.
         test: from `accuracy_test`.
         thresholds: of which the table ``accuracy`` decides.
     """
-    rule, losses = thresholds.accuracy, test.losses
+    rule, losses, figure = thresholds.accuracy, test.losses, pair.scoring.figure
     for column, cell in enumerate(pair.matched):
+        partial = any(pair.scoring.is_partial(int(sizes.sum())) for sizes in cell.sizes)
+        name = figure.name + (" (partial)" if partial else "")
         before, after = (float(mean[column]) for mean in test.means)
-        make = VerdictMaker("accuracy", cell.label, (before, after), "accuracy", "share")
+        make = _accuracy_maker(cell, figure, name, before, after)
         loss = float(losses.value[column])
         if np.isnan(loss):
             yield Verdict("accuracy", cell.label, "not judged", "no answers compare")
             continue
         low, high = losses.interval(column)
-        value, least, most = (0.0 - 100 * part for part in (loss, high, low))  # of 0 no -0
-        told = f"{value:+.1f} points [{least:+.1f} to {most:+.1f}] {test.samples_in_words}"
+        value, least, most = (0.0 - figure.scale * part for part in (loss, high, low))  # of 0 no -0
+        told = f"{value:+,.1f} {unit_of(figure)} [{least:+,.1f} to {most:+,.1f}] {test.samples_in_words}"
+        if name != "accuracy":
+            told = f"{name} {figure.scale * before:,.1f} → {figure.scale * after:,.1f}, {told}"
         if loss <= rule.tolerance + 1e-12:
             yield make("passed", told)
-        elif test.underpowered:
-            yield make("not judged", f"{told}; {test.why_underpowered}")
-        elif losses.p[column] > rule.level:
+        elif (reason := test.too_coarse(column, before)) is not None:
+            yield make("not judged", f"{told}; {reason}")
+        elif not test.significant(column):
             yield make("passed", f"{told}; chance gives such a drop in some cell with p = {losses.p[column]:.2g}")
         else:
             yield make(
                 thresholds.status("accuracy"),
-                f"{told}, p = {losses.p[column]:.1g} over all cells; {100 * rule.tolerance:g} points are tolerated",
+                f"{told}, p = {losses.p[column]:.1g} over all cells; {figure.scale * rule.tolerance:,g} points are tolerated",
             )
+
+
+def untold_drops(pair: RunPair, test: FamilywiseTest, thresholds: Thresholds) -> int:
+    """Return in how many cells `accuracy` judges no drop over the tolerance, since nothing could tell it from chance."""
+    over = test.losses.value > thresholds.accuracy.tolerance + 1e-12
+    return sum(bool(over[c]) and test.too_coarse(c, float(test.means[0][c])) is not None for c in range(len(pair.matched)))
+
+
+def unit_of(figure: OwnFigure) -> str:
+    """Return what differences of a figure are counted in: points of a hundred, or of another scale that is named."""
+    return "points" if figure.scale == 100 else f"points of {figure.scale:,g}"
+
+
+def _accuracy_maker(cell: MatchedCell, figure: OwnFigure, name: str, before: float, after: float) -> VerdictMaker:
+    """Percentages stand in a verdict as shares; figures of another scale in their own points, as papers print them."""
+    if figure.scale == 100:
+        return VerdictMaker("accuracy", cell.label, (before, after), name, "share")
+    return VerdictMaker("accuracy", cell.label, (figure.scale * before, figure.scale * after), name, "points")
 
 
 def diversity(pair: RunPair, thresholds: Thresholds) -> Iterator[Verdict]:
@@ -145,14 +210,13 @@ def _worst(cell: MatchedCell, test: FamilywiseTest, columns: Iterable[tuple[int,
         before, after = (sign * float(mean[column]) for mean in test.means)
         loss = float(losses.value[column]) / abs(before) if before else 0.0
         over = loss > rule.tolerance
-        significant = over and not test.underpowered and bool(losses.p[column] <= rule.level)
-        seen.append((significant, over, loss, name, before, after, float(losses.p[column])))
-    significant, over, loss, name, before, after, p = max(seen)
+        seen.append((over and test.significant(column), over, loss, name, before, after, column))
+    significant, over, loss, name, before, after, column = max(seen)
     told = f"{name} {before:.4g} → {after:.4g} {test.samples_in_words}"
     make = VerdictMaker("diversity", cell.label, (before, after), name, "number")
     if significant:
-        said = f"{told}, {100 * loss:.1f} % less diverse, p = {p:.1g} over all cells"
+        said = f"{told}, {100 * loss:.1f} % less diverse, p = {losses.p[column]:.1g} over all cells"
         return make(thresholds.status("diversity"), f"{said}; {100 * rule.tolerance:g} % are tolerated")
-    if over and test.underpowered:
-        return make("not judged", f"{told}, {100 * loss:.1f} % less diverse; {test.why_underpowered}")
+    if over and (reason := test.too_coarse(column)) is not None:
+        return make("not judged", f"{told}, {100 * loss:.1f} % less diverse; {reason}")
     return make("passed", told)

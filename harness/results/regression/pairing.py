@@ -9,13 +9,18 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.results.sample_columns import with_tokens
+from harness.errors import RequestError
+from harness.results.regression.shared_scoring import SharedScoring
+from harness.results.sample_columns import YES, with_tokens
 from harness.results.types import Columns, Floats, Integers, JsonObject
+from harness.store.later_columns import has_rulings
 from harness.store.open_runs import database
 from harness.store.runs import RunFolder
+from harness.tasks.own_figures import ScoredAnswers, sums_of
 from methods.keep import Keep
 
 _BITS = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
+_SAID = {"yes": 1.0, "no": 0.0}
 _DRAWN = frozenset({"random", "oracle"})  # methods whose choice depends on the seed
 
 PLANNED = ("schedule", "grid", "tower")
@@ -25,6 +30,8 @@ Rows = tuple[Integers, Integers]
 """Rows of the columns of the baseline and of the candidate."""
 ImageSums = tuple[tuple[Floats, Floats], tuple[Floats, Floats]]
 """(sums over an image's questions of the baseline, of the candidate), (how many questions each sums), float64 [I] each."""
+FigureSums = tuple[Floats, Floats]
+"""What images add to the sums of which a figure is made, of the baseline and of the candidate: float64 [I, k] each."""
 SizeOfImage = tuple[int, tuple[int, int] | None]
 """Visual tokens of an image, and their grid (h, w) where they are one."""
 
@@ -93,6 +100,19 @@ class RunSide:
         return list(dict.fromkeys(image for image, _ in self.questions.values()))
 
     @cached_property
+    def families(self) -> list[str]:
+        """The families of the questions, sorted."""
+        with database(self.run) as connection:
+            return [name for (name,) in connection.execute("SELECT DISTINCT family FROM questions ORDER BY family")]
+
+    @cached_property
+    def wanted(self) -> dict[str, float]:
+        """By question 1 where yes is right and 0 where no is; nan of others."""
+        with database(self.run) as connection:
+            asked = connection.execute(f"SELECT id, {YES.format('target')} FROM questions")  # nosec B608
+            return {name: float("nan") if yes is None else float(yes) for name, yes in asked}
+
+    @cached_property
     def sizes(self) -> dict[str, SizeOfImage]:
         """The visual tokens and the grid of each image; empty for a model whose images are all of one size."""
         return {image: (layout.tokens, layout.grid) for image, layout in self.run.layouts().items()}
@@ -135,6 +155,7 @@ class MatchedCell:
     candidate: StoredCell
     totals: tuple[Floats, Floats]  # [I] each: sum of scores over an image's questions
     sizes: tuple[Floats, Floats]  # [I] each: how many questions that sums
+    figure_sums: FigureSums | None  # of the runs' own figure; None where that is the mean score
     failed: tuple[float, float]  # share of samples
     common: int  # questions that both answered
     agreement: float | None  # share of equal answers among them
@@ -192,6 +213,8 @@ class RunPair:
                 _numbered(image for image in self.candidate.images if image not in both),
             )
         self.labels = _labels([*self.baseline.cells, *self.candidate.cells])
+        names = str(baseline.folder), str(candidate.folder)
+        self.scoring = SharedScoring.of(self.baseline.manifest, self.candidate.manifest, names)
 
     @property
     def keys(self) -> list[CellIdentity]:
@@ -224,6 +247,7 @@ class RunPair:
         failed = [float(np.mean([f is not None for f in c["failed"]])) if len(c["failed"]) else 0.0 for c in columns]
         rows = self.rows(columns)
         totals, sizes = self.by_image(columns, rows, "score")
+        sums = None if self.scoring.figure.kind == "mean" else self.figure_sums(columns, rows)
         agreement = jaccard = None
         common, recounted = 0, 0
         if self.paired:
@@ -238,7 +262,7 @@ class RunPair:
         mine, theirs = (side.counts_by_size(c) for (side, _), c in zip(sides, columns))
         both = mine.keys() & theirs.keys() if not self.same_sizes else ()
         return MatchedCell(
-            key, self.labels[key], baseline, candidate, totals, sizes, (failed[0], failed[1]), common, agreement, jaccard,
+            key, self.labels[key], baseline, candidate, totals, sizes, sums, (failed[0], failed[1]), common, agreement, jaccard,
             recounted, not self.same_sizes, len(both), sum(mine[size] != theirs[size] for size in both),
         )  # fmt: skip
 
@@ -266,21 +290,56 @@ class RunPair:
             rows: of them that compare, from `rows`.
             name: of a column of numbers.
         """
-        values = [np.asarray(c[name], dtype=np.float64)[r] for c, r in zip(columns, rows)]
-        known = [~np.isnan(v) for v in values]
-        if self.paired:
-            known = [known[0] & known[1]] * 2
-            image = [self.baseline.questions[question][0] for question in columns[0]["question"][rows[0]]]
-            images: list[Iterable[str]] = [image, image]
-        else:
-            images = [c["image"][r] for c, r in zip(columns, rows)]
+        values, images, known = self._known(columns, rows, name)
         totals: list[Floats] = []
         sizes: list[Floats] = []
-        for places, names, value, there in zip(self.places, images, values, known):
-            codes = np.array([places[image] for image in names], dtype=np.int64)[there]
+        for places, image, value, there in zip(self.places, images, values, known):
+            codes = image[there]
             totals.append(np.bincount(codes, weights=value[there], minlength=len(places)).astype(np.float64, copy=False))
             sizes.append(np.bincount(codes, minlength=len(places)).astype(np.float64))
         return (totals[0], totals[1]), (sizes[0], sizes[1])
+
+    def figure_sums(self, columns: Sequence[Columns], rows: Rows) -> FigureSums:
+        """Return what each image adds to the figure that both runs report, of the questions that `by_image` counts.
+
+        Args:
+            columns: of one cell, of the baseline and of the candidate.
+            rows: of them that compare, from `rows`.
+
+        Raises:
+            RequestError: where the figure needs what the samples lack.
+        """
+        values, images, known = self._known(columns, rows, "score")
+        made, categories = sums_of(self.scoring.figure), sorted({*self.baseline.families, *self.candidate.families})
+        number = {name: place for place, name in enumerate(categories)}
+        found: list[Floats] = []
+        for side, c, r, places, image, value, there in zip(
+            (self.baseline, self.candidate), columns, rows, self.places, images, values, known
+        ):
+            wanted = said = np.full(len(value), np.nan)
+            if made.reads_answers:
+                if not has_rulings(side.run.connection):
+                    lacks = f"the samples lack what was read in the answers, of which {self.scoring.figure.name} is made"
+                    raise RequestError(f"{side.run.folder / 'results.sqlite'}: {lacks}")
+                wanted = np.array([side.wanted[question] for question in c["question"][r]], dtype=np.float64)
+                said = np.array([_SAID.get(str(read).strip().lower(), np.nan) for read in c["read"][r]], dtype=np.float64)
+            family = np.array([number[name] for name in c["family"][r]], dtype=np.int64)
+            answers = ScoredAnswers(np.where(there, value, np.nan), image, family, categories, wanted, said)
+            found.append(made.by_image(answers, len(places)))
+        return found[0], found[1]
+
+    def _known(
+        self, columns: Sequence[Columns], rows: Rows, name: str
+    ) -> tuple[list[Floats], list[Integers], list[NDArray[np.bool_]]]:
+        """A column of both sides, the places of its images, and which rows count: of paired questions, those that both know."""
+        values = [np.asarray(c[name], dtype=np.float64)[r] for c, r in zip(columns, rows)]
+        known = [~np.isnan(v) for v in values]
+        images: list[Iterable[str]] = [c["image"][r] for c, r in zip(columns, rows)]
+        if self.paired:
+            known = [known[0] & known[1]] * 2
+            images = [[self.baseline.questions[question][0] for question in columns[0]["question"][rows[0]]]] * 2
+        codes = [np.array([places[image] for image in names], dtype=np.int64) for places, names in zip(self.places, images)]
+        return values, codes, known
 
 
 def mean_jaccard(first: NDArray[np.object_], second: NDArray[np.object_]) -> float | None:

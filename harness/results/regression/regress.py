@@ -9,9 +9,10 @@ import numpy as np
 
 from harness.errors import RequestError
 from harness.results.regression.cell_rules import CELL_RULES
-from harness.results.regression.family_rules import FamilywiseTest, accuracy, accuracy_test, diversity
+from harness.results.regression.family_rules import FamilywiseTest, accuracy, accuracy_test, diversity, unit_of, untold_drops
 from harness.results.regression.pairing import RunPair
 from harness.results.regression.thresholds import Thresholds, default_thresholds
+from harness.results.types import JsonObject
 from harness.store.runs import RunFolder
 from harness.store.schema import ANSWERING_OPTIONS, HANDLING_OPTIONS
 from harness.store.verdicts import RULES, Comparison, Verdict
@@ -33,7 +34,7 @@ def regress(
         One verdict a cell and rule, and ``exit_code`` 1 where any failed.
 
     Raises:
-        RequestError: where one is no finished run, or they have no cell in common.
+        RequestError: where one is no finished run, they have no cell in common, or other rules score their answers.
     """
     thresholds = thresholds or default_thresholds()
     runs = [run if isinstance(run, RunFolder) else RunFolder(Path(run), read_only=True) for run in (baseline, candidate)]
@@ -44,6 +45,8 @@ def regress(
             f"{runs[1].folder}: has no cell in common with {runs[0].folder} ({what[1]} against {what[0]}); "
             "compare runs of one model, task, prompt and budget mode"
         )
+    if pair.scoring.refusal is not None:
+        raise RequestError(f"regress: {pair.scoring.refusal}")
     test = accuracy_test(pair, thresholds)
     verdicts = [*_presence(pair, thresholds), *accuracy(pair, test, thresholds), *diversity(pair, thresholds)]
     verdicts += [verdict for cell in pair.matched for rule in CELL_RULES if (verdict := rule(pair, cell, thresholds)) is not None]
@@ -81,6 +84,7 @@ def _facts(pair: RunPair) -> tuple[tuple[str, str], ...]:
         ("Images", _differing(*(images for _, images, _ in both))),
         ("Questions", _differing(*(questions for _, _, questions in both))),
         ("Samples", samples),
+        *_figure_facts(pair),
         ("Cells", f"{len(pair.matched)} measured in both"),
         ("Code", _differing(*(m["fingerprints"].get("code") for m, _, _ in both))),
         ("Weights", _differing(*(str(m["fingerprints"].get("weights"))[:16] for m, _, _ in both))),
@@ -89,12 +93,44 @@ def _facts(pair: RunPair) -> tuple[tuple[str, str], ...]:
     return tuple(named)
 
 
+def _figure_facts(pair: RunPair) -> Iterator[tuple[str, str]]:
+    """By what the runs' answers are scored, where either tells."""
+    scoring, figure, sides = pair.scoring, pair.scoring.figure, (pair.baseline, pair.candidate)
+    if scoring.scored_by is None:
+        return
+    questions = len(pair.shared) if pair.paired else min(len(side.questions) for side in sides)
+    images = min(map(len, pair.places)) if pair.paired else min(len(side.images) for side in sides)
+    part = scoring.part_in_words(questions, images)
+    partial = "" if part is None else f", partial: {part}"
+    yield "Figure", figure.name + ("" if figure.scale == 100 else f" of {figure.scale:,g}") + partial
+    yield "Scored by", scoring.scored_by
+
+
 def _differing(before: object, after: object) -> str:
     return str(before) if before == after else f"{before} → {after}"
 
 
+def _with_length(manifest: JsonObject) -> JsonObject:
+    """The settings of a run, with how long answers may be where the task said that."""
+    settings: JsonObject = manifest["config"]
+    length = settings.get("max_new_tokens") or manifest.get("task_info", {}).get("answer_tokens")
+    return settings if length is None else {**settings, "max_new_tokens": length}
+
+
 _ASIDE = frozenset(
-    {*HANDLING_OPTIONS, *ANSWERING_OPTIONS, "methods", "keep", "plugin", "samples", "seed", "analyse", "memory", "latency"}
+    {
+        *HANDLING_OPTIONS,
+        *ANSWERING_OPTIONS,
+        "methods",
+        "keep",
+        "plugin",
+        "samples",
+        "seed",
+        "analyse",
+        "memory",
+        "latency",
+        "scoring",
+    }
 )
 """Settings whose change is told elsewhere, or makes no cell another."""
 
@@ -107,7 +143,8 @@ def _notes(pair: RunPair, test: FamilywiseTest, thresholds: Thresholds) -> tuple
     data = [manifest["fingerprints"].get("data") for manifest in (base, cand)]
     if None not in data and data[0] != data[1]:
         found.append("The runs had different data: what differs may be the questions', not the code's.")
-    settings = [base["config"], cand["config"]]
+    found += pair.scoring.notes
+    settings = [_with_length(base), _with_length(cand)]
     changed = sorted(name for name in {*settings[0], *settings[1]} - _ASIDE if settings[0].get(name) != settings[1].get(name))
     if base.get("dtype") != cand.get("dtype") and "dtype" not in changed:
         changed.append("dtype")
@@ -117,15 +154,23 @@ def _notes(pair: RunPair, test: FamilywiseTest, thresholds: Thresholds) -> tuple
         found.append(f"Settings differ: {told}.")
     if not pair.paired:
         found.append(
-            "The runs share too few questions: accuracy compares as that of two samples, drift and agreement not at all."
+            f"The runs share too few questions: {pair.scoring.figure.name} compares as that of two samples, drift and agreement "
+            "not at all."
         )
-    seen = test.losses.detectable()
+        if pair.scoring.figure.kind == "mme" and pair.baseline.families != pair.candidate.families:
+            found.append("The runs asked questions of different categories, and each run's total is of its own.")
+    figure, seen, untold = pair.scoring.figure, test.losses.detectable(), untold_drops(pair, test, thresholds)
     seen = seen[np.isfinite(seen)]
     if test.underpowered:
-        found.append(f"{min(test.images)} images are too few for any drop of accuracy to be significant; use more.")
+        found.append(f"{min(test.images)} images are too few for any drop of {figure.name} to be significant; use more.")
     elif len(seen) and float(np.median(seen)) > thresholds.accuracy.tolerance:
         found.append(
-            f"In half of the cells, a drop under {100 * float(np.median(seen)):.1f} points would be missed more than one time in "
-            "five; more images see smaller ones."
+            f"In half of the cells, a drop under {figure.scale * float(np.median(seen)):,.1f} {unit_of(figure)} would be missed "
+            "more than one time in five; more images see smaller ones."
+        )
+    if untold and not test.underpowered:
+        cells = "one cell" if untold == 1 else f"{untold} cells"
+        found.append(
+            f"In {cells}, {figure.name} fell by more than is tolerated, and these images cannot tell that from chance; use more."
         )
     return tuple(found)
