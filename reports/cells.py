@@ -1,4 +1,4 @@
-"""Reading the cells of summary.json, in which every field may be null: values, roles, budgets and groups."""
+"""Reading the cells of summary.json, in which every field may be null: values, the leading figure, roles, budgets and groups."""
 
 from __future__ import annotations
 
@@ -72,6 +72,48 @@ def known_interval(cell: Cell, path: str) -> Interval:
     """Return the interval at a dotted path whose value the caller has found to be there; see `known_number`."""
     found = interval(cell, path)
     assert found is not None, f"{method(cell)} has no {path}"
+    return found
+
+
+def leading_path(cell: Cell) -> str:
+    """Return where the figure that leads stands in a cell: ``score``, or ``accuracy`` where that is what the task reports.
+
+    Summaries of older versions have no ``score``: there ``accuracy`` leads.
+
+    >>> leading_path({"accuracy": {"value": 0.5}}), leading_path({"score": {"name": "F1", "value": 50.0, "scale": 100.0}})
+    ('accuracy', 'score')
+    """
+    if "score" not in cell or (dig(cell, "score.name") == "accuracy" and leading_scale(cell) == 100):
+        return "accuracy"
+    return "score"
+
+
+def leading_scale(cell: Cell) -> float:
+    """Return what a perfect model reaches in the figure that leads: 100 of a percentage, 2800 of the total of MME."""
+    scale = number(cell, "score.scale")
+    return scale if scale is not None and scale > 0 else 100.0
+
+
+def leading(cell: Cell) -> Interval | None:
+    """Return the figure that leads with its 95 % interval, as shares of its scale, or None where it was not measured."""
+    path = leading_path(cell)
+    found = interval(cell, path)
+    if found is None or path == "accuracy":
+        return found
+    scale = leading_scale(cell)
+    return Interval(found.value / scale, found.lo / scale, found.hi / scale, found.known)
+
+
+def leading_share(cell: Cell) -> float | None:
+    """Return the value of `leading`."""
+    found = leading(cell)
+    return None if found is None else found.value
+
+
+def known_leading(cell: Cell) -> Interval:
+    """Return `leading` of a cell that the caller has found to have it; see `known_number`."""
+    found = leading(cell)
+    assert found is not None, f"{method(cell)} has no {leading_path(cell)}"
     return found
 
 
@@ -176,7 +218,7 @@ class Stratum:
     model: str
     task: str
     budget: str
-    cells: tuple[Cell, ...]  # measured ones, budgets falling, accuracy falling within a budget
+    cells: tuple[Cell, ...]  # measured ones, budgets falling, the leading figure falling within a budget
 
     @property
     def none(self) -> Cell | None:
@@ -224,14 +266,14 @@ class Stratum:
 
 
 def in_order(cells: list[Cell]) -> list[Cell]:
-    """Sort cells: those without a budget first, then budgets falling, and the more accurate first within one.
+    """Sort cells: those without a budget first, then budgets falling, and the higher in the leading figure first within one.
 
     Where no answers are known, the one that agrees more often with the unpruned model comes first.
     """
 
     def key(cell: Cell) -> tuple[tuple[float, float], float, str]:
-        accuracy = number(cell, "accuracy")
-        rank = number(cell, "loyalty.agreement") if accuracy is None else accuracy
+        share = leading_share(cell)
+        rank = number(cell, "loyalty.agreement") if share is None else share
         return (falling(keep(cell)), math.inf if rank is None else -rank, method(cell))
 
     return sorted(cells, key=key)

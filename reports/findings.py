@@ -25,11 +25,14 @@ from reports.cells import (
     interval,
     keep,
     known_interval,
+    leading,
+    leading_path,
     method,
     number,
     role,
     shown,
 )
+from reports.leading import unit_of
 
 _ROUNDS = 12  # that a run times, where it is not told otherwise
 _NAMED = 4  # cells told one by one in a sentence
@@ -76,7 +79,7 @@ def findings(stratum: Stratum, explained: dict[str, Any] | None = None) -> list[
     """
     asked = (_winner, _non_inferior, _ranking, _collapse, _diversity, _swap, _speed)
     found = [finding for ask in asked for finding in ask(stratum)]
-    return [*found, *_explained(explained or {})]
+    return [*found, *_explained(explained or {}, unit_of(*stratum.cells).answer_points)]
 
 
 def _corrected(rows: Iterable[tuple[Cell, Interval | None, float | None]]) -> list[Tested]:
@@ -116,19 +119,20 @@ def _finding(kind: str, start: str, rows: list[Tested], text: Callable[[Tested],
     return [Finding(kind, said, figures, tuple((method(r.cell), keep(r.cell)) for r in rows))]
 
 
-def _points(figure: Interval) -> str:
-    return f"{wording.points(figure.value)} points [{wording.points_range(figure)}]"
+def _gap(row: Tested) -> str:
+    """Write a difference of the figure that leads."""
+    return unit_of(row.cell).gap(row.figure)
 
 
 def _winner(stratum: Stratum) -> list[Finding]:
-    """Return the most accurate method of each budget at which its lead over the next is significant.
+    """Return the method that leads at each budget at which its lead over the next is significant.
 
     The lead over the next alone is claimed: whoever beats the runner-up by more than chance beats all, and of equal methods
     the first two part less than any two named beforehand.
     """
     found = []
     for k in stratum.budgets:
-        racing = [c for c in stratum.at(k) if role(c) == "method" and number(c, "accuracy") is not None]
+        racing = [c for c in stratum.at(k) if role(c) == "method" and leading(c) is not None]
         if len(racing) < 2:
             continue
         first, second = racing[:2]
@@ -136,14 +140,15 @@ def _winner(stratum: Stratum) -> list[Finding]:
         others = [number(c, "difference_winner.p_holm") for c in racing[1:]]
         if gap is None or p is None or any(q is None or q >= SIGNIFICANT for q in others) or gap.value >= 0:
             continue
-        lead = Interval(-gap.value, -gap.hi, -gap.lo)
+        lead, unit = Interval(-gap.value, -gap.hi, -gap.lo), unit_of(first)
+        leads = "is the most accurate" if unit.plain else f"has the highest {unit.name}"
         said = (
-            f"At {k.phrase} {method(first)} is the most accurate: ahead of the next, {method(second)}, by "
-            f"{wording.points_plain(lead.value)} points [{wording.points_plain(lead.lo)} to {wording.points_plain(lead.hi)}], "
+            f"At {k.phrase} {method(first)} {leads}: ahead of the next, {method(second)}, by "
+            f"{unit.points_plain(lead.value)} {unit.measured_in} [{unit.points_plain(lead.lo)} to {unit.points_plain(lead.hi)}], "
             f"{wording.p_text(p)}, Holm."
         )
         both = (method(first), k), (method(second), k)
-        found.append(Finding("winner", said, ("accuracy", "difference_winner"), both))
+        found.append(Finding("winner", said, (leading_path(first), "difference_winner"), both))
     return found
 
 
@@ -159,10 +164,10 @@ def _non_inferior(stratum: Stratum) -> list[Finding]:
         rows.append((cell, gap, min(1.0, 2 * p) if dig(cell, "non_inferior.holds") else 1.0))
     if len(margins) != 1:
         return []
-    start = f"No more than {wording.points_plain(margins.pop())} points below the unpruned model"
-    text = lambda row: _points(row.figure)
+    unit = unit_of(*stratum.cells)
+    start = f"No more than {unit.points_plain(margins.pop())} {unit.measured_in} below the unpruned model"
     kept = sorted(_corrected(rows), key=lambda row: (falling(keep(row.cell)), row.figure.value), reverse=True)
-    return _finding("non-inferior", start, kept, text, "difference_none", "non_inferior")
+    return _finding("non-inferior", start, kept, _gap, "difference_none", "non_inferior")
 
 
 def _ranking(stratum: Stratum) -> list[Finding]:
@@ -173,12 +178,11 @@ def _ranking(stratum: Stratum) -> list[Finding]:
         if (gap := interval(c, "difference_like")) is not None
         and (p := number(c, "difference_like.p_holm")) is not None and p < SIGNIFICANT
     ]  # fmt: skip
-    text = lambda row: _points(row.figure)
     worse = sorted((r for r in rows if r.figure.value < 0), key=lambda r: r.figure.value)
     better = sorted((r for r in rows if r.figure.value > 0), key=lambda r: -r.figure.value)
     return [
-        *_finding("ranking", "Falls below random tokens on its own schedule", worse, text, "difference_like"),
-        *_finding("ranking", "Its ranking is worth more than its schedule", better, text, "difference_like"),
+        *_finding("ranking", "Falls below random tokens on its own schedule", worse, _gap, "difference_like"),
+        *_finding("ranking", "Its ranking is worth more than its schedule", better, _gap, "difference_like"),
     ]
 
 
@@ -227,7 +231,8 @@ def _swap(stratum: Stratum) -> list[Finding]:
     ]  # fmt: skip
 
     def text(row: Tested) -> str:
-        share, gain = interval(row.cell, "evidence.swap_share"), _points(row.figure)
+        share, figure = interval(row.cell, "evidence.swap_share"), row.figure
+        gain = f"{wording.points(figure.value)} {unit_of(row.cell).answer_points} [{wording.points_range(figure)}]"
         if share is None:
             return gain
         value, lo, hi = (wording.percent(v, 0) for v in (share.value, share.lo, share.hi))
@@ -266,7 +271,7 @@ def _methods(stratum: Stratum) -> list[Cell]:
     return [c for c in stratum.pruned if role(c) == "method" and keep(c) is not None]
 
 
-def _explained(explained: dict[str, Any]) -> list[Finding]:
+def _explained(explained: dict[str, Any], answer_points: str) -> list[Finding]:
     """Return the figures that go with right answers, and whether complexity parts attention from diversity."""
     found = []
     for name, where in _LABELS.items():
@@ -290,8 +295,8 @@ def _explained(explained: dict[str, Any]) -> list[Finding]:
         move = "falls" if gap.value > 0 else "rises"
         said = (
             f"At {'no budget' if budget is None else budget.phrase} what methods that rank by attention are ahead of those that "
-            f"rank by diversity {move} by {wording.points_plain(abs(gap.value))} points [{wording.points_range(gap)}] from the "
-            f"simplest third of the images to the most complex, {wording.p_text(number(one, 'p_holm'))}, Holm."
+            f"rank by diversity {move} by {wording.points_plain(abs(gap.value))} {answer_points} [{wording.points_range(gap)}] "
+            f"from the simplest third of the images to the most complex, {wording.p_text(number(one, 'p_holm'))}, Holm."
         )
         found.append(Finding("complexity", said, ("explained.complexity.interactions",)))
     return found

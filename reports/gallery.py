@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from methods.keep import Keep
-from reports.view import GalleryAnswer, GalleryImage, GalleryQuestion, Mask
+from reports.scoring import named
+from reports.view import GalleryAnswer, GalleryImage, GalleryQuestion, Mask, Ruling
 
 HEAVIEST = 9_000_000
 """Characters of JSON that a page may hold; with figures and tables it stays well under 15 MB."""
@@ -150,6 +151,8 @@ def _answer(answer: GalleryAnswer, image: GalleryImage) -> dict[str, Any]:
         "grid": None if tiled else [int(n) for n in answer.grid],
         "note": answer.note,
     }
+    if answer.ruling is not None:
+        found |= ruled(answer.ruling)
     if answer.merges or answer.source is not None:
         found["merges"] = True
     if answer.scores is not None:
@@ -158,6 +161,22 @@ def _answer(answer: GalleryAnswer, image: GalleryImage) -> dict[str, Any]:
         found |= {"ranks": ranks(values), "span": [float(known.min()), float(known.max())] if len(known) else None}
     if answer.source is not None:
         found["source"] = _base64(np.asarray(answer.source, "<i2").tobytes())
+    return found
+
+
+def ruled(ruling: Ruling) -> dict[str, Any]:
+    """Return what a page says of how an answer was scored: what was read, and the scores by each rule where they disagree.
+
+    >>> ruled(Ruling("B", True, {"ours": 1.0, "official": 0.0}))
+    {'read': 'B', 'rules': {'our rule': 1.0, 'the official rule': 0.0}}
+    >>> ruled(Ruling(None, False, {"ours": 0.0, "official": 0.0}))
+    {'undecided': True}
+    """
+    found: dict[str, Any] = {} if ruling.read is None else {"read": ruling.read}
+    if not ruling.decided:
+        found["undecided"] = True
+    if len(set(ruling.scores.values())) > 1:
+        found["rules"] = {named(rule): score for rule, score in ruling.scores.items()}
     return found
 
 

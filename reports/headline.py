@@ -14,14 +14,18 @@ from reports.cells import (
     dig,
     interval,
     known_interval,
+    known_leading,
     known_number,
+    leading,
+    leading_share,
     method,
     number,
     p_value,
     role,
 )
+from reports.leading import Unit, unit_of
 
-_TIE = 1e-9  # of accuracy: means that part by less are equal, but for their rounding
+_TIE = 1e-9  # of the leading share: figures that part by less are equal, but for their rounding
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,14 @@ class Headline:
 
     keep: Keep
     best: str | None
-    accuracy: str  # percent, no sign
-    accuracy_range: str
+    value: str  # of the figure that leads, without its sign
+    spread: str
     of: int  # how many methods were in the race
     sentences: tuple[Sentence, ...]
+    sign: str = "%"
     figure: str = "accuracy"  # that stands there
+    named: bool = False  # whether its name stands before the value: a benchmark's own figure
+    partial: bool = False
     cost: str = ""  # of the best method: time to first token, or compute where nothing was timed
 
 
@@ -57,7 +64,7 @@ def headlines(stratum: Stratum) -> list[Headline]:
 
 
 def _at(stratum: Stratum, k: Keep) -> Headline:
-    cells = [c for c in stratum.at(k) if number(c, "accuracy") is not None]
+    cells = [c for c in stratum.at(k) if leading(c) is not None]
     racing = [c for c in cells if role(c) == "method"]
     if not cells and (loyal := [c for c in stratum.at(k) if role(c) == "method" and number(c, "loyalty.agreement") is not None]):
         return _by_loyalty(stratum, k, loyal)
@@ -65,15 +72,19 @@ def _at(stratum: Stratum, k: Keep) -> Headline:
         said = Sentence("open", "No pruning method beside the references was measured here.")
         return Headline(k, None, wording.MISSING, "", 0, (said,))
     best = racing[0]
-    found = known_interval(best, "accuracy")
+    found, unit = known_leading(best), unit_of(best)
     sentences = (_against_none(best), _against_random(stratum, best), _against_references(cells, best), _ties(racing))
     return Headline(
         keep=k,
         best=method(best),
-        accuracy=wording.percent(found.value),
-        accuracy_range=wording.percent_range(found),
+        value=unit.digits(found.value),
+        sign=unit.sign,
+        spread=unit.span(found),
         of=len(racing),
         sentences=tuple(s for s in sentences if s),
+        figure=unit.name,
+        named=not unit.plain,
+        partial=unit.partial,
         cost=cost(stratum, best),
     )
 
@@ -95,7 +106,7 @@ def _by_loyalty(stratum: Stratum, k: Keep, loyal: list[Cell]) -> Headline:
             )
         )
     percent, spread = wording.percent(found.value), wording.percent_range(found)
-    return Headline(k, method(best), percent, spread, len(ranked), tuple(said), "agreement", cost(stratum, best))
+    return Headline(k, method(best), percent, spread, len(ranked), tuple(said), figure="agreement", cost=cost(stratum, best))
 
 
 def noisy(cell: Cell) -> bool:
@@ -136,11 +147,12 @@ def _against_none(best: Cell) -> Sentence | None:
     if gap is None:
         return None
     p, _ = p_value(best, "difference_none")
-    numbers = f"{wording.points(gap.value)} points [{wording.points_range(gap)}], {_test_text(best, 'difference_none')}"
+    unit = unit_of(best)
+    numbers = f"{unit.gap(gap)}, {_test_text(best, 'difference_none')}"
     margin, holds = number(best, "non_inferior.margin"), dig(best, "non_inferior.holds")
-    within = "" if margin is None else f"{wording.points_plain(margin)} points"
+    within = "" if margin is None else f"{unit.points_plain(margin)} {unit.measured_in}"
     if p is not None and p < SIGNIFICANT and gap.value > 0:
-        return Sentence("good", f"More accurate than the unpruned model: {numbers}.")
+        return Sentence("good", f"{unit.more} than the unpruned model: {numbers}.")
     if margin is not None and holds:
         loss = "its loss is real but small" if p is not None and p < SIGNIFICANT else "no loss could be shown"
         return Sentence("good", f"Non-inferior to the unpruned model at a margin of {within}, and {loss}: {numbers}.")
@@ -153,20 +165,20 @@ def _against_none(best: Cell) -> Sentence | None:
         said = f"No difference from the unpruned model could be shown: {numbers}{alone}."
         narrow = margin is not None and gap.lo > -margin
         if gap.lo < 0:
-            said += f" That is not proof of none: a loss of up to {wording.percent(-gap.lo)} points fits these data"
+            said += f" That is not proof of none: a loss of up to {unit.digits(-gap.lo)} {unit.measured_in} fits these data"
             said += f", so it is not shown to be non-inferior at {within}." if within and not narrow else "."
         if narrow:
             said += f" So few images do not show it to be non-inferior at {within}: others like these may lose more."
         return Sentence("open", said)
     margin_text = f" Non-inferiority at a margin of {within} is not shown." if within else ""
-    return Sentence("bad", f"Less accurate than the unpruned model: {numbers}.{margin_text}")
+    return Sentence("bad", f"{unit.less} than the unpruned model: {numbers}.{margin_text}")
 
 
 def _against_random(stratum: Stratum, best: Cell) -> Sentence | None:
     gap = interval(best, "difference_like")
     if gap is not None:
         p, _ = p_value(best, "difference_like")
-        numbers = f"{wording.points(gap.value)} points [{wording.points_range(gap)}], {_test_text(best, 'difference_like')}"
+        numbers = f"{unit_of(best).gap(gap)}, {_test_text(best, 'difference_like')}"
         if p is None:
             return Sentence("open", f"Against random tokens on the same schedule: {numbers}.")
         if p >= SIGNIFICANT:
@@ -175,14 +187,14 @@ def _against_random(stratum: Stratum, best: Cell) -> Sentence | None:
             return Sentence("good", f"Its ranking beats random tokens on the same schedule: {numbers}.")
         return Sentence("bad", f"Its ranking does worse than random tokens on the same schedule: {numbers}.")
     control = stratum.control(best)
-    chance, mine = interval(control, "accuracy") if control else None, known_interval(best, "accuracy")
+    chance, mine, unit = leading(control) if control else None, known_leading(best), unit_of(control)
     if control is None or chance is None:
         return Sentence("open", "No random control at this budget, so what its ranking is worth is not known.")
     apart = _apart(mine, chance)
     side = "level with" if abs(mine.value - chance.value) < _TIE else "above" if mine.value > chance.value else "below"
     return Sentence(
         ("good" if side == "above" else "bad") if apart else "open",
-        f"{method(control)} reaches {wording.percent(chance.value)} % [{wording.percent_range(chance)}]: the method is "
+        f"{method(control)} reaches {unit.unmarked(chance.value)} [{unit.span(chance)}]{unit.mark}: the method is "
         f"{side} it, and the intervals {'do not overlap' if apart else 'overlap'} (random tokens "
         "are no control of a method that merges, so this is no test).",
     )
@@ -193,8 +205,8 @@ def _against_references(cells: list[Cell], best: Cell) -> Sentence | None:
 
     A run has no test against references: that one is ahead is claimed where the intervals of both lie apart, never of a tie.
     """
-    mine = known_interval(best, "accuracy")
-    simple = [(c, known_interval(c, "accuracy")) for c in cells if role(c) in ("reference", "control")]
+    mine = known_leading(best)
+    simple = [(c, known_leading(c)) for c in cells if role(c) in ("reference", "control")]
     no_lower = [c for c, found in simple if found.value > mine.value - _TIE]
     if higher := [c for c, found in simple if found.value > mine.value + _TIE and _apart(found, mine)]:
         return Sentence("bad", f"Simpler alternatives at this budget score higher: {_named(higher)}.")
@@ -205,7 +217,7 @@ def _against_references(cells: list[Cell], best: Cell) -> Sentence | None:
     shrunk = next(((c, found) for c, found in simple if method(c).split("[", 1)[0] == "downsample"), None)
     if shrunk is None:
         return None
-    said = f"bove downsample, a smaller image ({wording.percent(shrunk[1].value)} %)"
+    said = f"bove downsample, a smaller image ({unit_of(shrunk[0]).value(shrunk[1].value)})"
     if _apart(mine, shrunk[1]):
         return Sentence("good", f"A{said}.")
     return Sentence("open", f"It is not settled that it is a{said}: the intervals overlap.")
@@ -225,14 +237,14 @@ def _ties(racing: list[Cell]) -> Sentence | None:
         if equal:
             return Sentence("open", f"First place is not settled: no difference could be shown from {_named(equal)}.")
         gap = known_interval(racing[1], "difference_winner")
-        lead = Interval(-gap.value, -gap.hi, -gap.lo)
+        lead, unit = Interval(-gap.value, -gap.hi, -gap.lo), unit_of(racing[1])
         return Sentence(
             "good",
-            f"Ahead of every other method; of the next, {method(racing[1])}, by {wording.points_plain(lead.value)} points "
-            f"[{wording.points_range(lead)}], {_test_text(racing[1], 'difference_winner')}.",
+            f"Ahead of every other method; of the next, {method(racing[1])}, by {unit.points_plain(lead.value)} "
+            f"{unit.measured_in} [{unit.points_span(lead)}], {_test_text(racing[1], 'difference_winner')}.",
         )
-    best = known_interval(racing[0], "accuracy")
-    near = [c for c in racing[1:] if known_number(c, "accuracy") >= best.lo]
+    best = known_leading(racing[0])
+    near = [c for c in racing[1:] if known_leading(c).value >= best.lo]
     if not near:
         return None
     lie = "lie" if len(near) > 1 else "lies"
@@ -240,22 +252,28 @@ def _ties(racing: list[Cell]) -> Sentence | None:
 
 
 def _named(cells: list[Cell]) -> str:
-    """Name the first four methods with their accuracies, and count the rest."""
-    names = [f"{method(c)} ({wording.percent(number(c, 'accuracy'))} %)" for c in cells[:4]]
+    """Name the first four methods with their figures, and count the rest."""
+    names = [f"{method(c)} ({unit_of(c).value(leading_share(c))})" for c in cells[:4]]
     return wording.listed([*names, f"{len(cells) - 4} more"] if len(cells) > 4 else names)
 
 
 def image_worth(stratum: Stratum) -> str | None:
     """Say what the unpruned model reaches with and without the image: how much there is to lose."""
-    none = interval(stratum.none, "accuracy") if stratum.none else None
+    none = leading(stratum.none) if stratum.none else None
     if none is None:
         return None
-    said = f"Unpruned: {wording.percent(none.value)} % [{wording.percent_range(none)}]."
-    blind = interval(stratum.blind, "accuracy") if stratum.blind else None
+    unit = unit_of(stratum.none)
+    said = f"Unpruned: {_figure(unit, none)}."
+    blind = leading(stratum.blind) if stratum.blind else None
     if blind is None:
         return said
-    said += f" Without any image: {wording.percent(blind.value)} % [{wording.percent_range(blind)}]."
+    said += f" Without any image: {_figure(unit_of(stratum.blind), blind)}."
     if none.lo <= blind.hi:
         return f"{said} The intervals meet: if the image does not help, pruning it cannot hurt."
-    worth = wording.percent(none.value - blind.value)
-    return f"{said} The image is worth {worth} points; only those can be lost by pruning."
+    worth = f"{unit.digits(none.value - blind.value)} {unit.measured_in}"
+    return f"{said} The image is worth {worth}; only those can be lost by pruning."
+
+
+def _figure(unit: Unit, found: Interval) -> str:
+    """Write a figure with its interval and mark, and its name where it is not accuracy."""
+    return f"{'' if unit.plain else f'{unit.name} '}{unit.unmarked(found.value)} [{unit.span(found)}]{unit.mark}"

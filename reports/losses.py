@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from methods.keep import Keep
 from reports import headline, wording
-from reports.cells import SIGNIFICANT, Cell, Interval, Stratum, interval, method, number, p_value, role
+from reports.cells import SIGNIFICANT, Cell, Interval, Stratum, interval, leading, method, number, p_value, role
+from reports.leading import Unit, unit_of
 
 _FAMILIES = 3  # how many of the worst are named
 _TOLD = 0.05  # a family whose accuracy falls by less is no loss worth naming
@@ -16,31 +17,32 @@ _TOLD = 0.05  # a family whose accuracy falls by less is no loss worth naming
 class LossFigure:
     """A figure of a row: raw for copies, as text, and its small print."""
 
-    raw: float | None
+    raw: float | None  # as summary.json has it: shares, and milliseconds
     text: str
     detail: str = ""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """The accuracy that one cell loses to the unpruned model, where, and why as far as this run can tell."""
+    """What one cell loses to the unpruned model, where, and why as far as this run can tell."""
 
     method: str
-    lost: LossFigure  # accuracy minus the unpruned model's, points
+    lost: LossFigure  # the figure that leads minus the unpruned model's, points of its scale
     where: str  # the families that lose most
     evidence: LossFigure  # recall, percent; the control's in the small print
-    swap: LossFigure  # accuracy given back with the evidence, points
-    ranking: LossFigure  # over random tokens on the same schedule, points
+    swap: LossFigure  # accuracy given back with the evidence, percentage points
+    ranking: LossFigure  # over random tokens on the same schedule, points of the scale
     cost: LossFigure  # TTFT, ms
     why: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class LossTable:
-    """The rows of one budget, the most accurate method first."""
+    """The rows of one budget, the best method first."""
 
     keep: Keep
     rows: tuple[Loss, ...]
+    unit: Unit
 
 
 def losses(stratum: Stratum) -> list[LossTable]:
@@ -50,15 +52,15 @@ def losses(stratum: Stratum) -> list[LossTable]:
         stratum: cells that may be compared.
 
     Returns:
-        One table a budget; none where the unpruned model or all accuracies are missing.
+        One table a budget; none where the unpruned model or all figures are missing.
     """
-    if stratum.none is None or number(stratum.none, "accuracy") is None:
+    if stratum.none is None or leading(stratum.none) is None:
         return []
     found = []
     for k in reversed(stratum.budgets):
-        cells = [c for c in stratum.at(k) if role(c) == "method" and number(c, "accuracy") is not None]
+        cells = [c for c in stratum.at(k) if role(c) == "method" and leading(c) is not None]
         if cells:
-            found.append(LossTable(k, tuple(_loss(stratum, c) for c in cells)))
+            found.append(LossTable(k, tuple(_loss(stratum, c) for c in cells), unit_of(*cells)))
     return found
 
 
@@ -67,27 +69,27 @@ def _loss(stratum: Stratum, cell: Cell) -> Loss:
     like, recall = interval(cell, "difference_like"), interval(cell, "evidence.recall")
     control = stratum.control(cell)
     theirs = interval(control, "evidence.recall") if control else None
-    worst = _worst(stratum, cell)
+    worst, unit = _worst(stratum, cell), unit_of(cell)
     return Loss(
         method=method(cell),
-        lost=_points(gap, _p(cell, "difference_none")),
+        lost=_points(gap, _p(cell, "difference_none"), unit),
         where=", ".join(f"{name} {wording.points(change)}" for name, change in worst),
         evidence=LossFigure(
             recall.value if recall else None,
             wording.percent(recall.value if recall else None),
             f"{method(control)} {wording.percent(theirs.value)}" if theirs and control else "",
         ),
-        swap=_points(swap, ""),
-        ranking=_points(like, _p(cell, "difference_like")),
+        swap=_points(swap, "", Unit()),
+        ranking=_points(like, _p(cell, "difference_like"), unit),
         cost=_cost(cell),
         why=tuple(_why(cell, gap, like, recall, theirs)),
     )
 
 
-def _points(gap: Interval | None, tail: str) -> LossFigure:
+def _points(gap: Interval | None, tail: str, unit: Unit) -> LossFigure:
     if gap is None:
         return LossFigure(None, wording.MISSING)
-    return LossFigure(gap.value, wording.points(gap.value), "; ".join(t for t in (wording.points_range(gap), tail) if t))
+    return LossFigure(gap.value, unit.points(gap.value), "; ".join(t for t in (unit.points_span(gap), tail) if t))
 
 
 def _p(cell: Cell, path: str) -> str:

@@ -11,11 +11,13 @@ from markupsafe import Markup
 
 from metrics.accuracy import FEWEST
 from reports import gallery, headline, table, wording
-from reports.cells import Stratum, dig, interval, keep, marks_note, method, number, removes_note, role, shown, strata
+from reports.cells import Stratum, dig, interval, keep, leading, marks_note, method, number, removes_note, role, shown, strata
 from reports.figures.catalogue import figures
 from reports.figures.tokens import below_chance
 from reports.findings import findings
+from reports.leading import unit_of, units_of
 from reports.losses import losses
+from reports.scoring import partial, ruled, rules
 from reports.templating import encodable, environment, own_file
 from reports.view import RunView
 
@@ -33,7 +35,7 @@ def render(run: RunView) -> str:
     Returns:
         HTML with styles, script, figures and images inside; its Content-Security-Policy forbids all else.
     """
-    groups = strata(run.cells)
+    groups, units = strata(run.cells), units_of(run.cells)
     script = own_file(*SCRIPTS)
     pictured = gallery.payload(run.gallery) if run.gallery else None
     html = (
@@ -45,7 +47,11 @@ def render(run: RunView) -> str:
             facts=_facts(run),
             alerts=_alerts(run),
             sections=[_section(run, group, f"s{i}") for i, group in enumerate(groups)],
-            table=table.table(run.cells, groups),
+            table=table.table(run.cells, groups, str(dig(run.manifest, "scoring.figure.kind") or "mean")),
+            scored=" ".join(rules(run.manifest, run.cells)),
+            partial=" ".join(partial(run.manifest, run.cells)),
+            ruled=ruled(run.manifest),
+            figure=units[0].name if len(units) == 1 else "the score",
             skipped=[(method(c), shown(c), str(c["skipped"])) for c in table.skipped(run.cells)],
             versions=sorted((run.manifest.get("versions") or {}).items()),
             digests=[(name, digest) for name, digest in (run.manifest.get("fingerprints") or {}).items() if digest],
@@ -160,9 +166,7 @@ def _self_check(manifest: dict[str, Any]) -> str | None:
 def _apart(groups: list[Stratum]) -> tuple[str, str]:
     """Return the best and the worst method at the smallest budget, which the gallery puts side by side first."""
     for group in groups:
-        racing = [
-            c for k in reversed(group.budgets) for c in group.at(k) if role(c) == "method" and number(c, "accuracy") is not None
-        ]
+        racing = [c for k in reversed(group.budgets) for c in group.at(k) if role(c) == "method" and leading(c) is not None]
         first = [method(c) for c in racing if keep(c) == keep(racing[0])]
         if first:
             return first[0], first[-1]
@@ -195,7 +199,8 @@ def _alerts(run: RunView) -> list[str]:
     found = _same_machine(run)
     images = _images(run)
     if images is not None and images < FEWEST:
-        found.append(f"{'One image is' if images == 1 else f'{images:.0f} images are'} too few for any difference of accuracy to "
+        figure = unit_of(*run.cells).name
+        found.append(f"{'One image is' if images == 1 else f'{images:.0f} images are'} too few for any difference of {figure} to "
                      f"be significant, and for any claim of none; take {FEWEST} at the least.")  # fmt: skip
     if failures:
         listed = run.manifest.get("failed") or []

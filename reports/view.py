@@ -16,6 +16,15 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
+class Ruling:
+    """How an answer was scored: what the rule that leads read in it, and what the rules make of it."""
+
+    read: str | None  # None: nothing was found, or the rule reads nothing
+    decided: bool = True  # false: the code of the rule could not decide, and the answer counts as wrong
+    scores: dict[str, float] = field(default_factory=dict)  # by the name of each rule
+
+
+@dataclass(frozen=True)
 class GalleryAnswer:
     """The answer of one cell to one question, and the tokens that it still had in the last LLM layer."""
 
@@ -31,6 +40,7 @@ class GalleryAnswer:
     # int [N], the merged token that each token went into, -1: dropped; None: nothing merged
     source: NDArray[np.integer] | None = None
     merges: bool = False  # then a token that is not kept may live on in another
+    ruling: Ruling | None = None  # how the answer was scored; None: a run of an older version
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ _MOST_ROWS = 10**9
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.", autocompletion=completion.runs)],
-    out: Annotated[Path, typer.Option(help="The page of several runs; that of one run lies in its folder.")] = Path("runs.html"),
+    out: Annotated[
+        Path | None, typer.Option(help="The page to write: of one run report.html in its folder, of several runs.html.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write the report of a run again from its folder, or put several runs side by side on one page.
@@ -37,7 +39,8 @@ def report(
     with reading(*runs) as stored:
         for run in stored:
             run.summary()  # of a finished run, all of them, before anything is written
-        paths = [str(write_report(stored[0]) if len(stored) == 1 else write_several(stored, out))]
+        page = write_report(stored[0], out=out) if len(stored) == 1 else write_several(stored, out or Path("runs.html"))
+        paths = [str(page)]
     print(json.dumps({"reports": paths}) if as_json else "\n".join(paths))
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from math import prod
 from pathlib import Path
 
 from harness.errors import RequestError, nearest
+from harness.results.judged_samples import ruling, ruling_columns
 from harness.results.types import JsonObject
 from harness.store.integrity import opened_to_read
 from harness.store.runs import RunFolder
@@ -87,8 +89,16 @@ def overview(run: RunFolder) -> JsonObject:
         "evidence": bool(one("SELECT EXISTS (SELECT 1 FROM questions WHERE evidence IS NOT NULL)")),
         "families": families,
         "cells": cells,
+        "scored": _scored(manifest),
         "report": (run.folder / "report.html").is_file(),
     }
+
+
+def _scored(manifest: JsonObject) -> str | None:
+    """By which rule answers were scored, with its function; None of a run of an older version."""
+    from reports.scoring import scoring
+
+    return next(iter(scoring(manifest, [])), None)
 
 
 def samples_page(run: RunFolder, wanted: SampleFilter, page: int, size: int) -> JsonObject:
@@ -127,12 +137,13 @@ def samples_page(run: RunFolder, wanted: SampleFilter, page: int, size: int) -> 
     }  # fmt: skip
     chosen = " AND ".join(conditions)
     (total,) = run.connection.execute(f"SELECT count(*) {chosen}", values).fetchone()
+    ruled = ruling_columns(run)
     query = (
-        "SELECT questions.id, questions.image, family, questions.question, target, evidence, prediction, score, recall, "
-        f"kept_count, failed, kept {chosen} ORDER BY images.place, questions.place LIMIT :size OFFSET :start"
+        f"SELECT questions.id, questions.image, family, questions.question, {', '.join((*_ROW[4:], *ruled))} "
+        f"{chosen} ORDER BY images.place, questions.place LIMIT :size OFFSET :start"
     )
     found = run.connection.execute(query, {**values, "size": size, "start": page * size}).fetchall()
-    rows: list[JsonObject] = [dict(zip(_ROW, row, strict=True)) for row in found]
+    rows: list[JsonObject] = [dict(zip(_ROW, row)) | _ruled(ruled, row[len(_ROW) :]) for row in found]
     usual = run.manifest()["grid"]
     for row in rows:
         whole = _grid(run, 0, row["image"], usual)
@@ -162,14 +173,15 @@ def question(run: RunFolder, ident: str) -> JsonObject:
     whole = _grid(run, 0, found["image"], run.manifest()["grid"])
     found |= {"target": shown(found["target"]), "evidence": _bits(found["evidence"], whole), "whole": whole, "answers": []}
     known, traces = {ident: facts for ident, _, facts in run.cells()}, run.traces([ident])
-    columns = ", ".join(_ANSWER)
+    rules = ruling_columns(run)
+    columns = ", ".join((*_ANSWER, *rules))
     for cell in known:
         answer = run.connection.execute(
             f"SELECT {columns} FROM samples WHERE cell = ? AND question = ?",  # nosec B608
             (cell, ident),
         ).fetchone()
         if answer is not None:
-            answers = dict(zip(_ANSWER, answer, strict=True))
+            answers = dict(zip(_ANSWER, answer)) | _ruled(rules, answer[len(_ANSWER) :])
             answers |= _mask(run, cell, known[cell], found["image"], answers["kept"], whole)
             trace = traces.get((cell, ident))
             count = prod(answers["grid"]) if answers["grid"] else sum(rows * columns for rows, columns, *_ in answers["areas"])
@@ -192,6 +204,14 @@ def picture(run: RunFolder, ident: str) -> bytes:
     if not isinstance(png, bytes) or not png.startswith(b"\x89PNG\r\n\x1a\n"):
         raise RequestError(f"image {ident[:80]!r}: no picture of it in {run.folder}")
     return png
+
+
+def _ruled(columns: Sequence[str], values: Sequence[object]) -> JsonObject:
+    """What a page says of how an answer was scored; nothing where the run does not say."""
+    from reports.gallery import ruled
+
+    found = ruling(columns, values)
+    return {} if found is None else ruled(found)
 
 
 def _facts(run: RunFolder, cell: int, name: str) -> JsonObject:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from harness.files import named, write_named
+from harness.results.judged_samples import ruling, ruling_columns
 from harness.store.arrays import unpack
 from harness.store.cell_results import SelectionTrace
 from harness.store.runs import RunFolder
@@ -18,17 +21,26 @@ from reports.view import GalleryAnswer, GalleryImage, GalleryQuestion, RunView
 _CANDIDATES = 300  # images among which those to show are chosen
 
 
-def write_report(run: RunFolder, images: int = 12) -> Path:
-    """Write ``report.html`` beside the results of a finished run and return its path.
+def write_report(run: RunFolder, images: int = 12, out: Path | None = None) -> Path:
+    """Write the page of a finished run and return its path.
 
     Args:
         run: the folder, whose summary is written.
         images: how many images the gallery shows at the most.
+        out: the file to write, as ``--out`` names it; ``report.html`` beside the results where not given.
+
+    Raises:
+        RequestError: where it would take the place of a run's own file, or cannot be written.
     """
     from reports.page import render
 
+    if out is not None:
+        named("--out", out)
     summary = run.summary()
     view = RunView(run.manifest(), summary["cells"], gallery(run, images), summary.get("checks") or {}, summary.get("explained"))
+    if out is not None:
+        write_named("--out", out, render(view))
+        return out
     path = run.folder / "report.html"
     run.write_text(path.name, render(view))
     return path
@@ -51,6 +63,9 @@ def gallery(run: RunFolder, images: int) -> list[GalleryImage]:
     )  # at once, since questions have no index by image
     listed = database.execute(asked, first).fetchall()
     traces = run.traces([row[1] for row in listed])
+    ruled = ruling_columns(run)
+    columns = ", ".join(("prediction", "score", "kept", *ruled))
+    found = f"SELECT {columns} FROM samples WHERE question = ? AND cell = ? AND failed IS NULL"  # nosec B608
     out = []
     for image in first:
         (png,) = database.execute("SELECT png FROM images WHERE id = ?", (image,)).fetchone()
@@ -59,7 +74,6 @@ def gallery(run: RunFolder, images: int) -> list[GalleryImage]:
         areas = known[0][image].areas if image in known[0] else ()
         whole = (sum(area.count for area in areas),) if areas else grid
         for ident, family, text, target, evidence in (row[1:] for row in listed if row[0] == image):
-            found = "SELECT prediction, score, kept FROM samples WHERE question = ? AND cell = ? AND failed IS NULL"
             answers = []
             for cell, facts in cells:
                 row = database.execute(found, (ident, cell)).fetchone()
@@ -68,8 +82,9 @@ def gallery(run: RunFolder, images: int) -> list[GalleryImage]:
                 shape: tuple[int, ...] | None = whole
                 if facts["grid"]:
                     shape = known[cell][image].grid if image in known[cell] else tuple(facts["grid"])
-                prediction, score, bits = row
-                answers.append(_answer(facts, prediction, score, bits, shape, traces.get((cell, ident))))
+                prediction, score, bits, *judged = row
+                answer = _answer(facts, prediction, score, bits, shape, traces.get((cell, ident)))
+                answers.append(replace(answer, ruling=ruling(ruled, judged)))
             mask = unpack(evidence, grid) if evidence is not None and grid is not None else None
             questions.append(GalleryQuestion(ident, family, text, shown(target), mask, answers))
         out.append(GalleryImage(image, png, questions, areas))

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TextIO
 
 from harness.errors import RequestError, nearest
+from harness.results.judged_samples import ruling_columns
 from harness.results.spreadsheets import write_rows
 from harness.results.types import JsonObject
 from harness.store.budgets import read_keep
 from harness.store.open_runs import database
 from harness.store.runs import RunFolder
+from harness.tasks.target import shown as target_shown
 from methods.keep import Keep
 from metrics.accuracy import ANSWERED
 from metrics.evidence import KEPT
@@ -22,10 +24,14 @@ FIELDS = (
     "method", "keep", "id", "image", "family", "question", "target", "prediction", "score", "agree", "kl", "recall",
     "kept_count", "failed",
 )  # fmt: skip
-"""What is told of a sample, in this order; ``keep`` is a number where it is a count, and a text such as ``34%`` of a share."""
+"""What is told of a sample, in this order; ``keep`` is a number where it is a count, and a text such as ``34%`` of a share.
+
+Where the run tells how it was scored, there follow what the rule that leads ``read``, 1 where it was ``undecided``, and of a task
+with several rules the score by each.
+"""
 _QUERY = """
 SELECT questions.id, questions.image, family, questions.question, target, prediction, score, agree, kl, recall, kept_count, failed
-FROM samples JOIN questions ON questions.id = samples.question JOIN images ON images.id = questions.image
+{rulings} FROM samples JOIN questions ON questions.id = samples.question JOIN images ON images.id = questions.image
 WHERE cell = ? {conditions} ORDER BY images.place, questions.place
 """
 
@@ -51,7 +57,7 @@ def samples(
         failed: only samples that have no answer, with the reason.
 
     Returns:
-        An iterator of `FIELDS` by name; what was not measured is None.
+        An iterator of `FIELDS` by name, and of how each was scored where the run tells; what was not measured is None.
 
     Raises:
         RequestError: where the run cannot be read, or has no such method, budget or family.
@@ -92,12 +98,14 @@ def _rows(
         values.append(KEPT)
     if failed:
         conditions += "AND failed IS NOT NULL "
-    query = _QUERY.format(conditions=conditions)
+    rulings = ruling_columns(run)
+    query = _QUERY.format(rulings="".join(f", {name}" for name in rulings), conditions=conditions)
+    fields = (*FIELDS, *rulings)
     for ident, facts in cells:
         budget = Keep.stored(facts)
         keep = None if budget is None else str(budget) if budget.share else budget.value
         for row in run.connection.execute(query, (ident, *values)):
-            yield dict(zip(FIELDS, (facts["method"], keep, *row), strict=True))
+            yield dict(zip(fields, (facts["method"], keep, *row), strict=True))
 
 
 def write_jsonl(rows: Iterator[JsonObject], file: TextIO) -> None:
@@ -107,8 +115,9 @@ def write_jsonl(rows: Iterator[JsonObject], file: TextIO) -> None:
 
 
 def write_csv(rows: Iterator[JsonObject], file: TextIO) -> None:
-    """Write samples as comma-separated values under a header of `FIELDS`, fit for a spreadsheet."""
-    write_rows(FIELDS, rows, file)
+    """Write samples as comma-separated values under a header of their names, fit for a spreadsheet."""
+    first = next(rows, None)
+    write_rows(FIELDS if first is None else tuple(first), rows if first is None else chain([first], rows), file)
 
 
 def print_table(rows: Iterator[JsonObject], limit: int, file: TextIO | None = None) -> None:
@@ -124,14 +133,14 @@ def print_table(rows: Iterator[JsonObject], limit: int, file: TextIO | None = No
 
     file = file or sys.stdout
     table = Table(box=None, pad_edge=False)
-    columns = ("method", "keep", "image", "family", "question", "target", "prediction", "score", "recall")
+    first = list(islice(rows, limit))
+    read = ("read",) if first and "read" in first[0] else ()
+    columns = ("method", "keep", "image", "family", "question", "target", "prediction", *read, "score", "recall")
     for name in columns:
         table.add_column(name, justify="right" if name in ("keep", "score", "recall") else "left", overflow="fold")
-    shown = 0
-    for row in islice(rows, limit):
+    for row in first:
         table.add_row(*(_cell(row, name) for name in columns))
-        shown += 1
-    rest = sum(1 for _ in rows)
+    shown, rest = len(first), sum(1 for _ in rows)
     Console(file=file, width=None if file.isatty() else 160, markup=False, highlight=False).print(table)
     said = f"{shown} of {shown + rest} samples; --limit, --jsonl or --csv give more" if rest else f"{shown} samples"
     print(said, file=file)
@@ -142,6 +151,8 @@ def _cell(row: JsonObject, name: str) -> str:
     value = row[name]
     if name == "keep" and value is not None:
         return read_keep(value).shown
+    if name == "target" and value is not None:
+        value = target_shown(value)
     if name == "prediction" and row["failed"] is not None:
         value = f"failed: {row['failed']}"
     if value is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +12,13 @@ from numpy.typing import NDArray
 
 from harness.errors import RequestError
 from harness.files import named, write_named
-from harness.results.sample_columns import RunQuestions, read_columns
+from harness.results.leading_figure import CellScores, LeadingFigure
+from harness.results.rulings import Rulings
+from harness.results.sample_columns import RunQuestions
 from harness.store.runs import RunFolder
 from methods.keep import Keep
-from metrics.statistics import PairedDifference, holm, paired_difference
+from metrics.statistics import PairedDifference, holm
+from reports.scoring import named as rule_named
 from reports.several import Aligned, Difference, Setting, Several, Shown
 
 SharedPlaces = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -38,18 +42,38 @@ class RunColumn:
     def __init__(self, run: RunFolder) -> None:
         self.run, self.manifest, self.summary = run, run.manifest(), run.summary()
         self.questions = RunQuestions.of(run)
+        self.leading = LeadingFigure.of(self.manifest, self.questions.families)
+        self.rulings = Rulings.of(run, self.manifest, self.questions, self.leading)
         entries = {_row(entry): entry for entry in self.summary["cells"]}
         self.cells = {_row(facts): (ident, facts, entries.get(_row(facts), {})) for ident, _, facts in run.cells()}
         place = dict(zip(self.questions.sorted_ids, self.questions.place.tolist(), strict=True))
         asked = run.connection.execute("SELECT id, question, target FROM questions ORDER BY id")
         self.asked = {question: place[question[0]] for question in asked if question[0] in place}
 
-    def scores(self, row: CellRow) -> NDArray[np.float64]:
-        """Return a cell's scores of all questions, float64 [questions] by place; nan is missing."""
-        found = read_columns(self.run, self.cells[row][0], self.questions, ("score",))
-        scores = np.full(len(self.questions.image), np.nan)
-        scores[found.place] = found.table[:, 0]
-        return scores
+    @property
+    def scoring(self) -> Mapping[str, Any] | None:
+        """What the manifest tells of the rules; None of a run of an older version, and of a task without answers."""
+        found: Mapping[str, Any] | None = self.manifest.get("scoring")
+        return found
+
+    @property
+    def older(self) -> bool:
+        """Whether the run is of a version that stored no rule; one that was extended since bears a newer version's number."""
+        return "scoring" not in self.manifest
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the task has no right answers, so that nothing is scored."""
+        return self.scoring is None and not self.older
+
+    @property
+    def task(self) -> str:
+        """The name of the task, without its options: where its files are, a split."""
+        return str((self.manifest.get("task_info") or {}).get("name") or self.manifest.get("task"))
+
+    def scores(self, row: CellRow) -> CellScores:
+        """Return a cell's scores of all questions, [questions] each by place; nan is missing."""
+        return self.rulings.scores(self.run, self.cells[row][0], self.questions)
 
 
 def _row(facts: Mapping[str, Any]) -> CellRow:
@@ -87,6 +111,8 @@ def side_by_side(runs: Sequence[RunFolder], seed: int = 0) -> Several:
     sides = [RunColumn(run) for run in runs]
     names = _names([str(run.folder) for run in runs])
     shared = [_shared(sides[0], side) for side in sides[1:]]
+    unlike = [_unlike(sides[0], side, common, (names[0], name)) for side, name, common in zip(sides[1:], names[1:], shared)]
+    shared = [None if reason else common for common, reason in zip(shared, unlike, strict=True)]
     rows = list(dict.fromkeys(row for side in sides for row in side.cells))
     found: dict[tuple[CellRow, int], PairedDifference] = {}
     for row in rows:
@@ -97,8 +123,7 @@ def side_by_side(runs: Sequence[RunFolder], seed: int = 0) -> Several:
         first = sides[0].scores(row)
         for number, (side, common) in enumerate(zip(sides[1:], shared, strict=True), 1):
             if common is not None and row in side.cells:
-                mine, theirs = common
-                gap = paired_difference(side.scores(row)[theirs], first[mine], sides[0].questions.image[mine], seed=seed)
+                gap = _gap(sides[0].leading, first.at(common[0]), side.scores(row).at(common[1]), seed)
                 if gap.value is not None:
                     found[row, number] = gap
     adjusted = dict(zip(found, holm([gap.p for gap in found.values()]), strict=True))
@@ -111,7 +136,45 @@ def side_by_side(runs: Sequence[RunFolder], seed: int = 0) -> Several:
         )
         for row in rows
     ]  # fmt: skip
-    return Several(tuple(names), tuple(s.manifest for s in sides), tuple(aligned), _settings(sides), _notes(sides, names, shared))
+    notes = _notes(sides, names, shared, unlike)
+    return Several(tuple(names), tuple(s.manifest for s in sides), tuple(aligned), _settings(sides), notes)
+
+
+def _gap(leading: LeadingFigure, first: CellScores, other: CellScores, seed: int) -> PairedDifference:
+    """Return the figure of a cell of another run less that of the first run, of the same questions in the same order."""
+    return leading.difference(replace(other, image=first.image, family=first.family), first, seed)
+
+
+def _unlike(first: RunColumn, other: RunColumn, common: SharedPlaces | None, names: tuple[str, str]) -> str:
+    """Say why the figures of two runs do not compare even on the same questions, as a clause; nothing where they do.
+
+    Of different tasks without common questions neither the rule nor the figure is the reason: one rule would not help.
+    """
+    if common is None and first.task != other.task:
+        return ""
+    blank = [name for side, name in zip((first, other), names) if side.unanswered]
+    if len(blank) == 1:
+        return f"{blank[0]} has no right answers to score"
+    reason = _scored_unlike(first, other)
+    return f"{names[1]} and {names[0]} are {reason}" if reason else ""
+
+
+def _scored_unlike(first: RunColumn, other: RunColumn) -> str:
+    """Say how two runs are scored otherwise, in words that follow ``are``; nothing where they are scored alike."""
+    mine, theirs = first.scoring, other.scoring
+    if mine is None and theirs is None:
+        return ""
+    if mine is None or theirs is None:
+        told = mine or theirs or {}
+        if told["rule"] == "ours" and told["figure"]["kind"] == "mean":
+            return ""
+        return f"scored by {rule_named(told['rule'])} and by that of an older version"
+    if mine["rule"] != theirs["rule"]:
+        return f"scored by {rule_named(theirs['rule'])} and by {rule_named(mine['rule'])}"
+    figures = (first.leading.figure, other.leading.figure)
+    if len({(figure.kind, figure.scale, figure.options) for figure in figures}) > 1:
+        return f"summed up by {figures[1].name} and by {figures[0].name}"
+    return ""
 
 
 def _shared(first: RunColumn, other: RunColumn) -> SharedPlaces | None:
@@ -184,21 +247,41 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str | None]
     return out
 
 
-def _notes(sides: Sequence[RunColumn], names: Sequence[str], shared: Sequence[SharedPlaces | None]) -> tuple[str, ...]:
+def _notes(
+    sides: Sequence[RunColumn], names: Sequence[str], shared: Sequence[SharedPlaces | None], unlike: Sequence[str]
+) -> tuple[str, ...]:
     """What a reader must know before trusting a difference."""
     found = []
-    for side, name, common in zip(sides[1:], names[1:], shared, strict=True):
+    for side, name, common, reason in zip(sides[1:], names[1:], shared, unlike, strict=True):
         first = sides[0]
-        if common is None:
-            found.append(f"{name} and {names[0]} share too few questions, so their accuracies are not compared.")
+        if reason:
+            found.append(f"{reason}, so their figures are not compared.")
+        elif common is None:
+            plain = all(one.leading.is_mean and not one.unanswered for one in (first, side))
+            what = "accuracies" if plain else "figures"
+            found.append(f"{name} and {names[0]} share too few questions, so their {what} are not compared.")
         elif len(common[0]) < max(len(first.asked), len(side.asked)):
             found.append(
                 f"{name} is compared with {names[0]} on the {len(common[0]):,} questions that both asked, of "
                 f"{len(side.asked):,} and {len(first.asked):,}."
             )
+        if common is not None and (differs := _other_rule(first, side, (names[0], name))):
+            found.append(differs)
         weights = [s.manifest["fingerprints"].get("weights") for s in (first, side)]
         if weights[0] != weights[1]:
             found.append(f"{name} and {names[0]} ran other weights: what differs may be the model's.")
         if side.manifest.get("device") != first.manifest.get("device"):
             found.append(f"{name} and {names[0]} ran on different devices: times compare only as ratios to none within a run.")
     return tuple(found)
+
+
+def _other_rule(first: RunColumn, other: RunColumn, names: tuple[str, str]) -> str:
+    """Say that two runs which compare were scored by other code; nothing where it is the same."""
+    told = [side.scoring for side in (first, other)]
+    if first.older != other.older:
+        older = names[0] if first.older else names[1]
+        return f"{older} is of an older version, whose rule that scores answers may be another: what differs may be the rule's."
+    functions = [None if scoring is None else scoring["rules"].get(scoring["rule"]) for scoring in told]
+    if None in functions or functions[0] == functions[1]:
+        return ""
+    return f"{names[1]} is scored by {functions[1]}, {names[0]} by {functions[0]}: what differs may be the rule's."

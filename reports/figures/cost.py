@@ -1,4 +1,4 @@
-"""Accuracy for what it costs: tokens, FLOPs and the wait; where the wait is spent, and how much of the promise came true."""
+"""The leading figure for what it costs: tokens, FLOPs, the wait; where that is spent, and how much of the promise came true."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy as np
 
 from methods.keep import Keep
 from metrics.pareto import front as pareto_front
-from reports.cells import Cell, Stratum, dig, imitated, interval, keep, known_interval, known_number, number, role
+from reports.cells import Cell, Stratum, dig, imitated, keep, known_interval, known_leading, known_number, leading, number, role
 from reports.cells import method as name_of
-from reports.figures.drawing import Drawn, bare_rows, bars, best_first, by_method, fixed, join, legend, mark, panels, room
+from reports.figures.drawing import Drawn, arms, bare_rows, bars, best_first, by_method, fixed, join, legend, mark, panels, room
 from reports.figures.labels import SIZE, Name, Point, Segment, place
+from reports.leading import Unit, unit_of
 from reports.style import FAINT, INK, Look
 from reports.svg import label
-from reports.wording import flops_unit, percent
+from reports.wording import flops_unit
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -26,63 +27,63 @@ STAGES = (("vision", "#023858", None), ("projector", "#f0c94d", "////"), ("selec
           ("prefill", "#56b4e9", None), ("decode", "#d9dde3", "...."))  # fmt: skip
 _MANY = 10  # methods; beyond, controls are left out and lines are thin
 _READ = (
-    "A line joins a method's budgets, larger marks hold more tokens. Bars: 95 % intervals, of accuracy by bootstrap over images. "
+    "A line joins a method's budgets, larger marks hold more tokens. Bars: 95 % intervals, of {figure} by bootstrap over images. "
 )
 _FRONT = (
-    "Stepped line: the Pareto front, on which no other cell, references included and oracle left out, is both cheaper and more "
-    "accurate. "
+    "Stepped line: the Pareto front, on which no other cell, references included and oracle left out, is both cheaper and "
+    "{higher}. "
 )
 _OFTEN = "How often a cell stays on it when the images are drawn again stands in the table. "
 
 
 def accuracy_by_tokens(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
-    """Draw accuracy against the visual tokens that the LLM's layers hold on average."""
+    """Draw the figure that leads against the visual tokens that the LLM's layers hold on average."""
     return _by_cost(
-        stratum, look, "tokens.average", "visual tokens, mean over LLM layers (log scale)", "Accuracy against average tokens",
+        stratum, look, "tokens.average", "visual tokens, mean over LLM layers (log scale)", "{Figure} against average tokens",
         "Visual tokens present in the LLM, averaged over its layers: what the budgets of this run equalise. ", log=True,
     )  # fmt: skip
 
 
 def accuracy_by_final(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
-    """Draw accuracy against the visual tokens of the last LLM layer."""
+    """Draw the figure that leads against the visual tokens of the last LLM layer."""
     same = all(number(c, "tokens.final") == number(c, "tokens.average") for c in stratum.pruned)
     if same:  # nothing leaves inside the LLM, so the figure above shows it
         return None
     return _by_cost(
-        stratum, look, "tokens.final", "visual tokens in the last LLM layer (log scale)", "Accuracy against final tokens",
+        stratum, look, "tokens.final", "visual tokens in the last LLM layer (log scale)", "{Figure} against final tokens",
         "Visual tokens left in the last LLM layer. A method that prunes inside the LLM holds more before, so few final tokens "
         "are not few tokens. ", log=True,
     )  # fmt: skip
 
 
 def accuracy_by_flops(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
-    """Draw accuracy against FLOPs from tower to first token."""
+    """Draw the figure that leads against FLOPs from tower to first token."""
     totals = [v for c in stratum.pruned if (v := number(c, "flops.total")) is not None]
     divisor, unit = flops_unit(totals)
     return _by_cost(
-        stratum, look, "flops.total", f"{unit}, tower to first token", "Accuracy against FLOPs",
+        stratum, look, "flops.total", f"{unit}, tower to first token", "{Figure} against FLOPs",
         "Tower, projector, selection and prefill, counted from the schedule (a multiply-add is 2). Equal budgets are not equal "
         "FLOPs where a method acts inside the tower or its selection is dear. ", divisor=divisor, front="flops",
     )  # fmt: skip
 
 
 def accuracy_by_ttft(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
-    """Draw accuracy against the measured time to the first token."""
+    """Draw the figure that leads against the measured time to the first token."""
     noisy = sum(bool(dig(c, "latency.noisy")) for c in stratum.pruned)
     said = f"{noisy} of the cells timed noisily: see the table. " if noisy else ""
     return _by_cost(
-        stratum, look, "latency.ttft", "time to first token, ms", "Accuracy against measured time to first token",
+        stratum, look, "latency.ttft", "time to first token, ms", "{Figure} against measured time to first token",
         "Tower, projector, selection and prefill together: median of synchronised rounds in which all methods took turns in "
         f"shuffled order, after warm-up. A method right of the unpruned model saves nothing. {said}", front="latency",
     )  # fmt: skip
 
 
 def accuracy_by_evidence(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
-    """Draw accuracy against the share of the evidence that is still there."""
+    """Draw the figure that leads against the share of the evidence that is still there."""
     return _by_cost(
         stratum, look, "evidence.recall", "evidence recall, % of the tokens that hold the answer",
-        "Evidence kept against accuracy",
-        "Recall is over questions whose evidence is known, accuracy over all. An association: a method that keeps evidence and "
+        "Evidence kept against {figure}",
+        "Recall is over questions whose evidence is known, {figure} over all. An association: a method that keeps evidence and "
         "still fails loses something else, one that drops it and succeeds answers from context. ", divisor=0.01, front=None,
     )  # fmt: skip
 
@@ -91,18 +92,20 @@ def _by_cost(
     stratum: Stratum, look: dict[str, Look], path: str, axis: str, title: str, caption: str, divisor: float = 1.0,
     log: bool = False, front: str | None = "",
 ) -> Drawn | None:  # fmt: skip
-    """Draw accuracy against what it costs, with names beside the points and the front as steps.
+    """Draw the figure that leads against what it costs, with names beside the points and the front as steps.
 
     Args:
+        title: in which, as in the caption, the name of the figure stands for {figure}.
+        caption: its first sentences.
         front: under which the summary holds the front; empty where it is reckoned here from the points; None for none.
     """
-    found = best_first(by_method(stratum, "accuracy", path))
+    found, unit = best_first(by_method(stratum, path)), unit_of(*stratum.cells)
     found = {n: kept for n, cells in found.items() if (kept := [c for c in cells if not log or known_number(c, path) > 0])}
     many = sum(not imitated(n) for n in found) > _MANY
     shown = {n: cells for n, cells in found.items() if not (many and imitated(n))}
     if not shown:
         return None
-    drawing, axes = fixed(8.6, 4.9, 0.62, 0.2)
+    drawing, axes = fixed(8.6, 4.9, 0.62 if unit.scale <= 100 else 0.74, 0.2)
     wider = 2.6 / max(1, len(stratum.budgets) - 1)
     sizes: dict[Keep | None, float] = {k: 4.2 + wider * i for i, k in enumerate(reversed(stratum.budgets))}
     for name, cells in shown.items():
@@ -112,17 +115,17 @@ def _by_cost(
         join(axes, [x for x, _ in points], [y for _, y in points], thin)
         for (x, y), cell in zip(points, cells, strict=True):
             mark(axes, x, y, look[name], size=sizes.get(keep(cell), 5.0), alpha=0.9,
-                 xerr=bars(cell, path, 1 / divisor), yerr=bars(cell, "accuracy", 100))  # fmt: skip
+                 xerr=bars(cell, path, 1 / divisor), yerr=arms(known_leading(cell), unit.scale))  # fmt: skip
     if log:
         _tokens_axis(axes, stratum)
-    below = _references(axes, stratum, path, divisor, shown)
+    below = _references(axes, stratum, unit, path, divisor, shown)
     if front is not None:
         _steps(axes, stratum, found, path, divisor, front)
     if not log:
         axes.set_xlim(left=-0.02 * axes.get_xlim()[1])
     axes.set_xlim(right=_wider(axes, log))
     axes.set_xlabel(axis)
-    axes.set_ylabel("accuracy, %")
+    axes.set_ylabel(unit.axis)
     best = {id(c) for c in stratum.cells if front and dig(c, f"pareto.{front}.on")}
     names = [
         Name(n, [_point(c, path, divisor) for c in cells], look[n])
@@ -131,21 +134,24 @@ def _by_cost(
     names.sort(key=lambda name: not any(id(c) in best for c in shown[name.text]))
     others = [_point(c, path, divisor) for n, cells in shown.items() if imitated(n) for c in cells]
     gone = place(axes, names, others, _lines(shown, path, divisor))
+    words = {"figure": unit.name, "Figure": unit.title, "higher": "more accurate" if unit.plain else f"higher in {unit.name}"}
     said = caption + _READ
     if front is not None:
         said += _FRONT + (_OFTEN if front else "")
+    said = said.format(**words)
     if any(imitated(n) for n in shown):
         said += "Hollow marks, dotted lines: random tokens; in a method's colour and shape, on that method's schedule. "
     elif many and any(imitated(n) for n in found):
         said += "Random tokens on each method's schedule are left out here. "
     if gone:
         said += f"No room for the names of {', '.join(gone)}. "
-    return Drawn(drawing, title, (said + below).strip())
+    said += below
+    return Drawn(drawing, title.format(**words), said.strip())
 
 
 def _point(cell: Cell, path: str, divisor: float) -> Point:
-    """Where a cell stands: its cost, and its accuracy in percent."""
-    return known_number(cell, path) / divisor, 100 * known_number(cell, "accuracy")
+    """Where a cell stands: its cost, and the figure that leads in its own unit."""
+    return known_number(cell, path) / divisor, unit_of(cell).scale * known_leading(cell).value
 
 
 def _lines(shown: dict[str, list[Cell]], path: str, divisor: float) -> list[Segment]:
@@ -156,8 +162,8 @@ def _lines(shown: dict[str, list[Cell]], path: str, divisor: float) -> list[Segm
         points = [_point(c, path, divisor) for c in ordered]
         found += pairwise(points)
         for (x, y), cell in zip(points, ordered, strict=True):
-            wide, high = known_interval(cell, path), known_interval(cell, "accuracy")
-            found += [((wide.lo / divisor, y), (wide.hi / divisor, y)), ((x, 100 * high.lo), (x, 100 * high.hi))]
+            wide, high, scale = known_interval(cell, path), known_leading(cell), unit_of(cell).scale
+            found += [((wide.lo / divisor, y), (wide.hi / divisor, y)), ((x, scale * high.lo), (x, scale * high.hi))]
     return found
 
 
@@ -183,32 +189,34 @@ def _wider(axes: Axes, log: bool) -> float:
     return hi * (hi / lo) ** 0.08 if log else hi + 0.06 * (hi - lo)
 
 
-def _references(axes: Axes, stratum: Stratum, path: str, divisor: float, shown: dict[str, list[Cell]]) -> str:
+def _references(
+    axes: Axes, stratum: Stratum, unit: Unit, path: str, divisor: float, shown: dict[str, list[Cell]]
+) -> str:  # fmt: skip
     """Draw the unpruned and the blind model as lines, and return what the caption says where the blind one is far below."""
     cells = [c for found in shown.values() for c in found]
-    lowest = min(known_interval(c, "accuracy").lo for c in cells)
-    highest = max(known_interval(c, "accuracy").hi for c in cells)
-    none, blind = (interval(c, "accuracy") if c else None for c in (stratum.none, stratum.blind))
+    lowest = min(known_leading(c).lo for c in cells)
+    highest = max(known_leading(c).hi for c in cells)
+    none, blind = (leading(c) if c else None for c in (stratum.none, stratum.blind))
     far = blind is not None and blind.hi < lowest - 0.1
     if blind is not None and not far:
         lowest, highest = min(lowest, blind.lo), max(highest, blind.hi)
     if none is not None:
         highest = max(highest, none.hi)
-    pad = 0.06 * (highest - lowest) + 0.01
-    axes.set_ylim(100 * (lowest - pad), 100 * min(highest + 1.6 * pad, 1.02))
+    pad, scale = 0.06 * (highest - lowest) + 0.01, unit.scale
+    axes.set_ylim(scale * (lowest - pad), scale * min(highest + 1.6 * pad, 1.02))
     drawn = ((none, "none (unpruned)", "-", 0), (None if far else blind, "blind (no image)", (0, (5, 3)), 1))
     for at, text, line, side in drawn:
         if at is None:
             continue
-        axes.axhspan(100 * at.lo, 100 * at.hi, color=INK, alpha=0.07, linewidth=0, zorder=0)
-        axes.axhline(100 * at.value, color=INK, linestyle=line, linewidth=1.0, zorder=1)
-        axes.annotate(text, (side, 100 * at.value), xycoords=("axes fraction", "data"), xytext=(4 - 8 * side, 2), va="bottom",
+        axes.axhspan(scale * at.lo, scale * at.hi, color=INK, alpha=0.07, linewidth=0, zorder=0)
+        axes.axhline(scale * at.value, color=INK, linestyle=line, linewidth=1.0, zorder=1)
+        axes.annotate(text, (side, scale * at.value), xycoords=("axes fraction", "data"), xytext=(4 - 8 * side, 2), va="bottom",
                       textcoords="offset points", fontsize=SIZE, color=INK, ha=("left", "right")[side])  # fmt: skip
     whole = stratum.none
     if whole is not None and none is not None and number(whole, path) is not None:
-        mark(axes, known_number(whole, path) / divisor, 100 * none.value, Look(INK, "H", "-"), size=7,
-             xerr=bars(whole, path, 1 / divisor), yerr=bars(whole, "accuracy", 100))  # fmt: skip
-    return f"Without any image: {percent(blind.value)} %, below what is drawn." if blind is not None and far else ""
+        mark(axes, known_number(whole, path) / divisor, scale * none.value, Look(INK, "H", "-"), size=7,
+             xerr=bars(whole, path, 1 / divisor), yerr=arms(none, unit.scale))  # fmt: skip
+    return f"Without any image: {unit.value(blind.value)}, below what is drawn." if blind is not None and far else ""
 
 
 def _steps(axes: Axes, stratum: Stratum, found: dict[str, list[Cell]], path: str, divisor: float, front: str) -> None:
@@ -218,8 +226,8 @@ def _steps(axes: Axes, stratum: Stratum, found: dict[str, list[Cell]], path: str
     else:
         cells = [c for cells in found.values() for c in cells if role(c) != "bound"]
         cells += [stratum.none] if stratum.none and number(stratum.none, path) is not None else []
-        accuracy, cost = (np.array([known_number(c, p) for c in cells]) for p in ("accuracy", path))
-        on = [c for c, is_on in zip(cells, pareto_front(accuracy, cost), strict=True) if is_on]
+        heights, cost = np.array([known_leading(c).value for c in cells]), np.array([known_number(c, path) for c in cells])
+        on = [c for c, is_on in zip(cells, pareto_front(heights, cost), strict=True) if is_on]
     if len(on) > 1:
         xs, ys = zip(*sorted(_point(c, path, divisor) for c in on), strict=True)
         axes.step(xs, ys, where="post", color=INK, linewidth=2.4, alpha=0.28, zorder=1.6, solid_capstyle="round")

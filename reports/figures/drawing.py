@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from reports.cells import Cell, Stratum, known_interval, known_number, method, number
+from reports.cells import Cell, Interval, Stratum, known_interval, known_leading, leading, method, number
 from reports.style import FAINT, RC, Look
 from reports.svg import label
 
@@ -87,23 +87,25 @@ def room(names: Iterable[str], fits: int = 22) -> float:
     return 0.075 * max(0, max(len(label(n)) for n in names) - fits)
 
 
-def by_method(stratum: Stratum, *paths: str) -> dict[str, list[Cell]]:
-    """Return by method the pruned cells that have all the given figures: methods as in the legend, tokens rising."""
-    found = {
-        name: [c for c in reversed(stratum.pruned) if method(c) == name and all(number(c, p) is not None for p in paths)]
-        for name in stratum.methods
-    }
+def by_method(stratum: Stratum, path: str) -> dict[str, list[Cell]]:
+    """Return by method the pruned cells that have this figure and the leading one: methods as in the legend, tokens rising."""
+    known = [c for c in reversed(stratum.pruned) if leading(c) is not None and number(c, path) is not None]
+    found = {name: [c for c in known if method(c) == name] for name in stratum.methods}
     return {name: cells for name, cells in found.items() if cells}
 
 
 def best_first(found: dict[str, list[Cell]]) -> dict[str, list[Cell]]:
-    """Sort methods as a reader meets them in the figure: the most accurate at their smallest budget first."""
-    return dict(sorted(found.items(), key=lambda item: -known_number(item[1][0], "accuracy")))
+    """Sort methods as a reader meets them in the figure: the best at their smallest budget first."""
+    return dict(sorted(found.items(), key=lambda item: -known_leading(item[1][0]).value))
 
 
 def bars(cell: Cell, path: str, scale: float = 1.0) -> Arms:
     """Return the interval of a figure that is there as matplotlib's error bars, times a scale."""
-    found = known_interval(cell, path)
+    return arms(known_interval(cell, path), scale)
+
+
+def arms(found: Interval, scale: float = 1.0) -> Arms:
+    """Return an interval as matplotlib's error bars, times a scale."""
     return [[max(0.0, scale * (found.value - found.lo))], [max(0.0, scale * (found.hi - found.value))]]
 
 

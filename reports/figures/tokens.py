@@ -8,6 +8,7 @@ from methods.keep import Keep
 from reports.cells import Cell, Stratum, imitated, keep, number, role, shown
 from reports.cells import method as name_of
 from reports.figures.drawing import Drawn, bare_rows, bars, canvas, legend, mark, panels, room
+from reports.leading import Unit, parts_from_accuracy, unit_of
 from reports.style import FAINT, INK, Look
 from reports.svg import label
 
@@ -24,7 +25,10 @@ Z_PANELS = (
 
 
 def families(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
-    """Draw as a heat map how much of the unpruned accuracy each question family keeps at the smallest budget."""
+    """Draw as a heat map how much of the unpruned accuracy each question family keeps at the smallest budget.
+
+    Where another figure leads, retention is of that figure, so the map is not called by this name.
+    """
     import numpy as np
     import pandas as pd
     import seaborn
@@ -68,14 +72,23 @@ def families(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
         axes.get_xticks(), [t.get_text() for t in axes.get_xticklabels()], rotation=35, ha="left", rotation_mode="anchor"
     )
     axes.set_yticks(axes.get_yticks(), [t.get_text() for t in axes.get_yticklabels()], rotation=0)
+    unit = unit_of(*stratum.cells)
+    single = _single(unit, any(map(parts_from_accuracy, stratum.cells)))
     return Drawn(
         drawing,
-        f"Retention by question family at {k} tokens",
-        f"Accuracy at {k} tokens as a percentage of the unpruned model's on the same questions, by question family. "
+        f"{'Retention' if unit.plain else 'Accuracy kept'} by question family at {k} tokens",
+        f"Accuracy {single}at {k} tokens as a percentage of the unpruned model's on the same questions, by question family. "
         "100 (white) is nothing lost; red is loss, blue is gain, grey was not measured; families the unpruned "
         "model never answers are left out. Rows: best first. One family holds fewer questions than "
         "the whole task, so differences of a few points within a column are noise.",
     )
+
+
+def _single(unit: Unit, parts: bool) -> str:
+    """What accuracy means where another figure leads; where that is another number, it is not what stands under "all"."""
+    if unit.plain:
+        return ""
+    return f"(the mean score of single answers{f', under “all” too, not {unit.name}' if parts else ''}) "
 
 
 def _legible(axes: Axes) -> None:

@@ -52,7 +52,7 @@ const el = (tag, className, text) => {
     text.append(head);
     const [className, word] = verdict(answer);
     text.append(el("span", `verdict ${className}`, word), el("span", "answer", `“${answer.prediction ?? ""}”`));
-    const lines = [];
+    const lines = rulingOf(answer);
     if (answer.kept_count !== null) lines.push(`${answer.kept_count} tokens in the last layer`);
     if (answer.recall !== null) lines.push(`${(100 * answer.recall).toFixed(0)} % of the evidence`);
     if (cell.shrunk && answer.grid && answer.grid[0]) lines.push(`image shrunk to ${answer.grid.join(" × ")} tokens`);
@@ -148,6 +148,7 @@ const el = (tag, className, text) => {
     document.title = `Samples of ${run.name}`;
     byId("title").textContent = document.title;
     const facts = { model: run.model, task: run.task, images: run.images, questions: run.questions, measured: run.created };
+    if (run.scored) facts.scoring = run.scored;
     for (const [name, value] of Object.entries(facts)) {
       const pair = byId("facts").appendChild(el("div"));
       pair.append(el("dt", "", name), el("dd", "", value ?? "–"));

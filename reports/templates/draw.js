@@ -3,6 +3,16 @@ const budgetShown = (label) => label.replace("%", "\u00a0%");
 const budgetPhrase = (label) => label.endsWith("%") ? `${budgetShown(label)} of the tokens` : `${label} token${label === "1" ? "" : "s"}`;
 const byBudget = (a, b) => a.endsWith("%") - b.endsWith("%") || parseFloat(a) - parseFloat(b);
 
+/* How an answer was scored: what was read in it where that is not all of it, and what the rules make of it where they disagree. */
+const rulingOf = (answer) => {
+  const said = (score) => score >= 1 ? "right" : score <= 0 ? "wrong" : `partly right (${score.toFixed(2)})`;
+  const lines = [];
+  if (answer.read !== undefined && answer.read !== (answer.prediction ?? "").trim()) lines.push(`read as “${answer.read}”`);
+  if (answer.undecided) lines.push("its rule cannot decide, so it counts as wrong");
+  if (answer.rules) lines.push(`⚑ rules disagree: ${Object.entries(answer.rules).map(([rule, score]) => `${rule} ${said(score)}`).join(", ")}`);
+  return lines;
+};
+
 /* What is drawn over a picture: covered tokens, outlines, scores, merged groups. A token is a cell of an area's grid. */
 const bytesOf = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const maskOf = (text) => {

@@ -48,6 +48,9 @@ if (byId("gallery-data")) {
       const answer = answerOf(one.question, m);
       return answer && (answer.ranks || answer.source);
     })],
+    ...answers.some((answer) => answer.rules) && {
+      rules: [() => "rules disagree about an answer", (one, a, b) => [a, b].some((m) => answerOf(one.question, m)?.rules)],
+    },
   };
 
   const fill = (select, options) => {
@@ -105,6 +108,7 @@ if (byId("gallery-data")) {
     }
     const [className, word] = verdict(answer.score);
     text.append(el("span", `verdict ${className}`, word), el("span", "answer", `“${answer.prediction}”`));
+    for (const line of rulingOf(answer)) text.append(el("small", "", line));
     const counts = [];
     const areas = placed(answer, now.image);
     if (answer.kept !== null && areas) {

@@ -24,14 +24,18 @@
   const asCsv = (table) => {
     const { heads, rows } = visible(table);
     const ends = heads.map((head, i) => isNumber(head) && rows.some((row) => row[i].dataset.lo !== undefined));
+    const scales = heads.map((head, i) => rows.some((row) => row[i].dataset.scale !== undefined)); // of a figure in its own unit
+    const marks = heads.map((head, i) => rows.some((row) => row[i].dataset.partial !== undefined));
     const names = heads.flatMap((head, i) => {
       const name = rows[0]?.[i].dataset.column || flat(head.textContent).toLowerCase();
-      return ends[i] ? [name, `${name}.lo`, `${name}.hi`] : [name];
+      return [name, ...ends[i] ? [`${name}.lo`, `${name}.hi`] : [], ...scales[i] ? [`${name}.name`, `${name}.scale`] : [],
+        ...marks[i] ? [`${name}.partial`] : []];
     });
     const lines = rows.map((row) => row.flatMap((cell, i) => {
       const value = cell.dataset.value ?? flat(cell.textContent);
       const text = isNumber(heads[i]) ? value : inert(value);
-      return ends[i] ? [text, cell.dataset.lo ?? "", cell.dataset.hi ?? ""] : [text];
+      return [text, ...ends[i] ? [cell.dataset.lo ?? "", cell.dataset.hi ?? ""] : [],
+        ...scales[i] ? [inert(cell.dataset.name ?? ""), cell.dataset.scale ?? ""] : [], ...marks[i] ? [cell.dataset.partial ?? ""] : []];
     }));
     return [names, ...lines].map((line) => line.map(csv).join(",") + "\n").join("");
   };

@@ -17,6 +17,7 @@ import pytest
 
 from reports.page import render
 from reports.view import Area, GalleryAnswer, GalleryImage, GalleryQuestion, RunView
+from tests.reports.test_leading import run_of
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -144,6 +145,36 @@ def test_every_table_can_be_copied(shown):
     for ident in tables:
         shown.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
         assert copied(shown, "latex", ident).count("\\toprule") == 1
+
+
+def test_numbers_are_copied_under_their_own_names(visit, tmp_path):
+    """Where a total leads, what the page shows in points is copied as CSV as the share that it is, with the scale beside it."""
+    view = run_of("mme", partial=True)
+    path = tmp_path / "own.html"
+    path.write_text(render(view), encoding="utf-8")
+    shown = visit(path)
+    stored = {cell["method"]: cell for cell in view.cells}
+    rows = list(csv.DictReader(io.StringIO(copied(shown, "csv"))))
+    assert len(rows) == len(view.cells)
+    for row in rows:
+        score = stored[row["method"]]["score"]
+        assert [float(row[f"score{end}"]) for end in ("", ".lo", ".hi", ".scale")] == [
+            score[k] for k in ("value", "lo", "hi", "scale")
+        ]
+        assert (row["score.name"], row["score.partial"]) == ("MME total", "partial")
+    lost = list(csv.DictReader(io.StringIO(copied(shown, "csv", "s0-losses-64"))))
+    assert list(lost[0]) == [
+        "method",
+        "difference_none",
+        "evidence.recall",
+        "evidence.swap_gain",
+        "difference_like",
+        "latency.ttft",
+    ]
+    assert {row["method"]: float(row["difference_none"]) for row in lost} == {
+        name: stored[name]["difference_none"]["value"] for name in ("a", "b")
+    }
+    assert "−56.0" in copied(shown, "markdown", "s0-losses-64") and "points of 2,800" in copied(shown, "latex", "s0-losses-64")
 
 
 def test_a_figure_is_saved_as_a_file_of_its_own(shown):

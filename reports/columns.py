@@ -1,0 +1,271 @@
+"""The columns of the table of cells, each with unit, definition and raw value, so that text and numbers cannot part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from reports import wording
+from reports.cells import Cell, dig, interval, leading, leading_share, number, p_value
+from reports.leading import PARTIAL, Unit, parts_from_accuracy, unit_of
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the table; ``path`` is where its figure stands in a cell of summary.json."""
+
+    group: str
+    title: str
+    unit: str
+    path: str
+    meaning: str
+    text: Callable[[float | None], str]
+    detail: Callable[[Cell], str] = lambda cell: ""
+    doubt: Callable[[Cell], str] = lambda cell: ""  # stands in place of digits that would claim too much
+    written: Callable[[Cell], str] | None = None  # writes a figure whose unit is the cell's own, in place of `text`
+
+
+_HOW = {
+    "f1": "harmonic mean of precision and recall of the answer yes, over all questions",
+    "mme": "sum over the categories of accuracy plus the share of images whose questions are all right, each in percent",
+    "circular": "share of the questions that are answered right in all rotations of their options",
+}
+"""What a kind of figure is, as a definition; of other kinds it is the mean score of the questions, see `_mean_score`."""
+_BY_RULE = {"ours": ("Our rule differs", "our rule"), "official": ("Official differs", "the official rule"),
+            "authors": ("Authors’ differs", "the authors’ rule")}  # fmt: skip
+
+
+def _share_range(path: str) -> Callable[[Cell], str]:
+    def detail(cell: Cell) -> str:
+        found = interval(cell, path)
+        return wording.percent_range(found) if found and found.hi > found.lo else ""
+
+    return detail
+
+
+def _test(path: str) -> Callable[[Cell], str]:
+    def detail(cell: Cell) -> str:
+        gap = interval(cell, path)
+        if gap is None:
+            return ""
+        p, holm = p_value(cell, path)
+        return f"{unit_of(cell).points_span(gap)}; {'' if holm or p is None else 'raw '}{wording.p_text(p)}"
+
+    return detail
+
+
+def _range(path: str, text: Callable[[float | None], str]) -> Callable[[Cell], str]:
+    def detail(cell: Cell) -> str:
+        found = interval(cell, path)
+        return f"{text(found.lo)} to {text(found.hi)}" if found and found.hi > found.lo else ""
+
+    return detail
+
+
+def _noisy(cell: Cell) -> str:
+    """What stands in place of a time whose rounds vary too much for digits."""
+    return "noisy" if dig(cell, "latency.noisy") else ""
+
+
+def _ttft_detail(cell: Cell) -> str:
+    spread, cv = _range("latency.ttft", wording.milliseconds)(cell), number(cell, "latency.cv")
+    return f"{spread}; rounds vary by {wording.percent(cv, 0)} %" if _noisy(cell) and cv is not None else spread
+
+
+def _swap_detail(cell: Cell) -> str:
+    gain, share = interval(cell, "evidence.swap_gain"), number(cell, "evidence.swap_share")
+    spread = wording.points_range(gain) if gain else ""
+    return f"{spread}; {wording.percent(share, 0)} % of the loss" if share is not None else spread
+
+
+def _kv_detail(cell: Cell) -> str:
+    found, predicted = number(cell, "memory.kv_measured"), number(cell, "memory.kv_predicted")
+    if found is None or predicted is None or found == predicted:
+        return ""
+    return f"measured {wording.plain(found / 1e6)} for {wording.plain(predicted / 1e6)}"
+
+
+def _peak_detail(cell: Cell) -> str:
+    peak = number(cell, "memory.peak_bytes")
+    return "" if peak is None else f"peak {wording.plain(peak / 1e6, 0)}"
+
+
+def _front(cell: Cell) -> str:
+    shares = {name: number(cell, f"pareto.{name}.share") for name in ("latency", "flops")}
+    return ", ".join(f"{wording.percent(share, 0)} % by {name}" for name, share in shares.items() if share is not None)
+
+
+def _front_text(cell: Cell) -> str:
+    on = [name for name in ("latency", "flops") if dig(cell, f"pareto.{name}.on")]
+    return {0: "", 1: f"by {on[0]}" if on else "", 2: "yes"}[len(on)]
+
+
+def _leading_detail(cell: Cell) -> str:
+    """The interval, the spread over seeds, and the mark of a partial figure."""
+    unit, found = unit_of(cell), leading(cell)
+    told = [unit.span(found)] if found and found.hi > found.lo else [""]
+    if number(cell, "seeds.sd") is not None:
+        low, high = (unit.digits(number(cell, f"seeds.{end}")) for end in ("lowest", "highest"))
+        told.append(f"{number(cell, 'seeds.seeds')} seeds {low} to {high}")
+    elif not told[0]:
+        told = []
+    return "; ".join(told + [PARTIAL] * (unit.partial and found is not None))
+
+
+def _points(path: str) -> Callable[[Cell], str]:
+    return lambda cell: unit_of(cell).points(number(cell, path))
+
+
+def _marks(cell: Cell) -> str:
+    found = number(cell, "tokens.marks")
+    return "" if not found else f"and {found:,.4g} marks, which always stay"
+
+
+def _leave(cell: Cell) -> str:
+    """Before which decoder layers tokens leave; nothing where none do."""
+    present = dig(cell, "schedule") or []
+    layers = [str(layer) for layer in range(1, len(present)) if present[layer] < present[layer - 1]]
+    return f"before layer{'s' if len(layers) > 1 else ''} {wording.listed(layers)}" if layers else ""
+
+
+def columns(flops: tuple[float, str], units: tuple[Unit, ...] = (Unit(),), kind: str = "mean") -> tuple[Column, ...]:
+    """Return the columns of the table.
+
+    Args:
+        flops: the divisor and the name of the unit in which FLOPs are written, from `wording.flops_unit`.
+        units: those of the figures that lead, from `units_of`; of several, each value says its own.
+        kind: of the figure that leads, as the manifest tells it.
+    """
+    divisor, name = flops
+
+    def scaled(value: float | None) -> str:
+        return wording.plain(None if value is None else value / divisor)
+
+    figure = units[0].name if len(units) == 1 else "score"
+    cosine, cells_hit = "diversity.mean_cosine", "coverage.cells"
+    return (
+        *_leading_columns(units, kind),
+        Column("Loyalty", "Agreement", "%", "loyalty.agreement",
+               "share of answers equal to the unpruned model's, right or wrong",
+               wording.percent, _share_range("loyalty.agreement")),
+        Column("Loyalty", "KL", "nats", "loyalty.kl",
+               "mean Kullback-Leibler divergence of the first answer token from the unpruned model's; 0 is no change",
+               lambda v: wording.plain(v, 3), _range("loyalty.kl", lambda v: wording.plain(v, 3))),
+        Column("Evidence", "Recall", "%", "evidence.recall",
+               "share of the tokens that hold the answer which are still among the kept, mean over questions "
+               "with evidence",
+               wording.percent, _share_range("evidence.recall")),
+        Column("Evidence", "Swap", "points", "evidence.swap_gain",
+               "accuracy gained when the evidence is forced into the kept set and random kept tokens leave, at the same K, over "
+               "questions with evidence; the small print is its share of the loss to none", wording.points, _swap_detail),
+        Column("Tokens", "Average", "", "tokens.average",
+               "visual tokens present, mean over the LLM's layers; newline and mark tokens of an image are not among them",
+               wording.count, _marks),
+        Column("Tokens", "Final", "", "tokens.final",
+               "visual tokens present in the LLM's last layer; the small print says before which of its layers tokens leave, "
+               "counted from 0 and scaled to this model's depth", wording.count, _leave),
+        Column("Cost", "Compute", name, "flops.total",
+               "counted from the schedule, 2 per multiply-add: tower, projector, selection and prefill", scaled),
+        Column("Cost", "TTFT", "ms", "latency.ttft",
+               "time to first token: tower, projector, selection and prefill; median of synchronised, "
+               "interleaved rounds",
+               wording.milliseconds, _ttft_detail, _noisy),
+        Column("Cost", "Speed-up", "×", "latency.ratio",
+               "TTFT of the unpruned model over this cell's: the median of the ratios of single rounds, not the ratio of medians",
+               wording.plain, _range("latency.ratio", wording.plain)),
+        Column("Cost", "Front", "", "pareto.latency.share",
+               f"whether the cell is on the Pareto front of {figure} against TTFT (latency) and against compute (flops), and how "
+               "often it stays there when images and rounds are drawn again", lambda v: wording.MISSING, _front,
+               lambda c: _front_text(c) or "no" if dig(c, "pareto.flops") or dig(c, "pareto.latency") else ""),
+        Column("Cost", "KV cache", "MB", "memory.kv_bytes",
+               "keys and values of all layers after the prompt, by formula over all prompts; where a prompt was timed, its cache "
+               "was measured too, and a difference stands in the small print",
+               lambda v: wording.plain(None if v is None else v / 1e6), _kv_detail),
+        Column("Cost", "Memory", "MB", "memory.working_bytes",
+               "peak resident memory that running the cell adds to the loaded model, one process a cell (--memory); on a GPU the "
+               "small print has the allocator's peak", lambda v: wording.plain(None if v is None else v / 1e6, 0), _peak_detail),
+        Column("Cost", "Realised", "", "latency.realised_gain",
+               "measured prefill speed-up over the one the FLOPs promise; 1 is all of it", wording.plain, doubt=_noisy),
+        Column("Kept tokens", "Effective rank", "", "diversity.effective_rank",
+               "exponential of the entropy of the kept tokens' spectrum (Roy & Vetterli 2007), in the projected space, "
+               "L2-normalised, uncentred",
+               lambda v: wording.plain(v, 1), _range("diversity.effective_rank", lambda v: wording.plain(v, 1))),
+        Column("Kept tokens", "Mean cosine", "", cosine,
+               "mean pairwise cosine of the kept tokens; high is redundant",
+               lambda v: wording.plain(v, 3), _range(cosine, lambda v: wording.plain(v, 3))),
+        Column("Kept tokens", "Cells hit", "%", cells_hit,
+               "share of the cells of a coarse grid over the image that hold a kept token",
+               wording.percent, _share_range(cells_hit)),
+    )  # fmt: skip
+
+
+def _leading_columns(units: tuple[Unit, ...], kind: str) -> tuple[Column, ...]:
+    """Return the columns of the figure that leads, its differences, and what single answers add where it is not accuracy."""
+    only = units[0] if len(units) == 1 else None
+    plain = all(unit.plain for unit in units)
+    group = "Accuracy" if plain else "Score"
+    title, sign = (only.title, only.sign) if only else (group, "")
+    figure = only.name if only else "score"
+    leads = "most accurate method" if plain else f"method of the highest {figure}"
+    how = "share of questions scored right" if plain else _HOW.get(kind) or _mean_score(only)
+    scale = "" if only and only.scale == 100 else f", in points {only.sign}" if only else ", in points of the scale"
+    written = (lambda c: unit_of(c).digits(leading_share(c))) if only else (lambda c: unit_of(c).unmarked(leading_share(c)))
+    return (
+        Column(group, title, sign, "accuracy" if plain else "score",
+               f"{how}, with the 95 % interval of a bootstrap over images; of random also the lowest "
+               "and the highest of several seeds",
+               wording.percent, _leading_detail, written=written),
+        Column(group, "Retention", "%", "retention",
+               f"{figure} as a share of the unpruned model's; the small print takes off what the blind model answers",
+               wording.percent,
+               lambda c: "" if number(c, "retention_adjusted") is None
+               else f"{wording.percent(number(c, 'retention_adjusted'))} above blind"),
+        Column(group, "To none", "points", "difference_none",
+               f"{figure} minus the unpruned model's on the same questions{scale}; {_tested(plain)}, "
+               "p Holm-corrected over all competing cells; of references and random tokens uncorrected, raw",
+               wording.points, _test("difference_none"), written=_points("difference_none")),
+        Column(group, "To random", "points", "difference_like",
+               f"{figure} minus that of random tokens on the same schedule and numbered alike (the row random[...] or random): "
+               "what the ranking is worth; tested likewise",
+               wording.points, _test("difference_like"), written=_points("difference_like")),
+        Column(group, "To best", "points", "difference_winner",
+               f"{figure} minus that of the {leads} at this budget; tested likewise. The best was chosen from these "
+               "data, so small p values flatter it", wording.points, _test("difference_winner"),
+               written=_points("difference_winner")),
+    )  # fmt: skip
+
+
+def _mean_score(only: Unit | None) -> str:
+    """The definition of a mean of scores: of a total of questions, how many of them are answered right."""
+    if only is None or only.scale == 100:
+        return "mean score of the questions"
+    return f"right answers {only.sign}: the mean score of the questions, scaled to {only.scale:,.6g}"
+
+
+def _tested(plain: bool) -> str:
+    """The interval and the paired test: of means, swapping two answers turns the sign of their difference."""
+    if plain:
+        return "interval and sign-flip permutation test over images"
+    return "interval over images, and permutation test in which the answers of an image change sides"
+
+
+def answer_columns(cells: list[Cell]) -> tuple[Column, ...]:
+    """Return what tells how single answers were scored: their accuracy where another figure leads, and where rules disagree."""
+    found = []
+    if any(parts_from_accuracy(cell) for cell in cells):
+        found.append(Column("Answers", "Accuracy", "%", "accuracy", "mean score of single questions, whatever the figure that "
+                            "leads", wording.percent, _share_range("accuracy")))  # fmt: skip
+    for rule, (title, phrase) in _BY_RULE.items():
+        if any(number(cell, f"scoring.differ.{rule}") is not None for cell in cells):
+            found.append(Column("Answers", title, "", f"scoring.differ.{rule}",
+                                f"answers to which {phrase} gives another score than the rule that leads",
+                                wording.count, _of_scored))  # fmt: skip
+    if any(number(cell, "scoring.undecided") for cell in cells):
+        found.append(Column("Answers", "Undecided", "", "scoring.undecided", "answers that the code of the leading rule "
+                            "cannot decide; they count as wrong", wording.count, _of_scored))  # fmt: skip
+    return tuple(found)
+
+
+def _of_scored(cell: Cell) -> str:
+    scored = number(cell, "scoring.n")
+    return "" if scored is None else f"of {scored:,.0f}"
