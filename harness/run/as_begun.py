@@ -9,41 +9,30 @@ from harness.run.config import CompareConfig
 from harness.run.manifest import add_notes
 from harness.tasks.base import attribute
 from harness.tasks.rule_names import OURS
-from harness.tasks.rules import scored_by
 
 if TYPE_CHECKING:
     from harness.store.runs import RunFolder
     from harness.tasks.base import Task
 
 
-def long_as_begun(run: RunFolder, config: CompareConfig, task: Task) -> CompareConfig:
-    """Return a request whose answers may be as long as those that a run holds, where the task allows another length by now.
+def as_begun(run: RunFolder, config: CompareConfig, task: Task) -> CompareConfig:
+    """Return a request that scores answers by the rule of a run, and lets them be as long as those that it holds.
+
+    Both are said in the request, so that every process that answers keeps to them. Ours is the rule of a run of a version that
+    knew no other.
 
     Args:
         run: that goes on.
         config: the request.
         task: of the request.
     """
-    known = run.manifest().get("task_info", {}).get("answer_tokens")
-    if config.max_new_tokens is not None or known in (None, task.info.answer_tokens):
-        return config
-    add_notes(
-        run, [f"answers end at {known} tokens, as those do that the run began with; a new run allows {task.info.answer_tokens}"]
-    )
-    return replace(config, max_new_tokens=known)
-
-
-def led_as_begun(run: RunFolder, task: Task) -> Task:
-    """Return a task led by the rule by which a run scores its answers; ours for a run of a version without others.
-
-    Args:
-        run: that goes on.
-        task: of its request.
-
-    Raises:
-        RequestError: where the task has that rule no more.
-    """
-    scoring = run.manifest().get("scoring")
+    manifest = run.manifest()
+    scoring, length = manifest.get("scoring"), manifest.get("task_info", {}).get("answer_tokens")
     if scoring is None and task.info.scored and attribute(task, "rules"):
         add_notes(run, ["answers were scored by the rule of an older version, those of this version by ours, which may differ"])
-    return scored_by(task, OURS if scoring is None else scoring["rule"])
+    config = replace(config, scoring=OURS if scoring is None else scoring["rule"])
+    if config.max_new_tokens is not None or length in (None, task.info.answer_tokens):
+        return config
+    now = task.info.answer_tokens
+    add_notes(run, [f"answers end at {length} tokens, as those do that the run began with; a new run allows {now}"])
+    return replace(config, max_new_tokens=length)

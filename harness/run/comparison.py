@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import notices
 from harness.errors import RequestError
-from harness.run.as_begun import led_as_begun, long_as_begun
+from harness.run.as_begun import as_begun
 from harness.run.config import CompareConfig, load_plugins, restored, writable_folder
 from harness.run.manifest import (
     MOST_REASONS,
@@ -164,6 +164,8 @@ def resume(config: CompareConfig, run: RunFolder, task: Task, started: float) ->
     Raises:
         RequestError: where the request does not resume, or is not the one of the run.
     """
+    from harness.tasks.rules import scored_by
+
     folder = run.folder
     if not config.resume:
         raise RequestError(f"--out {folder}: holds a run already; add --resume to go on with it, or name another folder")
@@ -183,8 +185,8 @@ def resume(config: CompareConfig, run: RunFolder, task: Task, started: float) ->
             _report(run)
             return Run(run)
         run.check()
-        config = long_as_begun(run, config, task)
-        prepared = prepare(config, task=led_as_begun(run, task))
+        config = as_begun(run, config, task)
+        prepared = prepare(config, task=scored_by(task, config.scoring))
         _check_same(run, prepared, "--out")
         modernise(run)
         digest, code = code_digest(config.plugin), manifest["fingerprints"].get("code")
@@ -218,6 +220,7 @@ def extend(config: CompareConfig, run: RunFolder, started: float) -> Run:
         RequestError: where there is no finished run, or its weights or data are no longer the same.
     """
     from harness.tasks import registry
+    from harness.tasks.rules import scored_by
 
     run.summary()  # of a finished run
     with locked(run.folder, "--extend"), _resumable(run, _extending(config, run)):
@@ -230,8 +233,8 @@ def extend(config: CompareConfig, run: RunFolder, started: float) -> Run:
         run.check()
         load_plugins(plugin)
         task = registry.create(added.task)
-        added = long_as_begun(run, added, task)
-        prepared = prepare(added, task=led_as_begun(run, task))
+        added = as_begun(run, added, task)
+        prepared = prepare(added, task=scored_by(task, added.scoring))
         _check_same(run, prepared, "--extend")
         checked = _checked(added, prepared)
         modernise(run)

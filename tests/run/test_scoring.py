@@ -13,7 +13,9 @@ from harness.store.later_columns import has_rulings
 from harness.store.runs import RunFolder
 from tests.tasks.test_benchmarks import ROWS
 
-QUICK = {"methods": ["fastv"], "keep": [64], "latency": False, "workers": 1, "analyse": 0, "seeds": 1}
+QUICK = {
+    "methods": ["fastv"], "keep": [64], "latency": False, "workers": 1, "analyse": 0, "seeds": 1, "batch_size": 1,
+}  # fmt: skip
 ADDED = ("read", "undecided", "ours", "official", "authors")
 
 
@@ -94,7 +96,7 @@ def test_a_run_of_an_older_version_is_read_and_extended_by_our_rule(older):
     ident = before.cells()[0][0]
     assert set(before.columns(ident)["read"]) == {None} and np.isnan(before.columns(ident)["ours"]).all()
     before.close()
-    grown = compare(extend=older, methods=["vtw"], workers=1)
+    grown = compare(extend=older, methods=["vtw"], workers=2)  # all processes go on as it began
     assert grown.store.manifest()["schema_version"] == 4 and "scoring" not in grown.store.manifest()
     assert any("by the rule of an older version" in note for note in grown.store.manifest()["notes"])
     assert any("answers end at 1 tokens" in note for note in grown.store.manifest()["notes"])
