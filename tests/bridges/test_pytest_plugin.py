@@ -140,7 +140,8 @@ def test_a_drop_that_cannot_be_told_from_chance_is_a_warning(tests, make_run):
     one, worse = make_run(images=range(6)), make_run(images=range(6), worse={("sts", 64): 1.0})
     call = f"prunescope.assert_no_regression({str(worse.folder)!r}, {str(one.folder)!r})"
     result = tests(f"def test(prunescope):\n    {call}\n\ndef test_equal(prunescope):\n    {call.replace('run1', 'run0')}\n")
-    result.assert_outcomes(passed=2, warnings=1)
+    result.assert_outcomes(passed=2)
+    assert sum("UserWarning" in line for line in result.outlines) == 1, "an installed plug-in adds warnings of pytest's own"
     result.stdout.fnmatch_lines(["*accuracy, sts at 64 is not judged: *; 6 images are too few to tell that from chance"])
 
 
