@@ -43,8 +43,7 @@ class Rulings:
         scoring = manifest.get("scoring")
         if scoring is None or not has_rulings(run.connection):
             if leading.reads_answers:
-                lacks = f"the samples lack what was read in the answers, of which {leading.figure.name} is made"
-                raise RequestError(f"{run.folder / 'results.sqlite'}: {lacks}")
+                raise lacking_what_was_read(run, leading.figure.name)
             return cls({}, None, (), None)
         others = tuple(name for name in RULES if name in scoring["rules"] and name != scoring["rule"])
         expressions = {_UNDECIDED: "undecided", **{name: f"{name} <> score" for name in others}}
@@ -95,3 +94,14 @@ class Rulings:
             "differ": {name: int(np.nansum(columns[name])) for name in self.others},
             "undecided": int(np.nansum(columns[_UNDECIDED])),
         }
+
+
+def lacking_what_was_read(run: RunFolder, figure: str) -> RequestError:
+    """Return the error to raise where a figure is made of what was read in answers, and a run does not say.
+
+    Args:
+        run: of a version without such columns, or edited.
+        figure: its name.
+    """
+    lacks = f"the samples lack what was read in the answers, of which {figure} is made"
+    return RequestError(f"{run.folder / 'results.sqlite'}: {lacks}")

@@ -80,11 +80,20 @@ def wanted_answers(run: RunFolder, questions: RunQuestions) -> Floats:
         run: finished or not.
         questions: of the run.
     """
-    query = f"SELECT id, {YES.format('target')} FROM questions"  # nosec B608
-    known = dict(run.connection.execute(query).fetchall())
+    known = wanted_by_question(run)
     wanted = np.empty(len(questions.sorted_ids))
-    wanted[questions.place] = [np.nan if (value := known[name]) is None else value for name in questions.sorted_ids]
+    wanted[questions.place] = [known[name] for name in questions.sorted_ids]
     return wanted
+
+
+def wanted_by_question(run: RunFolder) -> dict[str, float]:
+    """Return by the id of a question 1 where yes is right, 0 where no is, and nan where it is neither.
+
+    Args:
+        run: finished or not.
+    """
+    query = f"SELECT id, {YES.format('target')} FROM questions"  # nosec B608
+    return {name: float("nan") if yes is None else float(yes) for name, yes in run.connection.execute(query)}
 
 
 def read_repeats(run: RunFolder, cell: int, questions: RunQuestions, what: str = "score") -> dict[int, Floats]:

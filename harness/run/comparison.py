@@ -37,6 +37,7 @@ from harness.store.lock import locked
 from harness.store.older_runs import modernise
 from harness.store.open_runs import examined
 from harness.store.runs import RunFolder
+from harness.tasks.rules import scored_by
 
 if TYPE_CHECKING:
     import pandas
@@ -93,7 +94,6 @@ def compare(config: CompareConfig | None = None, /, **options: object) -> Run:
         if config.extend is not None:
             return extend(config, RunFolder(config.extend), started)
         from harness.tasks import registry
-        from harness.tasks.rules import scored_by
 
         load_plugins(config.plugin)
         task = scored_by(registry.create(config.task), config.scoring)
@@ -164,8 +164,6 @@ def resume(config: CompareConfig, run: RunFolder, task: Task, started: float) ->
     Raises:
         RequestError: where the request does not resume, or is not the one of the run.
     """
-    from harness.tasks.rules import scored_by
-
     folder = run.folder
     if not config.resume:
         raise RequestError(f"--out {folder}: holds a run already; add --resume to go on with it, or name another folder")
@@ -220,7 +218,6 @@ def extend(config: CompareConfig, run: RunFolder, started: float) -> Run:
         RequestError: where there is no finished run, or its weights or data are no longer the same.
     """
     from harness.tasks import registry
-    from harness.tasks.rules import scored_by
 
     run.summary()  # of a finished run
     with locked(run.folder, "--extend"), _resumable(run, _extending(config, run)):

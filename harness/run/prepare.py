@@ -11,6 +11,7 @@ from harness import interrupts
 from harness.errors import RequestError
 from harness.run.config import CompareConfig
 from harness.store.budgets import read_keep
+from harness.tasks.rules import scored_by
 
 if TYPE_CHECKING:
     from harness.models.hf import Adapter
@@ -78,7 +79,6 @@ def prepare(config: CompareConfig, samples: int | None = None, task: Task | None
     from harness.models import hf
     from harness.run.plan import asked_for, make_cells
     from harness.tasks import registry
-    from harness.tasks.rules import scored_by
 
     interrupts.check()
     asked_for(config.methods)

@@ -100,7 +100,6 @@ class Answered:
     target: str  # the question's answer
     prediction: str
     score: float
-    read: str | None = None  # what the rule that scored it took for the answer
 
 
 class Task(Protocol):

@@ -12,12 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.tasks.leading_figure import ACCURACY, OwnFigure
-
-__all__ = [
-    "ACCURACY", "KINDS", "CircularAccuracy", "F1OfYes", "MeanScore", "MmeScore", "OwnFigure", "ScoredAnswers", "SumsOverImages",
-    "sums_of",
-]  # fmt: skip
+from harness.tasks.leading_figure import OwnFigure
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from harness.errors import RequestError, nearest
-from harness.tasks.benchmarks.yes_no import judge_yes_no
 from harness.tasks.choice import judge_choice
 from harness.tasks.leading_figure import ACCURACY, OwnFigure
+from harness.tasks.reading.affirmation import judge_yes_no
 from harness.tasks.reading.folding import folded
 from harness.tasks.reading.numerals import TOLERANCE, judge_numeric, value
 from harness.tasks.rule_names import OURS

@@ -303,14 +303,8 @@ class TabularTask:
         return Judged(found[self.leading.name], {name: judgement.score for name, judgement in found.items()})
 
     def aggregate(self, rows: Sequence[Answered]) -> dict[str, float]:
-        """Return the benchmark's own figures, which are no means of scores; most benchmarks have none.
-
-        What the rule that leads reads in each answer is read again here.
-        """
-        if self.benchmark.total is None or not rows:
-            return {}
-        read = [replace(row, read=self.leading.judge(row.prediction, Target.read(row.target)).read) for row in rows]
-        return self.benchmark.total(read, self.leading)
+        """Return the benchmark's own figures, which are no means of scores; most benchmarks have none."""
+        return self.benchmark.total(rows, self.leading) if self.benchmark.total is not None and rows else {}
 
 
 def _size(picture: Picture) -> tuple[int, int] | None:

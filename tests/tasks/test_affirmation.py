@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.tasks.benchmarks.yes_no import judge_yes_no
-from harness.tasks.reading.affirmation import said, yes_no
+from harness.tasks.reading.affirmation import judge_yes_no, said, yes_no
 from harness.tasks.rules import Judgement
 from harness.tasks.target import Target
 

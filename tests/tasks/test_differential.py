@@ -210,7 +210,7 @@ def test_figures_of_pope():
     numbers, rows, theirs = random.Random(4), [], []
     for place in range(100):
         target, prediction = numbers.choice(("yes", "no")), numbers.choice(("yes", "no"))
-        rows.append(Answered(str(place), "random", str(place), target, prediction, float(target == prediction), prediction))
+        rows.append(Answered(str(place), "random", str(place), target, prediction, float(target == prediction)))
         theirs.append({"prediction": prediction, "ground_truth": target, "score": float(target == prediction)})
     own, found = functions("pope"), pope_figures(rows, yes_no.POPE.rules[1])
     for name in ("precision", "recall"):

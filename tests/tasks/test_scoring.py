@@ -10,7 +10,6 @@ from harness.tasks import choice as choice_module
 from harness.tasks import scoring
 from harness.tasks import target as target_module
 from harness.tasks import vqa as vqa_module
-from harness.tasks.benchmarks import yes_no as yes_no_module
 from harness.tasks.choice import choice, letter
 from harness.tasks.reading import affirmation, folding, numerals, option_mentions
 from harness.tasks.target import Target
@@ -282,7 +281,7 @@ def test_a_text_of_no_target_is_one_answer():
 
 
 @pytest.mark.parametrize(
-    "module", [scoring, choice_module, target_module, vqa_module, affirmation, folding, numerals, option_mentions, yes_no_module]
+    "module", [scoring, choice_module, target_module, vqa_module, affirmation, folding, numerals, option_mentions]
 )
 def test_examples_in_docstrings(module):
     found = doctest.testmod(module)

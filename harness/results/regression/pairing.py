@@ -9,9 +9,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import RequestError
 from harness.results.regression.shared_scoring import SharedScoring
-from harness.results.sample_columns import YES, with_tokens
+from harness.results.rulings import lacking_what_was_read
+from harness.results.sample_columns import wanted_by_question, with_tokens
 from harness.results.types import Columns, Floats, Integers, JsonObject
 from harness.store.later_columns import has_rulings
 from harness.store.open_runs import database
@@ -108,9 +108,8 @@ class RunSide:
     @cached_property
     def wanted(self) -> dict[str, float]:
         """By question 1 where yes is right and 0 where no is; nan of others."""
-        with database(self.run) as connection:
-            asked = connection.execute(f"SELECT id, {YES.format('target')} FROM questions")  # nosec B608
-            return {name: float("nan") if yes is None else float(yes) for name, yes in asked}
+        with database(self.run):
+            return wanted_by_question(self.run)
 
     @cached_property
     def sizes(self) -> dict[str, SizeOfImage]:
@@ -319,8 +318,7 @@ class RunPair:
             wanted = said = np.full(len(value), np.nan)
             if made.reads_answers:
                 if not has_rulings(side.run.connection):
-                    lacks = f"the samples lack what was read in the answers, of which {self.scoring.figure.name} is made"
-                    raise RequestError(f"{side.run.folder / 'results.sqlite'}: {lacks}")
+                    raise lacking_what_was_read(side.run, self.scoring.figure.name)
                 wanted = np.array([side.wanted[question] for question in c["question"][r]], dtype=np.float64)
                 said = np.array([_SAID.get(str(read).strip().lower(), np.nan) for read in c["read"][r]], dtype=np.float64)
             family = np.array([number[name] for name in c["family"][r]], dtype=np.int64)

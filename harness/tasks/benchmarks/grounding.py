@@ -77,7 +77,8 @@ def refcoco_figures(rows: Sequence[Answered], rule: ScoringRule) -> dict[str, fl
     iou_of = official_iou if official else iou
     found = [iou_of(one, other) if one is not None and other is not None else 0.0 for one, other in zip(right, given)]
     centred = [_centred(one, other) for one, other in zip(given, right)]
-    missing = [row.read is None if official else box is None for row, box in zip(rows, given)]
+    missing = [rule.judge(row.prediction, target).read is None if official else box is None
+               for row, target, box in zip(rows, targets, given)]  # fmt: skip
 
     def share(least: float) -> float:
         return sum(value >= least for value in found) / len(rows)

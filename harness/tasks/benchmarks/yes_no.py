@@ -9,9 +9,9 @@ from harness.tasks.authors import AUTHORS_RULES
 from harness.tasks.base import Answered, TaskInfo
 from harness.tasks.leading_figure import OwnFigure
 from harness.tasks.official import OFFICIAL_RULES
-from harness.tasks.reading.affirmation import said, yes_no
+from harness.tasks.reading.affirmation import judge_yes_no
 from harness.tasks.rows import Row
-from harness.tasks.rules import Judgement, ScoringRule, ours
+from harness.tasks.rules import ScoringRule, ours
 from harness.tasks.tabular import Asked, Benchmark
 from harness.tasks.target import Target
 
@@ -20,16 +20,6 @@ PERCEPTION = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
 )  # fmt: skip
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
-
-
-def judge_yes_no(prediction: str, target: Target) -> Judgement:
-    """Judge an answer by what `said` reads in it: the score of `affirmation.yes_no`, and yes, no or nothing.
-
-    >>> judge_yes_no("There is no dog.", Target(("no",)))
-    Judgement(score=1.0, read='no', decided=True)
-    """
-    read = said(prediction)
-    return Judgement(yes_no(prediction, target), None if read == "other" else read)
 
 
 def _right(row: Row) -> Target:
@@ -51,19 +41,21 @@ def pope_figures(rows: Sequence[Answered], rule: ScoringRule) -> dict[str, float
     to say. lmms-eval's yes-ratio is of the right answers, always 0.5 on the whole set; ours is of the model's, as in the paper.
     """
     kinds = dict.fromkeys(row.family for row in rows)
+    said = [(row.target, rule.judge(row.prediction, Target.read(row.target)).read) for row in rows]
     missed: Collection[str | None] = ("no", None) if dict(rule.figure.options)["unread_missed"] else ("no",)
-    by_kind = {f"f1_{kind}": _f1([row for row in rows if row.family == kind], missed)["f1"] for kind in kinds}
-    return _f1(rows, missed) | by_kind
+    by_kind = {f"f1_{kind}": _f1([one for one, row in zip(said, rows) if row.family == kind], missed)["f1"] for kind in kinds}
+    return _f1(said, missed) | by_kind
 
 
-def _f1(rows: Sequence[Answered], missed: Collection[str | None]) -> dict[str, float]:
-    yes = sum(row.read == "yes" for row in rows)
-    both = sum(row.read == row.target == "yes" for row in rows)
-    lost = sum(row.target == "yes" and row.read in missed for row in rows)
+def _f1(said: Sequence[tuple[str, str | None]], missed: Collection[str | None]) -> dict[str, float]:
+    """Figures of right answers, each with what was read in the model's."""
+    yes = sum(read == "yes" for _, read in said)
+    both = sum(read == right == "yes" for right, read in said)
+    lost = sum(right == "yes" and read in missed for right, read in said)
     precision = both / yes if yes else 0.0
     recall = both / (both + lost) if both + lost else 0.0
     f1 = 2 * precision * recall / (precision + recall) if both else 0.0
-    return {"f1": f1, "precision": precision, "recall": recall, "yes_share": yes / len(rows)}
+    return {"f1": f1, "precision": precision, "recall": recall, "yes_share": yes / len(said)}
 
 
 POPE = Benchmark(

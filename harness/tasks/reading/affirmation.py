@@ -32,6 +32,7 @@ from harness.tasks.reading.affirmation_phrases import (
 )
 from harness.tasks.reading.folding import folded, spoken
 from harness.tasks.reading.option_phrases import phrases
+from harness.tasks.rules import Judgement
 from harness.tasks.target import Target
 
 YES, NO, OTHER = "yes", "no", "other"
@@ -93,7 +94,18 @@ def yes_no(prediction: str, target: Target) -> float:
     >>> yes_no("Yes, there is.", Target(("yes",)))
     1.0
     """
-    return float(said(prediction) in {answer.strip().lower() for answer in target.answers})
+    return judge_yes_no(prediction, target).score
+
+
+def judge_yes_no(prediction: str, target: Target) -> Judgement:
+    """Return the score of `yes_no`, and what was read: yes, no or nothing.
+
+    >>> judge_yes_no("There is no dog.", Target(("no",)))
+    Judgement(score=1.0, read='no', decided=True)
+    """
+    read = said(prediction)
+    score = float(read in {answer.strip().lower() for answer in target.answers})
+    return Judgement(score, None if read == OTHER else read)
 
 
 def said(prediction: str) -> str:
