@@ -11,8 +11,9 @@ from types import ModuleType
 from methods.lazy import imported
 
 __all__ = [
-    "accuracy", "attention", "chance", "collapse", "coverage", "diversity", "evidence", "explain", "familywise", "figures",
-    "flops", "image_figures", "latency", "matched", "memory", "overlap", "pareto", "ranks", "statistics", "subsets",
+    "accuracy", "attention", "chance", "collapse", "coverage", "design_effect", "differences", "diversity", "evidence", "explain",
+    "familywise", "figures", "flops", "image_figures", "intervals", "label_permutations", "latency", "loss_power", "matched",
+    "medians", "memory", "non_inferiority", "overlap", "pareto", "ranks", "statistics", "step_down", "subsets",
 ]  # fmt: skip
 
 

@@ -9,6 +9,8 @@ from metrics.clusters import cluster_codes
 from metrics.diversity import unit
 
 SUBSETS = 64
+"""Random subsets of an image against which a kept set is held."""
+_EQUAL = 1e-9  # figures that differ by no more, relative to them or to 1, count as equal
 
 
 def random_subsets(count: int, keep: int, subsets: int = SUBSETS, *, generator_seed: torch.Tensor) -> torch.Tensor:
@@ -37,11 +39,55 @@ def random_subsets(count: int, keep: int, subsets: int = SUBSETS, *, generator_s
     return hashes.topk(keep, dim=-1, largest=False, sorted=False).indices.sort(dim=-1).values
 
 
-def token_hashes(seeds: torch.Tensor, subsets: int, count: int) -> torch.Tensor:
-    """Return a hash of (seed, subset, token), different for all tokens of a subset: seeds int64 [B] to int64 [B, S, N]."""
+def token_hashes(seeds: torch.Tensor, subsets: int, count: int, first: int = 1) -> torch.Tensor:
+    """Return a hash of (seed, subset, token), different for all tokens of a subset.
+
+    Args:
+        seeds: int64 [B].
+        subsets: S.
+        count: N tokens.
+        first: number of the first subset; `random_subsets` are those from 1.
+
+    Returns:
+        int64 [B, S, N].
+    """
     seed = seeds.to(torch.int64)
-    streams = _mix(_mix(seed)[:, None] + torch.arange(1, subsets + 1, device=seed.device) * _GOLDEN)  # [B, S]
+    streams = _mix(_mix(seed)[:, None] + torch.arange(first, first + subsets, device=seed.device) * _GOLDEN)  # [B, S]
     return _mix(streams[..., None] + torch.arange(1, count + 1, device=seed.device) * _GOLDEN)
+
+
+def set_hashes(count: int, chosen: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+    """Return a hash of each set of tokens, by which sets with equal figures are ranked; equal sets have equal hashes.
+
+    It depends on the tokens and the image's seed alone, not on the order of the tokens, and is independent of
+    `random_subsets` of that seed: the sum of a hash of each token, mixed once more.
+
+    Args:
+        count: N tokens of an image.
+        chosen: int64 [B, S, K] sets of an image.
+        seeds: int64 [B] the image's.
+
+    Returns:
+        int64 [B, S].
+    """
+    tokens = token_hashes(seeds, 1, count, first=0)[:, 0]  # no random subset has number 0
+    return _mix(tokens.gather(1, chosen.flatten(1)).view(chosen.shape).sum(-1))
+
+
+def thinned(count: int, chosen: torch.Tensor, keep: int, seeds: torch.Tensor) -> torch.Tensor:
+    """Return a uniform random part of each set: of a set that is itself uniformly random it is a uniform random subset.
+
+    Args:
+        count: N tokens of an image.
+        chosen: int64 [R, K].
+        keep: tokens of the part, 0..K.
+        seeds: int64 [R] one random stream a set, as `set_hashes` gives it.
+
+    Returns:
+        int64 [R, keep], in the order of ``chosen``.
+    """
+    hashes = token_hashes(seeds, 1, count)[:, 0].gather(1, chosen)
+    return chosen.gather(1, hashes.topk(keep, dim=-1, largest=False, sorted=False).indices.sort(dim=-1).values)
 
 
 _GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed number
@@ -58,28 +104,45 @@ def _shift(x: torch.Tensor, by: int) -> torch.Tensor:
     return (x >> by) & ((1 << (64 - by)) - 1)
 
 
-def z_scores(values: torch.Tensor, null: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return how far each value lies from its null, as z and as percentile.
+def z_scores(values: torch.Tensor, null: torch.Tensor) -> torch.Tensor:
+    """Return how far each value lies from its null, in standard deviations of the null.
 
     Args:
         values: [B] a figure of the kept set.
         null: [B, S] the same figure of random subsets.
 
     Returns:
-        z [B] = (value - mean) / sd (n - 1), nan where the null does not vary (K = N, equal tokens); percentile [B] =
-        share of the null below the value plus half of what equals it (to 1e-9, since equal sets differ by rounding),
-        0.5 where all are equal. Both nan where the value or a null figure is.
+        float64 [B], (value - mean) / sd (n - 1); nan where the null does not vary (K = N, equal tokens), and where the
+        value or a figure of the null is nan.
     """
     values, null = values.to(torch.float64), null.to(torch.float64)
-    scale = torch.maximum(values.abs(), torch.ones_like(values))
     spread = null.std(-1, unbiased=True)
-    varies = spread > 1e-9 * scale
-    z = torch.where(varies, (values - null.mean(-1)) / torch.where(varies, spread, 1.0), torch.nan)
-    gap = values[:, None] - null
-    equal = gap.abs() <= 1e-9 * scale[:, None]
-    percentile = ((gap > 0) & ~equal).double().mean(-1) + 0.5 * equal.double().mean(-1)
-    known = ~(values.isnan() | null.isnan().any(-1))
-    return torch.where(known, z, torch.nan), torch.where(known, percentile, torch.nan)
+    varies = spread > _EQUAL * torch.maximum(values.abs(), torch.ones_like(values))  # of nan it is False
+    return torch.where(varies, (values - null.mean(-1)) / torch.where(varies, spread, 1.0), torch.nan)
+
+
+def percentiles(values: torch.Tensor, null: torch.Tensor, ties: torch.Tensor, null_ties: torch.Tensor) -> torch.Tensor:
+    """Return the rank of each kept set among its random subsets, as a share of their number.
+
+    Of equal figures (to 1e-9, since equal sets differ by rounding) the one whose set has the lower hash ranks below. So no
+    two different sets tie, and the rank of a kept set that is itself a uniform random subset is uniform on 0..S and
+    symmetric about S / 2. Two cases are at the middle, which leaves it symmetric: a subset that is the kept set itself
+    counts half, and where the figure is equal in all sets (K = N, equal tokens) the percentile is 0.5.
+
+    Args:
+        values: [B] a figure of the kept set.
+        null: [B, S] the same figure of random subsets of the same size.
+        ties: int64 [B] of `set_hashes`.
+        null_ties: int64 [B, S] of the subsets, with the same seeds.
+
+    Returns:
+        float64 [B] in [0, 1]; nan where the value or a figure of the null is.
+    """
+    values, null = values.to(torch.float64)[:, None], null.to(torch.float64)
+    equal = (values - null).abs() <= _EQUAL * values.abs().clamp(min=1.0)
+    below = torch.where(equal, null_ties < ties[:, None], null < values).double()
+    rank = torch.where(equal.all(-1, keepdim=True) | (null_ties == ties[:, None]), 0.5, below).mean(-1)
+    return torch.where(values[:, 0].isnan() | null.isnan().any(-1), torch.nan, rank)
 
 
 def score_collapse(scores: torch.Tensor, top: int | None = None) -> dict[str, torch.Tensor]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from metrics.arrays import Clusters, Flags, Floats, Numbers
 from metrics.clusters import chosen
-from metrics.statistics import Estimate, bootstrap_mean, bootstrap_ratio
+from metrics.differences import mean_difference
+from metrics.image_figures import FigureDifference
+from metrics.intervals import proportion
+from metrics.statistics import Estimate
 
 KEPT = 0.5
 """Evidence counts as kept from this recall on."""
@@ -33,14 +38,17 @@ def recall(kept: Flags, evidence: Flags) -> Floats:
     return np.where(size > 0, found / np.maximum(size, 1), np.nan)
 
 
-def summarise(recall: Numbers, scores: Numbers, images: Clusters, seed: int = 0) -> dict[str, Estimate | int | None]:
+def summarise(
+    recall: Numbers, scores: Numbers, images: Clusters, rho: float = 0.0, recall_rho: float = 0.0
+) -> dict[str, Estimate | int | None]:
     """Return recall, and accuracy where the evidence was kept and where it was lost: an association, not a cause.
 
     Args:
         recall: [n] of `recall`; nan where there is no evidence.
         scores: [n].
         images: [n].
-        seed: of the bootstrap.
+        rho: correlation of the scores of an image.
+        recall_rho: correlation of the recalls of an image.
 
     Returns:
         ``recall``, ``accuracy_kept`` and ``accuracy_lost`` (None where no sample is such), and
@@ -54,31 +62,44 @@ def summarise(recall: Numbers, scores: Numbers, images: Clusters, seed: int = 0)
         raise ValueError(f"recall {shares.shape}, scores {scores.shape}, {len(images)} images differ")
 
     def where(rows: Flags) -> Estimate | None:
-        return bootstrap_mean(scores[rows], chosen(images, rows), seed=seed) if rows.any() else None
+        return proportion(scores[rows], chosen(images, rows), rho) if rows.any() else None
 
     return {
-        "recall": bootstrap_mean(shares, images, seed=seed),
+        "recall": proportion(shares, images, recall_rho),
         "accuracy_kept": where(shares >= KEPT),
         "accuracy_lost": where(shares < KEPT),
         "n_without": int(np.isnan(shares).sum()),
     }
 
 
-def swap(swapped: Numbers, scores: Numbers, none_scores: Numbers, images: Clusters, seed: int = 0) -> dict[str, Estimate | None]:
+@dataclass(frozen=True)
+class SwapEffect:
+    """What forcing the evidence into the kept set at the same K gave back."""
+
+    gain: FigureDifference  # mean of swapped - scores
+    loss: FigureDifference  # mean of none - scores on the same questions
+    share: Estimate | None  # gain / loss; None where the interval of the loss reaches 0, or the share is unbounded
+
+
+def swap(
+    swapped: Numbers, scores: Numbers, none_scores: Numbers, images: Clusters, rho: float = 1.0, rate: float = 0.0
+) -> SwapEffect | None:
     """Return the accuracy gained by forcing the evidence into the kept set at the same K: a cause, unlike `summarise`.
+
+    The share of the loss that it gives back has Fieller's interval. It can leave [0, 1]: above 1 the swapped set beats all
+    tokens, below 0 the tokens that had to go were worth more. There is none where the loss cannot be told from none, as then
+    there is nothing to share out.
 
     Args:
         swapped: [n] scores with the evidence swapped in; nan where there is none.
         scores: [n] of the method as it is.
         none_scores: [n] of the unpruned model.
         images: [n].
-        seed: of the bootstrap.
+        rho: correlation of the changes of an image, pooled over cells.
+        rate: how often an answer changes by itself; see `intervals.difference_width`.
 
     Returns:
-        ``swap_gain``: mean of swapped - scores; ``swap_loss``: mean of none - scores on the same questions;
-        ``swap_share``: gain / loss, the part of the loss that came from throwing evidence away. It can leave [0, 1]:
-        above 1 the swapped set beats all tokens, below 0 the tokens that had to go were worth more. None where the
-        interval of the loss reaches 0, as then there is nothing to share out.
+        None where no sample has all three scores.
 
     Raises:
         ValueError: where the lengths differ.
@@ -86,11 +107,14 @@ def swap(swapped: Numbers, scores: Numbers, none_scores: Numbers, images: Cluste
     swapped, scores, none_scores = (np.asarray(column, dtype=np.float64) for column in (swapped, scores, none_scores))
     if not swapped.shape == scores.shape == none_scores.shape == (len(images),):
         raise ValueError(f"swapped {swapped.shape}, scores {scores.shape}, none {none_scores.shape}, {len(images)} images differ")
-    known = ~np.isnan(swapped)
-    images = chosen(images, known)
-    gain, loss = (swapped - scores)[known], (none_scores - scores)[known]
-    gained, lost = bootstrap_mean(gain, images, seed=seed), bootstrap_mean(loss, images, seed=seed)
+    known = ~(np.isnan(swapped) | np.isnan(scores) | np.isnan(none_scores))
+    where = chosen(images, known)
+    gain = mean_difference(swapped[known], scores[known], where, rho, rate)
+    loss = mean_difference(none_scores[known], scores[known], where, rho, rate)
+    if gain is None or loss is None:
+        return None
     share = None
-    if lost.lo is not None and lost.lo > 0:
-        share = bootstrap_ratio(gain, loss, images, seed=seed)
-    return {"swap_gain": gained, "swap_loss": lost, "swap_share": share}
+    if loss.lo is not None and loss.lo > 0:
+        found = gain.as_seen.over(loss.as_seen)
+        share = None if found.lo is None else found
+    return SwapEffect(gain, loss, share)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,14 @@ from numpy.typing import NDArray
 from methods.keep import Keep
 from metrics.arrays import Flags, Floats, Whole
 from metrics.clusters import aligned, cluster_codes
-from metrics.ranks import within_rank_sums
-from metrics.resampling import CHUNK, resampled
-from metrics.statistics import bootstrap_mean, holm, paired_difference, percentiles
+from metrics.design_effect import IntraclassCorrelation
+from metrics.differences import difference_of, mean_difference
+from metrics.intervals import proportion
+from metrics.label_permutations import permuted_labels
+from metrics.ranks import RankSums, products_by_cluster, within_rank_sums
+from metrics.resampling import CHUNK
+from metrics.statistics import holm
+from metrics.step_down import step_down
 
 FAMILIES = ("attention", "diversity", "both", "merging", "place", "chance")
 """Families of methods that are compared, by what they rank tokens by; see `methods.registry.FAMILIES`."""
@@ -45,24 +51,27 @@ def correlations(cells: Sequence[CellColumns], seed: int = 0, resamples: int = 2
     ``across_images``: within method, budget and question family: whether a method fails on the images where, say, its
     kept set is less diverse. All columns of numbers are taken but ``percentile_`` ones, which rank nearly like ``z_``.
 
-    The methods are taken as they are: p speaks of other images, not of other methods. It is association, not cause.
+    Two tests: ``p`` takes the methods as they are and speaks of other images; ``p_methods`` takes the images as they are and
+    speaks of other methods, see `permuted_labels`. A method that is given twice under different names, such as with two
+    options, counts twice there. It is association, not cause.
 
     Args:
         cells: of methods that keep original tokens.
-        seed: of bootstrap and test.
+        seed: of bootstrap and tests.
         resamples: draws of the bootstrap.
 
     Returns:
         For each list ``rows`` by falling |rho|: ``figure``; ``value``, ``lo``, ``hi`` of `within_rank_correlation` (95 %,
         images resampled); ``n`` answers, ``n_images``; ``p``, two-sided, by flipping the signs of the images' sums of
-        products of ranks, as in `paired_difference`, so at least 1/4001; ``p_holm`` over the list. A figure that does not
-        vary has no row.
+        products of ranks, one set of flips for the list (`step_down`), and ``p_adjusted`` over the list, max-T; ``p_methods``
+        and ``p_methods_adjusted`` by permuting the methods' labels, None ``across_images`` and of a figure that under four
+        methods have. A figure that does not vary has no row.
         And ``groups``, in how many it is compared, and ``mixed``, in how many of them scores differ: the others hold
-        rho down.
+        rho down. ``methods`` that are compared, and ``least_p_methods``, the smallest p that so many can give.
     """
     cells = [cell for cell in cells if len(cell.columns["score"])]
     if not cells:
-        return {name: {"groups": 0, "mixed": 0, "rows": []} for name in LISTS}
+        return {name: {"groups": 0, "mixed": 0, "methods": 0, "least_p_methods": None, "rows": []} for name in LISTS}
     sizes = [len(cell.columns["score"]) for cell in cells]
     question, image, kind = (
         cluster_codes(np.concatenate([c.columns[n] for c in cells])) for n in ("question", "image", "family")
@@ -80,9 +89,9 @@ def correlations(cells: Sequence[CellColumns], seed: int = 0, resamples: int = 2
     alike = _joined(asked, cluster_codes(table["kept_count"])) if "kept_count" in table else asked
     bare = {name: column[early] for name, column in table.items() if not name.startswith("z_")}
     return {
-        "across_methods": _listed(table, asked, image, False, seed, resamples),
-        "across_methods_before_llm": _listed(bare, alike[early], image[early], False, seed, resamples),
-        "across_images": _listed(table, _joined(method, keep, kind), image, True, seed, resamples),
+        "across_methods": _listed(table, asked, image, method, False, seed, resamples),
+        "across_methods_before_llm": _listed(bare, alike[early], image[early], method[early], False, seed, resamples),
+        "across_images": _listed(table, _joined(method, keep, kind), image, method, True, seed, resamples),
     }
 
 
@@ -103,21 +112,21 @@ def _joined(*codes: Whole) -> Whole:
 
 
 def _listed(
-    table: Mapping[str, Floats], groups: Whole, image: Whole, spanning: bool, seed: int, resamples: int
+    table: Mapping[str, Floats], groups: Whole, image: Whole, method: Whole, spanning: bool, seed: int, resamples: int
 ) -> dict[str, Any]:
-    """Each figure of the table against its ``score``."""
+    """Each figure of the table against its ``score``; where groups span images, methods are not compared."""
     score = table["score"]
-    rows: list[dict[str, Any]] = []
-    for name in table:
-        if name == "score":
-            continue
-        sums = within_rank_sums(table[name], score, groups, image, spanning)
-        figure = sums.correlation(seed, resamples)
-        if figure.value is not None:
-            counts = {"n": sums.n, "n_images": len(sums.sums)}
-            rows.append({"figure": name, **figure.as_dict(), **counts, "p": sums.p(seed)})
-    for row, p in zip(rows, holm([row["p"] for row in rows])):
-        row["p_holm"] = p
+    given = {name: within_rank_sums(table[name], score, groups, image, spanning) for name in table if name != "score"}
+    found: dict[str, RankSums] = {name: sums for name, sums in given.items() if sums.value is not None}
+    flipped = step_down(products_by_cluster([*found.values()]), seed=seed)
+    permuted = permuted_labels([] if spanning else [*found.values()], groups, method, seed)
+    rows = []
+    for place, (name, sums) in enumerate(found.items()):
+        counts = {"n": sums.n, "n_images": len(sums.sums)}
+        tests: dict[str, float | None] = {"p": float(flipped.p[place]), "p_adjusted": float(flipped.p_adjusted[place])}
+        for key, values in (("p_methods", permuted.p), ("p_methods_adjusted", permuted.p_adjusted)):
+            tests[key] = None if spanning or np.isnan(values[place]) else float(values[place])
+        rows.append({"figure": name, **sums.correlation(seed, resamples).as_dict(), **counts, **tests})
     scored = ~np.isnan(score)
     known, dense = np.unique(groups[scored], return_inverse=True)
     low, high = np.full(len(known), np.inf), np.full(len(known), -np.inf)
@@ -126,6 +135,8 @@ def _listed(
     return {
         "groups": len(known),
         "mixed": int((high > low).sum()),
+        "methods": len(np.unique(method[scored])),
+        "least_p_methods": permuted.least,
         "rows": sorted(rows, key=lambda row: -abs(row["value"])),
     }
 
@@ -136,26 +147,26 @@ def strata(cells: Sequence[CellColumns], complexity: Mapping[Hashable, float], s
     Images are cut into `STRATA` of equal size by complexity, ties in the order given. A family's score on a question is
     the mean over its cells of the budget, so a family with many variants of one method is mostly that method. The winner
     is chosen on the same answers on which it is compared, so its p is too small for a claim made in advance; of a tie there
-    is none.
+    is none. Intervals are those of `proportion` and `mean_difference`, with correlations pooled over the budget.
 
     Args:
         cells: of all methods to compare; those of no known family take part in ``best_method`` alone, those without
             a budget not at all.
         complexity: image -> for instance the effective rank of all its tokens; other images are left out.
-        seed: of bootstrap and tests.
+        seed: of the tests.
 
     Returns:
         ``strata``: ``stratum``, ``n_images``, ``lo`` and ``hi`` complexity. ``rows``, one a budget and stratum: ``keep``,
         ``stratum``, ``n``, ``n_images``; ``families`` {name: value, lo, hi, cells}; ``winner``, ``runner_up`` and
-        ``winner_minus_runner_up``, ``attention_minus_diversity`` {value, lo, hi, p, p_holm}, None where there are not
-        both (`paired_difference`; Holm over the rows); ``best_method`` {method, value, lo, hi}. ``interactions``, one a
-        budget: ``keep`` and attention minus diversity on the lowest less the same on the highest {value, lo, hi, p,
-        p_holm}, p by permuting images between the two strata.
+        ``winner_minus_runner_up``, ``attention_minus_diversity`` {value, lo, hi, p, p_adjusted}, None where there are
+        not both (`step_down` over the rows, signs of whole images flipped); ``best_method`` {method, value, lo, hi}.
+        ``interactions``, one a budget: ``keep`` and attention minus diversity on the lowest less the same on the highest
+        {value, lo, hi, p, p_adjusted}, p by permuting images between the two strata, Holm over the budgets.
 
     Source: after AgilePruner, arXiv:2603.01236: attention does better on simple images, diversity on complex ones.
     """
     images = [image for image, value in complexity.items() if np.isfinite(value)]
-    values = np.array([complexity[image] for image in images])
+    values, index = np.array([complexity[image] for image in images]), {image: place for place, image in enumerate(images)}
     parts = np.array_split(np.argsort(values, kind="stable"), len(STRATA))
     stratum = {images[i]: place for place, part in enumerate(parts) for i in part}
     rows, interactions = [], []
@@ -168,22 +179,24 @@ def strata(cells: Sequence[CellColumns], complexity: Mapping[Hashable, float], s
             if any(cell.ranks_by == name for cell in chosen)
         }
         means = {name: _mean_over_cells(scores[members]) for name, members in families.items()}
+        rho = _together(scores, image), _together([one - other for one, other in combinations(means.values(), 2)], image)
         for i, name in enumerate(STRATA):
             inside = place == i
             if inside.any():
-                row = _row(
-                    {family: mean[inside] for family, mean in means.items()}, scores[:, inside], chosen, image[inside], seed
-                )
+                row = _row({family: mean[inside] for family, mean in means.items()}, scores[:, inside], chosen,
+                           image[inside], index, rho)  # fmt: skip
                 for family, figure in row["families"].items():
                     figure["cells"] = len(families[family])
                 rows.append({"keep": keep, "stratum": name, **row})
         if "attention" in means and "diversity" in means:
-            found = interaction(means["attention"] - means["diversity"], image, place == 0, place == len(STRATA) - 1, seed)
+            gap = means["attention"] - means["diversity"]
+            found = interaction(gap, image, place == 0, place == len(STRATA) - 1, seed, rho=rho[1])
             if found is not None:
                 interactions.append({"keep": keep, **found})
     for name in ("winner_minus_runner_up", "attention_minus_diversity"):
-        _adjust([row[name] for row in rows if row[name] is not None])
-    _adjust(interactions)
+        _adjust([row[name] for row in rows if row[name] is not None], seed)
+    for one, p in zip(interactions, holm([one["p"] for one in interactions])):
+        one["p_adjusted"] = p
     spans = [
         {"stratum": name, "n_images": len(part), "lo": float(values[part].min()), "hi": float(values[part].max())}
         for name, part in zip(STRATA, parts)
@@ -211,16 +224,32 @@ def _mean_over_cells(scores: Floats) -> Floats:
     return means
 
 
+def _together(columns: Iterable[Floats], image: NDArray[np.object_]) -> float:
+    """The correlation of the values of an image, pooled over columns [n]."""
+    pooled = IntraclassCorrelation()
+    for column in columns:
+        pooled.add(column, image)
+    return pooled.rho
+
+
 def _row(
-    means: Mapping[str, Floats], scores: Floats, cells: Sequence[CellColumns], image: NDArray[np.object_], seed: int
+    means: Mapping[str, Floats],
+    scores: Floats,
+    cells: Sequence[CellColumns],
+    image: NDArray[np.object_],
+    index: Mapping[Hashable, int],
+    rho: tuple[float, float],
 ) -> dict[str, Any]:
-    """One budget and stratum: families, the winner, the differences, and the best single method."""
-    figures = {name: bootstrap_mean(mean, image, seed) for name, mean in means.items()}
+    """One budget and stratum: families, the winner, the differences, and the best single method; rho of scores and changes."""
+    figures = {name: proportion(mean, image, rho[0]) for name, mean in means.items()}
     scored = {name: figure.value for name, figure in figures.items() if figure.value is not None}
     order = sorted(scored, key=lambda name: -scored[name])
 
-    def differ(one: str, other: str) -> dict[str, float | None]:
-        return {**paired_difference(means[one], means[other], image, seed).as_dict(), "p_holm": None}
+    def differ(one: str, other: str) -> dict[str, Any]:
+        codes, found = [index[i] for i in image], mean_difference(means[one], means[other], image, rho[1])
+        totals = np.bincount(codes, weights=np.nan_to_num(means[one] - means[other]), minlength=len(index))
+        shown = (None, None, None) if found is None else (found.value, found.lo, found.hi)
+        return {**dict(zip(("value", "lo", "hi"), shown)), "p": None, "p_adjusted": None, "totals": totals}
 
     known = ~np.isnan(scores)
     totals = np.divide(np.nansum(scores, axis=1), known.sum(1), out=np.full(len(scores), -np.inf), where=known.any(1))
@@ -235,28 +264,36 @@ def _row(
         "runner_up": order[1] if len(order) > 1 and not tied else None,
         "winner_minus_runner_up": differ(order[0], order[1]) if len(order) > 1 and not tied else None,
         "attention_minus_diversity": differ("attention", "diversity") if both else None,
-        "best_method": {"method": cells[best].method, **bootstrap_mean(scores[best], image, seed).as_dict()},
+        "best_method": {"method": cells[best].method, **proportion(scores[best], image, rho[0]).as_dict()},
     }
 
 
 def interaction(
-    difference: Floats, image: NDArray[np.generic], low: Flags, high: Flags, seed: int, permutations: int = 4000
+    difference: Floats,
+    image: NDArray[np.generic],
+    low: Flags,
+    high: Flags,
+    seed: int,
+    permutations: int = 4000,
+    rho: float = 1.0,
 ) -> dict[str, Any] | None:
     """Return the mean difference in the low stratum less that in the high one, with an interval and a two-sided p.
 
-    Each stratum's mean is the ratio of its images' sums. The interval resamples images within each stratum; the test
-    deals the images of both anew, p = (hits + 1) / (permutations + 1) (Good 2005, section 3.3).
+    Each stratum's mean is the ratio of its images' sums. The interval is the root of the squared half widths of both strata's
+    own (Zou & Donner 2008, Statistics in Medicine 27); the test deals the images of both anew,
+    p = (hits + 1) / (permutations + 1) (Good 2005, section 3.3).
 
     Args:
         difference: [n] of one family's score less another's on each question; nan is left out.
         image: [n] the image of each question.
         low: [n] whether the question is on an image of the low stratum.
         high: [n] the same of the high stratum.
-        seed: of draws and deals.
+        seed: of the deals.
         permutations: deals.
+        rho: correlation of the differences of an image, see `mean_difference`.
 
     Returns:
-        ``value``, ``lo``, ``hi``, ``p``, and ``p_holm``, None until it is corrected; None where a stratum has no value.
+        ``value``, ``lo``, ``hi``, ``p``, and ``p_adjusted``, None until it is corrected; None where a stratum has no value.
     """
     sums: list[Floats] = []
     for part in (low, high):
@@ -266,20 +303,27 @@ def interaction(
         sums.append(np.stack([np.bincount(codes, weights=values), np.bincount(codes)], 1))
     split, pool = len(sums[0]), np.concatenate(sums)
     ratio: Callable[[Floats], Floats] = lambda totals: totals[..., 0] / totals[..., 1]
-    value = float(ratio(sums[0].sum(0)) - ratio(sums[1].sum(0)))
+    first, last = (difference_of(part[:, 0], part[:, 1], float(ratio(part.sum(0))), rho) for part in sums)
+    value = first.value - last.value
     interval: tuple[float, float] | tuple[None, None] = (None, None)
-    if min(map(len, sums)) > 1:
-        draws = [ratio(resampled(part, seed + i, 2000)) for i, part in enumerate(sums)]
-        interval = percentiles(draws[0] - draws[1], 0.95)
+    if first.hi is not None and last.hi is not None:
+        half = float(np.hypot(first.hi - first.value, last.hi - last.value))
+        interval = value - half, value + half
     rng, rows, hits = np.random.default_rng([seed, 2]), max(1, CHUNK // len(pool)), 0
     for start in range(0, permutations, rows):
         dealt = rng.random((min(rows, permutations - start), len(pool))).argsort(1) < split
         found = ratio(dealt @ pool) - ratio(~dealt @ pool)
         hits += int((np.abs(found) >= abs(value) - 1e-9).sum())
     p = (hits + 1) / (permutations + 1)
-    return {"value": value, "lo": interval[0], "hi": interval[1], "p": p, "p_holm": None}
+    return {"value": value, "lo": interval[0], "hi": interval[1], "p": p, "p_adjusted": None}
 
 
-def _adjust(found: Sequence[dict[str, Any]]) -> None:
-    for one, p in zip(found, holm([one["p"] for one in found])):
-        one["p_holm"] = p
+def _adjust(found: Sequence[dict[str, Any]], seed: int) -> None:
+    """Give differences their ``p`` and ``p_adjusted`` from their images' ``totals`` [I], under the same flips of images."""
+    compared = [one for one in found if one["value"] is not None]
+    if compared:
+        test = step_down(np.stack([one["totals"] for one in compared], 1), seed=seed)
+        for one, p, adjusted in zip(compared, test.p.tolist(), test.p_adjusted.tolist()):
+            one["p"], one["p_adjusted"] = p, adjusted
+    for one in found:
+        del one["totals"]

@@ -19,10 +19,11 @@ from math import comb
 import numpy as np
 
 from metrics.arrays import Figure, Flags, Floats, Whole
+from metrics.intervals import RARE, students_t
+from metrics.loss_power import fewest_images, found_loss, images_that_find, lost_by_an_image
 
 _CHUNK = 2_000_000  # numbers held at once
 DRAWS = 20_000
-_POWER = 0.8416  # the normal quantile of a power of 80 %
 
 
 @dataclass(frozen=True)
@@ -35,20 +36,61 @@ class ColumnLosses:
     critical: float  # the statistic (in standard errors under no change) that is significant at the level
     statistic: Floats  # of each column; 0 where it has no change or no answers
     differing: Whole | None  # [M] images that differ between paired runs, the only ones whose swap changes anything
+    level: float  # at which `critical` is given
+    piece: Floats  # of paired runs, what a loss consists of: what one image loses, as a rule; 0 of unpaired runs
+    images: Whole  # [M] that have answers; of unpaired runs, of both together
+
+    @classmethod
+    def of_nothing(cls, level: float) -> ColumnLosses:
+        """Return the test of no column."""
+        nothing, none = np.zeros(0), np.zeros(0, np.int64)
+        return cls(nothing, nothing, nothing, float("inf"), nothing, None, level, nothing, none)
 
     def interval(self, column: int) -> tuple[float, float]:
-        """Return the normal 95 % interval of one column, for display; the test does not use it."""
-        half = 1.96 * self.se[column]
-        return float(self.value[column] - half), float(self.value[column] + half)
+        """Return the 95 % interval of a column of shares, for display; the test does not use it.
+
+        Student's t times the standard error, and of paired runs at least what images that were not seen to change may lose: see
+        `metrics.intervals.difference_width`.
+        """
+        half = max(students_t(int(self.images[column])) * self.se[column], RARE * self.piece[column])
+        return max(-1.0, float(self.value[column] - half)), min(1.0, float(self.value[column] + half))
 
     def detectable(self) -> Floats:
-        """Return the loss that the test finds with a power of 80 %, by column: (critical + z) se.
+        """Return the loss that the test finds with a power of 80 %, by column, in a world where that is lost.
 
-        Of a column whose loss is not significant, it is at least what `needed` says: few images give coarse statistics.
+        With `metrics.loss_power.found_loss`. Equal builds tell how many images must lose (`_critical`) and how much that is, if
+        all answers of an image are lost at once. Of a column whose loss is not significant, it is at least what `needed` says;
+        nan where the images are too few for any.
         """
+        critical, found = self._critical(), np.full(len(self.value), np.nan)
+        for column, (se, piece, images) in enumerate(zip(self.se, self.piece, self.images, strict=True)):
+            loss = found_loss(float(se), float(piece), int(images), critical)
+            found[column] = np.nan if loss is None else loss
         needed = np.where(self.statistic <= self.critical, self.needed(), np.nan)
-        found: Floats = np.fmax((self.critical + _POWER) * self.se, needed)
-        return found
+        return np.where(np.isnan(found), np.nan, np.fmax(found, needed))
+
+    def images_for(self, loss: float) -> Floats:
+        """Return about how many images it takes to find a loss with a power of 80 %, by column; of unpaired runs, of each run.
+
+        Args:
+            loss: above 0, in the unit of ``value``.
+        """
+        critical, sides = self._critical(), 2 if self.differing is None else 1
+        return np.array([
+            images_that_find(float(se), float(piece), int(images), critical, loss) / sides
+            for se, piece, images in zip(self.se, self.piece, self.images, strict=True)
+        ])  # fmt: skip
+
+    def _critical(self) -> float:
+        """The statistic that a lost column must reach, also where no other column changes, so that none was drawn.
+
+        With n images that all lose alike it is sqrt(n), which is significant from as many on as `least_p` says, and surely from
+        one more: random signs tell a p at the very level from one below it by luck alone.
+        """
+        if self.differing is None:
+            return self.critical
+        alone = float(np.sqrt(fewest_images(self.level) + 1))
+        return max(self.critical, alone) if np.isfinite(self.critical) else alone
 
     def needed(self) -> Floats:
         """Return the loss that would be significant, spread over the images as the observed one is; nan where none is lost."""
@@ -83,13 +125,20 @@ def paired(totals: Floats, sizes: Floats, level: float, seed: int = 0, draws: in
     """
     totals, sizes = _tables(totals, sizes)
     value, se = _mean(totals, sizes)
-    scale = np.sqrt((totals**2).sum(0))
+    changed, columns = totals.any(1), totals.any(0)  # what is equal on both sides is so under any sign
+    moving = totals[changed][:, columns]
 
     def signs(rng: np.random.Generator, rows: int) -> Floats:
-        drawn = rng.integers(0, 2, size=(rows, len(totals)), dtype=np.int8)
+        drawn = rng.integers(0, 2, size=(rows, len(moving)), dtype=np.int8)
         return np.multiply(drawn, 2.0, dtype=np.float64) - 1.0
 
-    return ColumnLosses(value, se, *_max_t(totals, scale, totals.sum(0), signs, level, seed, draws), (totals != 0).sum(0))
+    p, statistic = np.ones(totals.shape[1]), np.zeros(totals.shape[1])
+    p[columns], critical, statistic[columns] = _max_t(
+        moving, np.sqrt((moving**2).sum(0)), moving.sum(0), signs, level, seed, draws
+    )
+    images = (sizes > 0).sum(0)
+    piece = lost_by_an_image(totals / np.maximum(sizes.sum(0), 1), images, level)
+    return ColumnLosses(value, se, p, critical, statistic, (totals != 0).sum(0), level, piece, images)
 
 
 def unpaired(
@@ -129,7 +178,8 @@ def unpaired(
         return _splits(rng, rows, count, own)
 
     tested = _max_t(centred, scale, centred[:own].sum(0), splits, level, seed, draws)
-    return ColumnLosses(mean_b - mean_c, np.hypot(se_b, se_c), *tested, None)
+    images = (sizes > 0).sum(0)
+    return ColumnLosses(mean_b - mean_c, np.hypot(se_b, se_c), *tested, None, level, np.zeros(len(images)), images)
 
 
 def paired_figures(
@@ -171,7 +221,10 @@ def paired_figures(
     left_out = _without_one(before, figure) - _without_one(after, figure)
     se = _jackknife(left_out - value, (before.any(2) | after.any(2)).sum(0))
     tested = _max_t_of_figures(value, swapped, max(before.shape[0], moving.size), level, seed, draws)
-    return ColumnLosses(value, se, *tested, change.any(2).sum(0))
+    images = (before.any(2) | after.any(2)).sum(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lost = figure(before.sum(0)) - figure(before.sum(0) - before + after)  # by each image alone
+    return ColumnLosses(value, se, *tested, change.any(2).sum(0), level, lost_by_an_image(lost, images, level), images)
 
 
 def unpaired_figures(
@@ -204,7 +257,8 @@ def unpaired_figures(
     value = figure(before.sum(0)) - figure(after.sum(0))
     errors = [_jackknife(_without_one(t, figure) - figure(t.sum(0)), t.any(2).sum(0)) for t in (before, after)]
     tested = _max_t_of_figures(value, split, max(len(both), total.size), level, seed, draws)
-    return ColumnLosses(value, np.hypot(*errors), *tested, None)
+    images = before.any(2).sum(0) + after.any(2).sum(0)
+    return ColumnLosses(value, np.hypot(*errors), *tested, None, level, np.zeros(len(images)), images)
 
 
 def least_p(images: int, others: int | None = None) -> float:

@@ -15,6 +15,12 @@ DIVERSITY = tuple(FIGURES)[:11]
 COVERAGE = tuple(FIGURES)[11:16]
 CLUSTERS = tuple(FIGURES)[16:]
 
+SKEWED = ("k_centre_radius", "mean_distance_to_kept", "residual")
+"""Figures whose values of random subsets are so skewed that z says little: they are shown by their percentile alone."""
+
+TIED = ("rank99", *COVERAGE, *CLUSTERS)
+"""Figures that take few values, so that random subsets often equal a kept set: how ties are ranked matters."""
+
 SCORES = ("score_entropy", "score_gini", "score_support", "score_top_mass", "score_cluster_mass")
 """Collapse of the scores by which an attention ranker chose, at its first step; see `collapse.score_collapse`."""
 

@@ -1,95 +1,182 @@
-"""Intervals and tests of a figure that is made of sums over images, such as F1 or MME's score, and no mean of answers.
+"""A figure that is made of sums over images, such as a mean, F1 or MME's score: its interval, and its difference between methods.
 
-Images are what is independent: an interval draws them again, and a test gives each image's answers of one method to the other.
-Of a mean, `statistics.bootstrap_mean` and `statistics.paired_difference` are the same thing.
+Images are what is independent. Standard errors come from leaving each image out, which of a mean is the linearised one.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from metrics.arrays import Figure, Floats
-from metrics.resampling import TIE, random_signs, resampled, swapped_units
-from metrics.statistics import Estimate, PairedDifference, percentiles
+from metrics.intervals import difference_width, fieller_of, figure_deviates, share_error, standard_error, students_t, wilson
+from metrics.statistics import Estimate
 
 
-def bootstrap_figure(sums: Floats, figure: Figure, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Estimate:
-    """Return a figure with a percentile interval from drawing images again.
+@dataclass(frozen=True, eq=False)
+class Linearised:
+    """A figure, or a difference of figures, with its standard error and what each image adds to its error."""
 
-    The draws are those of `statistics.bootstrap_mean`, so that of a mean the interval is the same.
+    value: float
+    se: float
+    deviates: Floats  # [I]
+    images: float  # that the images of different sizes are worth
+
+    @classmethod
+    def of(cls, sums: Floats, figure: Figure, pieces: float, images: float, rho: float) -> Linearised:
+        """Return a figure within [0, 1] that is made of sums over images.
+
+        Args:
+            sums: [I, k] what each image adds.
+            figure: of sums [..., k].
+            pieces: N, of how many the figure is the mean.
+            images: that the images of different sizes are worth, see `design_effect.effective_images`.
+            rho: correlation of the scores of an image; see `intervals.share_error`.
+        """
+        value, deviates = float(figure(sums.sum(0))), figure_deviates(sums, figure)
+        return cls(value, share_error(value, deviates, pieces, images, rho), deviates, images)
+
+    def over(self, below: Linearised, around: float = 0.0) -> Estimate:
+        """Return around + this / below with Fieller's interval.
+
+        Around 1, this being a method less `none` and ``below`` being `none`, it is the method's share of `none`.
+
+        Args:
+            below: of the same images.
+            around: what is added.
+
+        Returns:
+            value None where ``below`` is not above 0; interval None where it is unbounded, as where ``below`` cannot be told
+            from 0, and of one image.
+        """
+        if not below.value > 0:
+            return Estimate(None)
+        value = around + self.value / below.value
+        if len(self.deviates) < 2:
+            return Estimate(value)
+        # standard errors that were raised leave the correlation as it is
+        covariance = _correlation(self.deviates, below.deviates) * self.se * below.se
+        variances = self.se**2, below.se**2
+        found = fieller_of(self.value, below.value, *variances, covariance, students_t(self.images))
+        return Estimate(value) if found is None else Estimate(value, around + found[0], around + found[1])
+
+
+def _correlation(one: Floats, other: Floats) -> float:
+    """Correlation [I] of what images add to two errors, which sum to nearly 0; 0 where one does not vary."""
+    size = float((one**2).sum() * (other**2).sum()) ** 0.5
+    return float((one * other).sum()) / size if size > 0 else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class FigureDifference:
+    """A figure of one method less that of another, over the answers that both have; in the unit of the figure."""
+
+    value: float
+    lo: float | None  # None of one image; within [-1, 1], as differences of shares are
+    hi: float | None
+    half: float  # width to either side before it is cut off there; infinite of one image
+    se: float  # nan of one image; steadied by the pooled design effect
+    together: float  # c: answers of an image that change with one of them
+    changes: Floats  # [I] pieces by which each image changes the figure; their sum over `pieces` is nearly the value
+    pieces: float  # N, of how many the figure is the mean
+    deviates: Floats  # [I] what each image adds to the error
+    worth: float  # images of equal size that these are worth
+
+    @classmethod
+    def of(
+        cls,
+        value: float,
+        deviates: Floats,
+        changes: Floats,
+        pieces: float,
+        worth: float,
+        rho: float,
+        rate: float,
+        spread: float | None = None,
+    ) -> FigureDifference:
+        """Return a difference with its interval, see `intervals.difference_width`.
+
+        Args:
+            value: of the difference, within [-1, 1].
+            deviates: [I] what each image adds to the error.
+            changes: [I] pieces by which each image changes the figure.
+            pieces: N, of how many it is the mean.
+            worth: images of equal size that these are worth.
+            rho: correlation of the changes of an image, pooled over cells.
+            rate: how often an answer changes by itself.
+            spread: variance of single changes, where it is known.
+        """
+        width = difference_width(deviates, changes, pieces, worth, rho, rate, spread)
+        known = np.isfinite(width.half)
+        lo, hi = (max(-1.0, value - width.half), min(1.0, value + width.half)) if known else (None, None)
+        return cls(value, lo, hi, width.half, width.se, width.together, changes, pieces, deviates, worth)
+
+    @property
+    def images(self) -> int:
+        """How many images have answers of both."""
+        return len(self.changes)
+
+    @property
+    def as_seen(self) -> Linearised:
+        """The same with the standard error over images alone, for what changes on many of them."""
+        return Linearised(self.value, standard_error(self.deviates), self.deviates, self.worth)
+
+    @property
+    def linearised(self) -> Linearised:
+        """The same with the standard error that its interval implies, which allows for what few images do not show."""
+        return Linearised(self.value, self.half / students_t(self.worth), self.deviates, self.worth)
+
+
+def figure_interval(sums: Floats, figure: Figure, pieces: float, images: float, rho: float = 0.0) -> Estimate:
+    """Return a figure within [0, 1] with Wilson's interval at the effective number of the pieces of which it is the mean.
 
     Args:
         sums: [I, k] what each image with an answer adds.
         figure: of sums [..., k] the figure [...].
-        seed: of the resampling.
-        resamples: draws; those of which there is no figure are left out.
-        level: of the interval.
+        pieces: N, of how many the figure is the mean.
+        images: that the images of different sizes are worth, see `design_effect.effective_images`.
+        rho: correlation of the scores of an image, pooled over cells.
 
     Returns:
-        The figure in its own unit; value None of nothing, interval None of one image.
-
-    Source: Efron & Tibshirani 1993, chapter 13 (percentile); Davison & Hinkley 1997, section 3.8 (clusters).
+        The figure as a share; value None of nothing, interval None of one image. See `intervals.wilson`.
     """
     value = float(figure(sums.sum(0)))
     if np.isnan(value):
         return Estimate(None)
-    return Estimate(value, *_interval(figure(resampled(sums, seed, resamples)), level) if len(sums) > 1 else (None, None))
+    if len(sums) < 2 or pieces <= 0:
+        return Estimate(value)
+    return wilson(value, share_error(value, figure_deviates(sums, figure), pieces, images, rho), images)
 
 
 def figure_difference(
-    a: Floats,
-    b: Floats,
-    figure: Figure,
-    seed: int = 0,
-    resamples: int = 2000,
-    permutations: int = 4000,
-    level: float = 0.95,
-) -> PairedDifference:
-    """Return a figure of method a less that of method b on the same answers, with an interval and a test that swaps images.
-
-    The interval draws images again, the same for both. The test gives each image's answers of one method to the other at
-    random, makes both figures anew, and p is (hits + 1) / (permutations + 1), a hit being a difference at least as far from 0
-    as the observed one.
+    mine: Floats, theirs: Floats, figure: Figure, pieces: float, images: float, rho: float, rate: float = 0.0
+) -> FigureDifference | None:
+    """Return a figure of one method less that of another on the same answers, with its 95 % interval.
 
     Args:
-        a: [I, k] what each image adds under the one method, of the answers that both have.
-        b: [I, k] under the other.
+        mine: [I, k] what each image adds under the one method, of the answers that both have.
+        theirs: [I, k] under the other.
         figure: of sums [..., k] the figure [...].
-        seed: of resampling and swaps.
-        resamples: bootstrap draws; those of which there is no difference are left out.
-        permutations: swaps.
-        level: of the interval.
+        pieces: N, of how many the figure is the mean.
+        images: that the images of different sizes are worth, see `design_effect.effective_images`.
+        rho: correlation of the changes of an image, pooled over cells.
+        rate: how often an answer changes by itself; see `intervals.difference_width`.
 
     Returns:
-        The difference in the unit of the figure. All None of nothing; interval None of one image.
+        None where there is no figure on either side.
 
     Raises:
         ValueError: where the shapes differ.
-
-    Source: Good 2005, Permutation, Parametric and Bootstrap Tests, section 3.2; for F1, approximate randomisation of Yeh 2000
-    (Proceedings of COLING); Phipson & Smyth 2010 (the +1).
     """
-    if a.shape != b.shape:
-        raise ValueError(f"sums of {a.shape} against {b.shape}; a difference pairs the same images")
-    mine, theirs = a.sum(0), b.sum(0)
-    value = float(figure(mine) - figure(theirs))
+    if mine.shape != theirs.shape:
+        raise ValueError(f"sums of {mine.shape} against {theirs.shape}; a difference pairs the same images")
+    value = float(figure(mine.sum(0)) - figure(theirs.sum(0)))
     if np.isnan(value):
-        return PairedDifference(None, None, None, None)
-    units = swapped_units(a - b)
-    reached = abs(value) - TIE * float(np.abs(changes(a, b, figure)).sum())
-    middle, hits = (mine + theirs) / 2, 0
-    for signs in random_signs(len(a), len(units), seed, permutations) if len(units) else ():
-        half = (signs @ units) / 2
-        hits += int((np.abs(figure(middle + half) - figure(middle - half)) >= reached).sum())
-    p = (hits + 1) / (permutations + 1) if len(units) else 1.0
-    if len(a) < 2:
-        return PairedDifference(value, None, None, p)
-    drawn_a, drawn_b = np.split(resampled(np.concatenate([a, b], 1), seed, resamples), 2, axis=1)
-    draws = figure(drawn_a) - figure(drawn_b)
-    draws = draws[~np.isnan(draws)]
-    se = float(draws.std(ddof=1)) if len(draws) > 1 else None
-    lo, hi = _interval(draws, level)
-    return PairedDifference(value, lo, hi, p, se)
+        return None
+    moved = changes(mine, theirs, figure) * pieces
+    deviates = figure_deviates(mine, figure) - figure_deviates(theirs, figure) if len(mine) > 1 else np.zeros(len(mine))
+    return FigureDifference.of(value, deviates, moved, pieces, images, rho, rate)
 
 
 def changes(a: Floats, b: Floats, figure: Figure) -> Floats:
@@ -113,8 +200,3 @@ def changes(a: Floats, b: Floats, figure: Figure) -> Floats:
     """
     middle, half = (a.sum(0) + b.sum(0)) / 2, (a - b) / 2
     return figure(middle + half) - figure(middle - half)
-
-
-def _interval(draws: Floats, level: float) -> tuple[float, float] | tuple[None, None]:
-    known = draws[~np.isnan(draws)]
-    return percentiles(known, level) if len(known) else (None, None)

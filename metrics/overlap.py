@@ -35,9 +35,9 @@ def map_overlap(kept: Sequence[Sequence[bool]] | Flags, images: Iterable[Hashabl
         raise ValueError(f"{len(codes)} images but kept sets of {len(sets)} samples; give one image a sample")
     if not len(sets):
         return np.zeros(0)
-    count = int(codes.max()) + 1
-    sums = np.zeros((count, sets.shape[1]), dtype=np.int64)
-    np.add.at(sums, codes, sets)
+    sizes = np.bincount(codes)
+    count, starts = len(sizes), np.cumsum(sizes) - sizes
+    sums = np.add.reduceat(sets[np.argsort(codes, kind="stable")], starts, axis=0, dtype=np.int64)
     others = sums.sum(0) - sums  # the same for all samples of an image
     rank = np.argsort(np.argsort(-others, axis=-1, kind="stable"), axis=-1)
     size: NDArray[np.int64] = sets.sum(-1)

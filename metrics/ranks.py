@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from metrics.arrays import Floats, Numbers, Whole
 from metrics.clusters import cluster_codes
-from metrics.resampling import resampled, sign_flip
+from metrics.resampling import resampled
 from metrics.statistics import Estimate, percentiles
 
 
 @dataclass(frozen=True)
 class RankSums:
-    """Sums of products of ranks by cluster, from which `within_rank_correlation` takes its ratio."""
+    """Centred ranks and the sums of their products by cluster, from which `within_rank_correlation` takes its ratio."""
 
     sums: Floats  # [C, 3] of uv, u^2 and v^2
-    n: int  # rows without a nan
+    clusters: Whole  # [C] codes of those clusters, which figures of the same rows share
+    rows: Whole  # [n] places of the rows without a nan
+    x_ranks: Floats  # [n] u: centred ranks of x within the group, over its size
+    y_ranks: Floats  # [n] v: those of y
+
+    @property
+    def n(self) -> int:
+        """Rows without a nan."""
+        return len(self.rows)
 
     @property
     def value(self) -> float | None:
@@ -35,10 +43,6 @@ class RankSums:
         draws = product[varies] / np.sqrt(x[varies] * y[varies])
         return Estimate(self.value, *percentiles(draws, level)) if len(draws) > 1 else Estimate(self.value)
 
-    def p(self, seed: int = 0, permutations: int = 4000) -> float | None:
-        """Return the two-sided p of no relation, by flipping signs of the clusters' sums of uv, as `paired_difference` does."""
-        return None if self.value is None else sign_flip(self.sums[:, 0], seed, permutations)
-
 
 def within_rank_sums(
     x: Numbers,
@@ -52,15 +56,26 @@ def within_rank_sums(
     if not codes.shape == group.shape == left.shape == right.shape:
         sizes = f"x {left.shape}, y {right.shape}, {len(group)} groups, {len(codes)} clusters"
         raise ValueError(f"{sizes}; give one of each a sample")
-    whole = ~(np.isnan(left) | np.isnan(right))
-    left, right, group, codes = left[whole], right[whole], _codes(group[whole]), _codes(codes[whole])
+    whole = np.flatnonzero(~(np.isnan(left) | np.isnan(right)))
+    left, right, group = left[whole], right[whole], _codes(group[whole])
+    known, codes = np.unique(codes[whole], return_inverse=True)
     if not spanning and len(codes):
         home = np.zeros(group.max() + 1, dtype=np.int64)
         home[group] = codes
         if (home[group] != codes).any():
             raise ValueError("a group has rows of several clusters; give groups within clusters, or spanning=True")
     u, v = _centred_ranks(left, group), _centred_ranks(right, group)
-    return RankSums(np.stack([np.bincount(codes, weights=w) for w in (u * v, u * u, v * v)], 1), len(codes))
+    sums = np.stack([np.bincount(codes, weights=w) for w in (u * v, u * u, v * v)], 1)
+    return RankSums(np.asarray(sums, dtype=np.float64), known, whole, u, v)
+
+
+def products_by_cluster(figures: Sequence[RankSums]) -> Floats:
+    """Return the sums of uv of figures of the same rows, one row a cluster that any of them has: [C, F], 0 where one lacks it."""
+    count = max((int(one.clusters.max(initial=-1)) + 1 for one in figures), default=0)
+    table = np.zeros((count, len(figures)))
+    for column, one in enumerate(figures):
+        table[one.clusters, column] = one.sums[:, 0]
+    return table
 
 
 def within_rank_correlation(
@@ -103,8 +118,8 @@ def within_rank_correlation(
     Raises:
         ValueError: where the lengths differ, or a group has rows of several clusters and ``spanning`` is False.
 
-    Source: Spearman 1904 with mid-ranks; Wooldridge 2010, section 10.5 (within transformation); clusters as in
-    `bootstrap_mean`.
+    Source: Spearman 1904 with mid-ranks; Wooldridge 2010, section 10.5 (within transformation); Davison & Hinkley
+    1997, section 3.8 (clusters).
     """
     return within_rank_sums(x, y, groups, clusters, spanning).correlation(seed, resamples, level)
 

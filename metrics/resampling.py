@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from metrics.arrays import Floats, Reals, Whole
+from metrics.arrays import Floats, Whole
 
 CHUNK = 2_000_000  # random numbers held at once, which bounds memory at some 16 MB
 GROUPS = 2048
@@ -23,7 +23,7 @@ TIE = 1e-9
 _ROWS = 256  # of the draws turned into floats at once
 
 
-def pooled(sums: Reals) -> Reals:
+def pooled(sums: Floats) -> Floats:
     """Return sums of each cluster [C, ...] as they are, or of more than `GROUPS` clusters those of random groups.
 
     The groups are dealt alike every time.
@@ -32,7 +32,8 @@ def pooled(sums: Reals) -> Reals:
         return sums
     group, columns = _deal(len(sums)), sums.reshape(len(sums), -1)
     added = [np.bincount(group, weights=column, minlength=GROUPS) for column in columns.T]
-    return np.stack(added, 1).reshape(GROUPS, *sums.shape[1:])
+    found: Floats = np.stack(added, 1).reshape(GROUPS, *sums.shape[1:]).astype(np.float64, copy=False)
+    return found
 
 
 @lru_cache(maxsize=16)
@@ -53,7 +54,7 @@ def _counts(seed: int, clusters: int, resamples: int) -> NDArray[np.uint8]:
     return times
 
 
-def resampled(sums: Reals, seed: int, resamples: int) -> Floats:
+def resampled(sums: Floats, seed: int, resamples: int) -> Floats:
     """Return sums over draws of C clusters with replacement.
 
     Args:
@@ -77,7 +78,7 @@ def _signs(seed: int, clusters: int, permutations: int) -> NDArray[np.int8]:
     return found
 
 
-def sign_flip(totals: Reals, seed: int, permutations: int) -> float:
+def sign_flip(totals: Floats, seed: int, permutations: int) -> float:
     """Return the two-sided p of the sum of cluster totals [C] under random signs: (hits + 1) / (permutations + 1)."""
     moving = swapped_units(totals)
     if not moving.any():
@@ -89,14 +90,14 @@ def sign_flip(totals: Reals, seed: int, permutations: int) -> float:
     return (hits + 1) / (permutations + 1)
 
 
-def swapped_units(changes: Reals) -> Reals:
+def swapped_units(changes: Floats) -> Floats:
     """Return what changes [C, ...] of clusters flip in a test: those that are not zero, or of many clusters random groups.
 
     Zeros are the same under either sign; groups keep theirs, so that all figures share one set of signs.
     """
     if len(changes) > GROUPS:
         return pooled(changes)
-    moving: Reals = changes[(changes != 0).reshape(len(changes), -1).any(1)]
+    moving: Floats = changes[(changes != 0).any(axis=tuple(range(1, changes.ndim)))]
     return moving
 
 

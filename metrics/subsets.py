@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 
 import torch
 
-from metrics.collapse import SUBSETS, gram_clusters, random_subsets, token_hashes
+from metrics.collapse import SUBSETS, gram_clusters, random_subsets, set_hashes
 from metrics.coverage import coverage
 from metrics.diversity import gram_spectrum, mean_cosine, of_spectrum, unit
 from metrics.figures import CLUSTERS, COVERAGE, FIGURES
 
-__all__ = ["FIGURES", "Space", "coverage_null", "figures", "null", "spread"]
+__all__ = ["FIGURES", "TIE", "Space", "figures", "null", "spread"]
 
-COVERAGE_SUBSETS = 1024
-"""Random subsets in the null of the coverage figures, which all images share."""
+TIE = "tie"
+"""Name under which `null` has the hashes of its subsets beside their figures."""
 _CHUNK = 1 << 19  # float64 numbers held at once, 4 MB: what stays near the processor
 _SPANNED = 1e-10  # eigenvalues over this part of the largest count as spanned, as in `diversity.representation`
 
@@ -152,6 +152,9 @@ def null(
 ) -> dict[str, torch.Tensor]:
     """Return all FIGURES of random subsets of the same size on the same images. They depend on image and K alone.
 
+    Every image has subsets of its own, the same for all figures: an image's chance says nothing of another's, so that
+    images are independent.
+
     Args:
         space: the images' tokens.
         keep: K, 1..N.
@@ -160,8 +163,8 @@ def null(
         images: int64 [I] the images that it is wanted of, 0..B-1; by default all, I = B.
 
     Returns:
-        float64 [I, S] each. The coverage figures depend on grid and K alone: theirs is one draw of `COVERAGE_SUBSETS`
-        that all images share, [I, COVERAGE_SUBSETS]; nan [I, S] where there is no grid.
+        float64 [I, S] each, the coverage figures nan where there is no grid; and under `TIE` the subsets' hashes by
+        `collapse.set_hashes`, int64 [I, S], by which `collapse.percentiles` ranks equal figures.
 
     Raises:
         ValueError: where K is not within 1..N.
@@ -170,26 +173,10 @@ def null(
         raise ValueError(f"keep is {keep} of {space.count} tokens; a random subset has 1 to {space.count}")
     device = space.features.device
     images = torch.arange(len(space.features), device=device) if images is None else images.to(device)
-    chosen = random_subsets(space.count, keep, subsets, generator_seed=seeds.to(device)[images])
-    found = _image_figures(space, images.repeat_interleave(subsets), chosen.flatten(0, 1))
-    found = {name: values.view(-1, subsets) for name, values in found.items()}
-    if space.grid is None:
-        return found | {name: torch.full_like(found["vendi"], torch.nan) for name in COVERAGE}
-    shared = coverage_null(space.grid, keep)
-    return found | {name: values.to(device).expand(len(images), -1) for name, values in shared.items()}
-
-
-@cache
-def coverage_null(grid: tuple[int, int], keep: int) -> dict[str, torch.Tensor]:
-    """Return the coverage figures of `COVERAGE_SUBSETS` random subsets of K tokens, always the same: float64 [S] each."""
-    return coverage(_ranks(grid[0] * grid[1]) < keep, grid)
-
-
-@cache
-def _ranks(count: int) -> torch.Tensor:
-    """Rank of each token in `COVERAGE_SUBSETS` random orders, [S, N]: the first K are one of `collapse.random_subsets`."""
-    hashes = token_hashes(torch.tensor([count]), COVERAGE_SUBSETS, count)[0]
-    return hashes.argsort(dim=-1).argsort(dim=-1).to(torch.int32)
+    own = seeds.to(device)[images]
+    chosen = random_subsets(space.count, keep, subsets, generator_seed=own)
+    found = figures(space, images.repeat_interleave(subsets), chosen.flatten(0, 1))
+    return {name: values.view(-1, subsets) for name, values in found.items()} | {TIE: set_hashes(space.count, chosen, own)}
 
 
 def spread(space: Space, images: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -7,9 +7,17 @@ import pytest
 import torch
 
 from metrics.attention import attention_figures
-from metrics.collapse import SUBSETS, cluster_mass, score_collapse, z_scores
-from metrics.coverage import row_bias
-from metrics.subsets import FIGURES, Space, coverage_null, figures, null
+from metrics.collapse import (
+    SUBSETS,
+    cluster_mass,
+    percentiles,
+    random_subsets,
+    score_collapse,
+    set_hashes,
+    z_scores,
+)
+from metrics.coverage import coverage, row_bias
+from metrics.subsets import FIGURES, TIE, Space, figures, null
 
 GRID, COUNT = (24, 24), 576
 
@@ -34,9 +42,10 @@ def metrics(width: int, keep: int, batch: int = 1):
     def run():
         space = Space.of(features, GRID)
         found, chance = figures(space, images, chosen), null(space, keep, images, SUBSETS)
-        z = {name: z_scores(found[name], chance[name]) for name in FIGURES}
+        ties = set_hashes(COUNT, chosen[:, None], images)[:, 0]
         return (
-            z,
+            {name: z_scores(found[name], chance[name]) for name in FIGURES},
+            {name: percentiles(found[name], chance[name], ties, chance[TIE]) for name in FIGURES},
             row_bias(kept, GRID),
             score_collapse(scores),
             cluster_mass(space.clusters, scores),
@@ -49,7 +58,7 @@ def metrics(width: int, keep: int, batch: int = 1):
 @pytest.mark.benchmark(group="metrics, one image")
 @pytest.mark.parametrize(("width", "keep", "bound"), [(4096, 64, 8.0), (4096, 192, None), (256, 64, None)])
 def test_metrics_of_one_kept_set(against_floor, width, keep, bound):
-    """The null of the coverage figures is drawn once a grid and K, before; `test_metrics_coverage_null` times it."""
+    """Of the null, `test_metrics_coverage_null` times the part of the coverage figures alone."""
     run, floor = metrics(width, keep)
     against_floor(run, floor, bound)
 
@@ -61,8 +70,10 @@ def test_metrics_of_eight_kept_sets(against_floor, keep):
     against_floor(run, floor, None, 9)
 
 
-@pytest.mark.benchmark(group="metrics, once a grid and K")
+@pytest.mark.benchmark(group="metrics, coverage of the random subsets of one image")
 @pytest.mark.parametrize("keep", [64, 192])
 def test_metrics_coverage_null(against_floor, keep):
     tokens = torch.randn(1, COUNT, 4096)
-    against_floor(lambda: coverage_null.__wrapped__(GRID, keep), lambda: similarity(tokens), None, 9)
+    chosen = random_subsets(COUNT, keep, generator_seed=torch.tensor([0]))[0]
+    kept = torch.zeros(SUBSETS, COUNT, dtype=torch.bool).scatter_(1, chosen, True)
+    against_floor(lambda: coverage(kept, GRID), lambda: similarity(tokens), None, 9)

@@ -9,7 +9,6 @@ from harness.run.batch_run import BatchRun
 from harness.run.config import CompareConfig
 from harness.run.plan import make_cells
 from harness.tasks.registry import create
-from metrics import subsets
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,7 +33,6 @@ def test_metrics_pass_of_the_default_cells(adapter, against_floor):
         )
 
     def analysis() -> None:
-        subsets.coverage_null.cache_clear()
         fresh = BatchRun(shared.engine, task, samples, 0, True, wanted)
         fresh.__dict__["shared"] = shared.shared
         analyst = fresh.analyst

@@ -49,18 +49,81 @@ def test_impossible_subsets_are_refused():
         col.random_subsets(6, 7, generator_seed=torch.tensor([0]))
 
 
-def test_z_and_percentile_are_scipys():
+def test_z_is_scipys():
     rng = np.random.default_rng(0)
     values, null = rng.integers(0, 8, 100) / 4, rng.integers(0, 8, (100, 30)) / 4  # ties are many
-    z, percentile = col.z_scores(torch.tensor(values), torch.tensor(null))
+    z = col.z_scores(torch.tensor(values), torch.tensor(null))
     for i in range(100):
         assert float(z[i]) == pytest.approx(scipy.stats.zmap(values[i], null[i], ddof=1))
-        assert float(percentile[i]) == pytest.approx(scipy.stats.percentileofscore(null[i], values[i], "mean") / 100)
 
 
 def test_a_null_that_does_not_vary():
-    z, percentile = col.z_scores(torch.tensor([3.0, 2.0, torch.nan]), torch.full((3, 9), 3.0) + 1e-14)
-    assert z.isnan().all() and percentile[:2].tolist() == [0.5, 0.0] and percentile[2].isnan()
+    values, null = torch.tensor([3.0, 2.0, torch.nan, 1.0]), torch.full((4, 9), 3.0) + 1e-14
+    null[3, 4] = torch.nan
+    found = col.percentiles(values, null, torch.full((4,), 20), torch.arange(9).expand(4, -1))
+    assert col.z_scores(values, null).isnan().all()
+    assert found[:2].tolist() == [0.5, 0.0] and found[2:].isnan().all()
+
+
+def test_percentiles_against_a_loop():
+    """Equal figures rank by their sets' hashes, a subset that is the kept set counts half, and so do figures all equal."""
+    rng = np.random.default_rng(1)
+    for levels in (1, 2, 4, 50):
+        values, null = rng.integers(0, levels, 60) / 4, rng.integers(0, levels, (60, 12)) / 4
+        ties, null_ties = rng.integers(-4, 4, 60), rng.integers(-4, 4, (60, 12))
+        noise = 1e-11 * rng.standard_normal((60, 12))
+        found = col.percentiles(*(torch.tensor(part) for part in (values, null + noise, ties, null_ties)))
+        for i in range(60):
+            ranks = [
+                0.5 if null_ties[i, s] == ties[i] else float((null[i, s], null_ties[i, s]) < (values[i], ties[i]))
+                for s in range(12)
+            ]
+            expected = 0.5 if (null[i] == values[i]).all() else np.mean(ranks)
+            assert float(found[i]) == pytest.approx(expected)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 30), st.data())
+def test_hashes_of_sets_depend_on_their_tokens_and_the_seed_alone(count, data):
+    keep = data.draw(st.integers(1, count))
+    seeds = torch.tensor(data.draw(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=2, max_size=4, unique=True)))
+    chosen = col.random_subsets(count, keep, 6, generator_seed=seeds)
+    found = col.set_hashes(count, chosen, seeds)
+    assert torch.equal(found, col.set_hashes(count, chosen.flip(-1), seeds))
+    assert torch.equal(found[1:, 2:4], col.set_hashes(count, chosen[1:, 2:4], seeds[1:]))
+    for row, hashes in zip(chosen, found, strict=True):
+        assert len({tuple(one) for one in row.tolist()}) == len(set(hashes.tolist()))
+    assert not torch.equal(found[:1], col.set_hashes(count, chosen[:1], seeds[1:2]))
+
+
+@pytest.mark.parametrize("figure", ["coarse", "equal in most", "fine"])
+def test_ranks_of_random_sets_are_uniform(figure):
+    """Chi-square of the rank of a random set among 8 random subsets, whatever share of them ties."""
+    seeds = torch.arange(6000)
+    kept = torch.rand(6000, 40, generator=torch.Generator().manual_seed(7)).argsort(-1)[:, :12]
+    sets = torch.cat([kept[:, None], col.random_subsets(40, 12, 8, generator_seed=seeds)], 1)
+    counts = (sets < 10).sum(-1).double()
+    values = {"coarse": counts, "equal in most": (counts > 5).double(), "fine": sets.double().log1p().sum(-1)}[figure]
+    ties = col.set_hashes(40, sets, seeds)
+    rank = col.percentiles(values[:, 0], values[:, 1:], ties[:, 0], ties[:, 1:]) * 8
+    if figure == "equal in most":  # where all are equal the rank is in the middle, else symmetric
+        off = rank[rank != 4] - 4
+        assert len(off) > 1000 and scipy.stats.binomtest(int((off > 0).sum()), len(off)).pvalue > 0.001
+        return
+    assert scipy.stats.chisquare(torch.bincount(rank.long(), minlength=9).numpy()).pvalue > 0.001
+
+
+def test_a_part_of_a_random_set_is_a_random_set():
+    """Chi-square of every subset of 2 of 6 that is left of a random subset of 4, whose hash is the seed."""
+    kept = torch.rand(6000, 6, generator=torch.Generator().manual_seed(3)).argsort(-1)[:, :4]
+    ties = col.set_hashes(6, kept[:, None], torch.arange(6000))[:, 0]
+    part = col.thinned(6, kept, 2, ties)
+    assert all(set(some) < set(whole) for some, whole in zip(part.tolist(), kept.tolist(), strict=True))
+    part = part.sort(-1).values
+    counts = torch.bincount(part[:, 0] * 6 + part[:, 1], minlength=36)
+    counts = counts[counts > 0]
+    assert len(counts) == 15 and scipy.stats.chisquare(counts.numpy()).pvalue > 0.001
+    assert torch.equal(col.thinned(6, kept, 4, ties), kept)
 
 
 def _slow_gini(x: np.ndarray) -> float:

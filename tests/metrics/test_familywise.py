@@ -7,14 +7,13 @@ import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, bootstrap, ttest_rel
 from sklearn.metrics import f1_score
 
 from harness.tasks.own_figures import F1OfYes, MeanScore, MmeScore, ScoredAnswers
 from metrics import familywise
 from metrics.arrays import Figure
-from metrics.image_figures import bootstrap_figure, figure_difference
-from metrics.statistics import bootstrap_mean, paired_difference
+from metrics.resampling import sign_flip
 
 
 def test_signs_of_few_images_against_all_of_them():
@@ -44,10 +43,12 @@ def test_one_column_is_the_one_sided_sign_flip_test():
     rng = np.random.default_rng(5)
     images, before, after = np.repeat(np.arange(30), 4), rng.random(120), rng.random(120) - 0.12
     totals, sizes = np.bincount(images, weights=before - after)[:, None], np.full((30, 1), 4.0)
-    found, known = familywise.paired(totals, sizes, 0.05), paired_difference(before, after, images)
-    assert found.value[0] == pytest.approx(known.value) and found.se[0] == pytest.approx(known.se, rel=0.06)
-    assert found.p[0] == pytest.approx(known.p / 2, abs=0.01)
-    assert found.interval(0) == pytest.approx((known.lo, known.hi), abs=0.02)
+    found = familywise.paired(totals, sizes, 0.05)
+    known = ttest_rel(*(scores.reshape(30, 4).mean(1) for scores in (before, after)))
+    assert found.value[0] == pytest.approx((before - after).mean())
+    assert found.se[0] == pytest.approx(found.value[0] / known.statistic)
+    assert found.p[0] == pytest.approx(sign_flip(totals[:, 0], 0, 20_000) / 2, abs=0.01)
+    assert found.interval(0) == pytest.approx(known.confidence_interval(), abs=0.02)
 
 
 def test_estimates_of_unpaired_runs_whose_images_have_different_numbers_of_questions():
@@ -59,7 +60,11 @@ def test_estimates_of_unpaired_runs_whose_images_have_different_numbers_of_quest
     tables = [(np.bincount(i, weights=s)[:, None], np.bincount(i).astype(float)[:, None]) for i, s in sides]
     found = familywise.unpaired(*tables, 0.05)
     assert found.value[0] == pytest.approx(sides[0][1].mean() - sides[1][1].mean()) and found.p[0] < 0.05
-    half = sum(((f := bootstrap_mean(s, i)).hi - f.lo) ** 2 for i, s in sides) ** 0.5
+    ratio = lambda totals, sizes, axis: totals.sum(axis) / sizes.sum(axis)
+    again = [
+        bootstrap((t[:, 0], n[:, 0]), ratio, paired=True, method="percentile", rng=np.random.default_rng(0)) for t, n in tables
+    ]
+    half = sum((one.confidence_interval.high - one.confidence_interval.low) ** 2 for one in again) ** 0.5
     low, high = found.interval(0)
     assert high - low == pytest.approx(half, rel=0.15)
 
@@ -81,15 +86,41 @@ def test_the_level_is_that_of_the_whole_family(kind):
 
 
 def test_detectable_is_found_four_times_in_five():
-    rng, found_, tried = np.random.default_rng(8), 0, 200
-    loss = None
-    for _ in range(tried):
-        noise = rng.normal(0, 1, (60, 6))
-        if loss is None:
-            loss = float(familywise.paired(noise, np.ones(noise.shape), 0.01, draws=4000).detectable()[0])
-        noise[:, 0] += loss
-        found_ += familywise.paired(noise, np.ones(noise.shape), 0.01, draws=4000).p[0] <= 0.01
-    assert 0.68 < found_ / tried < 0.9
+    """In a world where answers are lost as well as changed; where nothing changed, that takes images enough that change."""
+    rng, tried, one_each = np.random.default_rng(8), 200, np.ones((60, 6))
+    for churn in (0.2, 0.0):
+        changed = lambda: rng.choice([-1.0, 0.0, 1.0], (60, 6), p=[churn / 2, 1 - churn, churn / 2])
+        losses, found_ = [familywise.paired(changed(), one_each, 0.01, draws=4000) for _ in range(5)], 0
+        loss = float(np.mean([known.detectable()[0] for known in losses]))
+        for _ in range(tried):
+            totals = changed()
+            totals[rng.random(60) < loss, 0] = 1.0
+            found_ += familywise.paired(totals, one_each, 0.01, draws=4000).p[0] <= 0.01
+        assert 0.72 < found_ / tried < 0.95
+    assert losses[0].critical == float("inf") and 7 / 60 < loss < 15 / 60 and (losses[0].piece == 1 / 60).all()
+    assert losses[0].images_for(loss) == pytest.approx(60, rel=0.05)
+    assert losses[0].images_for(loss / 4) == pytest.approx(240, rel=0.2)  # each image weighs a quarter, and as many must lose
+
+
+def test_nothing_is_detectable_on_too_few_images():
+    equal = familywise.paired(np.zeros((9, 2)), np.full((9, 2), 4.0), 0.0005)
+    assert np.isnan(equal.detectable()).all()
+    assert (equal.images_for(0.02) > 500).all() and np.isinf(equal.images_for(0.0001 / 1e9)).all()
+    assert len(familywise.ColumnLosses.of_nothing(0.01).detectable()) == 0
+
+
+def test_how_much_an_image_loses_follows_from_what_changed():
+    """Without changes all answers of an image at once, with many single ones less; the same by the figure of the sums."""
+    rng, sizes = np.random.default_rng(9), np.full((200, 4), 9.0)
+    singles = rng.choice([-1.0, 0.0, 1.0], (200, 4), p=[0.2, 0.6, 0.2])
+    assert (familywise.paired(0 * singles, sizes, 0.01).piece == 1 / 200).all()
+    found = familywise.paired(singles, sizes, 0.01)
+    assert (found.piece > 1 / 1800).all() and (found.piece < 0.5 / 200).all()
+    before = 5 + singles
+    figures = familywise.paired_figures(
+        np.stack([before, sizes], 2), np.stack([before - singles, sizes], 2), MeanScore().value, 0.01
+    )
+    assert figures.piece == pytest.approx(found.piece)
 
 
 def test_columns_without_change_or_answers():
@@ -200,10 +231,12 @@ def test_the_standard_error_of_figures_is_that_of_drawing_images_again():
     wanted, said = yes_or_no(rng, 120, 0.85)
     one, other = f1_sums(wanted, said), f1_sums(wanted, np.where(rng.random(said.shape) < 0.8, said, 1 - said))
     found = familywise.paired_figures(one[:, None], other[:, None], F1OfYes().value, 0.05)
-    known = figure_difference(one, other, F1OfYes().value)
-    assert found.value[0] == pytest.approx(known.value) and found.se[0] == pytest.approx(known.se, rel=0.08)
+    figure, draws = F1OfYes().value, rng.integers(0, 120, (2000, 120))
+    drawn = figure(one[draws].sum(1)) - figure(other[draws].sum(1))
+    assert found.value[0] == pytest.approx(figure(one.sum(0)) - figure(other.sum(0)))
+    assert found.se[0] == pytest.approx(drawn.std(), rel=0.08)
     apart = familywise.unpaired_figures(one[:60, None], other[60:, None], F1OfYes().value, 0.05)
-    errors = [(e.hi - e.lo) / 3.92 for e in (bootstrap_figure(s, F1OfYes().value) for s in (one[:60], other[60:]))]
+    errors = [figure(sums[draws % 60][:, :60].sum(1)).std() for sums in (one[:60], other[60:])]
     assert apart.se[0] == pytest.approx(np.hypot(*errors), rel=0.1)
 
 

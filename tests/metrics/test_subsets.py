@@ -75,23 +75,20 @@ def test_null_is_the_figures_of_its_random_subsets(seed):
     found = sub.null(space, keep, seeds, subsets=5)
     drawn = collapse.random_subsets(space.count, keep, 5, generator_seed=seeds)
     expected = _expected(features, grid, torch.arange(3).repeat_interleave(5), drawn.flatten(0, 1))
+    assert set(found) == {*sub.FIGURES, sub.TIE}
     for name in sub.FIGURES:
-        if name in sub.coverage_null(grid, keep):
-            assert found[name].shape == (3, sub.COVERAGE_SUBSETS)
-            assert torch.equal(found[name][2].isnan(), found[name][0].isnan())
-        else:
-            assert torch.allclose(found[name], expected[name].view(3, 5), rtol=1e-6, atol=1e-6, equal_nan=True), name
+        assert torch.allclose(found[name], expected[name].view(3, 5), rtol=1e-6, atol=1e-6, equal_nan=True), name
+    assert torch.equal(found[sub.TIE], collapse.set_hashes(space.count, drawn, seeds))
     some = torch.tensor([2, 0])
     for name, values in sub.null(space, keep, seeds, subsets=5, images=some).items():
         assert torch.allclose(values, found[name][some], rtol=1e-9, atol=1e-9, equal_nan=True), name
 
 
-def test_null_of_coverage_is_the_coverage_of_random_subsets():
-    found = sub.null(sub.Space.of(torch.randn(2, 20, 4), (4, 5)), 6, torch.tensor([1, 2]))
-    drawn = collapse.random_subsets(20, 6, sub.COVERAGE_SUBSETS, generator_seed=torch.tensor([20]))[0]
-    kept = torch.zeros(sub.COVERAGE_SUBSETS, 20, dtype=torch.bool).scatter_(1, drawn, True)
-    for name, values in coverage.coverage(kept, (4, 5)).items():
-        assert torch.equal(found[name], values.expand(2, -1)), name
+def test_images_have_random_subsets_of_their_own():
+    """The coverage figures depend on the grid and the subsets alone: those of two images differ."""
+    found = sub.null(sub.Space.of(torch.randn(2, 144, 4), (12, 12)), 20, torch.tensor([1, 2]))
+    for name in coverage.coverage(torch.ones(144), (12, 12)):
+        assert found[name].shape == (2, collapse.SUBSETS) and not torch.equal(found[name][0], found[name][1]), name
 
 
 @settings(max_examples=100, deadline=None)
@@ -146,10 +143,12 @@ def test_one_token_and_all_tokens(length):
 def test_all_kept_is_exactly_chance():
     features, seeds = torch.randn(4, 9, 6, generator=torch.Generator().manual_seed(1)), torch.arange(4)
     space = sub.Space.of(features, (3, 3))
-    found, chance = sub.figures(space, torch.arange(4), torch.arange(9).expand(4, -1)), sub.null(space, 9, seeds)
+    every = torch.arange(9).expand(4, -1)
+    found, chance = sub.figures(space, torch.arange(4), every), sub.null(space, 9, seeds)
+    ties = collapse.set_hashes(9, every[:, None], seeds)[:, 0]
     for name in sub.FIGURES:
-        z, percentile = collapse.z_scores(found[name], chance[name])
-        assert z.isnan().all() and percentile.tolist() == [0.5] * 4, name
+        assert collapse.z_scores(found[name], chance[name]).isnan().all(), name
+        assert collapse.percentiles(found[name], chance[name], ties, chance[sub.TIE]).tolist() == [0.5] * 4, name
 
 
 @pytest.mark.parametrize("length", [2, 20])
@@ -176,7 +175,7 @@ def test_no_sets_no_grid_and_what_is_refused():
     assert set(none) == set(sub.FIGURES) and all(values.shape == (0,) for values in none.values())
     bare = sub.Space.of(features)
     found, chance = sub.figures(bare, torch.tensor([1]), torch.tensor([[0, 2]])), sub.null(bare, 2, torch.arange(2), 3)
-    assert set(found) == set(chance) == set(sub.FIGURES)
+    assert {*found, sub.TIE} == set(chance) == {*sub.FIGURES, sub.TIE}
     for name in coverage.coverage(torch.ones(6), (2, 3)):
         assert found[name].isnan().all() and chance[name].shape == (2, 3) and chance[name].isnan().all()
     with pytest.raises(ValueError, match="no grid of 2x4"):
@@ -199,8 +198,8 @@ def test_random_kept_sets_are_at_chance_and_a_clump_is_not():
     fair = collapse.random_subsets(144, 12, 1, generator_seed=torch.arange(1000, 1060))[:, 0]
     random, close = sub.figures(space, images, fair), sub.figures(space, images, torch.arange(12).expand(60, -1))
     for name, higher in sub.FIGURES.items():
-        z = collapse.z_scores(random[name], chance[name])[0]
+        z = collapse.z_scores(random[name], chance[name])
         assert abs(float(z.nanmean())) < 0.45 and 0.6 < float(z[~z.isnan()].std()) < 1.5, name
-        z = collapse.z_scores(close[name], chance[name])[0]
+        z = collapse.z_scores(close[name], chance[name])
         if name != "residual":  # the span is as large as any: it does not see how near its tokens are
             assert float(z.mean()) < -1 if higher else float(z.mean()) > 1, name
