@@ -12,15 +12,16 @@ from harness.engine.recorder import Recorder, part
 from harness.run.plan import Cell
 from harness.store.cell_results import TokenFigures, joined_analyses
 from metrics.attention import attention_figures
-from metrics.collapse import cluster_mass, score_collapse, z_scores
+from metrics.collapse import cluster_mass, percentiles, score_collapse, set_hashes, thinned, z_scores
 from metrics.coverage import row_bias
 from metrics.figures import BIAS, FIGURES, LAYERS, MATCHED
 from metrics.matched import row_matched_subsets
-from metrics.subsets import Space, figures, null, spread
+from metrics.subsets import TIE, Space, figures, null, spread
 
 MATCHED_SUBSETS = 16
 """Random subsets with the kept set's own number of tokens in every row, against which a kept set is held."""
-_RUNG = 16  # tokens between the counts for which chance is drawn where every question keeps another count
+_RUNG = 8  # tokens between the counts for which chance is drawn where every question keeps another count
+_FEW = 64  # tokens below which it is drawn for the very count
 
 
 @dataclass
@@ -126,27 +127,31 @@ class TokenAnalysis:
         return {name: column[expand] for name, column in table.items()}
 
     def _against_chance(self, images: torch.Tensor, places: torch.Tensor, columns: _Columns, exact: bool) -> None:
-        """Figures of sets of one size, beside those of random subsets of that size.
+        """Figures of sets of one size, and where they lie among those of random subsets.
 
         Args:
             images: int64 [R] image of each set.
             places: int64 [R, K] tokens of each set.
             columns: where the figures go.
             exact: whether chance is drawn for this very size. Else, as where a method recycles tokens and every question
-                keeps another count, it is drawn for the sizes next to it that 16 divides, and z and percentile are
-                interpolated.
+                keeps another count, it is drawn for `null_size`, and the set is held against it less some tokens that are
+                dropped at random: what is left of a uniform random set is a uniform random set.
         """
-        count, values = places.shape[1], figures(self.space, images, places)
-        weights = {count: 1.0} if exact else interpolation_sizes(count, self.projected.shape[1])
-        chance = {size: self._null(size, images) for size in weights}
+        total, count, seeds = self.projected.shape[1], places.shape[1], self.seeds[images]
+        ties = set_hashes(total, places[:, None], seeds)[:, 0]
+        values = held = figures(self.space, images, places)
+        size = count if exact else null_size(count)
+        if size < count:
+            part = thinned(total, places, size, ties)
+            ties, held = set_hashes(total, part[:, None], seeds)[:, 0], figures(self.space, images, part)
+        chance = self._null(size, images)
         for name in FIGURES:
-            found = [(weight, *z_scores(values[name], chance[size][name])) for size, weight in weights.items()]
             columns.put(name, values[name])
-            columns.put(f"z_{name}", _total([weight * z for weight, z, _ in found]))
-            columns.put(f"percentile_{name}", _total([weight * percentile for weight, _, percentile in found]))
+            columns.put(f"z_{name}", z_scores(held[name], chance[name]))
+            columns.put(f"percentile_{name}", percentiles(held[name], chance[name], ties, chance[TIE]))
         if self.grid is None:
             return
-        mask = torch.zeros(len(places), self.projected.shape[1], dtype=torch.bool, device=places.device)
+        mask = torch.zeros(len(places), total, dtype=torch.bool, device=places.device)
         for name, values_ in row_bias(mask.scatter_(1, places, True), self.grid).items():
             columns.put(name, values_)
 
@@ -157,7 +162,7 @@ class TokenAnalysis:
         found = spread(self.space, images.repeat_interleave(both.shape[1]), both.flatten(0, 1))
         for name in MATCHED:
             values = found[name].view(both.shape[:2])
-            columns.put(f"row_z_{name}", z_scores(values[:, 0], values[:, 1:])[0])
+            columns.put(f"row_z_{name}", z_scores(values[:, 0], values[:, 1:]))
 
     def _one_an_image(self, images: torch.Tensor) -> torch.Tensor:
         """Places of the first row of each image: images are the independent unit, and one kept set each is enough."""
@@ -173,7 +178,7 @@ class TokenAnalysis:
             drawn = null(self.space, keep, self.seeds, images=new)
             for place, image in enumerate(new.tolist()):
                 known[image] = {name: values[place] for name, values in drawn.items()}
-        return {name: torch.stack([known[i][name] for i in images.tolist()]) for name in FIGURES}
+        return {name: torch.stack([known[i][name] for i in images.tolist()]) for name in (*FIGURES, TIE)}
 
     def _scores(self, recorder: Recorder) -> dict[str, np.ndarray]:
         """Collapse of the scores of the first attention-ranked step, over the tokens that stood there."""
@@ -216,22 +221,13 @@ class _Columns:
         self.table[name][self.rows.cpu().numpy()] = values.double().cpu().numpy()
 
 
-def _total(parts: list[torch.Tensor]) -> torch.Tensor:
-    return sum(parts[1:], 0 + parts[0])
-
-
-def interpolation_sizes(count: int, most: int) -> dict[int, float]:
-    """Return the two subset sizes around a count and their interpolation weights; small counts are used exactly.
+def null_size(count: int) -> int:
+    """Return the size of the random subsets for a set whose size differs by question: near it, and few in a run.
 
     Args:
         count: tokens that a question kept.
-        most: tokens of the image.
 
-    >>> interpolation_sizes(86, 576)
-    {80: 0.625, 96: 0.375}
+    >>> null_size(86), null_size(63)
+    (80, 63)
     """
-    low = count // _RUNG * _RUNG
-    high = min(low + _RUNG, most)
-    if count < 4 * _RUNG or count == low:
-        return {count: 1.0}
-    return {low: (high - count) / (high - low), high: (count - low) / (high - low)}
+    return count if count < _FEW else count // _RUNG * _RUNG

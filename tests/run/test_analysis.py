@@ -6,16 +6,16 @@ import torch
 
 from harness.engine.recorder import Recorder
 from harness.engine.request import EngineRequest
-from harness.run.analysis import TokenAnalysis, interpolation_sizes
+from harness.run.analysis import TokenAnalysis, null_size
 from harness.run.config import CompareConfig
 from harness.run.plan import make_cells
 from metrics.attention import attention_figures
-from metrics.collapse import cluster_visits, random_subsets, token_clusters, z_scores
+from metrics.collapse import cluster_visits, percentiles, random_subsets, set_hashes, thinned, token_clusters
 from metrics.coverage import coverage, row_bias
 from metrics.diversity import diversity, representation
 from metrics.figures import BIAS, FIGURES, LAYERS, SCORES
 from metrics.matched import row_matched_subsets
-from metrics.subsets import Space, figures, null, spread
+from metrics.subsets import Space, figures, spread
 
 
 @pytest.fixture(scope="module")
@@ -50,32 +50,43 @@ def test_figures_of_kept_sets_one_at_a_time(work, cells, method):
         }  # fmt: skip
         for name in (*FIGURES, *BIAS):
             assert found.numbers[name][row] == pytest.approx(float(slow[name]), abs=1e-6), name
-        z = 0.0
-        for count, weight in interpolation_sizes(len(places), 576).items() if method == "sparsevlm" else [(len(places), 1.0)]:
-            subsets = random_subsets(576, count, generator_seed=work.batch.image_seeds[image : image + 1])[0]
-            chance = diversity(work.projected[image][subsets])["effective_rank"]
-            z += weight * (float(slow["effective_rank"]) - float(chance.mean())) / float(chance.std())
+        seed, size = work.batch.image_seeds[image : image + 1], len(places)
+        held, ties = places[None], set_hashes(576, places[None, None], seed)[0]
+        if method == "sparsevlm":
+            held = thinned(576, held, null_size(size), ties)
+            ties = set_hashes(576, held[None], seed)[0]
+        subsets = random_subsets(576, held.shape[1], generator_seed=seed)
+        value = diversity(work.projected[image][held])["effective_rank"]
+        chance = diversity(work.projected[image][subsets[0]])["effective_rank"]
+        z = (float(value) - float(chance.mean())) / float(chance.std())
         assert found.numbers["z_effective_rank"][row] == pytest.approx(z, abs=1e-4)
+        rank = percentiles(value, chance[None], ties, set_hashes(576, subsets, seed))
+        assert found.numbers["percentile_effective_rank"][row] == pytest.approx(float(rank))
     if method in ("random", "sts", "oracle"):
         assert set(found.numbers) & set(SCORES) == (set(SCORES) if method == "sts" else set())
 
 
-def test_between_rungs_chance_is_what_it_is_there(work):
-    """Interpolated z and percentiles of random sets have the mean and spread that chance has."""
-    space, seeds = Space.of(work.projected, (24, 24)), work.batch.image_seeds
-    for count in (70, 88, 121):
-        sets = random_subsets(576, count, generator_seed=seeds + 1).flatten(0, 1)  # [3 * 64, K]
-        images = torch.arange(3).repeat_interleave(len(sets) // 3)
-        values = figures(space, images, sets)["effective_rank"]
-        z = torch.zeros(len(sets), dtype=torch.float64)
-        for size, weight in interpolation_sizes(count, 576).items():
-            chance = null(space, size, seeds)["effective_rank"]
-            z += weight * z_scores(values, chance[images])[0]
-        assert abs(float(z.mean())) < 0.35
-        assert 0.8 < float(z.std()) < 1.25
-    assert interpolation_sizes(63, 576) == {63: 1.0}
-    assert interpolation_sizes(96, 576) == {96: 1.0}
-    assert interpolation_sizes(570, 571) == {560: pytest.approx(1 / 11), 571: pytest.approx(10 / 11)}
+def test_sets_of_sizes_that_differ_by_question_are_held_against_sets_of_their_size(work, cells):
+    """Of a method whose questions keep other counts: where it chooses at random, z has mean 0 and deviation 1."""
+    from types import SimpleNamespace
+
+    from harness.engine.batch import EngineOutput
+
+    cell = SimpleNamespace(prunes=True, reads_text=True, steps=[SimpleNamespace(after=72, keep=80)], merges=False, grid=None)
+    image = torch.arange(3).repeat_interleave(64)
+    analyst = TokenAnalysis(work.projected, (24, 24), image, work.batch.image_seeds, None, [f"q{i}" for i in range(192)])
+    g = torch.Generator().manual_seed(0)
+    kept = torch.rand(192, 576, generator=g).argsort(-1)[:, :79]
+    kept[torch.arange(79) >= torch.randint(65, 80, (192, 1), generator=g)] = -1
+    numbers = analyst.run(cell, EngineOutput([], torch.zeros(0), kept, kept, (24, 24)), Recorder()).numbers
+    assert set(analyst.nulls) == {64, 72}
+    for name in FIGURES:
+        z, percentile = numbers[f"z_{name}"], numbers[f"percentile_{name}"]
+        assert abs(z.mean()) < 0.45 and 0.75 < z.std() < 1.35, name
+        assert abs(percentile.mean() - 0.5) < 0.12 and 0.22 < percentile.std() < 0.36, name
+    row = numbers["effective_rank"][5]
+    alone = figures(analyst.space, image[5:6], kept[5:6][kept[5:6] >= 0][None])["effective_rank"]
+    assert row == pytest.approx(float(alone))  # the figure itself is of all kept tokens
 
 
 def test_random_tokens_are_at_chance_and_their_rows_explain_nothing(work, cells):
