@@ -1,6 +1,7 @@
 """Two builds: what is planted is found by its own rule alone, equal builds stay silent, and wrong requests say so."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -103,7 +104,12 @@ def test_a_hundred_equal_builds_of_each_kind_raise_one_false_alarm_at_most(make_
 def test_identical_runs(stored_run):
     one = stored_run()
     found = regress(one, one)
-    assert not found.failed and found.exit_code == 0 and not found.notes
+    assert not found.failed and found.exit_code == 0
+    (note,) = found.notes  # that nothing changed does not show that anything could have been seen
+    assert re.fullmatch(
+        r"In half of the cells, a drop of accuracy under [56]\d\.\d points may be missed more than one time in five; "
+        r"to see a drop of 2 points takes about [78]\d0 images\.", note,
+    ), note  # fmt: skip
     assert all(v.candidate == 1 for v in found.verdicts if v.rule in ("drift", "agreement"))
     assert {v.rule for v in found.of("not judged")} == {"drift"}  # of mergers
 
@@ -179,6 +185,48 @@ def test_noisy_and_missing_times_are_not_judged(stored_run):
     assert not any(v.rule == "latency" for v in regress(stored_run(latency=False), stored_run(latency=False)).verdicts)
 
 
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_too_few_rounds_are_not_judged(make_run, rounds):
+    found = regress(make_run(), make_run(rounds=rounds, slower={("fastv", 64): 3.0}))
+    said = verdict(found, "latency", "fastv at 64")
+    many = "one round" if rounds == 1 else "2 rounds"
+    assert said.status == "not judged" and not found.failed and said.candidate < said.baseline
+    assert said.text == f"the candidate was timed in {many}, too few to tell a loss from chance; use 3 or more"
+
+
+def test_a_loss_of_speed_that_few_rounds_do_not_tell_from_chance_is_not_passed(make_run):
+    found = regress(make_run(rounds=3), make_run(rounds=3, machine=1, slower={("fastv", 64): 1.3}))
+    said = verdict(found, "latency", "fastv at 64")
+    assert said.status == "not judged" and not found.failed
+    assert "that chance gives in some cell with p = " in said.text and said.text.endswith("; more rounds would tell")
+
+
+def test_noise_hides_no_loss_that_is_larger_than_it(make_run):
+    """Timing that is too noisy to pass is not too noisy to fail."""
+    found = regress(make_run(), make_run(noisy=True, rounds=40, machine=1, slower={("fastv", 64): 4.0}))
+    said = verdict(found, "latency", "fastv at 64")
+    assert failed(found) == {("latency", "fastv at 64")} and "over all cells; a loss of 15.0 % is tolerated" in said.text
+
+
+def test_times_alike_in_every_round_tell_of_no_chance(make_run):
+    one, other = make_run(), make_run()
+    for run in (one, other):
+        with run.connection as connection:
+            connection.execute("UPDATE timings SET seconds = 0.25")
+    found = regress(one, other)
+    assert {v.text for v in found.verdicts if v.rule == "latency"} == {
+        "the times are the same in every round, so that chance is not known"
+    }
+
+
+def test_speed_is_tested_over_all_cells(stored_run, tmp_path):
+    """A loss that one cell alone would show is chance among many; the level says how often."""
+    file, slow = tmp_path / "mine.toml", stored_run(machine=1, slower={("fastv", 64): 1.35})
+    file.write_text("[latency]\nlevel = 1e-15\n")
+    assert failed(regress(stored_run(), slow)) == {("latency", "fastv at 64")}
+    assert not regress(stored_run(), slow, read_thresholds(file)).failed
+
+
 def test_a_machine_that_favours_one_of_two_equal_runs_widens_the_tolerance(make_run):
     one, slow = make_run(), make_run(slower={("fastv", 64): 1.35})
     summary = slow.summary()
@@ -189,9 +237,23 @@ def test_a_machine_that_favours_one_of_two_equal_runs_widens_the_tolerance(make_
 def test_too_few_images_to_tell(stored_run):
     found = regress(stored_run(images=range(6)), stored_run(images=range(6), worse={("sts", 64): 0.8}))
     assert not found.failed and verdict(found, "accuracy", "sts at 64").status == "not judged"
-    assert "6 images are too few" in verdict(found, "accuracy", "sts at 64").text and any(
-        "use more" in note for note in found.notes
+    assert "6 images are too few" in verdict(found, "accuracy", "sts at 64").text
+    (note,) = found.notes
+    assert re.fullmatch(
+        r"6 images are too few for any drop of accuracy to be significant; to see a drop of 2 points takes about [\d,]+ images\.",
+        note,
     )
+
+
+def test_one_image_does_not_say_how_many_it_takes(stored_run):
+    one = stored_run(images=range(1))
+    assert regress(one, one).notes == ("1 images are too few for any drop of accuracy to be significant; use more.",)
+
+
+def test_a_drop_to_nothing_may_be_missed(stored_run):
+    one = stored_run(images=range(13))
+    (note,) = regress(one, one).notes
+    assert note.startswith("On 13 images, even a drop of accuracy to nothing may be missed more than one time in five; to see a ")
 
 
 def test_runs_that_share_some_questions(stored_run):

@@ -1,4 +1,4 @@
-"""Rules that look at one cell alone: schedule, FLOPs, KV bytes, latency, drift, failures, agreement. Needs no torch.
+"""Rules that look at one cell alone: schedule, FLOPs, KV bytes, drift, failures, agreement. Needs no torch.
 
 Each takes a pair of runs, one cell that both measured and the thresholds, and returns a verdict, or None where it has nothing
 to say.
@@ -118,37 +118,6 @@ def kv_bytes(pair: RunPair, cell: MatchedCell, thresholds: Thresholds) -> Verdic
     return make("passed", "the same")
 
 
-def latency(pair: RunPair, cell: MatchedCell, thresholds: Thresholds) -> Verdict | None:
-    """Compare the speed-up of time to first token over `none` in the same run.
-
-    A loss fails where it is over the tolerance and the two intervals lie apart.
-    """
-    sides = [_get(side.summary, "latency") for side in (cell.baseline, cell.candidate)]
-    if cell.key.method in ("none", "blind") or sides == [None, None]:
-        return None
-    ratios = [_get(side, "ratio") for side in sides]
-    make = VerdictMaker("latency", cell.label, [_get(ratio, "value") for ratio in ratios], "speed-up over none", "ratio")
-    if None in ratios or any(ratio["value"] is None for ratio in ratios):
-        return make("not judged", f"the {'baseline' if ratios[0] is None else 'candidate'} has no times")
-    first = [side.sizes.get(side.images[0]) for side in (pair.baseline, pair.candidate)]
-    if first[0] != first[1]:
-        return make("not judged", "the runs were timed on images of different sizes")
-    noisy = [name for name, side in zip(("baseline", "candidate"), sides) if side["noisy"]]
-    noisy += [f"{name}'s none" for name, side in (("baseline", pair.baseline), ("candidate", pair.candidate))
-              if (none := side.reference(cell.key, "none")) is not None and _get(none.summary, "latency", "noisy")]  # fmt: skip
-    if noisy:
-        return make("not judged", f"timing was noisy in the {' and the '.join(noisy)}")
-    before, after = ratios
-    tolerance = max(thresholds.latency.tolerance, *(abs(aa - 1) for side in (pair.baseline, pair.candidate)
-                    if (aa := _get(side.summary, "checks", "aa", "value")) is not None), 0.0)  # fmt: skip
-    apart = None not in (before["lo"], after["hi"]) and after["hi"] < before["lo"]
-    change = after["value"] / before["value"] - 1
-    told = f"{before['value']:.2f}× [{_range(before)}] → {after['value']:.2f}× [{_range(after)}]"
-    if change < -tolerance and apart:
-        return make(thresholds.status("latency"), f"speed-up over none {told}; a loss of {100 * tolerance:.0f} % is tolerated")
-    return make("passed", f"speed-up over none {told}")
-
-
 def drift(pair: RunPair, cell: MatchedCell, thresholds: Thresholds) -> Verdict | None:
     """Compare the kept tokens on the same questions, by their mean Jaccard index."""
     facts = cell.baseline.facts
@@ -189,7 +158,7 @@ def agreement(pair: RunPair, cell: MatchedCell, thresholds: Thresholds) -> Verdi
 
 
 CELL_RULES: tuple[Callable[[RunPair, MatchedCell, Thresholds], Verdict | None], ...] = (
-    schedule, flops, kv_bytes, latency, drift, failures, agreement,
+    schedule, flops, kv_bytes, drift, failures, agreement,
 )  # fmt: skip
 """All rules of this file, in the order of a report."""
 
@@ -235,10 +204,6 @@ def _change(before: float | None, after: float | None) -> float | None:
 
 def _percent(change: float | None) -> str:
     return "an unknown amount" if change is None else f"{100 * change:+.1f} %"
-
-
-def _range(ratio: Mapping[str, float | None]) -> str:
-    return f"{ratio['lo']:.2f} to {ratio['hi']:.2f}" if ratio["lo"] is not None and ratio["hi"] is not None else "no interval"
 
 
 def _first_difference(before: Any, after: Any, what: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class FamilywiseTest:
         """
         if not columns:
             nothing = np.zeros(0)
-            losses = familywise.ColumnLosses(nothing, nothing, nothing, 0.0, nothing, None)
+            losses = familywise.ColumnLosses.of_nothing(level)
             return cls((nothing, nothing), losses, (0, 0), 0, pair.paired, level)
         totals, sizes = ([np.stack([c[which][side] for c in columns], 1) for side in (0, 1)] for which in (0, 1))
         told = [size.any(1) for size in sizes]  # images that say nothing must not change sides, nor count
@@ -139,6 +140,8 @@ def accuracy(pair: RunPair, test: FamilywiseTest, thresholds: Thresholds) -> Ite
         low, high = losses.interval(column)
         value, least, most = (0.0 - figure.scale * part for part in (loss, high, low))  # of 0 no -0
         told = f"{value:+,.1f} {unit_of(figure)} [{least:+,.1f} to {most:+,.1f}] {test.samples_in_words}"
+        if losses.differing is not None and not losses.differing[column]:
+            told = f"each of {test.images[0]} images scores the same on the same {test.questions} questions"
         if name != "accuracy":
             told = f"{name} {figure.scale * before:,.1f} → {figure.scale * after:,.1f}, {told}"
         if loss <= rule.tolerance + 1e-12:
@@ -158,6 +161,42 @@ def untold_drops(pair: RunPair, test: FamilywiseTest, thresholds: Thresholds) ->
     """Return in how many cells `accuracy` judges no drop over the tolerance, since nothing could tell it from chance."""
     over = test.losses.value > thresholds.accuracy.tolerance + 1e-12
     return sum(bool(over[c]) and test.too_coarse(c, float(test.means[0][c])) is not None for c in range(len(pair.matched)))
+
+
+def power_in_words(pair: RunPair, test: FamilywiseTest, thresholds: Thresholds) -> str | None:
+    """Say how large a drop of accuracy may be missed, and how many images would see one that is not tolerated.
+
+    Args:
+        pair: of the runs.
+        test: from `accuracy_test`.
+        thresholds: of which the table ``accuracy`` decides.
+
+    Returns:
+        A sentence; None where such a drop is seen in most cells, and where nothing compares.
+    """
+    figure, tolerance, images = pair.scoring.figure, thresholds.accuracy.tolerance, min(test.images)
+    known = ~np.isnan(test.losses.value)
+    if not known.any():
+        return None
+    enough, many = "; use more", float(np.median(test.losses.images_for(tolerance)[known])) if tolerance > 0 else float("inf")
+    if np.isfinite(many):
+        enough = f"; to see a drop of {figure.scale * tolerance:,g} {unit_of(figure)} takes about {_rounded(many):,} images"
+    if test.underpowered:
+        return f"{images} images are too few for any drop of {figure.name} to be significant{enough}."
+    seen, all_there_is = test.losses.detectable()[known], float(np.median(test.means[0][known]))
+    smallest = float(np.median(np.where(np.isnan(seen), np.inf, seen)))
+    if smallest <= tolerance:
+        return None
+    if smallest >= all_there_is:
+        return f"On {images} images, even a drop of {figure.name} to nothing may be missed more than one time in five{enough}."
+    drop = f"{figure.scale * smallest:,.1f} {unit_of(figure)}"
+    return f"In half of the cells, a drop of {figure.name} under {drop} may be missed more than one time in five{enough}."
+
+
+def _rounded(images: float) -> int:
+    """A number of images to two digits, rounded up: it is an estimate."""
+    step: int = 10 ** max(0, len(str(int(images))) - 2)
+    return step * ceil(images / step - 1e-9)
 
 
 def unit_of(figure: OwnFigure) -> str:

@@ -9,7 +9,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.results.current_summary import current_summary
 from harness.results.regression.shared_scoring import SharedScoring
+from harness.results.regression.timed_rounds import TimedRounds
 from harness.results.rulings import lacking_what_was_read
 from harness.results.sample_columns import wanted_by_question, with_tokens
 from harness.results.types import Columns, Floats, Integers, JsonObject
@@ -77,7 +79,7 @@ class RunSide:
     """
 
     def __init__(self, run: RunFolder) -> None:
-        self.run, self.manifest, self.summary = run, run.manifest(), run.summary()
+        self.run, self.manifest, self.summary = run, run.manifest(), current_summary(run)
         prompt = self.manifest["config"].get("prompt", "{question}")
         entries = {_identity(entry, prompt): entry for entry in self.summary["cells"]}
         with database(run) as connection:
@@ -115,6 +117,11 @@ class RunSide:
     def sizes(self) -> dict[str, SizeOfImage]:
         """The visual tokens and the grid of each image; empty for a model whose images are all of one size."""
         return {image: (layout.tokens, layout.grid) for image, layout in self.run.layouts().items()}
+
+    @cached_property
+    def rounds(self) -> TimedRounds:
+        """The rounds in which the run was timed."""
+        return TimedRounds.of(self.run)
 
     def counts_by_size(self, columns: Columns) -> dict[SizeOfImage, set[float]]:
         """Return how many tokens a cell kept of images of each size.

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from harness.errors import RequestError
+from harness.results.current_summary import version_note
 from harness.results.regression.cell_rules import CELL_RULES
-from harness.results.regression.family_rules import FamilywiseTest, accuracy, accuracy_test, diversity, unit_of, untold_drops
+from harness.results.regression.family_rules import (
+    FamilywiseTest,
+    accuracy,
+    accuracy_test,
+    diversity,
+    power_in_words,
+    untold_drops,
+)
 from harness.results.regression.pairing import RunPair
+from harness.results.regression.speed_rule import latency
 from harness.results.regression.thresholds import Thresholds, default_thresholds
 from harness.results.types import JsonObject
 from harness.store.runs import RunFolder
@@ -49,6 +56,7 @@ def regress(
         raise RequestError(f"regress: {pair.scoring.refusal}")
     test = accuracy_test(pair, thresholds)
     verdicts = [*_presence(pair, thresholds), *accuracy(pair, test, thresholds), *diversity(pair, thresholds)]
+    verdicts += latency(pair, thresholds)
     verdicts += [verdict for cell in pair.matched for rule in CELL_RULES if (verdict := rule(pair, cell, thresholds)) is not None]
     places, order = {pair.labels[key]: i for i, key in enumerate(pair.keys)}, list(RULES)
     verdicts.sort(key=lambda verdict: (order.index(verdict.rule), places[verdict.cell]))
@@ -137,7 +145,9 @@ _ASIDE = frozenset(
 
 def _notes(pair: RunPair, test: FamilywiseTest, thresholds: Thresholds) -> tuple[str, ...]:
     """What a reader must know before trusting the verdicts."""
-    base, cand, found = pair.baseline.manifest, pair.candidate.manifest, []
+    base, cand = pair.baseline.manifest, pair.candidate.manifest
+    versions = (("baseline", version_note(base)), ("candidate", version_note(cand)))
+    found = [f"The {name} {older}." for name, older in versions if older is not None]
     if base["fingerprints"].get("weights") != cand["fingerprints"].get("weights"):
         found.append("The runs had different weights: what differs may be the model's, not the code's.")
     data = [manifest["fingerprints"].get("data") for manifest in (base, cand)]
@@ -159,15 +169,9 @@ def _notes(pair: RunPair, test: FamilywiseTest, thresholds: Thresholds) -> tuple
         )
         if pair.scoring.figure.kind == "mme" and pair.baseline.families != pair.candidate.families:
             found.append("The runs asked questions of different categories, and each run's total is of its own.")
-    figure, seen, untold = pair.scoring.figure, test.losses.detectable(), untold_drops(pair, test, thresholds)
-    seen = seen[np.isfinite(seen)]
-    if test.underpowered:
-        found.append(f"{min(test.images)} images are too few for any drop of {figure.name} to be significant; use more.")
-    elif len(seen) and float(np.median(seen)) > thresholds.accuracy.tolerance:
-        found.append(
-            f"In half of the cells, a drop under {figure.scale * float(np.median(seen)):,.1f} {unit_of(figure)} would be missed "
-            "more than one time in five; more images see smaller ones."
-        )
+    figure, untold = pair.scoring.figure, untold_drops(pair, test, thresholds)
+    if (power := power_in_words(pair, test, thresholds)) is not None:
+        found.append(power)
     if untold and not test.underpowered:
         cells = "one cell" if untold == 1 else f"{untold} cells"
         found.append(

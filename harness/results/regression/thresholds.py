@@ -51,6 +51,7 @@ class LatencyRule(Rule):
     """Thresholds for the speed-up of time to first token over `none`."""
 
     tolerance: float  # relative loss
+    level: float  # family-wise, over all cells
 
 
 @dataclass(frozen=True)
