@@ -22,6 +22,10 @@ OWN = frozenset(
 """Files of a run, in whose place no command writes something else."""
 
 
+class NotWritableError(RequestError):
+    """A file cannot be written where it was to lie."""
+
+
 _LARGEST_JSON = 2**28  # bytes
 _LARGEST_TOML = 2**20  # bytes
 _DIGITS = 40  # the most digits of a whole number in JSON
@@ -75,13 +79,13 @@ def write_whole(path: Path, text: str, refusal: str) -> None:
     """Write a file whole or not at all.
 
     Raises:
-        RequestError: where it cannot be written; the message begins with ``refusal``.
+        NotWritableError: a `RequestError` whose message begins with ``refusal``.
     """
     try:
         with whole(path) as file:
             file.write(text.encode("utf-8"))
     except OSError as error:
-        raise RequestError(f"{refusal} ({error.strerror or error})") from None
+        raise NotWritableError(f"{refusal} ({error.strerror or error})") from None
 
 
 def named(option: str, path: Path) -> Path:

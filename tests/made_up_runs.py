@@ -17,7 +17,7 @@ from harness.store.cell_results import CellResult, SampleRow, TokenFigures
 from harness.store.runs import RunFolder
 from harness.store.schema import SCHEMA_VERSION
 from metrics.figures import LAYERS
-from metrics.statistics import bootstrap_median
+from metrics.latency import FIRST_TOKEN, summarise
 
 GRID, DEPTH = (12, 12), 4
 TOKENS = GRID[0] * GRID[1]
@@ -44,6 +44,7 @@ class Build:
     without: frozenset = frozenset()
     skipped: dict = field(default_factory=dict)  # reasons
     noisy: bool = False
+    rounds: int = 12  # in which the cells are timed
     prompt: str = "{question}"
     analysed: int = 12
     latency: bool = True
@@ -163,16 +164,14 @@ def analysis_of(method: str, keep: int, build: Build, images: list[int]) -> Toke
 
 
 def latency_of(method: str, keep: int | None, build: Build, none: np.ndarray) -> tuple[np.ndarray, dict]:
-    """Rounds of time to first token, and the entry of summary.json."""
+    """Rounds of time to first token in seconds, and the entry of summary.json."""
     rng = stream("time", build.machine, build.images, method, keep)
     spread = 0.3 if build.noisy else 0.04
     length = sum(counts(method, keep, build.schedule.get((method, keep), 0))) / DEPTH
     speed = stream("speed", build.machine).lognormal(0, 0.3)
     mean = (0.01 + 1e-4 * length) * speed * rng.lognormal(0, 0.015) * build.slower.get((method, keep), 1.0)
-    times = none if method == "none" and len(none) else mean * rng.lognormal(0, spread, 12)
-    ratio = bootstrap_median((none if len(none) else times) / times, resamples=300)
-    cv = float(times.std(ddof=1) / times.mean())
-    return times, {"ttft": {"value": 1e3 * float(np.median(times))}, "ratio": ratio.as_dict(), "cv": cv, "noisy": cv > 0.15}
+    times = none if method == "none" and len(none) else mean * rng.lognormal(0, spread, build.rounds)
+    return times, summarise({"ttft": times}, {"ttft": none if len(none) else times})
 
 
 def write_run(folder: Path, build: Build) -> RunFolder:
@@ -180,7 +179,7 @@ def write_run(folder: Path, build: Build) -> RunFolder:
     run, images = RunFolder(folder), list(build.images)
     folder.mkdir(parents=True)
     whole = None if build.whole is None else {"images": None, "questions": build.whole}
-    config = {"seed": build.seed, "prompt": build.prompt, "dtype": "auto", "samples": len(images)}
+    config = {"seed": build.seed, "prompt": build.prompt, "dtype": "auto", "samples": len(images), "margin": 0.02}
     run.create({
         "model": "made-up", "task": "shapes", "config": config, "dtype": "float32", "grid": list(GRID),
         "device": f"cpu {build.machine}", "samples": len(images), "seed": build.seed, "notes": [],
@@ -192,7 +191,7 @@ def write_run(folder: Path, build: Build) -> RunFolder:
     facts = {cell: facts_of(*cell, build, text) for cell in chosen}
     keys = {(m, k): f"made-up|shapes|{m}@{k}|average|original|{build.seed}" for m, k in chosen}
     ids = run.add_cells((key, facts[cell]) for cell, key in keys.items())
-    found, entries, none = {}, [], np.zeros(0)
+    found, entries, none, timings = {}, [], np.zeros(0), []
     for method, keep in chosen:
         ident = ids[keys[method, keep]]
         entry = {**facts[method, keep], "accuracy": None, "retention": None, "latency": None, "n": 0, "n_images": 0}
@@ -207,12 +206,17 @@ def write_run(folder: Path, build: Build) -> RunFolder:
             if build.latency:
                 times, entry["latency"] = latency_of(method, keep, build, none)
                 none = times if method == "none" else none
+                timings += [
+                    (ident, 0, turn, stage, float(share * seconds))
+                    for turn, seconds in enumerate(times) for stage, share in zip(FIRST_TOKEN, (0.2, 0.05, 0.05, 0.7))
+                ]  # fmt: skip
         entries.append(entry)
     questions = [
         (f"i{i}-{q}", f"i{i}", q, build.family(i, q), f"what about {q} in {i}?", build.target(q), None)
         for i in images for q in range(build.questions)
     ]  # fmt: skip
     run.add_batch(0, [(f"i{i}", place, b"", 1, 1, None) for place, i in enumerate(images)], questions, found)
+    run.add_timings(0, timings)
     run.write_json("summary.json", {"schema_version": SCHEMA_VERSION, "cells": entries, "checks": {"aa": None}})
     return run
 

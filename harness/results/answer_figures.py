@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 import numpy as np
 
 from harness.results.cell_kinds import is_competitor, removes_nothing
+from harness.results.difference_families import DIFFERENCES, DifferenceFamilies
 from harness.results.leading_figure import CellScores, LeadingFigure, common, distinct
-from harness.results.types import Floats, Integers, JsonObject
+from harness.results.loyalty import ALL
+from harness.results.types import Floats, JsonObject
 from methods.keep import Keep
 from metrics import accuracy as acc
 from metrics import evidence
-from metrics.statistics import Estimate, bootstrap_mean, holm, mcnemar_exact
+from metrics.intervals import proportion
+from metrics.statistics import mcnemar_exact
 
 MEAN_SCORE = LeadingFigure()
-TESTS = ("difference_none", "difference_like", "difference_winner")
-"""The three questions asked of a method: what it loses, what its ranking is worth, whether it is the best."""
 _FIGURES = (
-    "score", "accuracy", "families", "retention", "retention_adjusted", *TESTS, "mcnemar", "non_inferior", "loyalty",
+    "score", "accuracy", "families", "retention", "retention_adjusted", *DIFFERENCES, "mcnemar", "non_inferior", "loyalty",
     "difficulty",
 )  # fmt: skip
 
@@ -53,8 +53,7 @@ def answer_figures(
     by_name: Mapping[tuple[str, Keep | None], CellScores],
     winners: Mapping[Keep, str],
     facts: JsonObject,
-    seed: int,
-    margin: float,
+    families: DifferenceFamilies,
     leading: LeadingFigure = MEAN_SCORE,
 ) -> JsonObject:
     """Return the leading figure, accuracy and everything that compares a cell's answers with those of other cells of the run.
@@ -64,87 +63,77 @@ def answer_figures(
         by_name: scores of the cells of the run that have samples, by method and budget.
         winners: from `best_methods`.
         facts: of the cell.
-        seed: of intervals and tests.
-        margin: loss of the leading figure, a share of its scale, below which a method counts as not inferior to `none`.
+        families: that take in the cell's differences; their p values, and what is claimed of no loss, come with
+            `DifferenceFamilies.test`.
         leading: the figure by which cells are ranked and tested.
 
     Returns:
         ``n``, ``n_images`` and the figures of a cell of ``summary.json`` that follow from answers; None is not measured.
-        ``families`` is by place in `RunQuestions.families`; the differences of `TESTS` are `PairedDifference` still, for
-        `adjust_for_multiple_tests`.
+        ``families`` is by place in `RunQuestions.families`.
     """
     scores, images, keep = own.score, own.image, Keep.stored(facts)
     seen = images[own.answered]
     out: JsonObject = {"n": len(seen), "n_images": distinct(seen), **dict.fromkeys(_FIGURES)}
     if not own.scored:  # a task without answers ranks by loyalty alone
         return out
-    out["accuracy"] = acc.accuracy(scores, images, seed=seed)
-    out["score"] = leading.shown(out["accuracy"] if leading.is_mean else leading.estimate(own, seed))
-    out["families"] = acc.by_family(scores, own.family, images, seed=seed)
+    rho = leading.of_scores.rho
+    out["accuracy"] = proportion(scores, images, rho)
+    out["score"] = leading.shown(out["accuracy"] if leading.is_mean else leading.estimate(own))
+    out["families"] = acc.by_family(scores, own.family, images, rho)
     none, blind, small = (by_name.get(key) for key in (("none", None), ("blind", None), ("downsample", keep)))
     whole = removes_nothing(facts)  # it is none itself: there is nothing to test
     rivals = {} if whole else {"none": none if facts["method"] != "none" else None, "like": by_name.get((facts["like"], keep))}
     winner = None if keep is None else winners.get(keep)
     if winner is not None and winner != facts["method"] and is_competitor(facts):
         rivals["winner"] = by_name[winner, keep]
-    for name, rival in rivals.items():
-        if rival is not None:
-            out[f"difference_{name}"] = leading.difference(own, rival, seed)
+    there = {name: rival for name, rival in rivals.items() if rival is not None}
     if out["n_images"] == len(seen) and not whole:  # questions of one image are not independent, as the test asks
-        there = {name: rival.score for name, rival in rivals.items() if rival is not None}
-        out["mcnemar"] = {name: mcnemar_exact(*common(scores, rival_scores)) for name, rival_scores in there.items()}
+        out["mcnemar"] = {name: mcnemar_exact(*common(scores, rival.score)) for name, rival in there.items()}
+    if small is not None and is_competitor(facts):
+        there["downsample"] = small
+    for name, rival in there.items():
+        families.add(f"difference_{name}", own, rival, facts, out)
     if none is None:
         return out
-    out["retention"] = acc.retention(*leading.levels(own, none))
+    itself = whole or facts["method"] == "none"
+    share = ALL if itself and leading.level(none) > 0 else leading.retention(own, none)
+    out["retention"] = None if share.value is None else share
     if blind is not None:
-        out["retention_adjusted"] = acc.retention_adjusted(*leading.levels(own, none, blind))
-    if out["difference_none"] is not None:
-        out["non_inferior"] = leading.claim(out["difference_none"], own, none, margin)
+        found = leading.retention_adjusted(own, none, blind)
+        out["retention_adjusted"] = ALL if itself and found is not None else found
     if small is not None and facts["method"] not in ("none", "downsample") and not whole:
-        out["difficulty"] = acc.difficulty(scores, none.score, small.score, images)
+        out["difficulty"] = acc.difficulty(scores, none.score, small.score, images, rho)
     return out
 
 
-def loyalty_figures(columns: Mapping[str, Floats], images: Integers, seed: int) -> JsonObject | None:
-    """Return how far a cell's answers are those of `none`; None where that was not measured.
-
-    Args:
-        columns: [n] each, of `sample_columns.NUMBER_COLUMNS`: ``agree`` (share), ``kl`` (nats).
-        images: [n], not falling.
-        seed: of the bootstrap.
-    """
-    if not np.isfinite(columns["agree"]).any():
-        return None
-    return {"agreement": _mean(columns["agree"], images, seed), "kl": _mean(columns["kl"], images, seed)}
-
-
-def evidence_figures(columns: Mapping[str, Floats], own: CellScores, none: CellScores | None, seed: int) -> JsonObject | None:
-    """Return how much of the evidence a cell kept in the samples that it answered, and what that did to accuracy.
+def evidence_figures(
+    columns: Mapping[str, Floats], own: CellScores, leading: LeadingFigure = MEAN_SCORE, recall_rho: float = 0.0
+) -> JsonObject | None:
+    """Return how much of the evidence a cell kept in the samples that it answered, and its accuracy by that.
 
     Args:
         columns: [n] each, of `sample_columns.NUMBER_COLUMNS`.
         own: scores of the cell.
-        none: scores of the cell without pruning, where the run has one.
-        seed: of the bootstrap.
+        leading: what is known of the scores of an image.
+        recall_rho: correlation of the recalls of an image.
 
     Returns:
-        Recall of the evidence, accuracy by recall, and the evidence swap with the part of the loss that it gives back; None
-        where no question names its evidence, or no answer has a score.
+        Recall of the evidence and accuracy by recall, and None for what `EvidenceFamilies` adds; None where no question names
+        its evidence, or no answer has a score.
     """
-    columns, images = {name: column[own.answered] for name, column in columns.items()}, own.image[own.answered]
-    if not np.isfinite(columns["recall"]).any() or not np.isfinite(columns["score"]).any():
+    recall, before, images = (column[own.answered] for column in (columns["recall"], columns["recall_before"], own.image))
+    scores = columns["score"][own.answered]
+    if not np.isfinite(recall).any() or not np.isfinite(scores).any():
         return None
-    out: JsonObject = {
-        **evidence.summarise(columns["recall"], columns["score"], images, seed=seed),
-        "recall_before": _mean(columns["recall_before"], images, seed),
+    entering = proportion(before, images, recall_rho)
+    return {
+        **evidence.summarise(recall, scores, images, leading.of_scores.rho, recall_rho),
+        "recall_before": None if entering.value is None else entering,
+        "recall_over_control": None,
         "swap_gain": None,
         "swap_loss": None,
         "swap_share": None,
     }
-    swapped = columns["swap_score"]
-    if none is not None and np.isfinite(swapped).any():
-        out |= evidence.swap(swapped, columns["score"], none.score[own.answered], images, seed=seed)
-    return out
 
 
 def seed_figures(own: CellScores, repeats: Mapping[int, float], leading: LeadingFigure = MEAN_SCORE) -> JsonObject | None:
@@ -161,26 +150,3 @@ def seed_figures(own: CellScores, repeats: Mapping[int, float], leading: Leading
     return {
         "seeds": len(levels), "mean": levels.mean(), "sd": levels.std(ddof=1), "lowest": levels.min(), "highest": levels.max(),
     }  # fmt: skip
-
-
-def adjust_for_multiple_tests(cells: Sequence[JsonObject]) -> None:
-    """Turn the differences of `TESTS` into mappings with Holm-adjusted p values, in place.
-
-    The correction is over competitors x budgets x tasks, separately for each of the three questions asked.
-
-    Args:
-        cells: of a run, with the figures of `answer_figures`; p values of cells that do not compete stay unadjusted.
-    """
-    for name in TESTS:
-        chosen = [cell for cell in cells if cell[name] is not None and is_competitor(cell)]
-        adjusted = holm([cell[name].p for cell in chosen])
-        for cell in cells:
-            if cell[name] is not None:
-                cell[name] = {**asdict(cell[name]), "p_holm": None}
-        for cell, p in zip(chosen, adjusted):
-            cell[name]["p_holm"] = None if p is None else float(p)
-
-
-def _mean(values: Floats, images: Integers, seed: int) -> Estimate | None:
-    known = np.isfinite(values)
-    return bootstrap_mean(values[known], images[known], seed=seed) if known.any() else None

@@ -10,8 +10,8 @@ def is_competitor(facts: JsonObject) -> bool:
     """Return whether a cell competes for the best accuracy and is tested as a method.
 
     References do not compete, nor do random tokens, whatever their parameters: they are what methods are held against.
-    A cell whose budget is all tokens does not compete either: it is `none` under another name. Winners and Holm's correction
-    rest on this rule. See `is_explained` for the wider one.
+    A cell whose budget is all tokens does not compete either: it is `none` under another name. Winners and corrections rest
+    on this rule. See `is_explained` for the wider one.
 
     Args:
         facts: of a cell, or its entry of ``summary.json``: ``reference``, ``method`` and ``removes_nothing`` are read.

@@ -99,23 +99,40 @@ def _correlations_text(name: str, listed: JsonObject) -> str:
         return f"{title}: nothing to compare {where}."
     lines = [
         f"{title}, {where}: rho with the score, {rows[0]['n_images']:,} images.",
-        f"Scores differ in {listed['mixed']:,} of {listed['groups']:,} groups.",
+        f"Scores differ in {listed['mixed']:,} of {listed['groups']:,} groups. p are corrected by max-T over the list.",
     ]
-    table = [
-        (row["figure"], f"{row['value']:+.3f}", _interval(row, "+.3f"), _p(row["p_holm"]), f"{row['n']:,}")
-        for row in rows[:_SHOWN]
-    ]
-    lines += _aligned([("figure", "rho", "95 % interval", "p (Holm)", "answers"), *table])
+    told = any(row["p_methods_adjusted"] is not None for row in rows)
+    heads = ["figure", "rho", "95 % interval", "p, other images", *(["p, other methods"] if told else []), "answers"]
+    table = [tuple(heads), *(_correlation(row, told) for row in rows[:_SHOWN])]
+    lines += _aligned(table)
     if len(rows) > _SHOWN:
         lines.append(f"  ... and {len(rows) - _SHOWN} more")
-    sure = [row for row in rows if row["p_holm"] < _LEVEL]
-    if sure:
-        lines.append(
-            f"{len(sure)} of {len(rows)} figures predict correctness {where} after Holm; strongest: {sure[0]['figure']}."
-        )
-    else:
-        lines.append(f"Nothing predicts correctness {where} after Holm.")
-    return "\n".join(lines)
+    return "\n".join([*lines, _claim(listed, where, name == "across_images")])
+
+
+def _correlation(row: JsonObject, told: bool) -> tuple[str, ...]:
+    """One line of a list; p are corrected over the list."""
+    methods = [_p(row["p_methods_adjusted"])] if told else []
+    return row["figure"], f"{row['value']:+.3f}", _interval(row, "+.3f"), _p(row["p_adjusted"]), *methods, f"{row['n']:,}"
+
+
+def _claim(listed: JsonObject, where: str, across_images: bool) -> str:
+    """What the tests of a list allow to say: of other images, and of other methods; that nothing is shown is no claim."""
+    rows, methods = listed["rows"], listed["methods"]
+    sure = [row for row in rows if row["p_adjusted"] < _LEVEL]
+    if not sure:
+        return f"That any figure predicts correctness {where} could not be shown."
+    said = f"{len(sure)} of {len(rows)} figures predict correctness {where} on other images; strongest: {sure[0]['figure']}."
+    if across_images:
+        return said
+    tested = [row for row in sure if row["p_methods_adjusted"] is not None]
+    general = [row for row in tested if row["p_methods_adjusted"] < _LEVEL]
+    if general:
+        return f"{said}\n{len(general)} of these predict it with other methods too; strongest: {general[0]['figure']}."
+    if tested:
+        least = f"{methods} methods, whose p is at least {listed['least_p_methods']:.2g}"
+        return f"{said}\nThat any of these does so with other methods too could not be shown by {least}."
+    return f"{said}\nWhether they do so with other methods too cannot be tested with {methods} methods."
 
 
 def _strata_text(found: JsonObject) -> list[str]:
@@ -125,7 +142,8 @@ def _strata_text(found: JsonObject) -> list[str]:
     spans = {span["stratum"]: span for span in found["strata"]}
     blocks = [
         "By image complexity (effective rank of all visual tokens), accuracy in percent of each family of methods.\n"
-        + "The winner is chosen on the same answers on which it is compared."
+        + "The winner is chosen on the same answers on which it is compared; p of differences are corrected by max-T over all "
+        + "rows."
     ]
     for keep in dict.fromkeys(map(Keep.stored, found["rows"])):
         rows = {row["stratum"]: row for row in found["rows"] if Keep.stored(row) == keep}
@@ -156,7 +174,7 @@ def _winner(row: JsonObject) -> str:
     if row["winner"] is None:
         return "none, tied" if len(row["families"]) > 1 else "-"
     lead = row["winner_minus_runner_up"]
-    sure = lead is None or (lead["p_holm"] is not None and lead["p_holm"] < _LEVEL)
+    sure = lead is None or (lead["p_adjusted"] is not None and lead["p_adjusted"] < _LEVEL)
     return f"{row['winner']}{'' if sure else ' (not settled)'}"
 
 
@@ -165,8 +183,8 @@ def _interaction_text(keep: Keep | None, interactions: Sequence[JsonObject]) -> 
     if one is None:
         return ["Attention and diversity cannot be compared here: not both families are in the run."]
     move = f"{'falls' if one['value'] > 0 else 'rises'} by {100 * abs(one['value']):.1f} points"
-    verdict = "Complexity matters" if one["p_holm"] < _LEVEL else "No certain effect of complexity"
-    return [f"{verdict}: attention - diversity {move} from the lowest to the highest ({_p_text(one['p_holm'])})."]
+    verdict = "Complexity matters" if one["p_adjusted"] < _LEVEL else "No certain effect of complexity"
+    return [f"{verdict}: attention - diversity {move} from the lowest to the highest ({_p_text(one['p_adjusted'])}, Holm)."]
 
 
 def _aligned(table: Iterable[tuple[str, ...]]) -> list[str]:
@@ -188,14 +206,16 @@ def _accuracy(figure: JsonObject | None) -> str:
 
 
 def _difference(figure: JsonObject | None) -> str:
-    return "-" if figure is None or figure["value"] is None else f"{_points(figure['value'])} ({_p_text(figure['p_holm'])})"
+    return "-" if figure is None or figure["value"] is None else f"{_points(figure['value'])} ({_p_text(figure['p_adjusted'])})"
 
 
 def _points(share: float) -> str:
     return f"{100 * share:+.1f}"
 
 
-def _p(p: float) -> str:
+def _p(p: float | None) -> str:
+    if p is None:
+        return "-"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 

@@ -6,7 +6,7 @@ Of a benchmark that reports the mean score, every number comes from the function
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,15 @@ from harness.results.types import Floats, Integers, JsonObject
 from harness.store.runs import RunFolder
 from harness.tasks.leading_figure import ACCURACY, OwnFigure
 from harness.tasks.own_figures import KINDS, ScoredAnswers, SumsOverImages, sums_of
-from metrics import accuracy as acc
 from metrics.clusters import cluster_codes
-from metrics.image_figures import bootstrap_figure, changes, figure_difference
+from metrics.design_effect import IntraclassCorrelation, effective_images
+from metrics.differences import mean_difference
+from metrics.image_figures import FigureDifference, Linearised, figure_difference, figure_interval
+from metrics.intervals import proportion
 from metrics.pareto import FrontShare, figure_front_share, front_share
-from metrics.statistics import Estimate, PairedDifference, bootstrap_mean, paired_difference
+from metrics.resampling import pooled
+from metrics.statistics import Estimate
+from metrics.step_down import DRAWS, FamilyTest, step_down, step_down_figures
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +55,9 @@ class LeadingFigure:
 
     figure: OwnFigure = ACCURACY
     families: Sequence[str] = ()  # by the numbers that `CellScores.family` holds
+    of_scores: IntraclassCorrelation = field(default_factory=IntraclassCorrelation)  # of the scores of an image
+    of_changes: IntraclassCorrelation = field(default_factory=IntraclassCorrelation)  # of their changes from `none`
+    margin: float = 0.0  # loss that counts as none, a share of the scale
 
     @classmethod
     def of(cls, manifest: JsonObject, families: Sequence[str]) -> LeadingFigure:
@@ -96,52 +103,89 @@ class LeadingFigure:
         """Return the figure of a cell that has scores; nan where they do not suffice for it."""
         return float(np.nanmean(cell.score) if self.is_mean else self._value(self.sums([cell])[0]))
 
-    def levels(self, *cells: CellScores) -> list[float | None]:
-        """Return the figure of cells over the answers that all of them have; None where that is of nothing."""
-        if self.is_mean:
-            table = common(*(cell.score for cell in cells))
-            return list(map(float, table.mean(1))) if table.size else [None] * len(table)
-        values = [self._value(sums) for sums in self.sums(cells)]
-        return [None if np.isnan(value) else value for value in values]
-
-    def estimate(self, cell: CellScores, seed: int) -> Estimate:
-        """Return the figure of a cell with its 95 % interval."""
-        if self.is_mean:
-            return bootstrap_mean(cell.score, cell.image, seed=seed)
-        return bootstrap_figure(self.sums([cell])[0], self.made.value, seed)
-
-    def difference(self, a: CellScores, b: CellScores, seed: int) -> PairedDifference:
-        """Return the figure of a less that of b, over the answers that both have."""
-        if self.is_mean:
-            return paired_difference(a.score, b.score, a.image, seed=seed)
-        mine, theirs = self.sums([a, b])
-        return figure_difference(mine, theirs, self.made.value, seed)
-
-    def claim(self, gap: PairedDifference, cell: CellScores, none: CellScores, margin: float) -> JsonObject | None:
-        """Return whether a cell is not inferior to `none`, and the loss that could have been found; see `metrics.accuracy`.
+    def knowing(self, cells: Sequence[CellScores], none: CellScores | None, margin: float) -> LeadingFigure:
+        """Return the same with what the cells of a run tell of the answers of an image: how far they go together.
 
         Args:
-            gap: from `difference`.
-            cell: scores of the cell.
-            none: scores of the cell without pruning.
-            margin: the loss one is ready to call none, a share of the scale.
+            cells: of all methods, with samples of the same questions; without those that see no image.
+            none: scores of the cell without pruning, to which changes are taken.
+            margin: loss that counts as none, a share of the scale.
         """
-        if gap.se is None:
-            return None
+        scores, changes = IntraclassCorrelation(), IntraclassCorrelation()
+        for cell in cells:
+            scores.add(cell.score, cell.image)
+            if none is not None and cell is not none:
+                changes.add(cell.score - none.score, cell.image)
+        return replace(self, of_scores=scores, of_changes=changes, margin=margin)
+
+    def estimate(self, cell: CellScores) -> Estimate:
+        """Return the figure of a cell with its 95 % interval."""
         if self.is_mean:
-            both = np.isfinite(cell.score) & np.isfinite(none.score)
-            images, size = distinct(cell.image[both]), float(both.sum())
-            p = acc.non_inferior_p(gap, cell.score, none.score, cell.image, margin)
-        else:
-            a, b = self.sums([cell, none])
-            images, size = len(a), self.made.size((a.sum(0) + b.sum(0)) / 2)
-            p = acc.no_loss_p(gap, changes(a, b, self.made.value) * size, size, margin)
-        return {
-            "margin": margin,
-            "holds": acc.non_inferior(gap, p, margin),
-            "p": p,
-            "smallest_detectable": acc.smallest_detectable(gap.se, images, size),
-        }
+            return proportion(cell.score, cell.image, self.of_scores.rho)
+        sums = self.sums([cell])[0]
+        return figure_interval(sums, self.made.value, self.made.size(sums.sum(0)), images_worth(cell), self.of_scores.rho)
+
+    def difference(self, a: CellScores, b: CellScores) -> FigureDifference | None:
+        """Return the figure of a less that of b with its 95 % interval, over the answers that both have; None of nothing."""
+        if self.is_mean:
+            return mean_difference(a.score, b.score, a.image, self.of_changes.rho, self.margin)
+        mine, theirs = self.sums([a, b])
+        return self._difference(mine, theirs, images_worth(a, b))
+
+    def retention(self, own: CellScores, none: CellScores) -> Estimate:
+        """Return the figure over that of `none`; value None where that is not above 0, no interval where it is unbounded."""
+        mine, whole = self.sums([own, none])
+        images = images_worth(own, none)
+        gap = self._difference(mine, whole, images)
+        if gap is None:
+            return Estimate(None)
+        size = self.made.size(whole.sum(0))
+        found = gap.linearised.over(Linearised.of(whole, self.made.value, size, images, self.of_scores.rho), around=1.0)
+        return found if found.lo is None else Estimate(found.value, max(0.0, found.lo), found.hi)
+
+    def retention_adjusted(self, own: CellScores, none: CellScores, blind: CellScores) -> Estimate | None:
+        """Return (own - blind) / (none - blind): 1 for all that seeing is worth, 0 for no better than `blind`.
+
+        Returns:
+            None where `none` cannot be told from `blind`: what seeing is worth is no number to divide by then.
+        """
+        mine, whole, unseen = self.sums([own, none, blind])
+        images = images_worth(own, none, blind)
+        gap, worth = self._difference(mine, whole, images), self._difference(whole, unseen, images)
+        if gap is None or worth is None:
+            return None
+        found = gap.linearised.over(worth.linearised, around=1.0)
+        return None if found.lo is None else found
+
+    def tested(
+        self, pairs: Sequence[tuple[CellScores, CellScores]], members: NDArray[np.bool_], seed: int, draws: int = DRAWS
+    ) -> FamilyTest:
+        """Test the differences of pairs of cells as one family; see `metrics.step_down`.
+
+        Args:
+            pairs: with samples of the same questions.
+            members: [pairs] those that are corrected for each other.
+            seed: of the flips.
+            draws: of flips.
+        """
+        if not pairs:
+            return FamilyTest.of_nothing()
+        count = 1 + max(int(a.image.max(initial=-1)) for a, _ in pairs)
+        if self.is_mean:
+            totals = [pooled(_total(a.score - b.score, a.image, count)) for a, b in pairs]
+            return step_down(np.stack(totals, 1), members, seed, draws)
+        placed = [[pooled(_placed(sums, _images_of_both(a, b), count)) for sums in self.sums([a, b])] for a, b in pairs]
+        mine, theirs = (np.stack([pair[side] for pair in placed], 1) for side in (0, 1))
+        return step_down_figures(mine, theirs, self.made.value, members, seed, draws)
+
+    def pieces_an_image(self, cell: CellScores) -> float:
+        """Return of how many pieces of the figure an image consists: answers, or one where images are what is counted."""
+        sums, images = self.sums([cell])[0], images_worth(cell)
+        return max(1.0, self.made.size(sums.sum(0)) / images) if len(sums) else 1.0
+
+    def _difference(self, mine: Floats, theirs: Floats, images: float) -> FigureDifference | None:
+        pieces = self.made.size((mine.sum(0) + theirs.sum(0)) / 2)
+        return figure_difference(mine, theirs, self.made.value, pieces, images, self.of_changes.rho, self.margin)
 
     def front_share(self, cells: Sequence[CellScores], costs: Floats, seed: int) -> FrontShare:
         """Return which cells are on the front of the figure and cost, and how often when images are drawn again.
@@ -205,6 +249,30 @@ def common(*scores: Floats) -> Floats:
     """Return scores [cells, m] of the samples that all cells have."""
     table = np.stack(scores)
     return table[:, np.isfinite(table).all(0)]
+
+
+def images_worth(*cells: CellScores) -> float:
+    """Return how many images of equal size those are worth of whose answers all cells have a score."""
+    known = np.isfinite(np.stack([cell.score for cell in cells])).all(0)
+    return effective_images(np.bincount(cluster_codes(cells[0].image[known])))
+
+
+def _total(values: Floats, images: Integers, count: int) -> Floats:
+    """Sums over the images 0..count-1, [count]; nan adds nothing."""
+    found: Floats = np.bincount(images, np.nan_to_num(values), count).astype(np.float64, copy=False)
+    return found
+
+
+def _images_of_both(a: CellScores, b: CellScores) -> Integers:
+    """The images of which `LeadingFigure.sums` tells."""
+    return np.unique(a.image[np.isfinite(a.score) & np.isfinite(b.score)])
+
+
+def _placed(sums: Floats, images: Integers, count: int) -> Floats:
+    """Sums [I, k] at the places of their images, [count, k]; zeros elsewhere."""
+    table = np.zeros((count, sums.shape[1]))
+    table[images] = sums
+    return table
 
 
 def distinct(images: Integers) -> int:

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from harness.files import named, write_named
+from harness.errors import RequestError
+from harness.files import NotWritableError, named, write_named
+from harness.results.current_summary import current_summary, made_by, renewed_summary
 from harness.results.judged_samples import ruling, ruling_columns
+from harness.results.types import JsonObject
 from harness.store.arrays import unpack
 from harness.store.cell_results import SelectionTrace
 from harness.store.runs import RunFolder
@@ -24,26 +27,44 @@ _CANDIDATES = 300  # images among which those to show are chosen
 def write_report(run: RunFolder, images: int = 12, out: Path | None = None) -> Path:
     """Write the page of a finished run and return its path.
 
+    Of a run of an older version, ``summary.json`` and ``summary.csv`` are written anew beside it, so that page and JSON say the
+    same.
+
     Args:
         run: the folder, whose summary is written.
         images: how many images the gallery shows at the most.
-        out: the file to write, as ``--out`` names it; ``report.html`` beside the results where not given.
+        out: the file to write, as ``--out`` names it, and then the folder stays as it is; ``report.html`` beside the results
+            where not given.
 
     Raises:
         RequestError: where it would take the place of a run's own file, or cannot be written.
     """
-    from reports.page import render
-
     if out is not None:
         named("--out", out)
-    summary = run.summary()
-    view = RunView(run.manifest(), summary["cells"], gallery(run, images), summary.get("checks") or {}, summary.get("explained"))
-    if out is not None:
-        write_named("--out", out, render(view))
+        write_named("--out", out, page(run, current_summary(run), images))
         return out
     path = run.folder / "report.html"
-    run.write_text(path.name, render(view))
+    try:
+        run.write_text(path.name, page(run, renewed_summary(run), images))
+    except NotWritableError as error:
+        raise RequestError(f"{error}; --out PAGE writes the page elsewhere and leaves the folder as it is") from None
     return path
+
+
+def page(run: RunFolder, summary: JsonObject, images: int = 12) -> str:
+    """Return the page of a finished run as HTML.
+
+    Args:
+        run: the folder.
+        summary: of the run, by the rules of this version.
+        images: how many images the gallery shows at the most.
+    """
+    from reports.page import render
+
+    manifest = run.manifest()
+    shown_images, checks = gallery(run, images), summary.get("checks") or {}
+    view = RunView(manifest, summary["cells"], shown_images, checks, summary.get("explained"), made_by=made_by(manifest))
+    return render(view)
 
 
 def gallery(run: RunFolder, images: int) -> list[GalleryImage]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -33,6 +34,11 @@ class RunQuestions:
     image: Integers  # [Q] by place: the image, counted from 0 in their order
     family: Integers  # [Q] by place, counted from 0 in the order of their names
     families: list[str]  # their names, sorted
+
+    @cached_property
+    def every(self) -> Integers:
+        """The places 0 to Q - 1, [Q]: one array, which all cells share that have a sample of every question."""
+        return np.arange(len(self.sorted_ids))
 
     @classmethod
     def of(cls, run: RunFolder) -> RunQuestions:
@@ -139,7 +145,7 @@ def read_columns(run: RunFolder, cell: int, questions: RunQuestions, names: Sequ
     if len(table) == len(questions.sorted_ids):  # a cell has a question once, so it has them all
         inverse = np.empty_like(table)
         inverse[questions.place] = table
-        return SampleColumns(np.arange(len(table)), questions.image, questions.family, inverse)
+        return SampleColumns(questions.every, questions.image, questions.family, inverse)
     known = dict(zip(questions.sorted_ids, questions.place.tolist()))
     place = np.array([known.get(name, -1) for (name,) in read("question")], dtype=np.int64)
     order = np.argsort(place, kind="stable")[(place < 0).sum() :]

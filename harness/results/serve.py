@@ -24,6 +24,8 @@ from urllib.parse import parse_qs, urlsplit
 from harness import interrupts
 from harness.errors import RequestError, nearest
 from harness.results.browse import OpenRun, SampleFilter, overview, picture, question, samples_page
+from harness.results.current_summary import current_summary, outdated
+from harness.results.remembered import RecentResults
 from harness.results.types import JsonObject
 from harness.store.open_runs import reading
 
@@ -195,8 +197,18 @@ def _json(content: JsonObject) -> Response:
     return Response("application/json; charset=utf-8", json.dumps(content, allow_nan=False).encode())
 
 
+_pages: RecentResults[bytes] = RecentResults()  # of runs of older versions, by their folder and the time of their summary
+
+
 def _report(run: OpenRun, query: dict[str, str]) -> Response:
-    return Response("text/html; charset=utf-8", run.folder / "report.html", _REPORT)
+    """The page that lies in the folder; that of a run of an older version is made by the rules of this one, in memory."""
+    found: bytes | Path = run.folder / "report.html"
+    if (run.folder / "report.html").is_file() and run.finished and outdated(run):
+        from harness.results.report import page
+
+        of = run.folder, (run.folder / "summary.json").stat().st_mtime_ns
+        found = _pages.get(of, lambda: page(run, current_summary(run)).encode())
+    return Response("text/html; charset=utf-8", found, _REPORT)
 
 
 def _samples(run: OpenRun, query: dict[str, str]) -> Response:

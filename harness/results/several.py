@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from harness.errors import RequestError
 from harness.files import named, write_named
+from harness.results.current_summary import current_summary, version_note
 from harness.results.leading_figure import CellScores, LeadingFigure
 from harness.results.rulings import Rulings
 from harness.results.sample_columns import RunQuestions
 from harness.store.runs import RunFolder
 from methods.keep import Keep
-from metrics.statistics import PairedDifference, holm
+from metrics.design_effect import IntraclassCorrelation
 from reports.scoring import named as rule_named
 from reports.several import Aligned, Difference, Setting, Several, Shown
 
@@ -40,7 +41,7 @@ class RunColumn:
     """One of several runs: its cells by row, and the places of its questions."""
 
     def __init__(self, run: RunFolder) -> None:
-        self.run, self.manifest, self.summary = run, run.manifest(), run.summary()
+        self.run, self.manifest, self.summary = run, run.manifest(), current_summary(run)
         self.questions = RunQuestions.of(run)
         self.leading = LeadingFigure.of(self.manifest, self.questions.families)
         self.rulings = Rulings.of(run, self.manifest, self.questions, self.leading)
@@ -102,7 +103,7 @@ def side_by_side(runs: Sequence[RunFolder], seed: int = 0) -> Several:
 
     Args:
         runs: two or more finished ones.
-        seed: of the intervals and tests.
+        seed: of the tests.
     """
     folders = [run.folder.resolve() for run in runs]
     twice = next((run.folder for i, run in enumerate(runs) if folders[i] in folders[:i]), None)
@@ -114,7 +115,7 @@ def side_by_side(runs: Sequence[RunFolder], seed: int = 0) -> Several:
     unlike = [_unlike(sides[0], side, common, (names[0], name)) for side, name, common in zip(sides[1:], names[1:], shared)]
     shared = [None if reason else common for common, reason in zip(shared, unlike, strict=True)]
     rows = list(dict.fromkeys(row for side in sides for row in side.cells))
-    found: dict[tuple[CellRow, int], PairedDifference] = {}
+    pairs: dict[tuple[CellRow, int], tuple[CellScores, CellScores]] = {}
     for row in rows:
         if row not in sides[0].cells or not any(
             common is not None and row in side.cells for side, common in zip(sides[1:], shared)
@@ -123,15 +124,13 @@ def side_by_side(runs: Sequence[RunFolder], seed: int = 0) -> Several:
         first = sides[0].scores(row)
         for number, (side, common) in enumerate(zip(sides[1:], shared, strict=True), 1):
             if common is not None and row in side.cells:
-                gap = _gap(sides[0].leading, first.at(common[0]), side.scores(row).at(common[1]), seed)
-                if gap.value is not None:
-                    found[row, number] = gap
-    adjusted = dict(zip(found, holm([gap.p for gap in found.values()]), strict=True))
+                pairs[row, number] = _same_questions(first.at(common[0]), side.scores(row).at(common[1]))
+    differences = _differences(sides[0].leading, pairs, seed)
     aligned = [
         Aligned(
             row.method, row.keep, row.budget, _apart(row, rows),
             tuple(_shown(side, row) for side in sides),
-            tuple(_difference(found.get((row, i)), adjusted.get((row, i))) for i in range(1, len(sides))),
+            tuple(differences.get((row, i)) for i in range(1, len(sides))),
             _other_work(sides, row),
         )
         for row in rows
@@ -140,9 +139,27 @@ def side_by_side(runs: Sequence[RunFolder], seed: int = 0) -> Several:
     return Several(tuple(names), tuple(s.manifest for s in sides), tuple(aligned), _settings(sides), notes)
 
 
-def _gap(leading: LeadingFigure, first: CellScores, other: CellScores, seed: int) -> PairedDifference:
-    """Return the figure of a cell of another run less that of the first run, of the same questions in the same order."""
-    return leading.difference(replace(other, image=first.image, family=first.family), first, seed)
+def _same_questions(first: CellScores, other: CellScores) -> tuple[CellScores, CellScores]:
+    """A cell of another run and that of the first one, of the same questions in the same order, under the first run's images."""
+    return replace(other, image=first.image, family=first.family), first
+
+
+def _differences(
+    leading: LeadingFigure, pairs: Mapping[tuple[CellRow, int], tuple[CellScores, CellScores]], seed: int
+) -> dict[tuple[CellRow, int], Difference]:
+    """The figure of a cell of another run less that of the first run; p of all cells and runs as one family, see `step_down`.
+
+    Whole images of the first run flip their signs, alike in all columns; where a run lacks an image nothing flips.
+    """
+    changes = IntraclassCorrelation()
+    for other, first in pairs.values():
+        changes.add(other.score - first.score, first.image)
+    leading = replace(leading, of_changes=changes)
+    found = {key: gap for key, pair in pairs.items() if (gap := leading.difference(*pair)) is not None}
+    test = leading.tested([pairs[key] for key in found], np.ones(len(found), bool), seed)
+    return {
+        key: Difference(gap.value, gap.lo, gap.hi, float(p)) for (key, gap), p in zip(found.items(), test.p_adjusted, strict=True)
+    }
 
 
 def _unlike(first: RunColumn, other: RunColumn, common: SharedPlaces | None, names: tuple[str, str]) -> str:
@@ -193,10 +210,6 @@ def _shown(side: RunColumn, row: CellRow) -> Shown | None:
     return Shown(facts["skipped"], entry)
 
 
-def _difference(gap: PairedDifference | None, p: float | None) -> Difference | None:
-    return None if gap is None or gap.value is None else Difference(gap.value, gap.lo, gap.hi, p)
-
-
 def _apart(row: CellRow, rows: Sequence[CellRow]) -> str:
     """Return what else tells a row from another of the same method and budget."""
     alike = [other for other in rows if other[:2] == row[:2] and other != row]
@@ -222,7 +235,7 @@ def _names(folders: list[str]) -> list[str]:
 
 
 _ASIDE = frozenset(
-    {"config.out", "config.resume", "config.extend", "created", "command", "duration_s", "schema_version", "notes"}
+    {"config.out", "config.resume", "config.extend", "created", "command", "duration_s", "schema_version", "begun_by", "notes"}
 )
 
 
@@ -272,6 +285,8 @@ def _notes(
             found.append(f"{name} and {names[0]} ran other weights: what differs may be the model's.")
         if side.manifest.get("device") != first.manifest.get("device"):
             found.append(f"{name} and {names[0]} ran on different devices: times compare only as ratios to none within a run.")
+    told = zip(names, (version_note(side.manifest) for side in sides))
+    found += [f"{name} {older}." for name, older in told if older is not None]
     return tuple(found)
 
 

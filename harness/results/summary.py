@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from harness.results.answer_figures import (
-    ScoredCells,
-    adjust_for_multiple_tests,
-    answer_figures,
-    best_methods,
-    evidence_figures,
-    loyalty_figures,
-    seed_figures,
-)
-from harness.results.cell_kinds import removes_nothing
+from harness.results.answer_figures import ScoredCells, answer_figures, best_methods, seed_figures
+from harness.results.cell_kinds import is_competitor, removes_nothing
+from harness.results.difference_families import DifferenceFamilies
+from harness.results.evidence_families import EvidenceColumns, EvidenceFamilies
 from harness.results.explain import explain_if_analysed
-from harness.results.kept_token_figures import kept_token_figures
+from harness.results.kept_token_figures import adjust_for_chance, kept_token_figures
 from harness.results.leading_figure import CellScores, LeadingFigure, partial
+from harness.results.loyalty import LoyaltyColumns, agreement_correlation, loyalty_figures
 from harness.results.rulings import Rulings
 from harness.results.sample_columns import NUMBER_COLUMNS, YES, RunQuestions, read_columns, read_repeats
+from harness.results.speed_family import adjust_speed
 from harness.results.spreadsheets import write_rows
 from harness.results.types import Floats, JsonObject
+from harness.store.older_runs import begun_by
 from harness.store.runs import RunFolder
 from harness.store.schema import SCHEMA_VERSION
 from methods.keep import Keep
 from metrics import latency
-from metrics.statistics import bootstrap_median
+from metrics.medians import median
+from metrics.non_inferiority import images_needed
 
 StageTimes = Mapping[str, Floats]
 """Seconds by stage of `metrics.latency.STAGES`, [rounds] each."""
@@ -56,9 +55,15 @@ def summarise(run: RunFolder) -> JsonObject:
     questions = RunQuestions.of(run)
     leading = LeadingFigure.of(manifest, questions.families)
     rulings = Rulings.of(run, manifest, questions, leading)
-    scored_cells, read = _read(run, questions, rulings, seed)
+    scored_cells, read = _read(run, questions, rulings)
     by_name = {(facts["method"], Keep.stored(facts)): scores for _, facts, scores in scored_cells if len(scores.score)}
+    none_scores = by_name.get(("none", None))
+    seeing = [scores for _, facts, scores in scored_cells if facts["method"] != "blind" and scores.scored]
+    leading = leading.knowing(seeing, none_scores, margin)
     winners = best_methods(scored_cells, leading)
+    differences = DifferenceFamilies(leading, seed)
+    evidence = EvidenceFamilies(leading, questions, [one.evidence for one in read.values() if one.evidence is not None], seed)
+    loyal = agreement_correlation([one.loyalty for one in read.values() if one.loyalty is not None])
     known, usual = run.layouts(), tuple(manifest["grid"])
     timings, again = run.timings(), run.timings(1)
     own_pass = {ident: number for number, ident in sorted(timings, reverse=True)}  # the first in which a cell was timed
@@ -68,26 +73,39 @@ def summarise(run: RunFolder) -> JsonObject:
         cell = {name: facts[name] for name in ("model", "task", "method", "params", "keep", "keep_label", "budget")}
         cell |= {"reference": facts["reference"], "removes_nothing": removes_nothing(facts), "skipped": facts["skipped"]}
         cell |= {name: facts[name] for name in ("positions", "tokens", "flops", "schedule")}
-        cell |= answer_figures(scores, by_name, winners, facts, seed, margin, leading)
+        cell |= answer_figures(scores, by_name, winners, facts, differences, leading)
         if cell["score"] is not None:
             cell["score"]["partial"] = partial(run, ident, manifest.get("whole"))
         cell["families"] = cell["families"] and {questions.families[i]: figure for i, figure in cell["families"].items()}
-        cell["scoring"], cell["loyalty"], cell["evidence"] = read[ident]
+        told = read.pop(ident)
+        cell["scoring"], cell["loyalty"] = told.scoring, loyalty_figures(told.loyalty, loyal)
+        cell["evidence"] = evidence.add(facts, scores, none_scores, told.evidence)
         cell["seeds"] = seed_figures(scores, _under_other_seeds(run, ident, questions, leading, rulings.wanted), leading)
         analysed = run.analysis(ident)
         grids = {i: known[i].grid if i in known else usual for i in set(analysed["image"])}
-        cell |= kept_token_figures(analysed, facts, grids, seed)
+        cell |= kept_token_figures(analysed, facts, grids, seed, ranked=bool(manifest.get("chance")))
         cell["latency"] = _latency(timings, own_pass.get(ident), (ident, facts), none)
         cell["memory"] = _memory(facts)
         cell["task_figures"] = facts.get("task_figures")
         cells.append(cell)
-    adjust_for_multiple_tests(cells)
+    families = differences.test()
+    evidence.test()
+    adjust_for_chance(cells)
+    adjust_speed(cells)
     _pareto(cells, scored_cells, leading, {ident: times for (number, ident), times in timings.items() if number == 0}, seed)
+    aa = _aa(timings, again, none[0] if none else None)
+    checks = {
+        "aa": aa,
+        "analysed_images": len(run.complexity()),
+        "families": families,
+        **_images_together(leading, none_scores, cells),
+    }
     return {
         "schema_version": SCHEMA_VERSION,
+        "run_schema_version": begun_by(manifest),
         "cells": cells,
         "winners": {str(keep): method for keep, method in winners.items()},
-        "checks": {"aa": _aa(timings, again, none[0] if none else None), "analysed_images": len(run.complexity())},
+        "checks": checks,
         "explained": explain_if_analysed(run, seed),
     }
 
@@ -140,27 +158,48 @@ def flat(cell: JsonObject, prefix: str = "") -> JsonObject:
     return out
 
 
-_ReadFigures = tuple[JsonObject | None, JsonObject | None, JsonObject | None]
-"""``scoring``, ``loyalty`` and ``evidence`` of a cell."""
+@dataclass(frozen=True, eq=False)
+class _ReadFigures:
+    """What a cell's own samples tell, and the columns that are needed once all cells are read."""
+
+    scoring: JsonObject | None
+    loyalty: LoyaltyColumns | None
+    evidence: EvidenceColumns | None
 
 
-def _read(run: RunFolder, questions: RunQuestions, rulings: Rulings, seed: int) -> tuple[ScoredCells, dict[int, _ReadFigures]]:
-    """The scores of every cell, and by cell the figures for which nothing else is needed but `none`."""
+def _read(run: RunFolder, questions: RunQuestions, rulings: Rulings) -> tuple[ScoredCells, dict[int, _ReadFigures]]:
+    """The scores of every cell, and by cell the figures for which nothing else is needed."""
     cells = run.cells()
     scores_of: dict[int, CellScores] = {}
     read: dict[int, _ReadFigures] = {}
-    none: CellScores | None = None
-    for ident, _, facts in sorted(cells, key=lambda cell: cell[2]["method"] != "none"):
+    for ident, _, facts in cells:
         expressions = (*NUMBER_COLUMNS, "failed IS NULL", *rulings.expressions.values())
         found = read_columns(run, ident, questions, expressions)
         columns = dict(zip((*NUMBER_COLUMNS, "answered", *rulings.expressions), found.table.T))
         answered = columns.pop("answered") > 0
         answers = rulings.answers(columns, found.place)
         scores_of[ident] = scores = CellScores(columns["score"].copy(), found.image, found.family, answered, *answers)
-        none = scores if none is None and facts["method"] == "none" and len(scores.score) else none
         counts = rulings.counts(columns) if scores.scored else None
-        read[ident] = counts, loyalty_figures(columns, found.image, seed), evidence_figures(columns, scores, none, seed)
+        loyalty = LoyaltyColumns.of(columns, found.image, facts["method"] == "none" or removes_nothing(facts))
+        read[ident] = _ReadFigures(counts, loyalty, EvidenceColumns.of(columns, found.place))
     return [(ident, facts, scores_of[ident]) for ident, _, facts in cells], read
+
+
+def _images_together(leading: LeadingFigure, none: CellScores | None, cells: Sequence[JsonObject]) -> JsonObject:
+    """How far the answers of an image change together, and how many images a claim of no loss takes then."""
+    changes = leading.of_changes
+    if not changes.values or none is None:
+        return {"correlation": None, "needed_images": None}
+    racing = Counter(
+        cell["keep_label"] for cell in cells if is_competitor(cell) and cell["difference_none"] is not None
+    )  # fmt: skip
+    most, each = max(racing.values(), default=1), leading.pieces_an_image(none)
+    needed = [images_needed(leading.margin, each, changes.rho, methods) for methods in (1, most)]
+    told = {"rho": changes.rho if changes.cells else None, "cells": changes.cells}
+    return {
+        "correlation": {**told, "questions_an_image": changes.questions_an_image},
+        "needed_images": {"one": needed[0], "best": needed[1], "methods": most},
+    }
 
 
 def _under_other_seeds(
@@ -207,7 +246,7 @@ def _aa(timings: PassTimes, again: PassTimes, ident_none: int | None) -> JsonObj
         return None
     ratio = np.concatenate(ratios)
     known = [cv for seconds in times if (cv := latency.variation(seconds)) is not None]  # none of a single round
-    return {**bootstrap_median(ratio).as_dict(), "rounds": len(ratio), "cv": max(known, default=None)}
+    return {**median(ratio).as_dict(), "rounds": len(ratio), "cv": max(known, default=None)}
 
 
 def _memory(facts: JsonObject) -> JsonObject | None:

@@ -48,20 +48,28 @@ _repository = _parts(
     repository=_text, revision=_open(_text), files=_open(lambda value: _table(value) and all(map(_text, value.values())))
 )
 _figure = _open(_parts(value=_open(_number), lo=_open(_number), hi=_open(_number)))
+_ratio: Check = lambda value: value is None or _number(value) or _figure(value)  # a number up to schema version 4
+_tested = _open(_parts(**{name: _open(_number) for name in ("value", "lo", "hi", "p", "p_adjusted", "p_holm")}))
+"""A figure and its test; the p value that is corrected for several was called ``p_holm`` up to schema version 4."""
+_chance: Check = lambda value: value is None or _number(value) or (_tested(value) and _figure((value or {}).get("percentile")))
+_by_name: Callable[[Check], Check] = lambda check: (
+    lambda value: value is None or (_table(value) and all(map(check, value.values())))
+)
 
 _MANIFEST = {
-    "model": _text, "task": _text, "config": _parts(seed=_count), "grid": _grid, "notes": _texts,
+    "model": _text, "task": _text, "config": _parts(seed=_count, margin=_open(_number)), "grid": _grid, "notes": _texts,
     "fingerprints": _parts(code=_open(_text), weights=_open(_text), data=_open(_text)),
 }  # fmt: skip
 _MANIFEST_MAY = {
     "command": _text, "created": _text, "device": _text, "dtype": _text, "samples": _count, "seed": _count, "questions": _count,
-    "failures": _count, "duration_s": _number, "versions": _table, "budgets": _list, "task_info": _table,
+    "begun_by": _count, "failures": _count, "duration_s": _number, "versions": _table, "budgets": _list, "task_info": _table,
     "digest": _text, "failed": lambda value: _list(value) and all(_parts(reason=_text, samples=_count)(part) for part in value),
     "extensions": lambda value: _list(value) and all(map(_table, value)),
     "hub": lambda value: _table(value) and all(map(_repository, value.values())),
     "scoring": _open(_parts(
         rule=_text, rules=_table, undecided=_text, figure=_parts(kind=_text, name=_text, scale=_number, options=_table),
     )),
+    "chance": lambda value: _table(value) and all(map(_text, value.values())),
     "whole": _open(_parts(images=_open(_count), questions=_open(_count))),
 }  # fmt: skip
 _CELL = {"method": _text, "keep": _open(_budget), "skipped": _open(_text), "reference": _flag}
@@ -75,13 +83,32 @@ _SUMMARY_CELL = {
     **{name: _open(_text) for name in ("model", "task", "budget", "positions")},
     **{name: _open(_count) for name in ("n", "n_images")},
     **{name: _open(_table) for name in (
-        "params", "families", "loyalty", "evidence", "difficulty", "memory", "diversity", "coverage", "collapse", "bias",
-        "scores", "layers", "pareto", "mcnemar", "non_inferior", "seeds", "task_figures", "tokens", "flops",
+        "params", "families", "loyalty", "difficulty", "memory", "diversity", "coverage", "scores", "layers", "pareto",
+        "mcnemar", "seeds", "task_figures", "tokens", "flops",
     )},
-    **{name: _figure for name in ("accuracy", "difference_none", "difference_like", "difference_winner")},
+    "accuracy": _figure, "retention": _ratio, "retention_adjusted": _ratio,
+    **{f"difference_{name}": _tested for name in ("none", "like", "winner", "downsample")},
+    "non_inferior": _open(_parts(
+        margin=_open(_number), holds=_open(_flag), smallest_detectable=_open(_number),
+        **{name: _open(_number) for name in ("p", "p_best", "p_adjusted")},
+    )),
+    "evidence": _open(_parts(
+        recall=_figure, swap_gain=_tested, swap_share=_ratio, recall_over_control=_tested, recall_before=_figure,
+    )),
+    "collapse": _open(_parts(z=_by_name(_chance), tests=_open(_count), why_no_rank=_open(_text))),
+    "bias": _open(_parts(lower_half=_tested)),
     "score": _open(_parts(name=_text, value=_open(_number), lo=_open(_number), hi=_open(_number), scale=_number, partial=_flag)),
     "scoring": _open(_parts(rule=_text, n=_count, differ=_table, undecided=_count)),
-    "latency": _open(_parts(noisy=_flag, ratio=_figure)), "schedule": _open(_schedule),
+    "latency": _open(_parts(noisy=_open(_flag), ratio=_tested, realised_gain=_tested, rounds=_open(_count))),
+    "schedule": _open(_schedule),
+}  # fmt: skip
+_CHECKS = _parts(
+    aa=_open(_table), analysed_images=_open(_count), needed_images=_open(_numbers),
+    correlation=_open(_parts(rho=_open(_number), cells=_open(_count), questions_an_image=_open(_number))),
+    families=_by_name(_open(_parts(tests=_open(_count), critical=_open(_number)))),
+)  # fmt: skip
+_SUMMARY_MAY = {
+    "checks": _open(_CHECKS), "winners": _open(_table), "explained": _open(_table), "run_schema_version": _open(_count),
 }  # fmt: skip
 
 
@@ -90,7 +117,7 @@ def check_file(path: Path, content: Mapping[str, Any]) -> None:
     if path.name == "manifest.json":
         _check(str(path), content, _MANIFEST, _MANIFEST_MAY)
         return
-    _check(str(path), content, {"cells": _list}, {"checks": _open(_table), "winners": _open(_table)})
+    _check(str(path), content, {"cells": _list}, _SUMMARY_MAY)
     for place, cell in enumerate(content["cells"]):
         where = f"{path}, cell {place}"
         if not isinstance(cell, dict):

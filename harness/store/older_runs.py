@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from harness.store.budgets import TOLD_BY_SIZE, cell_key, in_present_terms
 from harness.store.runs import RunFolder
@@ -10,8 +12,20 @@ from harness.store.schema import SCHEMA_VERSION
 from methods.keep import Keep
 
 
+def begun_by(manifest: Mapping[str, Any]) -> int:
+    """Return the schema version that began a run, which the manifest keeps where a newer one went on with it.
+
+    Args:
+        manifest: of the run.
+    """
+    version: int = manifest.get("begun_by", manifest["schema_version"])
+    return version
+
+
 def modernise(run: RunFolder) -> None:
     """Write the tables, the budgets and the keys of cells of an older run as this version does, before anything is added to it.
+
+    The manifest keeps the schema version that began the run as ``begun_by``.
 
     Args:
         run: whose lock is held.
@@ -23,8 +37,9 @@ def modernise(run: RunFolder) -> None:
     if manifest["schema_version"] == SCHEMA_VERSION:
         return
     run.complete()
+    now = {"schema_version": SCHEMA_VERSION, "begun_by": begun_by(manifest)}
     if manifest["schema_version"] > TOLD_BY_SIZE:
-        run.write_json("manifest.json", {**manifest, "schema_version": SCHEMA_VERSION})
+        run.write_json("manifest.json", manifest | now)
         return
     rows = []
     for ident, _, facts in run.cells():
@@ -32,4 +47,4 @@ def modernise(run: RunFolder) -> None:
         rows.append((cell_key(*what, facts.get("seed", manifest["config"]["seed"])), json.dumps(facts), ident))
     with run.storing(), run.connection as connection:
         connection.executemany("UPDATE cells SET key = ?, facts = ? WHERE id = ?", rows)
-    run.write_json("manifest.json", {**in_present_terms(manifest), "schema_version": SCHEMA_VERSION})
+    run.write_json("manifest.json", in_present_terms(manifest) | now)

@@ -15,7 +15,7 @@ RULES: Mapping[str, str] = {
     "schedule": "visual tokens at every layer, planned and counted",
     "flops": "vision, projector, selection, prefill and decode",
     "kv_bytes": "cache after the prompt",
-    "latency": "speed-up of time to first token over none in the same run",
+    "latency": "a loss of speed-up over none in the same run that is over the tolerance and significant",
     "diversity": "a loss of diversity of the kept tokens that is over the tolerance and significant",
     "drift": "mean Jaccard index of the kept tokens on the same questions",
     "failures": "samples that failed",

@@ -16,7 +16,12 @@ from harness.results.sample_columns import RunQuestions
 from harness.results.summary import write
 from harness.store.runs import RunFolder
 from harness.tasks.leading_figure import OwnFigure
-from metrics.statistics import bootstrap_mean, paired_difference
+from metrics.design_effect import IntraclassCorrelation
+from metrics.differences import mean_difference
+from metrics.intervals import proportion
+from metrics.non_inferiority import images_needed, no_loss_p
+from metrics.resampling import sign_flip
+from metrics.step_down import DRAWS
 from tests.made_up_runs import stream
 
 F1 = OwnFigure("f1", "F1", options=(("unread_missed", False),))
@@ -111,9 +116,12 @@ def test_every_cell_has_its_own_figure(figure, make_run):
     gap = cell["difference_none"]
     assert gap["value"] * figure.scale == pytest.approx(cell["score"]["value"] - none["score"]["value"])
     assert gap["lo"] < gap["value"] < gap["hi"] and gap["p"] < 0.05
-    assert cell["retention"] == pytest.approx(cell["score"]["value"] / none["score"]["value"])
+    assert cell["retention"]["value"] == pytest.approx(cell["score"]["value"] / none["score"]["value"])
     blind = cell_of(summary, "blind")["score"]["value"]
-    assert cell["retention_adjusted"] == pytest.approx((cell["score"]["value"] - blind) / (none["score"]["value"] - blind))
+    adjusted = cell["retention_adjusted"]
+    assert adjusted["value"] == pytest.approx((cell["score"]["value"] - blind) / (none["score"]["value"] - blind))
+    for share in (cell["retention"], adjusted):
+        assert share["lo"] < share["value"] < share["hi"] < 1
     assert not cell["non_inferior"]["holds"] and cell["non_inferior"]["smallest_detectable"] > 0
     for keep in (64, 24):
         rivals = [c for c in summary["cells"] if c["keep"] == keep and c["method"] in ("sts", "fastv")]
@@ -124,19 +132,44 @@ def test_every_cell_has_its_own_figure(figure, make_run):
     assert {row["score.name"] for row in rows} == {figure.name} and "scoring.differ.ours" in rows[0]
 
 
+def scored_cells(run: RunFolder) -> dict[tuple[str, int | None], dict[str, np.ndarray]]:
+    return {(facts["method"], facts["keep"]): stored(run, facts["method"], facts["keep"]) for _, _, facts in run.cells()}
+
+
 @pytest.mark.parametrize("figure", [None, OwnFigure("mean", "accuracy"), OCR], ids=["older", "accuracy", "of 1000"])
 def test_of_a_mean_every_number_is_that_of_means(figure, make_run):
     run = make_run(**SMALL)
-    summary, scale = ruled(run, figure), 1000.0 if figure is OCR else 100.0
-    none = stored(run, "none")
+    summary, scale, cells = ruled(run, figure), 1000.0 if figure is OCR else 100.0, scored_cells(run)
+    none, of_scores, of_changes = cells["none", None], IntraclassCorrelation(), IntraclassCorrelation()
+    for (method, _), s in cells.items():
+        if method != "blind":
+            of_scores.add(s["score"], s["image"])
+            if method != "none":
+                of_changes.add(s["score"] - none["score"], s["image"])
+    assert summary["checks"]["correlation"] == {
+        "rho": pytest.approx(of_changes.rho),
+        "cells": of_changes.cells,
+        "questions_an_image": 2,
+    }
+    assert 0 < of_scores.rho < 1
     for cell in summary["cells"]:
-        s = stored(run, cell["method"], cell["keep"])
-        known = bootstrap_mean(s["score"], s["image"])
-        assert cell["accuracy"] == known.as_dict()
-        assert [cell["score"][name] for name in ("value", "lo", "hi")] == [n * scale for n in (known.value, known.lo, known.hi)]
-        if cell["method"] != "none":
-            gap = paired_difference(s["score"], none["score"], s["image"])
-            assert [cell["difference_none"][n] for n in ("value", "lo", "hi", "p")] == [gap.value, gap.lo, gap.hi, gap.p]
+        s = cells[cell["method"], cell["keep"]]
+        known = proportion(s["score"], s["image"], of_scores.rho)
+        assert cell["accuracy"] == pytest.approx(known.as_dict())
+        assert [cell["score"][name] for name in ("value", "lo", "hi")] == pytest.approx(
+            [n * scale for n in known.as_dict().values()]
+        )
+        if cell["method"] == "none":
+            assert cell["difference_none"] is None
+            continue
+        gap = mean_difference(s["score"], none["score"], s["image"], of_changes.rho, 0.02)
+        assert [cell["difference_none"][n] for n in ("value", "lo", "hi")] == pytest.approx([gap.value, gap.lo, gap.hi])
+        p = sign_flip(np.bincount(np.unique(s["image"], return_inverse=True)[1], s["score"] - none["score"]), 0, DRAWS)
+        assert cell["difference_none"]["p"] == pytest.approx(
+            p, abs=4 * (p * (1 - p) / DRAWS) ** 0.5 + 2 / DRAWS
+        )  # of other draws
+        claim = no_loss_p(gap, 0.02)
+        assert cell["non_inferior"]["p"] == pytest.approx(claim)
     assert all((cell["scoring"] is None) == (figure is None) for cell in summary["cells"])
 
 
@@ -256,7 +289,7 @@ def test_cells_of_two_runs_are_compared_by_the_figure(make_run):
         sides.append((Rulings.of(run, run.manifest(), questions, leading).scores(run, cell, questions), leading))
     first, leading = sides[0]
     assert leading.level(first) * 2800 == pytest.approx(figures[0]["score"]["value"])
-    gap = leading.difference(first.at(np.arange(6, 48)), sides[1][0], 0)
+    gap = leading.difference(first.at(np.arange(6, 48)), sides[1][0])
     s = [stored(run, "sts", 64) for run in runs]
     later = np.isin(s[0]["image"], s[1]["image"])
     scores = [s[0]["score"][later], s[1]["score"]]
@@ -264,3 +297,125 @@ def test_cells_of_two_runs_are_compared_by_the_figure(make_run):
     by_image = [score.reshape(-1, 2).mean(1) / 2 + score.reshape(-1, 2).min(1) / 2 for score in scores]
     levels = [np.mean([value[ocr[::2]].mean(), value[~ocr[::2]].mean()]) for value in by_image]
     assert gap.value == pytest.approx(levels[0] - levels[1]) and gap.value != 0
+
+
+def rounded(part: object) -> object:
+    """A part of a summary without the digits that the order of sums decides."""
+    if isinstance(part, dict):
+        return {name: rounded(value) for name, value in part.items()}
+    if isinstance(part, list):
+        return [rounded(value) for value in part]
+    return float(f"{part:.9e}") if isinstance(part, float) else part
+
+
+@pytest.mark.parametrize("figure", TASK_FIGURES.values(), ids=TASK_FIGURES)
+def test_the_order_of_cells_does_not_matter(figure, make_run, monkeypatch):
+    run = make_run(**SMALL)
+    first, cells = ruled(run, figure), RunFolder.cells
+    monkeypatch.setattr(RunFolder, "cells", lambda self: list(reversed(cells(self))))
+    again = write(run)
+    assert [c["method"] for c in again["cells"]] == [c["method"] for c in reversed(first["cells"])]
+    assert rounded(again["cells"]) == rounded(first["cells"][::-1])
+    assert rounded(again["checks"]) == rounded(first["checks"])
+    assert again["winners"] == first["winners"]
+
+
+def pieces_an_image(figure: OwnFigure, run: RunFolder) -> float:
+    """Of how many pieces a figure is the mean, an image: answers of a mean, else so many that a piece lost costs one of them."""
+    if figure is F1:
+        s = stored(run, "none")
+        unread = (s["read"] != "no") & (s["read"] != "yes")
+        return ((s["read"] == "yes").sum() + ((s["target"] == "yes") & ~unread).sum()) / 24
+    if figure is MME:  # eight images of one category and sixteen of the other
+        return max(1.0, 2**2 / (1 / 8 + 1 / 16) / 24)
+    return 1.0 if figure is CIRCULAR else 2.0
+
+
+def competitors(summary: dict) -> list[dict]:
+    return [cell for cell in summary["cells"] if cell["method"] in ("sts", "fastv")]
+
+
+@pytest.mark.parametrize("figure", TASK_FIGURES.values(), ids=TASK_FIGURES)
+def test_tests_of_a_figure_are_those_of_its_family(figure, make_run):
+    """Of all images or of a few; p of methods alone are corrected, and claims for the methods of a budget."""
+    run = make_run(**SMALL)
+    summary = ruled(run, figure)
+    families = summary["checks"]["families"]
+    assert families["difference_none"]["tests"] == 4 and families["difference_winner"]["tests"] == 2
+    assert set(families) == {"difference_none", "difference_winner"}  # neither a control nor a smaller image
+    for cell in summary["cells"]:
+        claim, gap = cell["non_inferior"], cell["difference_none"]
+        if cell["method"] == "none":
+            assert gap is None and claim is None
+            assert tuple(cell["retention"].values()) == tuple(cell["retention_adjusted"].values()) == (1.0, 1.0, 1.0)
+        elif cell in competitors(summary):
+            assert gap["p"] <= gap["p_adjusted"] and claim["p_best"] == min(1.0, 2 * claim["p"])
+        else:
+            assert gap["p_adjusted"] is None and claim["p_best"] is None and claim["p_adjusted"] is None
+        if claim is not None and claim["holds"]:
+            assert gap["lo"] > -0.02
+    needed = summary["checks"]["needed_images"]
+    rho, each = summary["checks"]["correlation"]["rho"], pieces_an_image(figure, run)
+    assert needed == {"one": images_needed(0.02, each, rho), "best": images_needed(0.02, each, rho, 2), "methods": 2}
+
+
+@pytest.mark.parametrize("figure", TASK_FIGURES.values(), ids=TASK_FIGURES)
+def test_of_one_image_nothing_is_known_but_the_figure(figure, make_run):
+    run = make_run(**SMALL | {"images": range(1)})
+    summary = ruled(run, figure)
+    for cell in summary["cells"]:
+        if cell["score"] is not None:
+            assert cell["score"]["lo"] is None and cell["accuracy"]["lo"] is None
+        if cell["difference_none"] is not None:
+            assert cell["difference_none"]["lo"] is None and cell["difference_none"]["p"] == 1.0
+            assert not cell["non_inferior"]["holds"] and cell["non_inferior"]["smallest_detectable"] is None
+    assert strict((run.folder / "summary.json").read_text()) == summary
+
+
+@pytest.mark.parametrize("figure", TASK_FIGURES.values(), ids=TASK_FIGURES)
+def test_of_equal_answers_everywhere_there_is_no_critical_value(figure, make_run):
+    run = make_run(**SMALL)
+    ruled(run, figure)
+    with run.connection as base:
+        none = next(i for i, _, facts in run.cells() if facts["method"] == "none")
+        for name in ("score", "read", "official", "ours", "undecided"):
+            base.execute(
+                f"UPDATE samples SET {name} = "
+                f"(SELECT n.{name} FROM samples n WHERE n.cell = ? AND n.question = samples.question)",
+                (none,),
+            )
+    summary = write(run)
+    assert strict((run.folder / "summary.json").read_text()) == summary
+    assert summary["checks"]["families"]["difference_none"] == {"tests": 4, "critical": None}
+    assert summary["checks"]["correlation"]["rho"] is None  # of which nothing is known: all may go together
+    assert summary["checks"]["needed_images"]["one"] == images_needed(0.02, pieces_an_image(figure, run), 1.0)
+    for cell in competitors(summary):
+        gap, claim = cell["difference_none"], cell["non_inferior"]
+        assert gap["value"] == 0 and gap["lo"] < 0 < gap["hi"] and gap["p"] == gap["p_adjusted"] == 1
+        assert claim["smallest_detectable"] > gap["hi"] and not claim["holds"]
+        assert cell["retention"]["lo"] < cell["retention"]["value"] == 1 < cell["retention"]["hi"]
+        assert cell["retention_adjusted"] is None  # `blind` sees as much
+
+
+def strict(text: str) -> dict:
+    """Parsed JSON that knows neither NaN nor infinity."""
+
+    def refuse(name: str) -> float:
+        raise AssertionError(name)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_a_cell_all_of_whose_answers_failed_is_in_no_family(make_run):
+    run = make_run(**SMALL)
+    ruled(run, F1)
+    cell = next(i for i, _, facts in run.cells() if (facts["method"], facts["keep"]) == ("sts", 64))
+    with run.connection as base:
+        base.execute("UPDATE samples SET failed = 'why', score = NULL, read = NULL WHERE cell = ?", (cell,))
+    summary = write(run)
+    found = cell_of(summary, "sts", 64)
+    assert found["n"] == 0 and found["score"] is found["difference_none"] is found["retention"] is None
+    assert summary["checks"]["families"]["difference_none"]["tests"] == 3
+    assert summary["winners"] == {"64": "fastv", "24": summary["winners"]["24"]}
+    alone = cell_of(summary, "fastv", 64)["non_inferior"]
+    assert alone["p_best"] == alone["p"]

@@ -4,6 +4,7 @@ import base64
 import http.client
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -19,6 +20,7 @@ from PIL import Image
 
 from harness.cli import app as cli
 from harness.errors import RequestError
+from harness.results import remembered, serve
 from harness.results.browse import OpenRun, SampleFilter, samples_page
 from harness.results.samples import samples
 from harness.results.serve import MOST, Server
@@ -390,3 +392,20 @@ def test_in_a_browser(client):
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert page.title().startswith("Samples of") and trouble == [] and elsewhere == []
         browser.close()
+
+
+def test_the_page_of_a_run_of_an_older_version_is_made_by_the_rules_of_this_one(stored, client):
+    for name in ("manifest.json", "summary.json"):
+        content = json.loads((stored.folder / name).read_text())
+        stored.write_json(name, content | {"schema_version": 4})
+    before = {path.name: path.read_bytes() for path in stored.folder.iterdir()}
+    status, headers, body = client.ask("report.html")
+    assert status == 200 and b"the report" not in body and len(body) > 10_000
+    assert "'unsafe-inline'" in headers["Content-Security-Policy"] and client.ask("report.html")[2] == body
+    assert {path.name: path.read_bytes() for path in stored.folder.iterdir()} == before
+    for later in range(1, 12):
+        os.utime(stored.folder / "summary.json", (later, later))
+        assert client.ask("report.html")[2] == body
+    assert len(serve._pages) <= remembered.MOST
+    (stored.folder / "summary.json").write_text("{")
+    assert client.ask("report.html")[0] == 400
