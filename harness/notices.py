@@ -1,4 +1,7 @@
-"""What a reader must know before trusting a figure: said on stderr at once, and kept for the manifest and the page."""
+"""What a reader must know before trusting a figure: said on stderr at once, and kept for the manifest and the page.
+
+What only the one who gives the command must know, such as what a run of this size cannot show, is said and not kept: `remark`.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,16 @@ def notice(sentence: str) -> None:
         _open[-1].sentences.append(sentence)
         silent = _open[-1].silent
     if not silent:
+        print(f"note: {shown(sentence)}", file=sys.stderr)
+
+
+def remark(sentence: str) -> None:
+    """Say a sentence on stderr, where notices are said too, and keep it nowhere.
+
+    Args:
+        sentence: one line, as of `notice`.
+    """
+    if not (_open and _open[-1].silent):
         print(f"note: {shown(sentence)}", file=sys.stderr)
 
 

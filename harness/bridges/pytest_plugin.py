@@ -56,6 +56,8 @@ class PrunescopeFixture:
     def assert_retention(self, run: Run | Path | str, method: str, keep: float | str | None = None, *, at_least: float) -> None:
         """Fail where a method keeps less than asked of what `none` reaches in the task's own figure, such as accuracy or F1.
 
+        The figure of these images is judged, not its interval, which the message tells.
+
         Args:
             run: a run or its folder.
             method: its full expression, as reports print it.
@@ -67,13 +69,13 @@ class PrunescopeFixture:
         """
         __tracebackhide__ = True
         cell = _cell(run, method, keep)
-        found = cell["retention"]
+        found, span = _retention(cell)
         if found is None:
             _fail(f"{_name(cell)}: no retention was measured; `none` must have answers that are right")
         if found < at_least:
             name, told = _figure(cell)
             _fail(
-                f"{_name(cell)} keeps {found:.1%} of the {name} of none, at least {at_least:.1%} is asked; "
+                f"{_name(cell)} keeps {found:.1%}{span} of the {name} of none, at least {at_least:.1%} is asked; "
                 f"{told} on {cell['n']} questions of {cell['n_images']} images"
             )
 
@@ -178,6 +180,15 @@ def _name(cell: dict[str, Any]) -> str:
     return str(cell["method"]) + ("" if (keep := Keep.stored(cell)) is None else f" at {keep.shown}")
 
 
+def _retention(cell: dict[str, Any]) -> tuple[float | None, str]:
+    """The retention of a cell of a summary, and its interval in words, which is empty where there is none."""
+    found = cell["retention"]
+    if not isinstance(found, dict):  # a number, without an interval
+        return found, ""
+    value, lo, hi = (found.get(name) for name in ("value", "lo", "hi"))
+    return value, "" if lo is None or hi is None else f" [{lo:.1%} to {hi:.1%}]"
+
+
 def _figure(cell: dict[str, Any]) -> tuple[str, str]:
     """The figure that leads in a cell of a summary: its name, and its value with interval and mark in its own unit."""
     from reports.cells import known_leading
@@ -194,11 +205,12 @@ def _figure(cell: dict[str, Any]) -> tuple[str, str]:
 def _cell(run: Run | Path | str, method: str, keep: float | str | None) -> dict[str, Any]:
     """The one cell of a method and budget that was measured; a failure says which there are."""
     __tracebackhide__ = True
+    from harness.results.current_summary import current_summary
     from harness.store.budgets import read_keep
     from methods.keep import Keep
 
     store = _store(run)
-    cells, wanted = store.summary()["cells"], None if keep is None else read_keep(keep)
+    cells, wanted = current_summary(store)["cells"], None if keep is None else read_keep(keep)
     mine = [c for c in cells if c["method"] == method and wanted in (None, Keep.stored(c))]
     if len(mine) != 1:
         there = ", ".join(_name(c) for c in (mine or cells))

@@ -13,33 +13,53 @@ from harness.cli.options import Json
 from harness.run.config import load_plugins
 
 METRICS = (
-    ("score", "the task's own figure, such as POPE's F1 or MME's total, in its own unit; interval from drawing images again"),
+    ("score", "the task's own figure, such as POPE's F1 or MME's total, in its own unit; 95 % interval over images"),
     ("scoring", "the rule by which answers are scored, how many another rule scores otherwise, how many it could not decide"),
-    ("accuracy", "mean score of the answers by the rule that leads; 95 % bootstrap interval clustered by image"),
-    ("difference_none", "paired difference of the score to no pruning; answers swapped image by image, Holm-adjusted"),
+    (
+        "accuracy",
+        "mean score of the answers by the rule that leads; 95 % interval over images, by Wilson at the effective number of "
+        "answers",
+    ),
+    (
+        "difference_none",
+        "paired difference of the score to no pruning; p by flipping whole images, corrected by step-down max-T over all "
+        "competing cells",
+    ),
     ("difference_like", "paired difference to random tokens on the same schedule: what the ranking is worth"),
-    ("retention", "score over that of none; chance-adjusted by blind"),
-    ("loyalty", "agreement with the unpruned answers, and KL of the first answer token (nats)"),
     ("difference_winner", "paired difference to the best method at the budget, tested likewise"),
+    ("difference_downsample", "paired difference to the image shrunk to the same number of tokens, tested likewise"),
+    (
+        "retention",
+        "score over that of none, with Fieller's 95 % interval; chance-adjusted by blind, where the image is worth anything",
+    ),
+    ("loyalty", "agreement with the unpruned answers, and KL of the first answer token (nats)"),
     ("mcnemar", "exact test of right and wrong, where every image has one question"),
     (
         "non_inferior",
-        "whether the whole interval of the difference to none lies above minus the margin; smallest detectable loss",
+        "whether a loss of the margin to none is ruled out: of a cell named beforehand, of the best, of any; smallest "
+        "detectable loss",
     ),
     ("seeds", "of random: mean, standard deviation, lowest and highest score over several seeds"),
-    ("evidence", "share of the answer's tokens that are kept; accuracy where kept and where lost"),
-    ("evidence.swap", "accuracy gained with the evidence forced in and random kept tokens out, at the same K; share of the loss"),
+    ("evidence", "share of the answer's tokens that are kept, also less that of the control; accuracy where kept and where lost"),
+    (
+        "evidence.swap",
+        "accuracy gained with the evidence forced in and random kept tokens out, at the same K; share of the loss, with its "
+        "interval",
+    ),
     ("difficulty", "accuracy on questions that downsampling loses, and on those it does not"),
     ("tokens", "visual tokens in the last LLM layer, and their mean over layers"),
     ("flops", "tower, projector, selection, prefill, decode per token; KV bytes"),
-    ("latency", "milliseconds by stage, interleaved and paired; speed-up of TTFT; realised gain; A/A check"),
+    ("latency", "milliseconds by stage over so many rounds, interleaved and paired; speed-up of TTFT; realised gain; A/A check"),
     ("memory", "KV bytes by formula and measured; peak of the device, or resident, one process a cell"),
     (
         "diversity",
         "ranks, Vendi score, cosines, log-determinant; distance of all tokens to the kept, residual outside their span",
     ),
     ("coverage", "cells hit, Clark-Evans index, hull, discrepancy, largest empty circle"),
-    ("collapse", "z of each figure against random subsets of the same size on the same image; clusters visited"),
+    (
+        "collapse",
+        "each figure against random subsets of the same size on the same image: z, mean percentile and p; clusters visited",
+    ),
     ("bias", "pull to rows and columns, overlap with the method's mean map; z against random subsets of the same rows"),
     ("scores", "entropy, Gini, effective support, mass in the top and in one cluster, of the scores an attention ranker uses"),
     ("layers", "by LLM layer: evidence still there, attention on the image, its entropy, evidence in its top tenth"),

@@ -88,7 +88,11 @@ def compare(
     ] = _BASE.analyse,
     seeds: Annotated[int, typer.Option(help="Seeds of random, whose spread is reported.")] = _BASE.seeds,
     margin: Annotated[
-        float, typer.Option(help="Loss that counts as none, for non-inferiority: a share of the scale of the figure that leads.")
+        float,
+        typer.Option(
+            help="Loss that counts as none, for non-inferiority: a share of the scale of the figure that leads (prints how many "
+            "images that takes, where the run has fewer)."
+        ),
     ] = _BASE.margin,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Answer tokens at most; by default as many as the task's need.")

@@ -30,7 +30,8 @@ def report(
     """Write the report of a run again from its folder, or put several runs side by side on one page.
 
     Needs no torch. Nothing is measured again: every figure of the page is in the folders. Of several runs the same cells
-    stand beside each other, with differences to the first run where the questions are the same.
+    stand beside each other, with differences to the first run where the questions are the same. A run of an older version is
+    summarised by the rules of this one; without --out, its summary.json and summary.csv are written anew too.
     """
     from harness.results.report import write_report
     from harness.results.several import write_several
@@ -49,14 +50,17 @@ def explain(run: RunFolder, as_json: Json = False) -> None:
 
     Rank correlations of every figure of the kept tokens with right answers, with intervals: across methods within question
     and budget, and across images within method, budget and question family; then accuracy by family of methods and third of
-    image complexity. p values are Holm-adjusted. Takes a run whose images were analysed (compare --analyse).
+    image complexity. p values are corrected for their number; across methods, a second one permutes the methods' labels.
+    Takes a run whose images were analysed (compare --analyse).
     """
+    from harness.results.current_summary import tell_version
     from harness.results.explain import as_text
     from harness.results.explain import explain as run_explain
     from harness.store.open_runs import reading
 
     with reading(run) as (stored,):
         found = run_explain(stored)
+        tell_version(stored)
     print(json.dumps(found) if as_json else shown(as_text(found)))
 
 

@@ -31,6 +31,7 @@ from harness.run.manifest import (
     manifest_of,
     plain,
 )
+from harness.run.needed_images import known_correlation, say_where_too_few
 from harness.run.prepare import PreparedRun, prepare
 from harness.store.budgets import asked_budgets, in_present_terms, read_keep
 from harness.store.lock import locked
@@ -48,14 +49,18 @@ if TYPE_CHECKING:
 class Run:
     """A finished run: its folder, its summary, and its cells as a frame.
 
+    The summary of a run of an older version is made anew by the rules of this one.
+
     Args:
         folder: the run's files.
     """
 
     def __init__(self, folder: RunFolder) -> None:
+        from harness.results.current_summary import current_summary
+
         self.folder = folder.folder
         self.store = folder
-        self.summary = folder.summary()
+        self.summary = current_summary(folder)
         self.failures: int = folder.manifest().get("failures", 0)  # samples without an answer
 
     @property
@@ -187,13 +192,14 @@ def resume(config: CompareConfig, run: RunFolder, task: Task, started: float) ->
         prepared = prepare(config, task=scored_by(task, config.scoring))
         _check_same(run, prepared, "--out")
         modernise(run)
+        rho = known_correlation(run)
         digest, code = code_digest(config.plugin), manifest["fingerprints"].get("code")
         if config.retry_failed:
             run.forget_failed(config.batch_size)
         if code not in (None, digest):
             add_notes(run, [f"the run was resumed with code of another version ({digest})"])
         _note_check(run, _checked(config, prepared))
-        return execute(config, run, prepared, started)
+        return execute(config, run, prepared, started, rho)
 
 
 def _check_meaning(manifest: dict[str, Any], config: CompareConfig, folder: Path) -> None:
@@ -244,10 +250,10 @@ def extend(config: CompareConfig, run: RunFolder, started: float) -> Run:
             if digest != manifest["fingerprints"].get("code"):
                 add_notes(run, [f"cells of {', '.join(config.methods)} were added by code of another version ({digest})"])
         _note_check(run, checked)
-        return execute(added, run, prepared, started)
+        return execute(added, run, prepared, started, known_correlation(run))
 
 
-def execute(config: CompareConfig, run: RunFolder, prepared: PreparedRun, started: float) -> Run:
+def execute(config: CompareConfig, run: RunFolder, prepared: PreparedRun, started: float, rho: float | None = None) -> Run:
     """Run the cells that the folder does not hold yet, pass by pass, and write what it now says.
 
     Args:
@@ -255,12 +261,14 @@ def execute(config: CompareConfig, run: RunFolder, prepared: PreparedRun, starte
         run: the folder, which holds a manifest.
         prepared: what the request needs, loaded.
         started: when, in seconds since the epoch.
+        rho: correlation of the changes of an image, where an earlier summary of the run tells it.
     """
     from harness.run.accuracy_pass import run_accuracy_pass
     from harness.run.cell_facts import measured_facts, planned_facts
 
     ids = run.add_cells((cell.key, planned_facts(cell, prepared)) for cell in prepared.cells)
     add_notes(run, [*notices.collected(), *prepared.notes])
+    say_where_too_few(run, prepared, config.margin, rho)
     try:
         run_accuracy_pass(config, run, prepared, ids)
         for cell in prepared.active:

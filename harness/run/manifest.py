@@ -68,6 +68,7 @@ def manifest_of(config: CompareConfig, adapter: Adapter, task: Task) -> dict[str
         "scoring": scoring_facts(task),
         "whole": attribute(task, "whole"),
         "hub": hub_facts(config, task),
+        "chance": {"subsets": "by image", "ties": "by hash"},
         "notes": [],
     }
 

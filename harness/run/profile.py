@@ -261,10 +261,10 @@ def _figures(cell: Cell, place: int, timed: LatencyRounds, counted: list[Flops],
 
 
 def _aa(timed: LatencyRounds, none: int) -> dict[str, float | None]:
-    from metrics.statistics import bootstrap_median
+    from metrics.medians import median
 
     ttft = [latency.ttft(timed.seconds(none, repeat)) for repeat in (0, 1)]
-    return bootstrap_median(ttft[0] / ttft[1]).as_dict()
+    return median(ttft[0] / ttft[1]).as_dict()
 
 
 def sharing_gain(

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.results.current_summary import current_summary
+from harness.store.runs import RunFolder
+
 pytest_plugins = ("pytester",)
 INSTALLED = any(point.value == "harness.bridges.pytest_plugin" for point in entry_points(group="pytest11"))
 
@@ -168,3 +171,42 @@ print(heavy or "light", took < 0.1, len(set(sys.modules) - before) < 12)
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout.split() == ["light", "True", "True"]
+
+
+@pytest.mark.parametrize(
+    ("retention", "message"),
+    [
+        ({"value": 0.9, "lo": 0.843, "hi": 0.951}, "keeps 90.0% [[]84.3% to 95.1%] of the accuracy of none, *"),
+        ({"value": 0.9, "lo": None, "hi": None}, "keeps 90.0% of the accuracy of none, *"),
+        ({"value": None, "lo": None, "hi": None}, "no retention was measured; *"),
+        (None, "no retention was measured; *"),
+    ],
+)  # fmt: skip
+def test_retention_is_judged_by_its_value_and_told_with_its_interval(tests, make_run, retention, message):
+    run = make_run(images=range(4))
+    summary = json.loads((run.folder / "summary.json").read_text())
+    for cell in summary["cells"]:
+        cell["retention"] = retention
+    run.write_json("summary.json", summary)
+    call = f"prunescope.assert_retention({str(run.folder)!r}, 'sts', 64, at_least={{}})"
+    low, high = (f"def test_{name}(prunescope):\n    {call.format(least)}\n" for name, least in (("low", 0.9), ("high", 0.92)))
+    result = tests(f"{low}\n\n{high}")
+    known = retention is not None and retention["value"] is not None
+    result.assert_outcomes(passed=int(known), failed=2 - int(known))
+    result.stdout.fnmatch_lines([f"E*AssertionError: sts at 64*{message}"])
+
+
+def test_a_run_of_an_older_version_is_judged_by_the_rules_of_this_one(tests, make_run):
+    run = make_run(images=range(8))
+    for name in ("manifest.json", "summary.json"):
+        content = json.loads((run.folder / name).read_text())
+        for cell in content.get("cells", []):
+            cell["retention"] = 0.01
+        run.write_json(name, content | {"schema_version": 4})
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir() if path.suffix == ".json"}
+    cells = current_summary(RunFolder(run.folder, read_only=True))["cells"]
+    kept = next(cell["retention"]["value"] for cell in cells if (cell["method"], cell["keep"]) == ("sts", 64))
+    call = f"prunescope.assert_retention({str(run.folder)!r}, 'sts', 64, at_least={kept - 1e-9!r})"
+    result = tests(f"def test_one(prunescope):\n    {call}\n\n\ndef test_two(prunescope):\n    {call}\n", "-s")
+    result.assert_outcomes(passed=2)
+    assert {path.name: path.read_bytes() for path in run.folder.iterdir() if path.suffix == ".json"} == before

@@ -43,7 +43,8 @@ def command(words: list[str], log: Path, until: str = "", number: int = 0, nth: 
                 os._exit(end.code or 0)
 
     code = forked(run)
-    return code, log.read_text()
+    lines = log.read_text().splitlines(keepends=True)
+    return code, "".join(line for line in lines if not line.startswith("note: --margin "))  # which so few images always bring
 
 
 MOMENTS = {

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from harness.store.schema import SCHEMA_VERSION
 from tests.fuzz.inputs import Wrong
 
 READERS = ("report run", "explain run", "samples run", "regress run good", "regress good run")
@@ -24,7 +25,7 @@ BROKEN: tuple[str | bytes, ...] = (
     b"\x00" * 100, "<html>", '{"schema_version": NaN}', '{"schema_version": 2, "a": Infinity}', '{"schema_version": 1e999}',
     '{"schema_version": ' + "9" * 5000 + "}", '{"schema_version": 2, "a": 1e400}', '{"schema_version": 2, "cells": -1e999}',
 )  # fmt: skip
-VERSIONS = (None, "2", 2.0, True, [], 0, 1, 4, 99, -2, 10**30, "3.0")
+VERSIONS = (None, "2", 2.0, True, [], 0, 1, SCHEMA_VERSION + 1, 99, -2, 10**30, "3.0")
 KINDS: tuple[Any, ...] = (None, 3, -1, 1.5, True, "text", [], [1], {}, {"a": []})
 """Values of every type that JSON has."""
 

@@ -12,6 +12,7 @@ from harness.errors import RequestError
 from harness.run.comparison import compare
 from harness.store.later_columns import has_rulings
 from harness.store.runs import RunFolder
+from harness.store.schema import SCHEMA_VERSION
 from harness.tasks.registry import create
 from tests.tasks.conftest import cell as image
 
@@ -51,7 +52,7 @@ def test_every_rule_scores_every_answer(run):
     manifest = run.store.manifest()
     assert manifest["scoring"]["rule"] == "official" and set(manifest["scoring"]["rules"]) == {"ours", "official", "authors"}
     assert manifest["scoring"]["figure"] == {"kind": "mean", "name": "accuracy", "scale": 100.0, "options": {}}
-    assert manifest["whole"] == {"images": None, "questions": 2017} and manifest["schema_version"] == 4
+    assert manifest["whole"] == {"images": None, "questions": 2017} and manifest["schema_version"] == SCHEMA_VERSION
     for stored in columns(run).values():
         assert np.array_equal(stored["score"], stored["official"]) and not stored["official"].any()
         assert np.isfinite(stored["ours"]).all() and not stored["authors"].any() and set(stored["read"]) == {None}
@@ -108,7 +109,7 @@ def test_a_run_of_an_older_version_is_read_and_extended_by_our_rule(older):
     assert set(before.columns(ident)["read"]) == {None} and np.isnan(before.columns(ident)["ours"]).all()
     before.close()
     grown = compare(extend=older, methods=["sts"], workers=2)  # all processes go on as it began
-    assert grown.store.manifest()["schema_version"] == 4 and "scoring" not in grown.store.manifest()
+    assert grown.store.manifest()["schema_version"] == SCHEMA_VERSION and "scoring" not in grown.store.manifest()
     assert any("by the rule of an older version" in note for note in grown.store.manifest()["notes"])
     assert any("answers end at 2 tokens" in note for note in grown.store.manifest()["notes"])
     found = {cell["method"]: grown.store.columns(ident) for ident, _, cell in grown.store.cells()}

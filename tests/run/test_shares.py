@@ -122,7 +122,7 @@ def test_what_removes_nothing_competes_in_nothing(run):
     for cell in whole:
         tests = ("difference_none", "difference_like", "difference_winner", "mcnemar", "non_inferior", "difficulty")
         assert all(cell[name] is None for name in tests) and cell["pareto"] == {"latency": None, "flops": None}
-        assert cell["accuracy"] == none["accuracy"] and cell["retention"] == 1.0 and cell["flops"] == none["flops"]
+        assert cell["accuracy"] == none["accuracy"] and cell["retention"]["value"] == 1.0 and cell["flops"] == none["flops"]
     assert set(summary["winners"]) == {"34%", "64"}
     rows = explain(run.store)["complexity"]["rows"]
     assert {row["keep_label"] for row in rows} == {"34%", "64", "1"}
