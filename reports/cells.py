@@ -75,6 +75,17 @@ def known_interval(cell: Cell, path: str) -> Interval:
     return found
 
 
+def rounds_without_interval(cell: Cell) -> str:
+    """Say in how many rounds a cell was timed whose times have no interval: rounds that few say little.
+
+    >>> rounds_without_interval({"latency": {"rounds": 2}}), rounds_without_interval({"latency": {}})
+    ('2 rounds, no interval', 'no interval')
+    """
+    rounds = number(cell, "latency.rounds")
+    counted = "" if rounds is None else f"{rounds:.0f} round{'' if rounds == 1 else 's'}, "
+    return f"{counted}no interval"
+
+
 def leading_path(cell: Cell) -> str:
     """Return where the figure that leads stands in a cell: ``score``, or ``accuracy`` where that is what the task reports.
 
@@ -117,10 +128,16 @@ def known_leading(cell: Cell) -> Interval:
     return found
 
 
+def corrected_p(cell: Cell, path: str) -> float | None:
+    """Return the p of a figure corrected over its family, which older summaries call ``p_holm``; None where there is none."""
+    found = number(cell, f"{path}.p_adjusted")
+    return number(cell, f"{path}.p_holm") if found is None else found
+
+
 def p_value(cell: Cell, path: str) -> tuple[float | None, bool]:
-    """Return the p of a difference and whether it is Holm-corrected: the corrected p where there is one, else the raw one."""
-    holm = number(cell, f"{path}.p_holm")
-    return (holm, True) if holm is not None else (number(cell, f"{path}.p"), False)
+    """Return the p of a figure and whether it is corrected over its family: the corrected p where there is one, else the raw."""
+    corrected = corrected_p(cell, path)
+    return (corrected, True) if corrected is not None else (number(cell, f"{path}.p"), False)
 
 
 def method(cell: Cell) -> str:

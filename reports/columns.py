@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from reports import wording
-from reports.cells import Cell, dig, interval, leading, leading_share, number, p_value
+from reports.cells import Cell, dig, interval, leading, leading_share, method, number, p_value, rounds_without_interval
 from reports.leading import PARTIAL, Unit, parts_from_accuracy, unit_of
 
 
@@ -31,6 +31,7 @@ _HOW = {
     "circular": "share of the questions that are answered right in all rotations of their options",
 }
 """What a kind of figure is, as a definition; of other kinds it is the mean score of the questions, see `_mean_score`."""
+_TOO_WIDE = 2.0  # an interval of a share that tells nothing
 _BY_RULE = {"ours": ("Our rule differs", "our rule"), "official": ("Official differs", "the official rule"),
             "authors": ("Authors’ differs", "the authors’ rule")}  # fmt: skip
 
@@ -43,13 +44,45 @@ def _share_range(path: str) -> Callable[[Cell], str]:
     return detail
 
 
-def _test(path: str) -> Callable[[Cell], str]:
+TESTED = ("difference_none", "difference_like", "difference_downsample", "difference_winner", "evidence.swap_gain")
+"""Columns whose small print has a p: corrected of cells that compete, raw of the others."""
+
+
+def _p(cell: Cell, path: str, raw: Mapping[str, int]) -> str:
+    """Write the p of a figure; of a raw one, one of how many raw ones of the column it is."""
+    p, corrected = p_value(cell, path)
+    if corrected or p is None:
+        return wording.p_text(p)
+    return wording.p_told(p, False, of if (of := raw.get(path, 0)) > 1 else None)
+
+
+def _test(path: str, raw: Mapping[str, int]) -> Callable[[Cell], str]:
     def detail(cell: Cell) -> str:
         gap = interval(cell, path)
-        if gap is None:
-            return ""
-        p, holm = p_value(cell, path)
-        return f"{unit_of(cell).points_span(gap)}; {'' if holm or p is None else 'raw '}{wording.p_text(p)}"
+        return "" if gap is None else f"{unit_of(cell).points_span(gap)}; {_p(cell, path, raw)}"
+
+    return detail
+
+
+def _retention(blind: bool) -> Callable[[Cell], str]:
+    """Its interval, and how much is left of what the image is worth; of a run with the blind model, that this is not sure."""
+
+    def detail(cell: Cell) -> str:
+        if method(cell) == "none":
+            return ""  # a share of itself
+        found, above = interval(cell, "retention"), interval(cell, "retention_adjusted")
+        told = [wording.percent_range(found)] if found is not None and found.known else []
+        if method(cell) == "blind":
+            return "; ".join(told)  # of what the image is worth it has nothing, by definition
+        if above is not None:
+            unbounded = isinstance(cell.get("retention_adjusted"), dict) and not above.known
+            spread = f" [{wording.percent_range(above)}]" if above.known else ""
+            vague = unbounded or above.hi - above.lo > _TOO_WIDE
+            known = "not known well enough" if vague else f"{wording.percent(above.value)}{spread}"
+            told.append(f"of what the image is worth: {known}")
+        elif blind and isinstance(cell.get("retention"), dict):
+            told.append("none is not above blind for sure")
+        return "; ".join(told)
 
     return detail
 
@@ -67,15 +100,35 @@ def _noisy(cell: Cell) -> str:
     return "noisy" if dig(cell, "latency.noisy") else ""
 
 
+def _noisy_ratio(cell: Cell) -> str:
+    """The same of a ratio to the unpruned model, which that model's own to itself needs no rounds for."""
+    return "" if method(cell) == "none" else _noisy(cell)
+
+
+def _timed_range(path: str, text: Callable[[float | None], str]) -> Callable[[Cell], str]:
+    """Write the interval of a time or a ratio of times; of rounds too few for one, how many they are."""
+
+    def detail(cell: Cell) -> str:
+        found = interval(cell, path)
+        return rounds_without_interval(cell) if found and not found.known else _range(path, text)(cell)
+
+    return detail
+
+
 def _ttft_detail(cell: Cell) -> str:
-    spread, cv = _range("latency.ttft", wording.milliseconds)(cell), number(cell, "latency.cv")
+    spread, cv = _timed_range("latency.ttft", wording.milliseconds)(cell), number(cell, "latency.cv")
     return f"{spread}; rounds vary by {wording.percent(cv, 0)} %" if _noisy(cell) and cv is not None else spread
 
 
-def _swap_detail(cell: Cell) -> str:
-    gain, share = interval(cell, "evidence.swap_gain"), number(cell, "evidence.swap_share")
-    spread = wording.points_range(gain) if gain else ""
-    return f"{spread}; {wording.percent(share, 0)} % of the loss" if share is not None else spread
+def _swap_detail(raw: Mapping[str, int]) -> Callable[[Cell], str]:
+    def detail(cell: Cell) -> str:
+        gain, share = interval(cell, "evidence.swap_gain"), number(cell, "evidence.swap_share")
+        p, _ = p_value(cell, "evidence.swap_gain")
+        told = [wording.points_range(gain) if gain else "", "" if p is None else _p(cell, "evidence.swap_gain", raw)]
+        told.append("" if share is None else f"{wording.percent(share, 0)} % of the loss")
+        return "; ".join(part for part in told if part)
+
+    return detail
 
 
 def _kv_detail(cell: Cell) -> str:
@@ -128,14 +181,23 @@ def _leave(cell: Cell) -> str:
     return f"before layer{'s' if len(layers) > 1 else ''} {wording.listed(layers)}" if layers else ""
 
 
-def columns(flops: tuple[float, str], units: tuple[Unit, ...] = (Unit(),), kind: str = "mean") -> tuple[Column, ...]:
+def columns(
+    flops: tuple[float, str],
+    units: tuple[Unit, ...] = (Unit(),),
+    kind: str = "mean",
+    blind: bool = False,
+    raw: Mapping[str, int] | None = None,
+) -> tuple[Column, ...]:
     """Return the columns of the table.
 
     Args:
         flops: the divisor and the name of the unit in which FLOPs are written, from `wording.flops_unit`.
         units: those of the figures that lead, from `units_of`; of several, each value says its own.
         kind: of the figure that leads, as the manifest tells it.
+        blind: whether the run has the model that sees no image.
+        raw: how many raw p stand in the table, by the column of `TESTED`.
     """
+    raw = raw or {}
     divisor, name = flops
 
     def scaled(value: float | None) -> str:
@@ -144,7 +206,7 @@ def columns(flops: tuple[float, str], units: tuple[Unit, ...] = (Unit(),), kind:
     figure = units[0].name if len(units) == 1 else "score"
     cosine, cells_hit = "diversity.mean_cosine", "coverage.cells"
     return (
-        *_leading_columns(units, kind),
+        *_leading_columns(units, kind, blind, raw),
         Column("Loyalty", "Agreement", "%", "loyalty.agreement",
                "share of answers equal to the unpruned model's, right or wrong",
                wording.percent, _share_range("loyalty.agreement")),
@@ -157,7 +219,8 @@ def columns(flops: tuple[float, str], units: tuple[Unit, ...] = (Unit(),), kind:
                wording.percent, _share_range("evidence.recall")),
         Column("Evidence", "Swap", "points", "evidence.swap_gain",
                "accuracy gained when the evidence is forced into the kept set and random kept tokens leave, at the same K, over "
-               "questions with evidence; the small print is its share of the loss to none", wording.points, _swap_detail),
+               "questions with evidence; tested against 0, corrected over the competing cells; the small print ends with the "
+               "share of the loss to none", wording.points, _swap_detail(raw)),
         Column("Tokens", "Average", "", "tokens.average",
                "visual tokens present, mean over the LLM's layers; newline and mark tokens of an image are not among them",
                wording.count, _marks),
@@ -172,7 +235,7 @@ def columns(flops: tuple[float, str], units: tuple[Unit, ...] = (Unit(),), kind:
                wording.milliseconds, _ttft_detail, _noisy),
         Column("Cost", "Speed-up", "×", "latency.ratio",
                "TTFT of the unpruned model over this cell's: the median of the ratios of single rounds, not the ratio of medians",
-               wording.plain, _range("latency.ratio", wording.plain)),
+               wording.plain, _timed_range("latency.ratio", wording.plain), _noisy_ratio),
         Column("Cost", "Front", "", "pareto.latency.share",
                f"whether the cell is on the Pareto front of {figure} against TTFT (latency) and against compute (flops), and how "
                "often it stays there when images and rounds are drawn again", lambda v: wording.MISSING, _front,
@@ -185,7 +248,8 @@ def columns(flops: tuple[float, str], units: tuple[Unit, ...] = (Unit(),), kind:
                "peak resident memory that running the cell adds to the loaded model, one process a cell (--memory); on a GPU the "
                "small print has the allocator's peak", lambda v: wording.plain(None if v is None else v / 1e6, 0), _peak_detail),
         Column("Cost", "Realised", "", "latency.realised_gain",
-               "measured prefill speed-up over the one the FLOPs promise; 1 is all of it", wording.plain, doubt=_noisy),
+               "measured prefill speed-up over the one the FLOPs promise; 1 is all of it", wording.plain,
+               _timed_range("latency.realised_gain", wording.plain), _noisy_ratio),
         Column("Kept tokens", "Effective rank", "", "diversity.effective_rank",
                "exponential of the entropy of the kept tokens' spectrum (Roy & Vetterli 2007), in the projected space, "
                "L2-normalised, uncentred",
@@ -199,7 +263,7 @@ def columns(flops: tuple[float, str], units: tuple[Unit, ...] = (Unit(),), kind:
     )  # fmt: skip
 
 
-def _leading_columns(units: tuple[Unit, ...], kind: str) -> tuple[Column, ...]:
+def _leading_columns(units: tuple[Unit, ...], kind: str, blind: bool, raw: Mapping[str, int]) -> tuple[Column, ...]:
     """Return the columns of the figure that leads, its differences, and what single answers add where it is not accuracy."""
     only = units[0] if len(units) == 1 else None
     plain = all(unit.plain for unit in units)
@@ -212,25 +276,27 @@ def _leading_columns(units: tuple[Unit, ...], kind: str) -> tuple[Column, ...]:
     written = (lambda c: unit_of(c).digits(leading_share(c))) if only else (lambda c: unit_of(c).unmarked(leading_share(c)))
     return (
         Column(group, title, sign, "accuracy" if plain else "score",
-               f"{how}, with the 95 % interval of a bootstrap over images; of random also the lowest "
-               "and the highest of several seeds",
+               f"{how}, with its 95 % interval over images; of random also the lowest and the highest of several seeds",
                wording.percent, _leading_detail, written=written),
         Column(group, "Retention", "%", "retention",
-               f"{figure} as a share of the unpruned model's; the small print takes off what the blind model answers",
-               wording.percent,
-               lambda c: "" if number(c, "retention_adjusted") is None
-               else f"{wording.percent(number(c, 'retention_adjusted'))} above blind"),
+               f"{figure} as a share of the unpruned model's, with its 95 % interval where the two can be divided; the small "
+               "print has the share of what the image is worth: both less what the blind model reaches, where the unpruned one "
+               "is above it for sure",
+               wording.percent, _retention(blind)),
         Column(group, "To none", "points", "difference_none",
                f"{figure} minus the unpruned model's on the same questions{scale}; {_tested(plain)}, "
-               "p Holm-corrected over all competing cells; of references and random tokens uncorrected, raw",
-               wording.points, _test("difference_none"), written=_points("difference_none")),
+               "p corrected by max-T over all competing cells; of references and random tokens uncorrected: raw, one of so "
+               "many raw ones in this column", wording.points, _test("difference_none", raw), written=_points("difference_none")),
         Column(group, "To random", "points", "difference_like",
                f"{figure} minus that of random tokens on the same schedule and numbered alike (the row random[...] or random): "
                "what the ranking is worth; tested likewise",
-               wording.points, _test("difference_like"), written=_points("difference_like")),
+               wording.points, _test("difference_like", raw), written=_points("difference_like")),
+        Column(group, "To downsample", "points", "difference_downsample",
+               f"{figure} minus that of downsample, the image shrunk to the same budget; tested likewise",
+               wording.points, _test("difference_downsample", raw), written=_points("difference_downsample")),
         Column(group, "To best", "points", "difference_winner",
                f"{figure} minus that of the {leads} at this budget; tested likewise. The best was chosen from these "
-               "data, so small p values flatter it", wording.points, _test("difference_winner"),
+               "data, so small p values flatter it", wording.points, _test("difference_winner", raw),
                written=_points("difference_winner")),
     )  # fmt: skip
 

@@ -1,25 +1,24 @@
 """Sentences that a run's tests carry, with the figures of ``summary.json`` that they come from; where no test holds, none.
 
-Each question asked here is one family of tests at 5 % over all methods and budgets, corrected by Holm. Where the summary
-holds an interval and no test, p is the normal one of value and interval (Student's t of medians over timed rounds). Of two
-cells' figures that errs to the safe side, as their images are the same.
+Each question asked here is one family of tests at 5 % over all methods and budgets, corrected in the summary: by step-down max-T
+where all cells of a run are held against each other on the same questions, else by Holm. A summary of an older version lacks
+some of these tests, and nothing is said of what it did not test.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from methods.keep import Keep
-from metrics.statistics import holm
 from reports import wording
 from reports.cells import (
     SIGNIFICANT,
     Cell,
     Interval,
     Stratum,
+    corrected_p,
     dig,
     falling,
     interval,
@@ -33,13 +32,13 @@ from reports.cells import (
     shown,
 )
 from reports.leading import unit_of
+from reports.tested import less_diverse, non_inferior_among_all, settled
 
-_ROUNDS = 12  # that a run times, where it is not told otherwise
 _NAMED = 4  # cells told one by one in a sentence
 _LABELS = {"across_methods": "across methods, on the same question and budget",
            "across_methods_before_llm": "across methods that prune before the LLM, at equal counts",
            "across_images": "across images, for one method, budget and family"}  # fmt: skip
-_RANK, _GAIN = "collapse.z.effective_rank", "latency.realised_gain"
+_RANK, _GAIN, _HELD = "collapse.z.effective_rank", "latency.realised_gain", "evidence.recall_over_control"
 _FIGURES = {"recall": "evidence recall", "kept_count": "tokens kept"}
 
 
@@ -82,29 +81,17 @@ def findings(stratum: Stratum, explained: dict[str, Any] | None = None) -> list[
     return [*found, *_explained(explained or {}, unit_of(*stratum.cells).answer_points)]
 
 
-def _corrected(rows: Iterable[tuple[Cell, Interval | None, float | None]]) -> list[Tested]:
-    """Return the significant ones of a family of tests, in the order given."""
-    known = [(cell, figure, p) for cell, figure, p in rows if figure is not None and p is not None]
-    adjusted = holm([p for _, _, p in known])
-    pairs = zip(known, adjusted, strict=True)
-    return [Tested(cell, figure, p) for (cell, figure, _), p in pairs if p is not None and p < SIGNIFICANT]
+def _tested(cell: Cell, path: str, *others: str) -> Tested | None:
+    """Return a cell with its figure and the corrected p of that and of others, of which the weakest counts; None without them."""
+    figure, ps = interval(cell, path), [corrected_p(cell, one) for one in (path, *others)]
+    known = [p for p in ps if p is not None]
+    return None if figure is None or len(known) < len(ps) else Tested(cell, figure, max(known))
 
 
-def _normal_p(distance: float, se: float) -> float | None:
-    """Two-sided p of a distance in standard errors; None where there is no spread to hold it against."""
-    return math.erfc(abs(distance) / se / math.sqrt(2)) if se > 0 else None
-
-
-def _rounds_p(distance: float, se: float) -> float | None:
-    """`_normal_p` of a median over few rounds, whose interval is itself uncertain: Student's t of 11 degrees of freedom."""
-    from scipy.special import stdtr
-
-    return float(2 * stdtr(_ROUNDS - 1, -abs(distance) / se)) if se > 0 else None
-
-
-def _se(figure: Interval) -> float:
-    """Return the standard error that a 95 % interval implies, by its longer arm, so that a lopsided one claims less."""
-    return max(figure.hi - figure.value, figure.value - figure.lo) / 1.96
+def _settled(stratum: Stratum, path: str, null: float = 0.0) -> list[Tested]:
+    """Return the methods whose figure is not its null by its corrected test, the lowest first."""
+    found = [row for c in _methods(stratum) if settled(c, path, null) and (row := _tested(c, path)) is not None]
+    return sorted(found, key=lambda row: row.figure.value)
 
 
 def _finding(kind: str, start: str, rows: list[Tested], text: Callable[[Tested], str], *figures: str) -> list[Finding]:
@@ -115,7 +102,7 @@ def _finding(kind: str, start: str, rows: list[Tested], text: Callable[[Tested],
     rest = f", and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
     p = wording.p_text(max(row.p for row in rows))
     least = f"each {p.replace('=', '≤')}" if len(rows) > 1 else p
-    said = f"{start}: {', '.join(told)}{rest}; {least}, Holm."
+    said = f"{start}: {', '.join(told)}{rest}; {least}, corrected."
     return [Finding(kind, said, figures, tuple((method(r.cell), keep(r.cell)) for r in rows))]
 
 
@@ -136,16 +123,15 @@ def _winner(stratum: Stratum) -> list[Finding]:
         if len(racing) < 2:
             continue
         first, second = racing[:2]
-        gap, p = interval(second, "difference_winner"), number(second, "difference_winner.p_holm")
-        others = [number(c, "difference_winner.p_holm") for c in racing[1:]]
+        gap, p = interval(second, "difference_winner"), corrected_p(second, "difference_winner")
+        others = [corrected_p(c, "difference_winner") for c in racing[1:]]
         if gap is None or p is None or any(q is None or q >= SIGNIFICANT for q in others) or gap.value >= 0:
             continue
-        lead, unit = Interval(-gap.value, -gap.hi, -gap.lo), unit_of(first)
+        lead, unit = Interval(-gap.value, -gap.hi, -gap.lo, gap.known), unit_of(first)
         leads = "is the most accurate" if unit.plain else f"has the highest {unit.name}"
         said = (
             f"At {k.phrase} {method(first)} {leads}: ahead of the next, {method(second)}, by "
-            f"{unit.points_plain(lead.value)} {unit.measured_in} [{unit.points_plain(lead.lo)} to {unit.points_plain(lead.hi)}], "
-            f"{wording.p_text(p)}, Holm."
+            f"{unit.points_plain(lead.value)} {unit.measured_in} [{unit.span(lead)}], {wording.p_told(p, True)}."
         )
         both = (method(first), k), (method(second), k)
         found.append(Finding("winner", said, (leading_path(first), "difference_winner"), both))
@@ -157,29 +143,24 @@ def _non_inferior(stratum: Stratum) -> list[Finding]:
     rows, margins = [], set()
     for cell in _methods(stratum):
         gap, margin = interval(cell, "difference_none"), number(cell, "non_inferior.margin")
-        p = number(cell, "non_inferior.p")
+        p = number(cell, "non_inferior.p_adjusted")
         if gap is None or margin is None or p is None:
             continue
         margins.add(margin)
-        rows.append((cell, gap, min(1.0, 2 * p) if dig(cell, "non_inferior.holds") else 1.0))
+        if non_inferior_among_all(cell):
+            rows.append(Tested(cell, gap, p))
     if len(margins) != 1:
         return []
     unit = unit_of(*stratum.cells)
     start = f"No more than {unit.points_plain(margins.pop())} {unit.measured_in} below the unpruned model"
-    kept = sorted(_corrected(rows), key=lambda row: (falling(keep(row.cell)), row.figure.value), reverse=True)
+    kept = sorted(rows, key=lambda row: (falling(keep(row.cell)), row.figure.value), reverse=True)
     return _finding("non-inferior", start, kept, _gap, "difference_none", "non_inferior")
 
 
 def _ranking(stratum: Stratum) -> list[Finding]:
-    """Return what a ranking is worth over random tokens on the same schedule; the summary has corrected these p."""
-    rows = [
-        Tested(c, gap, p)
-        for c in _methods(stratum)
-        if (gap := interval(c, "difference_like")) is not None
-        and (p := number(c, "difference_like.p_holm")) is not None and p < SIGNIFICANT
-    ]  # fmt: skip
-    worse = sorted((r for r in rows if r.figure.value < 0), key=lambda r: r.figure.value)
-    better = sorted((r for r in rows if r.figure.value > 0), key=lambda r: -r.figure.value)
+    """Return what a ranking is worth over random tokens on the same schedule."""
+    rows = _settled(stratum, "difference_like")
+    worse, better = [r for r in rows if r.figure.value < 0], [r for r in reversed(rows) if r.figure.value > 0]
     return [
         *_finding("ranking", "Falls below random tokens on its own schedule", worse, _gap, "difference_like"),
         *_finding("ranking", "Its ranking is worth more than its schedule", better, _gap, "difference_like"),
@@ -188,77 +169,57 @@ def _ranking(stratum: Stratum) -> list[Finding]:
 
 def _diversity(stratum: Stratum) -> list[Finding]:
     """Return the cells that are less diverse than random tokens of the same number on the same image."""
-    rows = [
-        (c, z, number(c, f"{_RANK}.p") if z.hi < 0 else 1.0)
-        for c in _methods(stratum) if (z := interval(c, _RANK)) is not None
-    ]  # fmt: skip
-    kept = sorted(_corrected(rows), key=lambda row: row.figure.value)
+    kept = [row for c in _methods(stratum) if less_diverse(c, "effective_rank") and (row := _tested(c, _RANK)) is not None]
     start = "Less diverse than random tokens of the same number (effective rank, z against chance)"
-    return _finding("diversity", start, kept, _z_text, _RANK)
+    return _finding("diversity", start, sorted(kept, key=lambda row: row.figure.value), _z_text, _RANK)
 
 
 def _collapse(stratum: Stratum) -> list[Finding]:
     """Return the cells that are less diverse than chance and short of evidence too: both are tested, the weaker p counts."""
-    rows, against = [], {}
-    for cell in _methods(stratum):
-        control = stratum.control(cell)
-        z, p = interval(cell, _RANK), number(cell, f"{_RANK}.p")
-        mine, theirs = interval(cell, "evidence.recall"), interval(control, "evidence.recall") if control else None
-        if z is None or p is None or mine is None or theirs is None:
-            continue
-        short = _normal_p(theirs.value - mine.value, math.hypot(_se(mine), _se(theirs)))
-        rows.append((cell, z, None if short is None else max(p, short) if z.hi < 0 and mine.value < theirs.value else 1.0))
-        shares = wording.percent(mine.value, 0), wording.percent(theirs.value, 0)
-        against[id(cell)] = f"evidence {shares[0]} % against {shares[1]} % of random tokens"
-    text = lambda row: f"{_z_text(row)}; {against[id(row.cell)]}"
-    kept = sorted(_corrected(rows), key=lambda row: row.figure.value)
+    kept = [
+        row for c in _methods(stratum)
+        if less_diverse(c, "effective_rank") and settled(c, _HELD) == -1 and (row := _tested(c, _RANK, _HELD)) is not None
+    ]  # fmt: skip
+
+    def text(row: Tested) -> str:
+        short = known_interval(row.cell, _HELD)
+        return f"{_z_text(row)}; evidence recall {wording.points(short.value)} points [{wording.points_range(short)}]"
+
     start = "Collapsed, less diverse than chance and short of the evidence that random tokens hold"
-    return _finding("collapse", start, kept, text, _RANK, "evidence.recall")
+    return _finding("collapse", start, sorted(kept, key=lambda row: row.figure.value), text, _RANK, _HELD)
 
 
 def _z_text(row: Tested) -> str:
     share = number(row.cell, f"{_RANK}.share_below_chance")
     below = "" if share is None else f", below chance on {wording.percent(share, 0)} % of the samples"
-    value, lo, hi = (wording.plain(v, 1) for v in (row.figure.value, row.figure.lo, row.figure.hi))
-    return f"{value} [{lo} to {hi}]{below}"
+    return f"{wording.plain(row.figure.value, 1)} [{wording.plain_range(row.figure, 1)}]{below}"
 
 
 def _swap(stratum: Stratum) -> list[Finding]:
     """Return how much of the loss comes back with the evidence, at the same number of tokens."""
-    rows = [
-        (c, gain, _normal_p(gain.value, _se(gain)) if gain.lo > 0 else 1.0)
-        for c in _methods(stratum) if (gain := interval(c, "evidence.swap_gain")) is not None and gain.hi > gain.lo
-    ]  # fmt: skip
 
     def text(row: Tested) -> str:
         share, figure = interval(row.cell, "evidence.swap_share"), row.figure
         gain = f"{wording.points(figure.value)} {unit_of(row.cell).answer_points} [{wording.points_range(figure)}]"
         if share is None:
             return gain
-        value, lo, hi = (wording.percent(v, 0) for v in (share.value, share.lo, share.hi))
-        return f"{gain}, {value} % [{lo} to {hi}] of the loss"
+        spread = f" [{wording.percent_range(share, 0)}]" if share.known else ""
+        return f"{gain}, {wording.percent(share.value, 0)} %{spread} of the loss"
 
-    kept = sorted(_corrected(rows), key=lambda row: -row.figure.value)
+    kept = [row for row in reversed(_settled(stratum, "evidence.swap_gain")) if row.figure.value > 0]
     start = "Accuracy comes back when the evidence is forced in and as many random tokens leave"
-    return _finding("swap", start, kept, text, "evidence.swap_gain", "evidence.swap_share")
+    shares = ["evidence.swap_share"] if any(interval(row.cell, "evidence.swap_share") for row in kept) else []
+    return _finding("swap", start, kept, text, "evidence.swap_gain", *shares)
 
 
 def _speed(stratum: Stratum) -> list[Finding]:
     """Return the cells whose prefill is slower or faster than their FLOPs promise."""
-    rows = []
-    for cell in _methods(stratum):
-        gain = interval(cell, _GAIN)
-        if gain is not None and not dig(cell, "latency.noisy") and gain.hi > gain.lo:
-            outside = gain.lo > 1 or gain.hi < 1
-            rows.append((cell, gain, _rounds_p(gain.value - 1, _se(gain)) if outside else 1.0))
+    kept = [row for row in _settled(stratum, _GAIN, 1.0) if not dig(row.cell, "latency.noisy")]
 
     def text(row: Tested) -> str:
-        value, lo, hi = (wording.percent(v, 0) for v in (row.figure.value, row.figure.lo, row.figure.hi))
-        return f"{value} % [{lo} to {hi}]"
+        return f"{wording.percent(row.figure.value, 0)} % [{wording.percent_range(row.figure, 0)}]"
 
-    kept = _corrected(rows)
-    short = sorted((r for r in kept if r.figure.value < 1), key=lambda r: r.figure.value)
-    more = sorted((r for r in kept if r.figure.value > 1), key=lambda r: -r.figure.value)
+    short, more = [r for r in kept if r.figure.value < 1], [r for r in reversed(kept) if r.figure.value > 1]
     start = "Prefill gains {} than its FLOPs promise; share of the promised speed-up that was measured"
     return [
         *_finding("speed", start.format("less"), short, text, _GAIN),
@@ -280,10 +241,11 @@ def _explained(explained: dict[str, Any], answer_points: str) -> list[Finding]:
         if not sure:
             continue
         told = ", ".join(f"{_figure(str(row.get('figure')))} ({_rho(row)})" for row in sure[:3])
-        p = wording.p_text(max(number(row, "p_holm") or 0.0 for row in sure[:3])).replace("=", "≤")
+        most = wording.p_text(max(corrected_p({"row": row}, "row") or 0.0 for row in sure[:3])).replace("=", "≤")
+        others = "" if name == "across_images" else _for_others(sure[:3], dig(explained, f"correlations.{name}"))
         said = (
-            f"What goes with right answers {where}: {told}; each {p}, Holm. {len(sure)} of {len(rows)} figures do. "
-            "Association, not cause."
+            f"What goes with right answers {where}: {told}; each {most}, corrected. {len(sure)} of {len(rows)} figures do. "
+            f"Association, not cause.{others}"
         )
         path = f"explained.correlations.{name}"
         found.append(Finding("explain", said, tuple(f"{path}: {row.get('figure')}" for row in sure[:3])))
@@ -291,12 +253,12 @@ def _explained(explained: dict[str, Any], answer_points: str) -> list[Finding]:
         gap = interval({"gap": one}, "gap")
         if gap is None or not _sure(one):
             continue
-        budget = Keep.stored(one)
+        budget, p = Keep.stored(one), corrected_p({"one": one}, "one")
         move = "falls" if gap.value > 0 else "rises"
         said = (
             f"At {'no budget' if budget is None else budget.phrase} what methods that rank by attention are ahead of those that "
             f"rank by diversity {move} by {wording.points_plain(abs(gap.value))} {answer_points} [{wording.points_range(gap)}] "
-            f"from the simplest third of the images to the most complex, {wording.p_text(number(one, 'p_holm'))}, Holm."
+            f"from the simplest third of the images to the most complex, {wording.p_told(p, True)}."
         )
         found.append(Finding("complexity", said, ("explained.complexity.interactions",)))
     return found
@@ -307,8 +269,28 @@ def _dicts(found: object) -> list[dict[str, Any]]:
 
 
 def _sure(one: dict[str, Any]) -> bool:
-    p = number(one, "p_holm")
+    p = corrected_p({"one": one}, "one")
     return p is not None and p < SIGNIFICANT
+
+
+def _for_others(rows: list[dict[str, Any]], listed: dict[str, Any]) -> str:
+    """Say whether other methods would show the same, by the test that permutes the methods' labels.
+
+    Args:
+        rows: of the figures that are told.
+        listed: the list that they are of; what does not say how many methods it compares says nothing where none is tested.
+    """
+    known = [(row, p) for row in rows if (p := number(row, "p_methods_adjusted")) is not None]
+    methods, least = number(listed, "methods"), number(listed, "least_p_methods")
+    if not known:
+        return f" Whether other methods would show the same cannot be tested with {methods:.0f} methods." if methods else ""
+    general = [_figure(str(row.get("figure"))) for row, p in known if p < SIGNIFICANT]
+    if not general:
+        by = "" if methods is None or least is None else f" by {methods:.0f} methods, whose p is at least {least:.2g}"
+        return f" That other methods would show the same could not be shown{by}."
+    return (
+        f" Other methods would show the same of {wording.listed(general)} (labels permuted, each p < {SIGNIFICANT}, corrected)."
+    )
 
 
 def _figure(name: str) -> str:

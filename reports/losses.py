@@ -1,4 +1,4 @@
-"""Why each method loses what it loses: one row a method and budget, and sentences only where intervals or tests carry them."""
+"""Why each method loses what it loses: one row a method and budget, and a reason only where its own corrected test holds."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from methods.keep import Keep
 from reports import headline, wording
-from reports.cells import SIGNIFICANT, Cell, Interval, Stratum, interval, leading, method, number, p_value, role
+from reports.cells import Cell, Interval, Stratum, interval, leading, method, number, p_value, role, rounds_without_interval
 from reports.leading import Unit, unit_of
+from reports.tested import less_diverse, settled
 
 _FAMILIES = 3  # how many of the worst are named
+_LEANS = 0.6  # share of the tokens in one half of the image from which on their place is worth a sentence
 _TOLD = 0.05  # a family whose accuracy falls by less is no loss worth naming
 
 
@@ -33,6 +35,7 @@ class Loss:
     swap: LossFigure  # accuracy given back with the evidence, percentage points
     ranking: LossFigure  # over random tokens on the same schedule, points of the scale
     cost: LossFigure  # TTFT, ms
+    timed: str  # the same as a sentence
     why: tuple[str, ...]
 
 
@@ -79,10 +82,11 @@ def _loss(stratum: Stratum, cell: Cell) -> Loss:
             wording.percent(recall.value if recall else None),
             f"{method(control)} {wording.percent(theirs.value)}" if theirs and control else "",
         ),
-        swap=_points(swap, "", Unit()),
+        swap=_points(swap, _p(cell, "evidence.swap_gain"), Unit()),
         ranking=_points(like, _p(cell, "difference_like"), unit),
         cost=_cost(cell),
-        why=tuple(_why(cell, gap, like, recall, theirs)),
+        timed=_timed(cell),
+        why=tuple(_why(cell)),
     )
 
 
@@ -93,16 +97,31 @@ def _points(gap: Interval | None, tail: str, unit: Unit) -> LossFigure:
 
 
 def _p(cell: Cell, path: str) -> str:
-    p, _ = p_value(cell, path)
-    return "" if p is None else wording.p_text(p)
+    p, corrected = p_value(cell, path)
+    return "" if p is None else wording.p_told(p, corrected)
 
 
 def _cost(cell: Cell) -> LossFigure:
-    ttft, ratio = number(cell, "latency.ttft"), number(cell, "latency.ratio")
-    spread = interval(cell, "latency.ttft")
-    if spread is not None and headline.noisy(cell):
-        return LossFigure(ttft, "noisy", f"{wording.milliseconds(spread.lo)} to {wording.milliseconds(spread.hi)}")
-    return LossFigure(ttft, wording.milliseconds(ttft), "" if ratio is None else f"{wording.plain(ratio)} times as fast")
+    ttft, ratio = interval(cell, "latency.ttft"), number(cell, "latency.ratio")
+    if ttft is None:
+        return LossFigure(None, wording.MISSING)
+    unsure = "" if ttft.known else rounds_without_interval(cell)
+    if headline.noisy(cell):
+        return LossFigure(ttft.value, "noisy", unsure or wording.milliseconds_range(ttft))
+    faster = "" if ratio is None else f"{wording.plain(ratio)} times as fast"
+    return LossFigure(ttft.value, wording.milliseconds(ttft.value), "; ".join(part for part in (faster, unsure) if part))
+
+
+def _timed(cell: Cell) -> str:
+    """Say how long a cell takes to its first token; nothing of one that was not timed."""
+    ttft, cost = interval(cell, "latency.ttft"), _cost(cell)
+    if ttft is None:
+        return ""
+    if headline.noisy(cell) and not ttft.known:
+        return f"Its time to the first token is not known: {cost.detail}."
+    if headline.noisy(cell):
+        return f"{cost.detail}\u00a0ms to the first token, too noisy for one number."
+    return f"{cost.text}\u00a0ms to the first token{', ' if cost.detail else ''}{cost.detail}."
 
 
 def _worst(stratum: Stratum, cell: Cell) -> list[tuple[str, float]]:
@@ -115,33 +134,62 @@ def _worst(stratum: Stratum, cell: Cell) -> list[tuple[str, float]]:
     return sorted(changes, key=lambda item: item[1])[:_FAMILIES]
 
 
-def _why(cell: Cell, gap: Interval | None, like: Interval | None, recall: Interval | None, theirs: Interval | None) -> list[str]:
-    """Say what this run shows of the reasons; each sentence needs its own interval or test."""
-    p, _ = p_value(cell, "difference_none")
-    if gap is None or p is None or p >= SIGNIFICANT or gap.value >= 0:
-        return ["No loss could be shown."] if gap is not None else []
-    said = []
-    share, gain = interval(cell, "evidence.swap_share"), interval(cell, "evidence.swap_gain")
-    if gain is not None and gain.lo > 0:
-        of = f"{wording.percent(share.value, 0)} % of its loss" if share is not None and share.lo > 0 else "Part of its loss"
-        said.append(f"{of} is evidence thrown away: it returns when those tokens are put back at the same count.")
-    elif gain is not None:
-        said.append("Putting the evidence back at the same count gains nothing that could be shown.")
-    apart = 0 if recall is None or theirs is None else (recall.lo > theirs.hi) - (recall.hi < theirs.lo)
-    if apart:
-        said.append(
-            f"It {'still holds more' if apart > 0 else 'holds less'} of the evidence than random tokens on the same schedule."
-        )
-    like_p, _ = p_value(cell, "difference_like")
-    if like is not None and like_p is not None and (like_p >= SIGNIFICANT or like.value < 0):
-        said.append(f"Its ranking {'does worse than' if like_p < SIGNIFICANT else 'could not be told from'} random tokens on the "
-                    "same schedule.")  # fmt: skip
-    alike, spread = interval(cell, "collapse.z.effective_rank"), interval(cell, "collapse.z.cells")
-    bent = [text for z, text in ((alike, "are more alike"), (spread, "crowd in fewer places")) if z is not None and z.hi < 0]
-    if bent and apart <= 0:  # tokens of the evidence alone are alike too, and no fault
-        said.append(f"Its tokens {' and '.join(bent)} than random ones of the same number.")
-    lower = interval(cell, "bias.lower_half")
-    if lower is not None and (lower.lo > 0.6 or lower.hi < 0.4):
-        half, part = ("lower", lower.value) if lower.value > 0.5 else ("upper", 1 - lower.value)
-        said.append(f"{wording.percent(part, 0)} % of its tokens lie in the {half} half of the image.")
-    return said or ["This run does not show why."]
+def _why(cell: Cell) -> list[str]:
+    """Say what this run shows of the reasons; each is claimed by its own corrected test, at 5 % over all competing cells."""
+    side = settled(cell, "difference_none")
+    if side != -1:
+        gap = interval(cell, "difference_none")
+        if gap is None or side is None:
+            return [] if gap is None else ["Its loss was not tested with a correction."]
+        alone = ", though the interval of this cell alone leaves out 0" if gap.known and gap.hi < 0 else ""
+        return [f"No loss could be shown{alone}."]
+    found = (_evidence_back(cell), _evidence_held(cell), _ranked(cell), _bent(cell), _leaning(cell))
+    return [reason for reason in found if reason] or ["This run does not show why."]
+
+
+def _evidence_back(cell: Cell) -> str:
+    """Say whether accuracy returns with the evidence, and what share of the loss that is where the share has an interval."""
+    back = settled(cell, "evidence.swap_gain")
+    if back is None:
+        return ""
+    if back != 1:
+        return "Putting the evidence back at the same count gains nothing that could be shown."
+    share = interval(cell, "evidence.swap_share")
+    of = "Part of its loss" if share is None else f"{wording.percent(share.value, 0)} % of its loss"
+    spread = "" if share is None or not share.known else f" [{wording.percent_range(share, 0)}]"
+    return f"{of}{spread} is evidence thrown away: it returns when those tokens are put back at the same count."
+
+
+def _evidence_held(cell: Cell) -> str:
+    """Say whether more or less of the evidence is kept than by random tokens."""
+    apart = settled(cell, "evidence.recall_over_control")
+    if not apart:
+        return ""
+    return f"It {'still holds more' if apart == 1 else 'holds less'} of the evidence than random tokens on the same schedule."
+
+
+def _ranked(cell: Cell) -> str:
+    """Say where the ranking is worth nothing that could be shown, or less."""
+    worth = settled(cell, "difference_like")
+    if worth is None or worth == 1:
+        return ""
+    told = "does worse than" if worth == -1 else "could not be told from"
+    return f"Its ranking {told} random tokens on the same schedule."
+
+
+def _bent(cell: Cell) -> str:
+    """Say whether its tokens are less diverse than chance; tokens of the evidence alone are alike too, and no fault."""
+    if settled(cell, "evidence.recall_over_control") == 1:
+        return ""
+    told = {"effective_rank": "are more alike", "cells": "crowd in fewer places"}
+    bent = [text for figure, text in told.items() if less_diverse(cell, figure)]
+    return f"Its tokens {' and '.join(bent)} than random ones of the same number." if bent else ""
+
+
+def _leaning(cell: Cell) -> str:
+    """Say in which half of the image its tokens lie, where that is more than half of them by its test and many of them."""
+    lower, side = number(cell, "bias.lower_half"), settled(cell, "bias.lower_half", 0.5)
+    if lower is None or not side or max(lower, 1 - lower) < _LEANS:
+        return ""
+    half, part = ("lower", lower) if side == 1 else ("upper", 1 - lower)
+    return f"{wording.percent(part, 0)} % of its tokens lie in the {half} half of the image."

@@ -5,7 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from reports import wording
-from reports.cells import Cell, dig, interval, leading, marks_note, measured, number, p_value, removes_note, shown
+from reports.cells import (
+    Cell,
+    dig,
+    interval,
+    leading,
+    marks_note,
+    measured,
+    number,
+    p_value,
+    removes_note,
+    rounds_without_interval,
+    shown,
+)
 from reports.cells import method as name_of
 from reports.leading import PARTIAL, unit_of, units_of
 from reports.marks import code, plain
@@ -16,7 +28,7 @@ from reports.table import skipped
 def table(cells: list[Cell], manifest: dict[str, Any] | None = None) -> str:
     """Return a compact Markdown table: one row a measured cell, then the skipped cells with their reasons.
 
-    p values are Holm-adjusted over the competing cells; those of references and controls are not, and marked ``raw``.
+    p values are corrected over the competing cells; those of references and controls are not, and marked ``raw``.
 
     Args:
         cells: the entries of summary.json; any field may be null.
@@ -79,9 +91,11 @@ def _time(cell: Cell) -> str:
     ttft, ratio = interval(cell, "latency.ttft"), number(cell, "latency.ratio")
     if ttft is None:
         return wording.MISSING
+    unsure = "" if ttft.known else rounds_without_interval(cell)
     if dig(cell, "latency.noisy"):
-        return f"noisy, {wording.milliseconds(ttft.lo)} to {wording.milliseconds(ttft.hi)}"
-    return wording.milliseconds(ttft.value) + (f" ({wording.plain(ratio)}×)" if ratio is not None else "")
+        return f"noisy, {unsure or wording.milliseconds_range(ttft)}"
+    told = [part for part in ("" if ratio is None else f"{wording.plain(ratio)}×", unsure) if part]
+    return wording.milliseconds(ttft.value) + (f" ({'; '.join(told)})" if told else "")
 
 
 def _difference(cell: Cell, path: str) -> str:

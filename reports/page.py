@@ -9,11 +9,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from metrics.accuracy import FEWEST
+from metrics.latency import LEAST_KNOWN
+from metrics.non_inferiority import FEWEST
 from reports import gallery, headline, table, wording
 from reports.cells import Stratum, dig, interval, keep, leading, marks_note, method, number, removes_note, role, shown, strata
 from reports.figures.catalogue import figures
-from reports.figures.tokens import below_chance
+from reports.figures.tokens import chance_table, unranked
 from reports.findings import findings
 from reports.leading import unit_of, units_of
 from reports.losses import losses
@@ -23,6 +24,7 @@ from reports.view import RunView
 
 SCRIPTS = ("page.js", "table.js", "draw.js", "gallery.js")
 """Files that make the one script of the page, in this order."""
+_CORRECTED_SINCE = 5  # the version of a run folder since which summaries hold all tests that sentences rest on
 _REASONS = 5  # why samples failed, on the page; the manifest and `samples --failed` have more
 
 
@@ -61,6 +63,7 @@ def render(run: RunView) -> str:
             gallery=Markup(pictured.json) if pictured else None,  # nosec B704  # JSON that `payload` made inert
             images=pictured.images if pictured else 0,
             apart=_apart(groups),
+            older=_is_older(run),
             style=own_file("report.css"),
             script=script,
             policy=_policy(script),
@@ -91,7 +94,7 @@ def _section(run: RunView, group: Stratum, name: str) -> dict[str, object]:
             {"name": f.name, "title": f.title, "caption": f.caption, "svg": Markup(f.svg)}  # nosec B704  # what we have drawn
             for f in figures(group, name)
         ],
-        "below_chance": below_chance(group),
+        "chance": chance_table(group),
     }
 
 
@@ -179,11 +182,45 @@ def _same_machine(run: RunView) -> list[str]:
     if ratio is None:
         return []
     rounds = number(run.checks, "aa.rounds") or 0
-    spread = f"[{ratio.lo:.3f} to {ratio.hi:.3f}]"
-    said = f"A/A check: none against itself in the same {rounds:.0f} rounds is {ratio.value:.3f} times as fast {spread}"
+    within = "one round" if rounds == 1 else f"the same {rounds:.0f} rounds"
+    said = f"A/A check: none against itself in {within} is {ratio.value:.3f} times as fast"
+    if not ratio.known:
+        return [f"{said}; so few rounds have no interval, so no speed-up can be judged."]
+    said += f" [{wording.plain_range(ratio, 3)}]"
     if ratio.lo > 1 or ratio.hi < 1:
-        return [f"{said}. It should be 1: the machine favoured one of two equal runs, so trust no speed-up of this size."]
-    return [f"{said}; speed-ups inside that range mean nothing."]
+        fair = "as it does in one of 20 such checks where nothing is wrong"
+        return [f"{said}. It should be 1, which this interval leaves out, {fair}; trust no speed-up of this size."]
+    return [f"{said}; trust no speed-up inside that range."]
+
+
+def _older(run: RunView) -> list[str]:
+    """Say which older version made a run that is summarised by newer rules, and what it did not store for them."""
+    if not _is_older(run):
+        return []
+    said = f"This run was begun by schema version {run.made_by} and is summarised by the rules of this one"
+    if not any(unranked(c, "cells") for c in run.cells):
+        return [f"{said}."]
+    return [f"{said}; its ranks of coverage, clusters and rank99 were not stored fit for a test, so no p stands there."]
+
+
+def _is_older(run: RunView) -> bool:
+    return run.made_by is not None and run.made_by < _CORRECTED_SINCE
+
+
+def _needed_images(run: RunView) -> list[str]:
+    """Say how many images would show that a method which loses nothing loses little, where the run has fewer."""
+    one, best = (number(run.checks, f"needed_images.{name}") for name in ("one", "best"))
+    images, margin = _images(run), next((m for c in run.cells if (m := number(c, "non_inferior.margin")) is not None), None)
+    if one is None or best is None or images is None or margin is None or images >= best:
+        return []
+    methods, unit = number(run.checks, "needed_images.methods") or 1, unit_of(*run.cells)
+    named = f", {one:,.0f} where it was named beforehand" if one < best else ""
+    chosen = f"as the best of {methods:.0f} methods" if methods > 1 else "as the only method"
+    alike = " like these" if number(run.checks, "correlation.rho") is not None else ""
+    more = f" (counted for answers; {unit.name} takes more)" if dig(run.manifest, "scoring.figure.kind") == "f1" else ""
+    has = "one image" if images == 1 else f"{images:,.0f} images"
+    return [f"This run has {has}. To show a method that loses nothing non-inferior at {unit.points_plain(margin)} "
+            f"{unit.measured_in} takes some {best:,.0f} images{alike} {chosen}{named}{more}."]  # fmt: skip
 
 
 def _whole(manifest: dict[str, Any], key: str) -> str | None:
@@ -194,9 +231,11 @@ def _whole(manifest: dict[str, Any], key: str) -> str | None:
 def _alerts(run: RunView) -> list[str]:
     """Return what a reader must know before trusting a number."""
     failures = number(run.manifest, "failures") or 0
-    noisy = sorted({f"{method(c)} at {shown(c)}" if keep(c) else method(c) for c in run.cells if dig(c, "latency.noisy")})
+    unsure = [c for c in run.cells if dig(c, "latency.noisy")]
+    few = [c for c in unsure if (rounds := number(c, "latency.rounds")) is not None and rounds < LEAST_KNOWN]
+    noisy = sorted({f"{method(c)} at {shown(c)}" if keep(c) else method(c) for c in unsure if c not in few})
     gone = table.skipped(run.cells)
-    found = _same_machine(run)
+    found = [*_older(run), *_same_machine(run), *_needed_images(run)]
     images = _images(run)
     if images is not None and images < FEWEST:
         figure = unit_of(*run.cells).name
@@ -209,7 +248,11 @@ def _alerts(run: RunView) -> list[str]:
         found.append(f"{failures:,.0f} samples failed in this run and are left out of its figures"
                      f"{': ' if why else ''}{'; '.join(why)}. python -m harness samples RUN --failed lists them.")  # fmt: skip
     if noisy:
-        found.append(f"Timing was noisy for {wording.listed(noisy)}; its intervals are wide for a reason.")
+        found.append(f"Timing was noisy for {wording.listed(noisy)}; no single number stands for it.")
+    if few:
+        cells = f"{len(few)} cell{'s' if len(few) > 1 else ''}"
+        found.append(f"Of {cells} under {LEAST_KNOWN} rounds were timed, too few to know how far the times are off; no single "
+                     "number stands for them. Take 6 rounds or more (--rounds).")  # fmt: skip
     found += [note for note in (removes_note(run.cells), marks_note(run.cells)) if note]
     if gone:
         found.append(f"{len(gone)} {'cell was' if len(gone) == 1 else 'cells were'} skipped; the reasons stand below the table.")

@@ -9,7 +9,19 @@ from markupsafe import Markup
 
 from methods.keep import Keep
 from reports import wording
-from reports.cells import WHOLE, Cell, Interval, dig, falling, interval, leading, leading_share, number
+from reports.cells import (
+    SIGNIFICANT,
+    WHOLE,
+    Cell,
+    Interval,
+    dig,
+    falling,
+    interval,
+    leading,
+    leading_share,
+    number,
+    rounds_without_interval,
+)
 from reports.leading import PARTIAL, Unit, unit_of
 from reports.scoring import scoring
 
@@ -32,7 +44,7 @@ class Difference:
     value: float
     lo: float | None
     hi: float | None
-    p: float | None  # corrected by Holm over all differences of the page
+    p: float | None  # corrected over all differences of the page
 
 
 @dataclass(frozen=True)
@@ -182,8 +194,8 @@ def _gap(gap: Difference | None, unit: Unit) -> Text:
     if gap is None:
         return Text(wording.MISSING)
     spread = "" if gap.lo is None or gap.hi is None else unit.points_span(Interval(gap.value, gap.lo, gap.hi))
-    detail = "; ".join(part for part in (spread, wording.p_text(gap.p)) if part)
-    mark = "" if gap.p is None or gap.p >= 0.05 else "good" if gap.value > 0 else "bad"
+    detail = "; ".join(part for part in (spread, wording.p_told(gap.p, True)) if part)
+    mark = "" if gap.p is None or gap.p >= SIGNIFICANT else "good" if gap.value > 0 else "bad"
     return Text(unit.points(gap.value), detail, gap.value, mark)
 
 
@@ -192,8 +204,9 @@ def _speed(cell: Shown | None) -> Text:
     if found is None or cell is None:
         return Text(wording.MISSING)
     if dig(cell.entry, "latency.noisy"):
-        return Text("noisy")
-    return Text(wording.plain(found.value), f"{wording.plain(found.lo)} to {wording.plain(found.hi)}", found.value)
+        return Text("noisy", "" if found.known else rounds_without_interval(cell.entry))
+    spread = wording.plain_range(found) if found.known else rounds_without_interval(cell.entry)
+    return Text(wording.plain(found.value), spread, found.value)
 
 
 def _flops(cell: Shown | None) -> Text:
@@ -211,7 +224,7 @@ def _said(several: Several, unit: Unit) -> list[str]:
         gaps = [(row, gap) for row in several.rows if (gap := row.differences[number_]) is not None]
         if not gaps:
             continue
-        sure = [(row, gap) for row, gap in gaps if gap.p is not None and gap.p < 0.05]
+        sure = [(row, gap) for row, gap in gaps if gap.p is not None and gap.p < SIGNIFICANT]
         words = ("more accurate", "less accurate") if unit.plain else (f"higher in {unit.name}", f"lower in {unit.name}")
         for sign, word in zip((1, -1), words, strict=True):
             told = sorted(((r, g) for r, g in sure if g.value * sign > 0), key=lambda item: -abs(item[1].value))
@@ -280,7 +293,5 @@ def _figure(several: Several, rows: list[Aligned], unit: Unit | None) -> dict[st
     what = "Each run's own figure as a share of its scale" if unit is None else f"{unit.defined} in each run"
     estimates = "".join(f" That of {n} is {PARTIAL}." for n, u in zip(several.names, several.units, strict=True) if u.partial)
     paired = " Of runs on the same questions the paired differences in the table say more than whether bars overlap."
-    caption = (
-        f"{what}; bars are 95 % bootstrap intervals, clustered by image.{estimates}{paired if several.compared else ''}{left_out}"
-    )
+    caption = f"{what}; bars are 95 % intervals over images.{estimates}{paired if several.compared else ''}{left_out}"
     return {"title": title, "svg": svg, "caption": caption}

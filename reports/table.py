@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from methods.keep import Keep
 from reports import wording
-from reports.cells import Cell, Interval, Stratum, in_order, keep, leading, leading_path, measured, method, number, role
-from reports.columns import Column, answer_columns, columns
+from reports.cells import Cell, Interval, Stratum, in_order, keep, leading, leading_path, measured, method, number, p_value, role
+from reports.columns import TESTED, Column, answer_columns, columns
 from reports.leading import unit_of, units_of
 
 
@@ -72,7 +72,7 @@ class CellTable:
         return list(spans.items())
 
 
-_OPTIONAL = frozenset({"memory.working_bytes", "pareto.latency.share", "evidence.swap_gain"})
+_OPTIONAL = frozenset({"memory.working_bytes", "pareto.latency.share", "evidence.swap_gain", "difference_downsample"})
 """Columns that are left out where no cell has their figure."""
 
 _FIRST = frozenset({"Tokens", "Cost"})
@@ -89,7 +89,9 @@ def table(cells: list[Cell], groups: list[Stratum], kind: str = "mean") -> CellT
     shown = measured(cells)
     flops = wording.flops_unit([v for c in shown if (v := number(c, "flops.total")) is not None])
     units = tuple(units_of(shown))
-    found = (*columns(flops, units, kind), *answer_columns(shown))
+    blind = any(method(cell) == "blind" for cell in shown)
+    raw = {path: sum(p is not None and not corrected for p, corrected in (p_value(c, path) for c in shown)) for path in TESTED}
+    found = (*columns(flops, units, kind, blind, raw), *answer_columns(shown))
     found = tuple(c for c in found if c.path not in _OPTIONAL or any(number(cell, c.path) is not None for cell in shown))
     scored, leads = any(leading(cell) is not None for cell in shown), found[0]
     if not scored and shown:

@@ -75,3 +75,4 @@ class RunView:
     # the entry of summary.json: the A/A check, and how many images were analysed
     checks: dict[str, Any] = field(default_factory=dict)
     explained: dict[str, Any] | None = None  # the entry of summary.json: what predicts accuracy
+    made_by: int | None = None  # ``run_schema_version`` of summary.json: the version that began the run; None is not told

@@ -51,13 +51,27 @@ def points_plain(size: float) -> str:
     return f"{100 * size:.1f}".removesuffix(".0")
 
 
-def percent_range(interval: Interval) -> str:
+def percent_range(interval: Interval, digits: int = 1) -> str:
     """Write the bounds of a share's interval in percent, or that there is none.
 
     >>> percent_range(Interval(0.5, 0.4, 0.6)), percent_range(Interval(0.5, 0.5, 0.5, known=False))
     ('40.0 to 60.0', 'no interval')
     """
-    return f"{percent(interval.lo)} to {percent(interval.hi)}" if interval.known else NO_INTERVAL
+    return f"{percent(interval.lo, digits)} to {percent(interval.hi, digits)}" if interval.known else NO_INTERVAL
+
+
+def milliseconds_range(interval: Interval) -> str:
+    """Write the bounds of a time's interval in milliseconds, or that there is none."""
+    return f"{milliseconds(interval.lo)} to {milliseconds(interval.hi)}" if interval.known else NO_INTERVAL
+
+
+def plain_range(interval: Interval, digits: int = 2) -> str:
+    """Write the bounds of a number's interval with a fixed count of decimals, or that there is none.
+
+    >>> plain_range(Interval(2.0, 1.5, 2.5)), plain_range(Interval(2.0, 2.0, 2.0, known=False))
+    ('1.50 to 2.50', 'no interval')
+    """
+    return f"{plain(interval.lo, digits)} to {plain(interval.hi, digits)}" if interval.known else NO_INTERVAL
 
 
 def points_range(interval: Interval) -> str:
@@ -76,6 +90,19 @@ def p_text(p: float | None) -> str:
     if p < 0.001:
         return "p < 0.001"
     return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def p_told(p: float | None, corrected: bool, of: float | None = None) -> str:
+    """Write a p value with what it is: corrected over its family, or raw and then one of how many of its kind.
+
+    >>> p_told(0.004, True), p_told(0.004, False), p_told(0.004, False, 1026)
+    ('p = 0.004, corrected', 'raw p = 0.004', 'raw p = 0.004, one of 1,026')
+    """
+    if p is None:
+        return p_text(None)
+    if corrected:
+        return f"{p_text(p)}, corrected"
+    return f"raw {p_text(p)}" + ("" if of is None else f", one of {of:,.0f}")
 
 
 def plain(value: float | None, digits: int = 2) -> str:

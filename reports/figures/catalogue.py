@@ -41,6 +41,7 @@ def figures(stratum: Stratum, name: str) -> list[Figure]:
         ("swap", why.swap),
         ("evidence", cost.accuracy_by_evidence),
         ("collapse", tokens.collapse),
+        ("percentiles", tokens.percentiles),
         ("rows", why.rows),
         ("layers", layers.layers),
     )

@@ -26,12 +26,10 @@ if TYPE_CHECKING:
 STAGES = (("vision", "#023858", None), ("projector", "#f0c94d", "////"), ("selection", "#d55e00", None),
           ("prefill", "#56b4e9", None), ("decode", "#d9dde3", "...."))  # fmt: skip
 _MANY = 10  # methods; beyond, controls are left out and lines are thin
-_READ = (
-    "A line joins a method's budgets, larger marks hold more tokens. Bars: 95 % intervals, of {figure} by bootstrap over images. "
-)
+_READ = "A line joins a method's budgets, larger marks hold more tokens. Bars: 95 % intervals, of {figure} over images. "
 _FRONT = (
     "Stepped line: the Pareto front, on which no other cell, references included and oracle left out, is both cheaper and "
-    "{higher}. "
+    "{higher}: read off the figures, no test. "
 )
 _OFTEN = "How often a cell stays on it when the images are drawn again stands in the table. "
 
@@ -74,7 +72,7 @@ def accuracy_by_ttft(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
     return _by_cost(
         stratum, look, "latency.ttft", "time to first token, ms", "{Figure} against measured time to first token",
         "Tower, projector, selection and prefill together: median of synchronised rounds in which all methods took turns in "
-        f"shuffled order, after warm-up. A method right of the unpruned model saves nothing. {said}", front="latency",
+        f"shuffled order, after warm-up. Right of the unpruned model nothing would be saved. {said}", front="latency",
     )  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def layers(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
     said = ""
     if known:
         best, most = max(known, key=lambda item: item[1])
-        said = f" It finds most of the evidence in layer {best}: {100 * most:.0f} % of it stands in the top tenth there."
+        said = f" The most, {100 * most:.0f} %, stands there in layer {best}; which layer is ahead was not tested."
     return Drawn(
         drawing,
         "Layer by layer: where the model looks, and what is left to see",

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from reports.cells import (
-    SIGNIFICANT,
     Cell,
     Interval,
     Stratum,
@@ -18,13 +17,13 @@ from reports.cells import (
     leading_share,
     method,
     number,
-    p_value,
     role,
 )
 from reports.figures.drawing import Drawn, arms, bare_rows, canvas, legend, room
 from reports.leading import unit_of
 from reports.style import FAINT, INK, Look
 from reports.svg import label
+from reports.tested import settled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +64,7 @@ def accuracy_by_budget(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
     return Drawn(
         drawing,
         f"{unit.title} by method and budget",
-        f"{unit.defined}; bars are 95 % bootstrap intervals, clustered by image. Line and band: the unpruned "
+        f"{unit.defined}; bars are 95 % intervals over images. Line and band: the unpruned "
         f"model. Best first at {phrase}; references and the bound stand below the line.{said}",
     )
 
@@ -85,8 +84,8 @@ def ranking(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
         drawing,
         "What the ranking is worth",
         f"{unit.title} of a method less that of random tokens at the same layers and in the same numbers, on the same questions: "
-        "the schedule is the same, so the difference is the ranking. Bars: 95 % bootstrap intervals, clustered by image. Filled: "
-        f"p < 0.05 by a paired {unit.test} test over images, Holm-corrected over methods and budgets; hollow: not told from 0.",
+        "the schedule is the same, so the difference is the ranking. Bars: 95 % intervals over images. Filled: p < "
+        f"0.05 by a paired {unit.test} test over images, corrected by max-T over all competing cells; hollow: not told from 0.",
     )
 
 
@@ -95,8 +94,7 @@ def _over_random(cell: Cell) -> Interval | None:
 
 
 def _significant(cell: Cell) -> bool:
-    p, _ = p_value(cell, "difference_like")
-    return p is not None and p < SIGNIFICANT
+    return bool(settled(cell, "difference_like"))
 
 
 def _has(stratum: Stratum, name: str, read: Callable[[Cell], Interval | None]) -> bool:

@@ -7,7 +7,7 @@ from reports.cells import method as name_of
 from reports.figures.drawing import Drawn, bare_rows, bars, canvas, mark, panels, room
 from reports.style import FAINT, INK, Look
 from reports.svg import label
-from reports.wording import percent
+from reports.wording import percent, percent_range
 
 _MOST = 30  # rows; beyond, the smallest budget alone is drawn
 
@@ -38,7 +38,7 @@ def swap(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
         share = interval(cell, "evidence.swap_share")
         if share is not None:
             edge = 100 * max(gained.hi, lost.value if lost else 0.0)
-            text = f"{percent(share.value, 0)} % [{percent(share.lo, 0)} to {percent(share.hi, 0)}]"
+            text = f"{percent(share.value, 0)} % [{percent_range(share, 0)}]"
             axes.annotate(text, (edge, row), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8.5)
     axes.set_yticks(range(len(rows)), [f"{label(name_of(c))}  {shown(c)}" for c in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)

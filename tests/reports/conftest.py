@@ -32,9 +32,20 @@ def spread(value: float, half: float, digits: int = 6) -> dict:
     return {"value": round(value, digits), "lo": round(value - half, digits), "hi": round(value + half, digits)}
 
 
-def tested(value: float, half: float) -> dict:
-    p = float(min(1.0, 2 * np.exp(-0.9 * (abs(value) / half * 1.96) ** 1.3)))
-    return {**spread(value, half), "p": round(p, 5), "p_holm": round(min(1.0, 6 * p), 5)}
+def tested(value: float, half: float, null: float = 0.0) -> dict:
+    p = float(min(1.0, 2 * np.exp(-0.9 * (abs(value - null) / half * 1.96) ** 1.3)))
+    return {**spread(value, half), "p": round(p, 5), "p_adjusted": round(min(1.0, 6 * p), 5)}
+
+
+def against_chance(value: float | None, percentile: float, share: float, p: float, competes: bool) -> dict:
+    """A figure held against random subsets; z is null where their distribution is skewed."""
+    z = dict.fromkeys(("value", "lo", "hi")) if value is None else spread(value, 0.5)
+    return {**z, "percentile": spread(percentile, 0.03), "share_below_chance": share, "p": p,
+            "p_adjusted": min(1.0, 18 * p) if competes else None}  # fmt: skip
+
+
+NO_FAMILY = {"p_adjusted": None}
+"""What is tested alone: a reference competes with nothing."""
 
 
 def flops_of(average: float, vision: float = 0.42e9) -> dict:
@@ -74,37 +85,50 @@ def cell_of(method: str, keep: int | None, rng: np.random.Generator) -> dict:
     bent = {"effective_rank": -0.1 if random else -5 - 4 * fastv - 12 * oracle - 40 / (keep or 1),
             "mean_cosine": 0.05 if random else 4 + 5 * (method == "fastv") + 11 * (method == "oracle"),
             "cells": 0.1 if random else (3.5 if method == "sts" else -6 - 8 * (method == "oracle"))}  # fmt: skip
-    chance = {"share_below_chance": 0.5, "p": 0.5} if random else {"share_below_chance": 0.93, "p": 0.0004}
+    competes = method in ("sts", "fastv", "sparsevlm", "tome")
+    z = {}
+    for name, shift in bent.items():
+        less = (shift < 0) != (name == "mean_cosine")
+        rank = (0.03 if shift < 0 else 0.97) if not random else 0.5
+        z[name] = against_chance(shift + rng.normal(0, 0.15), rank, 0.5 if random else 0.93 if less else 0.07,
+                                 0.5 if random else 0.0004, competes)  # fmt: skip
+    for name in ("k_centre_radius", "mean_distance_to_kept", "residual"):
+        rank = 0.5 if random else 0.97 if fastv or oracle else 0.81
+        z[name] = against_chance(None, rank, 0.5 if random else 0.9, 0.5 if random else 0.0007, competes)
+    one_sided = (0.002, 0.04) if method == "sts" and keep == 192 else (0.4, 1.0)
     like_base = 0.02 if method == "fastv" else 0.055 if method == "sts" else 0.008
     return {
         "model": "tiny", "task": "shapes", "method": method, "params": {}, "keep": keep, "budget": "average",
         "reference": whole or method == "downsample", "n": 1800, "n_images": 200,
-        "accuracy": spread(accuracy, 0.021), "families": families, "retention": accuracy / 0.784,
-        "retention_adjusted": (accuracy - 0.30) / (0.784 - 0.30),
-        "difference_none": None if method == "none" else tested(accuracy - 0.784, 0.014),
+        "accuracy": spread(accuracy, 0.021), "families": families,
+        "retention": spread(accuracy / 0.784, 0.02),
+        "retention_adjusted": None if method == "tome" else spread((accuracy - 0.30) / (0.784 - 0.30), 0.04),
+        "difference_none": None if method == "none" else tested(accuracy - 0.784, 0.014) | ({} if competes else NO_FAMILY),
+        "difference_downsample": tested(SKILL[method] - SKILL["downsample"], 0.02) if competes else None,
+        "non_inferior": {"margin": 0.02, "p": one_sided[0], "p_best": 4 * one_sided[0], "p_adjusted": one_sided[1],
+                         "holds": one_sided[0] <= 0.025, "smallest_detectable": 0.031} if competes else None,
         "difference_like": tested(like_base * (1.4 - (keep or 0) / 192), 0.016) if control else None,
         "loyalty": {"agreement": 1.0 if method == "none" else 0.83, "kl": 0.0 if method == "none" else 0.31},
         "evidence": None if whole or not pruner else {
             "recall": spread(min(0.97, (keep / TOKENS) ** 0.75 + 6 * max(0, SKILL[method])), 0.02),
             "accuracy_kept": spread(0.81, 0.03), "accuracy_lost": spread(0.52, 0.04),
-            "swap_gain": spread(0.06, 0.02) if method in ("sts", "fastv") else None, "swap_loss": spread(0.09, 0.02),
+            "recall_over_control": tested(-0.05 if fastv else 0.08, 0.02) if control else None,
+            "swap_gain": tested(0.06, 0.02) if method in ("sts", "fastv") else None, "swap_loss": spread(0.09, 0.02),
             "swap_share": spread(0.66, 0.2) if method == "fastv" else None},
         "difficulty": {"hard": 0.41, "easy": 0.85, "n_hard": 212},
         "tokens": {"final": average * (0.5 if method in ("sts", "fastv") else 1), "average": average},
         "flops": flops,
         "latency": {**{k: spread(v, 0.04 * v) for k, v in stages.items()}, "total": spread(ttft + 9.1, 2.0),
                     "ttft": spread(ttft, 1.9), "ratio": spread(118.5 / ttft, 0.03), "cv": 0.03,
-                    "noisy": method == "tome" and keep == 64,
-                    "realised_gain": 1.0 if method == "none" else speed / (base / flops["llm_prefill"])},
+                    "noisy": method == "tome" and keep == 64, "rounds": 24,
+                    "realised_gain": None if whole else tested(speed / (base / flops["llm_prefill"]), 0.06, 1.0)},
         "memory": {"kv_bytes": flops["kv_bytes"]},
         "diversity": None if method == "blind" else {"effective_rank": spread(0.42 * average**0.86, 1.2),
                                                       "mean_cosine": spread(0.31 + 0.04 * (method == "fastv"), 0.006)},
         "coverage": None if whole else {"cells": spread(min(1, 0.35 + keep / 330), 0.012)},
-        "collapse": None if not pruner else {"z": {
-            name: {**spread(z + rng.normal(0, 0.15), 0.5), **chance}
-            for name, z in bent.items()}},
+        "collapse": None if not pruner else {"z": z, "tests": 108},
         "bias": None if not pruner else {
-            "lower_half": spread(0.8 if fastv else 0.5, 0.02),
+            "lower_half": tested(0.8 if fastv else 0.5, 0.02, 0.5),
             "row_z": {"effective_rank": spread(bent["effective_rank"] / 2, 0.5)}},
         "layers": None if method == "blind" else {
             "recall": [spread(1 - 0.05 * layer * (not whole), 0.01) for layer in range(LAYERS)],
@@ -199,8 +223,15 @@ MANIFEST = {
 }  # fmt: skip
 
 
+CHECKS = {
+    "aa": {**spread(1.001, 0.004), "rounds": 24, "cv": 0.02}, "analysed_images": 100,
+    "needed_images": {"one": 310, "best": 480, "methods": 4},
+    "correlation": {"rho": 0.12, "cells": 30, "questions_an_image": 9},
+}  # fmt: skip
+
+
 def synthetic_run() -> RunView:
-    return RunView(MANIFEST, synthetic_cells(), synthetic_gallery())
+    return RunView(MANIFEST, synthetic_cells(), synthetic_gallery(), CHECKS, made_by=5)
 
 
 @pytest.fixture(scope="session")

@@ -40,14 +40,14 @@ def cell(name: str, share: float, accuracy: float, task: str = "mme", k: int | N
 def run_of(task: str = "mme", partial: bool = False, rule: str = "official", whole: int | None = None) -> RunView:
     """A run in which the own figure and accuracy rank the methods the other way round."""
     counts = lambda differ, undecided: {"rule": rule, "n": 500, "differ": {"ours": differ}, "undecided": undecided}
-    gap = span(-0.02, 0.01, p=0.01, p_holm=0.02)
-    rival = span(-0.05, 0.01, p=0.001, p_holm=0.002)
+    gap = span(-0.02, 0.01, p=0.01, p_adjusted=0.02)
+    rival = span(-0.05, 0.01, p=0.001, p_adjusted=0.002)
     cells = [
         cell("none", 0.66517, 0.8, task, None, partial, scoring=counts(12, 0)),
         cell("blind", 0.4, 0.5, task, None, partial, scoring=counts(0, 0)),
         cell("a", 0.61, 0.6, task, partial=partial, difference_none=gap, scoring=counts(31, 3), pareto={"flops": {"on": True}},
-             non_inferior={"margin": 0.02, "holds": False, "p": 0.4}, flops={"total": 1e9}, difference_like=gap),
-        cell("b", 0.56, 0.7, task, partial=partial, difference_none=span(-0.1, 0.01, p=0.0001, p_holm=0.001),
+             non_inferior={"margin": 0.02, "holds": False, "p": 0.4, "p_best": 0.8}, flops={"total": 1e9}, difference_like=gap),
+        cell("b", 0.56, 0.7, task, partial=partial, difference_none=span(-0.1, 0.01, p=0.0001, p_adjusted=0.001),
              flops={"total": 2e9}, difference_winner=rival, scoring=counts(5, 1),
              seeds={"seeds": 3, "sd": 0.01, "lowest": 0.55, "highest": 0.58},
              families={"colour": {"value": 0.5}}),
@@ -286,7 +286,7 @@ def test_accuracy_beside_another_figure_bears_its_mark_in_a_copy():
      ("mmbench", "share of the questions that are answered right in all rotations of their options")],
 )  # fmt: skip
 def test_the_page_defines_the_figure_as_it_is_made(task, defined):
-    assert f"{defined}, with the 95 % interval" in words(page_of(task))
+    assert f"{defined}, with its 95 % interval" in words(page_of(task))
     assert "questions whose right answer is yes" not in words(page_of(task))
 
 

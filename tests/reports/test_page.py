@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import dataclasses
 import hashlib
 import json
@@ -14,8 +15,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from reports.cells import strata
+from reports.figures import tokens
 from reports.gallery import most_telling, payload
 from reports.page import render
+from reports.style import looks
 from reports.view import GalleryAnswer, GalleryImage, GalleryQuestion, RunView
 
 VOID = {"meta", "br", "img", "input", "link", "hr", "col"}
@@ -221,6 +225,94 @@ def test_few_images_are_said_to_be_few_and_are_counted(run: RunView):
     assert "3 images are too few for any difference of accuracy to be significant" in page
     assert "<dt>Images</dt><dd>3</dd>" in re.sub(r"\s+", "", page)
     assert "too few" not in render(RunView(run.manifest, run.cells))
+
+
+def test_a_run_of_an_older_version_says_by_whose_rules_it_is_summarised(run: RunView):
+    said, gone = "This run was begun by schema version 4 and is summarised by the rules of this one", "not stored fit for a test"
+    page = render(dataclasses.replace(run, made_by=4))
+    assert f"{said}." in page and f"– was not measured, or {gone}." in page and "were not stored" not in page
+    for made in (None, 5):
+        page = render(dataclasses.replace(run, made_by=made, cells=run.cells[:3]))
+        assert "summarised by the rules" not in page and gone not in page
+
+
+def test_of_an_older_run_no_figure_is_drawn_against_chance_whose_ranks_were_not_stored(run: RunView):
+    cells = copy.deepcopy(run.cells)
+    for cell in cells:
+        if cell["collapse"]:
+            cell["collapse"]["z"]["cells"] |= dict.fromkeys(("percentile", "share_below_chance", "p", "p_adjusted"))
+    page = render(dataclasses.replace(run, cells=cells, made_by=4))
+    assert "; its ranks of coverage, clusters and rank99 were not stored fit for a test, so no p stands there." in page
+    figure = page[page.index('id="figure-s0-collapse"') :].partition("</figure>")[0]
+    assert "Of cells hit this run stored no ranks fit for a test: not drawn." in figure
+    (group,) = strata(cells)
+    drawn = tokens.collapse(group, looks(group.methods))
+    assert [axes.get_title() for axes in drawn.drawing.axes if axes.get_title()] == ["effective rank", "mean cosine"]
+    (group,) = strata(run.cells)
+    drawn = tokens.collapse(group, looks(group.methods))
+    assert len([axes for axes in drawn.drawing.axes if axes.get_title()]) == 3 and "not drawn" not in drawn.caption
+
+
+@pytest.mark.parametrize(("rounds", "within"), [(2, "the same 2 rounds"), (1, "one round")])
+def test_of_few_rounds_the_check_of_the_machine_claims_nothing(run: RunView, rounds, within):
+    aa = {"value": 0.969, "lo": None, "hi": None, "rounds": rounds, "cv": 0.1}
+    page = render(dataclasses.replace(run, cells=run.cells[:3], gallery=[], checks={"aa": aa}))
+    assert (
+        f"A/A check: none against itself in {within} is 0.969 times as fast; so few rounds have no interval, so no speed-up can "
+        "be judged."
+    ) in page
+    assert "which this interval leaves out" not in page
+    page = render(dataclasses.replace(run, cells=run.cells[:3], gallery=[], checks={"aa": {**aa, "lo": 0.95, "hi": 0.99}}))
+    assert "0.969 times as fast [0.950 to 0.990]. It should be 1, which this interval leaves out" in page
+
+
+def test_one_image_has_no_interval_and_says_so_once(run: RunView):
+    cell = {**run.cells[2], "accuracy": {"value": 0.5, "lo": None, "hi": None}}
+    seen = " ".join(render(dataclasses.replace(run, cells=[run.cells[0], cell], gallery=[])).split())
+    assert "accuracy, no interval; the only method" in seen and "interval no interval" not in seen
+
+
+def test_cells_of_few_rounds_are_counted_and_not_named_one_by_one(run: RunView):
+    timed = [c for c in run.cells if c["latency"]]
+    few = [c | {"latency": c["latency"] and {**c["latency"], "noisy": True, "rounds": 3}} for c in run.cells]
+    told = f"Of {len(timed)} cells under 4 rounds were timed, too few to know how far the times are off"
+    assert told in render(dataclasses.replace(run, cells=few)) and "Timing was noisy for" not in render(
+        dataclasses.replace(run, cells=few)
+    )
+    assert "Timing was noisy for tome at 64; no" in render(run) and "under 4 rounds" not in render(run)
+
+
+def test_how_many_images_the_margin_would_take_is_told_where_there_are_fewer(run: RunView):
+    def told(images: int, needed: dict | None, rho: float | None = 0.1, kind: str = "mean") -> str:
+        some = [{**c, "n_images": images} for c in run.cells[:4]]
+        checks = {"needed_images": needed, "correlation": {"rho": rho}}
+        told_of = {**run.manifest, "scoring": {"figure": {"kind": kind, "name": "F1"}}}
+        if kind == "f1":
+            some = [{**c, "score": {"value": 50.0, "name": "F1", "scale": 100.0}} for c in some]
+        page = render(dataclasses.replace(run, manifest=told_of, cells=some, gallery=[], checks=checks))
+        return next(iter(re.findall(r"This run has [^<]*", page)), "")
+
+    needed = {"one": 310, "best": 480, "methods": 4}
+    assert told(200, needed) == (
+        "This run has 200 images. To show a method that loses nothing non-inferior at 2 points takes some 480 images like these "
+        "as the best of 4 methods, 310 where it was named beforehand."
+    )
+    assert told(200, needed, None).endswith("some 480 images as the best of 4 methods, 310 where it was named beforehand.")
+    assert told(200, needed, kind="f1").endswith("where it was named beforehand (counted for answers; F1 takes more).")
+    assert told(1, needed).startswith("This run has one image. To show")
+    assert told(479, needed) and not told(480, needed)
+    assert told(200, {"one": 310, "best": 310, "methods": 1}).endswith("some 310 images like these as the only method.")
+    assert not told(200, {"one": None, "best": None}) and not told(200, None)
+
+
+def test_the_table_against_chance_tells_corrected_and_raw_p(page: str):
+    above, _, table = page[page.index('id="s0-chance-said"') :].partition("</table>")[0].partition('<div class="scroll"')
+    assert "K-centre radius" in table and "corrected by Holm over the competing cells" in above
+    caption = re.search(r'<table[^>]* aria-describedby="s0-chance-said">\s*<caption class="unseen">([^<]*)</caption>', table)
+    assert caption.group(1) == "Each cell against chance, in %: shapes on tiny", "a long one would be as wide as the table"
+    corrected, raw = "p\u00a0=\u00a00.007, corrected", "raw p\u00a0=\u00a00.50, one of 108"
+    assert corrected in table and raw in table
+    assert "Distance to what was dropped, against chance" in page
 
 
 @pytest.mark.parametrize(

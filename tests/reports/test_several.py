@@ -13,7 +13,7 @@ from harness.errors import RequestError
 from harness.results.several import side_by_side
 from harness.results.summary import write
 from harness.store.runs import RunFolder
-from reports.several import render
+from reports.several import Shown, _speed, render
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,6 +61,14 @@ def test_a_planted_loss_is_told_with_its_interval(runs):
     assert "worse is less accurate than first in 6 of 8 cells" in page and "more accurate" not in page
 
 
+def test_p_is_corrected_over_the_page_and_cells_that_do_not_change_cost_nothing(runs):
+    one, more = beside(runs, "first", "worse"), beside(runs, "first", "worse", "equal")
+    assert [row.differences[0].p for row in more.rows] == [row.differences[0].p for row in one.rows]
+    again = beside(runs, "first", "other-model", "worse")
+    for row, other in zip(one.rows, again.rows, strict=True):
+        assert other.differences[1].p >= row.differences[0].p and other.differences[1].lo <= other.differences[1].value
+
+
 def test_another_model_on_the_same_questions_is_paired(runs):
     several = beside(runs, "first", "other-model")
     assert all(row.differences[0] is not None for row in several.rows)
@@ -100,3 +108,10 @@ def test_the_command_needs_no_torch(runs, tmp_path):
     done = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(out) and "2 runs side by side" in out.read_text()
+
+
+def test_a_speed_of_few_rounds_stands_without_an_interval():
+    few = {"latency": {"ratio": {"value": 1.25, "lo": None, "hi": None}, "noisy": False}}
+    assert (found := _speed(Shown(None, few))).text == "1.25" and found.detail == "no interval"
+    few["latency"]["ratio"] |= {"lo": 1.2, "hi": 1.3}
+    assert _speed(Shown(None, few)).detail == "1.20 to 1.30"
