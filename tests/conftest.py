@@ -19,6 +19,7 @@ from hypothesis import settings
 
 from tests.made_up_runs import edit_facts, make_run, stored_run
 from tests.needs import STRICT, import_or_fail, installed, need
+from tests.statistics.promises import table
 
 __all__ = ["edit_facts", "make_run", "stored_run"]
 
@@ -131,6 +132,12 @@ def ratios():
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())]
+    promises = [tuple(value) for report in reports for name, value in report.user_properties if name == "promise"]
+    if promises:
+        terminalreporter.section("what the statistics promise, and what was simulated (99 % interval)")
+        for line in table(sorted(promises)):
+            terminalreporter.write_line(line)
     if COMPARED:
         terminalreporter.section("official rules beside lmms-eval's own, and ours beside the official")
         heads = ("task", "answers", "disagree", "ours alone right", "official alone right", "undecided")
