@@ -21,6 +21,7 @@ import numpy as np
 from metrics.arrays import Figure, Flags, Floats, Whole
 from metrics.intervals import RARE, students_t
 from metrics.loss_power import fewest_images, found_loss, images_that_find, lost_by_an_image
+from metrics.resampling import in_root_mean_squares
 
 _CHUNK = 2_000_000  # numbers held at once
 DRAWS = 20_000
@@ -353,14 +354,8 @@ def _max_t_of_figures(
         return np.ones(len(observed)), float("inf"), np.zeros(len(observed))
     rng, rows = np.random.default_rng(seed), max(1, _CHUNK // width)
     found = np.concatenate([draw(rng, min(rows, draws - start)) for start in range(0, draws, rows)])
-    known = ~np.isnan(found)
-    squares = np.where(known, found, 0.0) ** 2
-    scale = np.sqrt((squares.sum(0) + np.nan_to_num(observed) ** 2) / (known.sum(0) + 1))
-    still = (scale < 1e-12) | np.isnan(observed)  # a column without any change, or without answers, is no loss
-    unit = np.where(still, 1.0, scale)
-    statistics = np.where(known, found / unit, np.inf)  # a draw that leaves a side without a figure counts as a hit
-    largest = np.where(still, 0.0, statistics).max(1)
-    return _adjusted(largest, np.where(still, 0.0, observed / unit) - 1e-9, still, level)
+    reached, statistics, still = in_root_mean_squares(observed, found)  # what stands still is no loss
+    return _adjusted(statistics.max(1), reached - 1e-9, still, level)
 
 
 def _adjusted(largest: Floats, reached: Floats, still: Flags, level: float) -> tuple[Floats, float, Floats]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from metrics.arrays import Flags, Floats, Whole
 from metrics.ranks import RankSums
-from metrics.resampling import TIE
+from metrics.step_down import step_down_draws
 
 DRAWS = 4000
 """Random permutations where they are not all taken."""
@@ -75,8 +75,9 @@ def permuted_labels(figures: Sequence[RankSums], groups: Whole, methods: Whole, 
             continue
         tested[column], observed[column] = True, abs(figure.value)
         drawn[:, column] = _permuted(figure, slot[rows], methods[rows], seen.shape, _induced(labels, mine))
-    p, adjusted = _p_values(drawn, observed, tested)
-    return LabelTest(p, adjusted, int(seen.any(0).sum()), 1 / (len(labels) + 1) if tested.any() else None)
+    found = step_down_draws(observed, drawn, tested)
+    least = 1 / (len(labels) + 1) if tested.any() else None
+    return LabelTest(np.where(tested, found.p, np.nan), found.p_adjusted, int(seen.any(0).sum()), least)
 
 
 def _slots(groups: Whole, methods: Whole, count: int) -> Whole:
@@ -135,20 +136,3 @@ def _permuted(figure: RankSums, slot: Whole, methods: Whole, shape: tuple[int, .
     scale = np.sqrt(left * right)
     rho: Floats = np.divide(np.abs(products), scale, out=np.full(len(labels), np.inf), where=scale > 0)
     return rho
-
-
-def _p_values(drawn: Floats, observed: Floats, tested: Flags) -> tuple[Floats, Floats]:
-    """The p of each figure by itself and step-down over all that are tested, [F] each, from abs(rho) of draws [D, F]."""
-    p, adjusted = np.full((2, len(observed)), np.nan)
-    place = np.flatnonzero(tested)
-    table, reached = drawn[:, place], observed[place]
-    finite = np.isfinite(table)
-    squares = np.where(finite, table, 0.0) ** 2
-    unit = np.sqrt((squares.sum(0) + reached**2) / (finite.sum(0) + 1))
-    unit[unit == 0] = 1.0
-    table, reached = table / unit, reached / unit - TIE * 10
-    p[place] = ((table >= reached).sum(0) + 1) / (len(table) + 1)
-    order = np.argsort(-reached, kind="stable")  # the largest first
-    rest = np.maximum.accumulate(table[:, order[::-1]], axis=1)[:, ::-1]
-    adjusted[place[order]] = np.maximum.accumulate(((rest >= reached[order]).sum(0) + 1) / (len(table) + 1))
-    return p, adjusted

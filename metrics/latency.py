@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from metrics.arrays import Floats
+from metrics.intervals import students_t
 from metrics.medians import median
 
 STAGES = ("vision", "projector", "selection", "prefill", "decode", "total", "ttft")
@@ -129,7 +130,7 @@ def reach(values: Floats | None) -> float | None:
     logs = np.log(values[values > 0])
     if len(logs) < LEAST_KNOWN:
         return None
-    middle, furthest = median(logs), _quantile(0.975, len(logs) - 1) * float(logs.std(ddof=1)) / np.sqrt(len(logs))
+    middle, furthest = median(logs), students_t(len(logs)) * float(logs.std(ddof=1)) / np.sqrt(len(logs))
     if middle.value is not None and middle.lo is not None and middle.hi is not None:
         furthest = min(furthest, max(middle.hi - middle.value, middle.value - middle.lo))
     return float(np.expm1(furthest))
@@ -199,7 +200,7 @@ def speed_change(before: Floats, after: Floats) -> SpeedChange | None:
         freedoms.append(kept - 1)
     freedom = sum(shares) ** 2 / sum(share**2 / own for share, own in zip(shares, freedoms))
     gap, se = means[1] - means[0], float(np.sqrt(sum(shares)))
-    return SpeedChange(float(np.expm1(gap)), float(np.expm1(_quantile(0.975, freedom) * se)), _below(gap / se, freedom))
+    return SpeedChange(float(np.expm1(gap)), float(np.expm1(students_t(freedom + 1) * se)), _below(gap / se, freedom))
 
 
 def _tested(ratios: Floats | None, promise: float | None) -> dict[str, float | None] | None:
@@ -213,12 +214,6 @@ def _below(t: float, freedom: float) -> float:
     from scipy.special import stdtr
 
     return float(stdtr(freedom, t))
-
-
-def _quantile(share: float, freedom: float) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, share))
 
 
 def ttft(times: Mapping[str, Floats] | Mapping[str, float]) -> Floats:

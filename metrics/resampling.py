@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from metrics.arrays import Floats, Whole
+from metrics.arrays import Flags, Floats, Whole
 
 CHUNK = 2_000_000  # random numbers held at once, which bounds memory at some 16 MB
 GROUPS = 2048
@@ -99,6 +99,30 @@ def swapped_units(changes: Floats) -> Floats:
         return pooled(changes)
     moving: Floats = changes[(changes != 0).any(axis=tuple(range(1, changes.ndim)))]
     return moving
+
+
+def in_root_mean_squares(observed: Floats, drawn: Floats) -> tuple[Floats, Floats, Flags]:
+    """Return figures in units of their root mean square over all draws and what was observed, so that columns compare.
+
+    What was observed is one of the draws, and the unit is of all of them alike, so that a test in these units is exact.
+
+    Args:
+        observed: [M]; nan is of nothing.
+        drawn: [draws, M]; what is not finite has no figure, and counts as reaching any.
+
+    Returns:
+        Observed [M] and drawn [draws, M] in these units, and which columns stand still [M], without any change or without
+        answers: these are 0 throughout.
+
+    Source: Hemerik & Goeman 2018, Exact testing with random permutations, TEST 27, theorem 2.
+    """
+    known = np.isfinite(drawn)
+    squares = np.where(known, drawn, 0.0) ** 2
+    scale = np.sqrt((squares.sum(0) + np.nan_to_num(observed) ** 2) / (known.sum(0) + 1))
+    still: Flags = (scale < 1e-12) | np.isnan(observed)
+    unit = np.where(still, 1.0, scale)
+    statistics = np.where(still, 0.0, np.where(known, drawn / unit, np.inf))
+    return np.where(still, 0.0, np.nan_to_num(observed) / unit), statistics, still
 
 
 def random_signs(clusters: int, units: int, seed: int, permutations: int) -> Iterator[Floats]:

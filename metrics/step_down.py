@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metrics.arrays import Figure, Flags, Floats
-from metrics.resampling import TIE, random_signs, swapped_units
+from metrics.resampling import TIE, in_root_mean_squares, random_signs, swapped_units
 
 DRAWS = 10_000
 """Sign flips of a family; the smallest p is one over one more than that."""
@@ -58,13 +58,13 @@ def step_down(
     table = np.asarray(totals, dtype=np.float64)
     chosen = _members(members, table.shape)
     if not table.size:
-        return FamilyTest(np.ones(table.shape[1]), np.where(chosen, 1.0, np.nan), float("nan"), int(chosen.sum()))
+        return _unmoved(chosen)
     moving = swapped_units(table)
     scale = np.sqrt((moving**2).sum(0))
     unit = np.where(scale > 0, scale, 1.0)
     reached = np.abs(moving.sum(0)) / unit - TIE * (np.abs(moving).sum(0) / unit)
     if not len(moving):
-        return FamilyTest(np.ones(table.shape[1]), np.where(chosen, 1.0, np.nan), float("nan"), int(chosen.sum()))
+        return _unmoved(chosen)
     parts = moving / unit
     statistics = (np.abs(signs @ parts) for signs in random_signs(len(table), len(moving), seed, draws))
     return _family(statistics, reached, chosen, level)
@@ -104,7 +104,7 @@ def step_down_figures(
     chosen = _members(members, one.shape[:2])
     units = swapped_units(one - other)
     if not units.size or not len(units):
-        return FamilyTest(np.ones(one.shape[1]), np.where(chosen, 1.0, np.nan), float("nan"), int(chosen.sum()))
+        return _unmoved(chosen)
     middle, width = (one.sum(0) + other.sum(0)) / 2, units.shape[1] * units.shape[2]
     observed = figure(one.sum(0)) - figure(other.sum(0))
     found = []
@@ -113,15 +113,27 @@ def step_down_figures(
         for start in range(0, len(signs), step):
             half = (signs[start : start + step] @ units.reshape(len(units), width)).reshape(-1, *units.shape[1:]) / 2
             found.append(figure(middle + half) - figure(middle - half))
-    table = np.concatenate(found)
-    known = ~np.isnan(table)
-    squares = np.where(known, table, 0.0) ** 2
-    scale = np.sqrt((squares.sum(0) + np.nan_to_num(observed) ** 2) / (known.sum(0) + 1))
-    still = (scale < 1e-12) | np.isnan(observed)  # without any change, or without answers
-    unit = np.where(still, 1.0, scale)
-    statistics = np.where(still, 0.0, np.where(known, np.abs(table) / unit, np.inf))  # a side without a figure counts as a hit
-    reached = np.where(still, 0.0, np.abs(np.nan_to_num(observed)) / unit) - TIE * 10
-    return _family(iter([statistics]), reached, chosen, level)
+    return step_down_draws(observed, np.concatenate(found), chosen, level)
+
+
+def step_down_draws(observed: Floats, drawn: Floats, members: Flags, level: float = LEVEL) -> FamilyTest:
+    """Test figures against what they are under draws of any kind, each in root mean squares of its own draws.
+
+    Args:
+        observed: [M].
+        drawn: [draws, M]; a draw without a figure, which is not finite, counts as a hit.
+        members: [M] the columns that are corrected for each other.
+        level: at which `FamilyTest.critical` is given.
+
+    Source: see `resampling.in_root_mean_squares`.
+    """
+    reached, statistics, _ = in_root_mean_squares(observed, drawn)
+    return _family(iter([np.abs(statistics)]), np.abs(reached) - TIE * 10, members, level)
+
+
+def _unmoved(members: Flags) -> FamilyTest:
+    """The test of columns in which nothing changes."""
+    return FamilyTest(np.ones(len(members)), np.where(members, 1.0, np.nan), float("nan"), int(members.sum()))
 
 
 def _members(members: Flags | None, shape: tuple[int, ...]) -> Flags:

@@ -10,10 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from metrics.non_inferiority import ONE_SIDED
+from reports.cells import SIGNIFICANT
+
 MAX_T = "step-down max-T over images, all competing cells of the run"
 HOLM = "Holm, all competing cells of the run"
-FAMILY_WISE = 0.05
-ONE_SIDED = 0.025
+FAMILY_WISE = SIGNIFICANT
 OF_TWO_BUILDS = 0.005
 """The laxest level of a rule of `regress` in ``thresholds.toml``: a CI system asks at every push."""
 

@@ -7,10 +7,8 @@ chance. Summaries of older versions lack some of the tests; what was not tested 
 from __future__ import annotations
 
 from metrics.figures import FIGURES
+from metrics.non_inferiority import ONE_SIDED
 from reports.cells import SIGNIFICANT, Cell, corrected_p, number
-
-ONE_SIDED = 0.025
-"""The level of a claim of non-inferiority, which has one side."""
 
 
 def settled(cell: Cell, path: str, null: float = 0.0) -> int | None:

@@ -122,7 +122,7 @@ def evidence_figures(
         its evidence, or no answer has a score.
     """
     recall, before, images = (column[own.answered] for column in (columns["recall"], columns["recall_before"], own.image))
-    scores = columns["score"][own.answered]
+    scores = own.score[own.answered]
     if not np.isfinite(recall).any() or not np.isfinite(scores).any():
         return None
     entering = proportion(before, images, recall_rho)

@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
 from harness.results.types import JsonObject
 from methods.expressions import bare
+from methods.keep import Keep
+
+
+class CellRow(NamedTuple):
+    """The facts that set a cell apart from the others of its run, and put cells of different runs into the same row.
+
+    Model, task and seed are no part of it: they are one in a run, and may differ between runs.
+    """
+
+    method: str
+    keep: Keep | None
+    budget: str
+    positions: str
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> CellRow:
+        """Return the row of a cell.
+
+        Args:
+            facts: of a cell, or its entry of ``summary.json``.
+        """
+        return cls(facts["method"], Keep.stored(facts), facts.get("budget") or "average", facts.get("positions") or "original")
 
 
 def is_competitor(facts: JsonObject) -> bool:

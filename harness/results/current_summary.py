@@ -11,18 +11,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from threadpoolctl import threadpool_limits
-
 from harness import notices
 from harness.errors import RequestError
+from harness.results.cell_kinds import CellRow
 from harness.results.remembered import RecentResults
-from harness.results.summary import plain, summarise, write
+from harness.results.summary import as_json, write
 from harness.results.types import JsonObject
 from harness.store.older_runs import begun_by
 from harness.store.open_runs import examined
 from harness.store.runs import RunFolder
 from harness.store.schema import SCHEMA_VERSION
-from methods.keep import Keep
 
 _Stamp = tuple[Path, tuple[int | None, ...]]
 """A run folder, and when each of its files was written."""
@@ -124,11 +122,11 @@ class _SummarisedCells(RunFolder):
 
     def __init__(self, run: RunFolder, summary: JsonObject) -> None:
         super().__init__(run.folder, read_only=True)
-        self._told = {_place(cell) for cell in summary["cells"]}
+        self._told = {CellRow.of(cell) for cell in summary["cells"]}
 
     def cells(self) -> list[tuple[int, str, dict[str, Any]]]:
         """Return the id, key and facts of the cells that the summary tells of, in the order of the ids."""
-        return [cell for cell in super().cells() if _place(cell[2]) in self._told]
+        return [cell for cell in super().cells() if CellRow.of(cell[2]) in self._told]
 
 
 def _stamp(run: RunFolder) -> _Stamp:
@@ -141,11 +139,6 @@ def _stamp(run: RunFolder) -> _Stamp:
     return run.folder.resolve(), tuple(times)
 
 
-def _place(cell: Mapping[str, Any]) -> tuple[str, Keep | None, str, str]:
-    """What sets a cell apart from the others of its run."""
-    return cell["method"], Keep.stored(cell), cell.get("budget") or "average", cell.get("positions") or "original"
-
-
 def _made_anew(run: RunFolder, stored: JsonObject, written: bool) -> JsonObject:
     """The summary of a run by the rules of this version, which stderr tells; `written` says whether it goes into the folder."""
     if (margin := run.manifest()["config"].get("margin")) is None or not 0 < margin < 1:
@@ -154,11 +147,7 @@ def _made_anew(run: RunFolder, stored: JsonObject, written: bool) -> JsonObject:
     view = _SummarisedCells(run, stored)
     try:
         with examined(view):
-            if written:
-                found = write(view)
-            else:
-                with threadpool_limits(1, user_api="blas"):  # more threads would only wait at products this small
-                    found = plain(summarise(view))
+            found = write(view) if written else as_json(view)
     finally:
         view.close()
     _tell(run, stored, written)

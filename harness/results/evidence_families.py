@@ -90,7 +90,7 @@ class EvidenceFamilies:
         if columns is None:
             return None
         table = columns.table()
-        out = evidence_figures({**table, "score": own.score}, own, self.leading, self.of_recalls.rho)
+        out = evidence_figures(table, own, self.leading, self.of_recalls.rho)
         if out is None:
             return None
         recall = np.full(len(self.questions.image), np.nan, dtype=np.float32)

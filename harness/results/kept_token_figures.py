@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.results.cell_kinds import is_competitor
+from harness.results.holm_families import adjust_by_holm
 from harness.results.types import Columns, Integers, JsonObject
 from harness.store.arrays import unpack
 from metrics.chance import centre_p, summarise_z
@@ -16,7 +16,6 @@ from metrics.figures import BIAS, CLUSTERS, COVERAGE, DIVERSITY, FIGURES, LAYERS
 from metrics.intervals import mean_interval, mean_intervals
 from metrics.overlap import map_overlap
 from metrics.resampling import sign_flip
-from metrics.statistics import holm
 
 _FLIPS = 4000  # of the signs of images
 _NO_CHANCE = "merged tokens are no subset of the image's tokens, so chance has no meaning for them"
@@ -67,7 +66,7 @@ def adjust_for_chance(cells: Sequence[JsonObject]) -> None:
     """Write what the tests against chance of all cells of a run say together.
 
     Every figure of ``collapse.z``, and ``bias.lower_half``, gets ``p_adjusted``: its p adjusted by Holm's correction over the
-    cells that compete (`is_competitor`), None of the others. ``collapse.tests`` is the number of p of ``collapse.z`` in the
+    cells that compete, None of the others (`adjust_by_holm`). ``collapse.tests`` is the number of p of ``collapse.z`` in the
     whole run, which is how many a reader who looks at all of them looks at.
 
     Args:
@@ -75,19 +74,12 @@ def adjust_for_chance(cells: Sequence[JsonObject]) -> None:
     """
     measured = [cell for cell in cells if cell["collapse"] and cell["collapse"]["z"]]
     for name in FIGURES:
-        _adjust([(cell, cell["collapse"]["z"][name]) for cell in measured])
-    _adjust([(cell, cell["bias"]["lower_half"]) for cell in cells if cell["bias"] and cell["bias"]["lower_half"]])
+        adjust_by_holm([(cell, cell["collapse"]["z"][name]) for cell in measured])
+    adjust_by_holm([(cell, cell["bias"]["lower_half"]) for cell in cells if cell["bias"] and cell["bias"]["lower_half"]])
     tests = sum(cell["collapse"]["z"][name]["p"] is not None for cell in measured for name in FIGURES)
     for cell in cells:
         if cell["collapse"]:
             cell["collapse"]["tests"] = tests
-
-
-def _adjust(tested: Sequence[tuple[JsonObject, JsonObject]]) -> None:
-    """Write ``p_adjusted`` into the entry of each cell."""
-    adjusted = holm([entry["p"] if is_competitor(cell) else None for cell, entry in tested])
-    for (_, entry), p in zip(tested, adjusted, strict=True):
-        entry["p_adjusted"] = p
 
 
 def _figures(columns: Columns, names: tuple[str, ...], images: Integers) -> dict[str, JsonObject | None]:

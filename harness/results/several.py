@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import RequestError
 from harness.files import named, write_named
+from harness.results.cell_kinds import CellRow
 from harness.results.current_summary import current_summary, version_note
 from harness.results.leading_figure import CellScores, LeadingFigure
 from harness.results.rulings import Rulings
 from harness.results.sample_columns import RunQuestions
 from harness.store.runs import RunFolder
-from methods.keep import Keep
 from metrics.design_effect import IntraclassCorrelation
 from reports.scoring import named as rule_named
 from reports.several import Aligned, Difference, Setting, Several, Shown
@@ -28,15 +28,6 @@ SharedPlaces = tuple[NDArray[np.int64], NDArray[np.int64]]
 _LEAST = 0.5  # of the smaller run's questions; fewer in common are not compared
 
 
-class CellRow(NamedTuple):
-    """The facts that put cells of different runs into the same row; model, task and seed may differ."""
-
-    method: str
-    keep: Keep | None
-    budget: str
-    positions: str
-
-
 class RunColumn:
     """One of several runs: its cells by row, and the places of its questions."""
 
@@ -45,8 +36,8 @@ class RunColumn:
         self.questions = RunQuestions.of(run)
         self.leading = LeadingFigure.of(self.manifest, self.questions.families)
         self.rulings = Rulings.of(run, self.manifest, self.questions, self.leading)
-        entries = {_row(entry): entry for entry in self.summary["cells"]}
-        self.cells = {_row(facts): (ident, facts, entries.get(_row(facts), {})) for ident, _, facts in run.cells()}
+        entries = {CellRow.of(entry): entry for entry in self.summary["cells"]}
+        self.cells = {CellRow.of(facts): (ident, facts, entries.get(CellRow.of(facts), {})) for ident, _, facts in run.cells()}
         place = dict(zip(self.questions.sorted_ids, self.questions.place.tolist(), strict=True))
         asked = run.connection.execute("SELECT id, question, target FROM questions ORDER BY id")
         self.asked = {question: place[question[0]] for question in asked if question[0] in place}
@@ -75,10 +66,6 @@ class RunColumn:
     def scores(self, row: CellRow) -> CellScores:
         """Return a cell's scores of all questions, [questions] each by place; nan is missing."""
         return self.rulings.scores(self.run, self.cells[row][0], self.questions)
-
-
-def _row(facts: Mapping[str, Any]) -> CellRow:
-    return CellRow(facts["method"], Keep.stored(facts), facts.get("budget") or "average", facts.get("positions") or "original")
 
 
 def write_several(runs: Sequence[RunFolder], out: Path) -> Path:

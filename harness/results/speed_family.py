@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.results.cell_kinds import is_competitor
+from harness.results.holm_families import adjust_by_holm
 from harness.results.types import JsonObject
-from metrics.statistics import holm
 
 SPEED_FIGURES = ("ratio", "realised_gain")
 """Figures of ``latency`` that hold a p: the paired ratio against 1, and the realised gain against 1."""
@@ -22,8 +21,4 @@ def adjust_speed(cells: Sequence[JsonObject]) -> None:
     """
     for name in SPEED_FIGURES:
         timed = [(cell, figure) for cell in cells if (figure := (cell.get("latency") or {}).get(name)) is not None]
-        for _, figure in timed:
-            figure["p_adjusted"] = None
-        members = [figure for cell, figure in timed if is_competitor(cell)]
-        for figure, adjusted in zip(members, holm([figure["p"] for figure in members]), strict=True):
-            figure["p_adjusted"] = adjusted
+        adjust_by_holm(timed)

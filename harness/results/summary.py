@@ -125,14 +125,20 @@ def plain(value: Any) -> Any:
     return value
 
 
+def as_json(run: RunFolder) -> JsonObject:
+    """Return `summarise` of a run as JSON knows it, nothing written."""
+    with threadpool_limits(1, user_api="blas"):  # more threads would only wait at products this small
+        summary: JsonObject = plain(summarise(run))
+    return summary
+
+
 def write(run: RunFolder) -> JsonObject:
     """Write ``summary.json`` and ``summary.csv`` of a run, and return the summary.
 
     Raises:
         RequestError: where a file cannot be written.
     """
-    with threadpool_limits(1, user_api="blas"):  # more threads would only wait at products this small
-        summary: JsonObject = plain(summarise(run))
+    summary = as_json(run)
     rows = [flat(cell) for cell in summary["cells"]]
     names = list(dict.fromkeys(name for row in rows for name in row))
     file = io.StringIO(newline="")

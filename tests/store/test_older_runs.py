@@ -84,7 +84,7 @@ def test_figures_are_those_of_a_new_summary(version, fresh, tmp_path):
 
 
 def test_a_run_of_this_version_is_read_and_not_made_again(fresh, monkeypatch, capsys):
-    monkeypatch.setattr(current, "summarise", None)
+    monkeypatch.setattr(current, "as_json", None)
     run = RunFolder(fresh, read_only=True)
     assert current_summary(run) == renewed_summary(run) == run.summary() and made_by(run.manifest()) is None
     assert not capsys.readouterr().err
