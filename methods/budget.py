@@ -22,6 +22,7 @@ from methods.types import (
     Selector,
     Signals,
     Step,
+    TowerRead,
 )
 
 Pairs = tuple[tuple[int, int], ...]
@@ -36,6 +37,8 @@ class StepFacts(TypedDict, total=False):
     adaptive: bool
     space: Literal["llm", "tower"]
     positions: PositionMode | None
+    reads: tuple[TowerRead, ...]
+    words: Literal["instruction", "question"]
 
 
 def spent(budget: Budget, shape: ModelShape, planned: Schedule) -> float:
@@ -145,6 +148,48 @@ def at_projector(
     if not fits(least):
         raise BudgetError(_too_little(budget, shape, spent(budget, shape, schedule(shape, make(least))), limit))
     return make(largest(least, shape.visual_tokens, fits))
+
+
+def before_and_inside(
+    budget: Budget,
+    shape: ModelShape,
+    layer: int,
+    share: float,
+    first: Callable[[int], Step] | None,
+    second: Callable[[int, int], Step] | None,
+) -> tuple[Step, ...]:
+    """Return the steps of a method that acts before the LLM and once more inside it, or at one of the two places alone.
+
+    Args:
+        budget: how much, and how it is counted.
+        shape: the model.
+        layer: of the LLM, before which the second step acts.
+        share: tokens that the first step is asked for, over those that the second keeps.
+        first: the first step for a count that is asked for; it may leave fewer. Asked for all tokens, it is left out. None for
+            the second step alone.
+        second: the second step for a count that it keeps, of how many are present. None for the first step alone.
+
+    Raises:
+        BudgetError: where the method cannot meet the budget, or where the LLM has no such layer.
+    """
+    tokens = shape.visual_tokens
+    if second is not None and not 1 <= layer < shape.layers:
+        raise BudgetError(f"acts before layer {layer}; {shape.layers} layers are too few")
+
+    def counts(scale: float) -> Pairs:
+        last = max(1, round(scale * tokens))
+        before = (0, last if second is None else min(tokens, round(share * last)))
+        inside = (layer, last)
+        return (inside,) if first is None else (before,) if second is None else (before, inside)
+
+    def make(pairs: Pairs) -> tuple[Step, ...]:
+        steps = () if first is None or pairs[0][1] == tokens else (first(pairs[0][1]),)
+        if second is None:
+            return steps
+        present = steps[0].after if steps else tokens
+        return (*steps, second(min(pairs[-1][1], present), present))
+
+    return solve(budget, shape, counts, make)
 
 
 def _too_little(budget: Budget, shape: ModelShape, least: float, limit: float) -> str:

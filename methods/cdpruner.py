@@ -28,8 +28,12 @@ _WORDS = 16  # words of an instruction assumed in the FLOPs of the text encoder
 class CDPruner(Method):
     """Greedy MAP of a determinantal process whose kernel is similarity, scaled on both sides by relevance to the question.
 
-    Kernel, relevance and its min-max scaling are the paper's and its code's. The cost of the joint
-    space (tower blocks nobody else reads, the text encoder) counts as selection.
+    Kernel, relevance and its min-max scaling are the paper's and its code's (Theia-4869/CDPruner 9541616). The cost of the joint
+    space (its projection, the text encoder) counts as selection.
+
+    It reads ``features``, the projector's output as it enters the LLM, without a norm; ``image_embeds``, the output of the
+    tower block that the model reads behind the tower's last norm and the projection into the joint space, with no further
+    block between; and ``text_embeds``, the question in that space.
 
     Args:
         positions: contiguous, as in the authors' code.

@@ -82,6 +82,9 @@ def compose(halves: list[str]) -> Composed:
         raise MethodError(f"{whole}: a composition has two methods, one before the LLM and one inside it")
     first, second = map(canonical_single, halves)
     for half in (first, second):
+        if create_single(half).tuned:
+            raise MethodError(f"{whole}: the level of {half} is found for a method that stands alone")
+    for half in (first, second):
         if entry(parse(half)[0]).reference:
             raise MethodError(f"{whole}: {half} is a reference, not a method to combine")
     sites = [_sites(half) for half in (first, second)]
@@ -92,8 +95,9 @@ def compose(halves: list[str]) -> Composed:
         raise MethodError(f"{whole}: the second must act inside the LLM only, {second} acts before it")
     if parse(second)[0] == "vtw":
         raise MethodError(f"{whole}: vtw leaves no token, so the budget has no one way to be split")
-    if not create_single(first).budgeted:
-        raise MethodError(f"{whole}: {first} decides its count from the image, so there is no budget to split")
+    for half in (first, second):
+        if not create_single(half).budgeted:
+            raise MethodError(f"{whole}: {half} decides its count from the image, so there is no budget to split")
     return Composed(first=first, second=second, positions=create_single(first).positions)
 
 
@@ -101,7 +105,7 @@ def _sites(expression: str) -> set[int]:
     """Stages at which a method acts: 0 tower, 1 projector, 2 decoder."""
     words = entry(parse(expression)[0]).site
     try:
-        steps = create_single(expression).steps(_TYPICAL, Budget(288))
+        steps = create_single(expression).steps(_TYPICAL, Budget(288, "final"))
     except BudgetError:
         steps = ()
     if steps:

@@ -103,11 +103,10 @@ def cls_row(shape: ModelShape, tokens: int) -> float:
 
 
 def joint_space(shape: ModelShape, tokens: int, words: int) -> float:
-    """Return the FLOPs of embeddings in the joint space: tower blocks run for them alone, the projection, the text encoder."""
-    blocks = shape.joint_blocks * vision_block(shape, tokens + 1, tokens + 1)
+    """Return the FLOPs of embeddings in the joint space: the projection of the tower's states, and the text encoder."""
     layers, width, mlp = shape.joint_text
     text = layers * (8.0 * words * width**2 + 4.0 * words**2 * width + 4.0 * words * width * mlp)
-    return blocks + 2.0 * tokens * shape.vision_width * shape.joint_width + text + 2.0 * width * shape.joint_width
+    return 2.0 * tokens * shape.vision_width * shape.joint_width + text + 2.0 * width * shape.joint_width
 
 
 def ranking(tokens: int) -> float:
@@ -128,3 +127,38 @@ def cholesky(tokens: int, keep: int) -> float:
 def merging(left: int, right: int, width: int, merged: int) -> float:
     """Return the FLOPs of bipartite matching of two halves (cosines, maxima) and of the weighted means of the merged."""
     return 2.0 * left * right * width + left * right + 3.0 * (left + right) * width + 3.0 * merged * width
+
+
+def last_block_row(shape: ModelShape, tokens: int, heads: int) -> float:
+    """Return the FLOPs of the attention row of CLS in the tower's last block, and of the keys and the query that it is made of.
+
+    Where the model reads the tower before its last block, what no block of the model computes counts: the blocks between, whole,
+    and of the last its norm, the keys of all tokens and the query of CLS.
+
+    Args:
+        shape: the model.
+        tokens: N, without CLS.
+        heads: into which queries and keys are cut.
+    """
+    width, unread = shape.vision_width, max(0, (shape.tower_blocks or shape.vision_layers) - shape.vision_layers)
+    made = 4.0 * (tokens + 1) * width + 2.0 * (tokens + 2) * width**2 if unread else 0.0
+    between = max(0, unread - 1) * vision_block(shape, tokens + 1, tokens + 1)
+    return between + made + attention_rows(heads, 1, tokens + 1, width // heads)
+
+
+def covering(rows: int, tokens: int, keep: int) -> float:
+    """Return the operations of greedy coverage of R rows by K of N tokens.
+
+    The first gains read every row once. A row is read again when its best value grows, of values in no particular order
+    in one round of 1 + 1/2 + .. + 1/K; reading clamps on both sides and adds.
+    """
+    again = sum(1.0 / turn for turn in range(1, keep + 1))
+    return rows * tokens * (2.0 + 3.0 * again) + 2.0 * tokens * keep
+
+
+def principal(tokens: int, width: int) -> float:
+    """Return the FLOPs of the principal components of N tokens: products of all pairs, and N eigenvectors (9 N^3).
+
+    Golub and Van Loan, Matrix Computations, section 8.3, count 9 N^3 for the symmetric QR algorithm with all vectors.
+    """
+    return pairs(tokens, width) + 9.0 * float(tokens) ** 3

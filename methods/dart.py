@@ -19,9 +19,14 @@ _NEEDS = frozenset({"keys", "text_keys", "hidden_states", "text_hidden", "norm_s
 class DART(Method):
     """A few pivots of largest key norm, and for each the image tokens that duplicate it least.
 
-    Pivots (L1 norm of the keys of the layer before, heads joined), the cosine of final-norm states and
-    layer 2 are the authors' code's. Ours: the code walks a set, so its order is not canonical; we walk
-    image pivots by falling norm, then text pivots, and share K exactly, earlier pivots first.
+    Pivots (L1 norm of the keys of the layer before, heads joined), the cosine of final-norm states and layer 2 are those of
+    the authors' code (ZichenWen1/DART 5a19452). Ours: the code walks a set, so its order is not canonical; we walk image
+    pivots by falling norm, then text pivots, and share K exactly, earlier pivots first. K counts the image pivots; published
+    counts leave them out: at a published 64, with 4 and 4 pivots, 68 tokens stay.
+
+    It reads, before layer k: ``keys`` and ``text_keys`` of layer k - 1, rotated, heads joined; ``hidden_states`` and
+    ``text_hidden``, the input of layer k, each number times the weight of the LLM's final norm (``norm_scale``; the rest of
+    the norm changes no cosine). Text is what stands behind the image.
 
     Args:
         layer: before which tokens leave; 2 of 32, the same fraction on models of fewer than 24 layers.

@@ -22,6 +22,8 @@ class DivPrune(Method):
 
     The paper's greedy solution, start included: the token whose nearest other token is farthest.
 
+    It reads ``features``: the projector's output as it enters the LLM, without a norm.
+
     Args:
         positions: contiguous, as in the authors' code.
     """

@@ -18,6 +18,9 @@ _NEEDS = frozenset({"text_attention"})
 class FastV(Method):
     """Before one early LLM layer, keep the tokens that the last token attended to most in the layer before.
 
+    It reads ``text_attention``: of layer K - 1, the row of the prompt's last token, queries and keys rotated, softmax over
+    all keys of each head.
+
     Args:
         layer: K, the layer whose input is pruned. The paper's 2 is meant for 32 or 40 layers; on
             models of fewer than 24 the same fraction of the depth is used, at least 1.

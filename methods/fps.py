@@ -20,6 +20,7 @@ from methods.types import Budget, Method, ModelShape, Selection, Signals, Step
     site="projector",
     needs={"features", "positions"},
     ranks_by="diversity",
+    unverified={"": "the rule is older than any code to hold it to, and the start is ours"},
     variants={"space=grid": "place"},
 )
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class FarthestPoint(Method):
     """Farthest-point sampling from the medoid on, in feature space or on the grid.
 
     Ours: the start. DivPrune is the same rule from the loneliest token on.
+
+    It reads ``features``, the projector's output as it enters the LLM, without a norm, or ``positions``, rows and columns.
 
     Args:
         space: ``features`` takes cosine distance of projected tokens, ``grid`` the distance of their places.

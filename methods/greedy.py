@@ -77,7 +77,7 @@ _SPENT = {4: 7.6e-6, 8: 1e-10}
 their length."""
 
 
-def determinantal(kernel: torch.Tensor, keep: int, quality: torch.Tensor | None = None) -> torch.Tensor:
+def determinantal(kernel: torch.Tensor, keep: int, quality: torch.Tensor | None = None, ridge: float = 0.0) -> torch.Tensor:
     """Select tokens by greedy maximisation of the determinant of the kept rows and columns.
 
     By incremental Cholesky (Chen et al. 2018).
@@ -89,14 +89,16 @@ def determinantal(kernel: torch.Tensor, keep: int, quality: torch.Tensor | None 
         kernel: [B, N, N], positive semidefinite, float32 or float64.
         keep: K, at most N.
         quality: [B, N], positive: the kernel is then quality_i * kernel_ij * quality_j; 1 by default.
+        ridge: what is added to the kernel's diagonal, in float64, where a float32 kernel would lose its own digits beside it.
 
     Returns:
         int64 [B, K], in the order of selection; ties toward the lower index.
     """
     batch, count, _ = kernel.shape
     table, base = kernel.reshape(batch * count, count), torch.arange(batch, device=kernel.device) * count
-    gain = kernel.diagonal(dim1=1, dim2=2).double()  # what each token would add: its squared distance from the kept ones' span
-    spent = gain * _SPENT[kernel.dtype.itemsize]
+    # what each token would add: its squared distance from the kept ones' span
+    gain = kernel.diagonal(dim1=1, dim2=2).double() + ridge
+    spent = ridge + (gain - ridge) * _SPENT[kernel.dtype.itemsize]
     weight = torch.ones_like(gain) if quality is None else quality.double().square()
     away = torch.zeros_like(gain)
     kept = torch.empty(batch, keep, dtype=torch.int64, device=kernel.device)
@@ -114,6 +116,60 @@ def determinantal(kernel: torch.Tensor, keep: int, quality: torch.Tensor | None 
         row = row[:, 0].mul_(torch.where(best > 0, best, torch.inf).rsqrt())
         factor[:, i] = row
         gain = gain.addcmul(row, row, value=-1)
-        gain = torch.where(gain > spent, gain, 0.0)
+        gain = torch.where(gain > spent, gain, ridge)
         away.scatter_(1, pick, -torch.inf)
+    return kept
+
+
+_FALLEN = 1e-6
+"""Share of what was first to be added under which its running sum has lost too many digits to rounding."""
+
+
+def covering(
+    rows: torch.Tensor, keep: int, weight: torch.Tensor | None = None, barred: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Select tokens by greedy coverage: always the one that raises the rows' best values the most.
+
+    Best values start at 0. Token j would raise them by sum_r max(0, rows_rj - best_r). The kept one changes few of the best
+    values, ever fewer as the selection grows, so what tokens would add is corrected in those rows alone instead of computed
+    afresh. It is held in float64 and summed afresh whenever it has fallen to a millionth, so that late gains keep their digits
+    and spent ones are 0; and compared in float32, in which what is equal but for rounding is equal: two tokens that cover each
+    other and nothing else.
+
+    Args:
+        rows: [B, R, N], float32 or float64, finite; what is not above 0 covers nothing.
+        keep: K, at most N less those barred.
+        weight: [B, N], not negative, with which a gain is multiplied; 1 by default.
+        barred: bool [B, N], tokens that may not be kept.
+
+    Returns:
+        int64 [B, K], in the order of selection; ties toward the lower index.
+    """
+    weights = rows.new_ones(len(rows), rows.shape[2]) if weight is None else weight
+    closed = torch.zeros_like(weights, dtype=torch.bool) if barred is None else barred
+    alone = [_cover(*parts, keep) for parts in zip(rows, weights.double(), closed, strict=True)]
+    return torch.tensor(alone, dtype=torch.int64, device=rows.device).view(len(rows), keep)
+
+
+def _cover(rows: torch.Tensor, weight: torch.Tensor, barred: torch.Tensor, keep: int) -> list[int]:
+    """`covering` of one image, [R, N]: images differ in how many rows a token changes, and one fits into a cache."""
+    adds = rows.to(torch.float64, copy=True).clamp_min_(0)  # what each token would add to each row
+    gain, least = adds.sum(0), torch.inf
+    factor = weight / weight.amax().clamp_min(1e-300)
+    away = torch.zeros_like(gain).masked_fill_(barred, -torch.inf)
+    kept: list[int] = []
+    while len(kept) < keep:
+        high, pick = torch.addcmul(away, gain, factor).float().max(0)
+        if float(high) < least:  # and in the first round
+            gain = adds.sum(0)
+            high, pick = torch.addcmul(away, gain, factor).float().max(0)
+            least = float(high) * _FALLEN
+        kept.append(int(pick))
+        away[kept[-1]] = -torch.inf
+        column = adds[:, kept[-1]]
+        raised = column.nonzero()[:, 0]
+        part = adds.index_select(0, raised)
+        loss = torch.minimum(part, column.index_select(0, raised)[:, None])
+        gain -= loss.sum(0)
+        adds.index_copy_(0, raised, part.sub_(loss))
     return kept

@@ -14,7 +14,7 @@ from methods.types import Budget, Method, ModelShape, Selection, Signals, Step
 @register("grid", site="projector", ranks_by="place")
 @dataclass(frozen=True)
 class Grid(Method):
-    """Tokens at even distances over rows and columns, exactly K of them."""
+    """Tokens at even distances over rows and columns, exactly K of them. It reads no signal."""
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
         return at_projector(budget, shape, select, frozenset())

@@ -15,7 +15,9 @@ from methods.registration import Entry, NothingRegistered
 
 BUNDLED = (
     "none", "blind", "random", "sts", "fastv", "sparsevlm", "tome", "visionzip", "prumerge", "pyramiddrop", "divprune",
-    "cdpruner", "vispruner", "dart", "holov", "otprune", "vtw", "grid", "pool", "fps", "downsample", "oracle",
+    "cdpruner", "vispruner", "dart", "holov", "otprune", "hiprune", "trim", "fastervlm", "hired", "scope", "prunesid", "mmtok",
+    "vscan", "mustdrop", "apet", "flowcut", "v2drop", "ivcprune", "feather",
+    "vtw", "grid", "pool", "fps", "downsample", "oracle",
 )  # fmt: skip
 """The methods of this package, one module each, in the order of ``list methods``."""
 

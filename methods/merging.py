@@ -1,4 +1,4 @@
-"""Merging tokens: bipartite soft matching, and clustering by density peaks."""
+"""Merging tokens: bipartite soft matching, joining the nearest kept token, and clustering by density peaks."""
 
 from __future__ import annotations
 
@@ -93,3 +93,30 @@ def density_peaks(tokens: torch.Tensor, clusters: int) -> torch.Tensor:
     member.scatter_(1, centres, torch.arange(clusters, device=tokens.device).expand_as(centres))
     chosen = torch.nn.functional.one_hot(member, clusters).to(tokens.dtype).transpose(1, 2)
     return (chosen @ tokens / chosen.sum(-1, keepdim=True)).to(kind)
+
+
+def absorb(tokens: torch.Tensor, into: torch.Tensor, dropped: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the means of some tokens, each with the dropped ones that are most similar to it by cosine.
+
+    Args:
+        tokens: [B, N, D], float32 or float64.
+        into: int64 [B, R] the tokens that others join, at least one.
+        dropped: int64 [B, M] the tokens that join.
+
+    Returns:
+        The means [B, R, D], how many tokens each is made of [B, R], and which tokens those are, bool [B, R, N].
+    """
+    rows = [_absorb(*row) for row in zip(tokens, into, dropped, strict=True)]
+    means, sizes, source = zip(*rows, strict=True)
+    return torch.stack(means), torch.stack(sizes), torch.stack(source)
+
+
+def _absorb(tokens: torch.Tensor, into: torch.Tensor, dropped: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One row of `absorb`, alone: what is large stays in the cache, and no rounding depends on the batch."""
+    own, gone = tokens[into], tokens[dropped]
+    nearest = (gone @ torch.nn.functional.normalize(own, dim=-1).T).argmax(-1)  # a token's own length changes no order
+    source = torch.zeros(len(into), len(tokens), dtype=torch.bool, device=into.device)
+    source[nearest, dropped] = True
+    source.scatter_(1, into[:, None], True)
+    sizes = source.sum(-1)
+    return own.index_add_(0, nearest, gone).div_(sizes[:, None]), sizes, source

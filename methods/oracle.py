@@ -19,7 +19,10 @@ _NEEDS = frozenset({"evidence", "seeds"})
 )
 @dataclass(frozen=True)
 class Oracle(Method):
-    """The tokens that hold the answer, then random ones. Not a ceiling: dropping distractors can beat it."""
+    """The tokens that hold the answer, then random ones. Not a ceiling: dropping distractors can beat it.
+
+    It reads ``evidence``, which the task says of its image, and the row's random stream.
+    """
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
         return at_projector(budget, shape, select, _NEEDS)

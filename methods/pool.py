@@ -17,6 +17,8 @@ _NEEDS = frozenset({"vision_features"})
 class Pool(Method):
     """The tower's grid averaged to the h x w of at most K tokens that suits the image's aspect.
 
+    It reads ``vision_features``: the output of the tower block that the model reads, without a norm behind it.
+
     Args:
         positions: contiguous: pooled tokens stand in row-major order.
     """

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from methods import cost
-from methods.budget import at_projector
+from methods.budget import StepFacts, at_projector
 from methods.lazy import torch
 from methods.registration import register
-from methods.similarity import cosine, take, top
-from methods.types import PROJECTOR, Budget, Method, ModelShape, PositionMode, Selection, Signals, Step
+from methods.similarity import among_top, cosine, take, top
+from methods.types import LAST_BLOCK, PROJECTOR, Budget, Method, ModelShape, PositionMode, Selection, Signals, Step, TowerRead
 
 _NEEDS = frozenset({"vision_features", "vision_keys_full", "cls_attention"})
+_READS = (TowerRead("cls_attention", LAST_BLOCK, joined=True), TowerRead("vision_keys_full", LAST_BLOCK))
 _NEIGHBOURS = 32
 
 
@@ -21,39 +22,52 @@ _NEIGHBOURS = 32
 class PruMerge(Method):
     """The K - 1 tokens that CLS attends to most, each with its 32 most similar added, and one sum of all dropped.
 
-    Weights (attention, not normalised), neighbours among kept and dropped alike, and the last token
-    are the authors' code's. Theirs reads keys and attention one block later; ours at the layer that
-    the model reads, mean over heads.
+    Weights (attention, not normalised), neighbours among kept and dropped alike, and the last token are those of the authors'
+    code (42Shawn/LLaVA-PruMerge 097c041), and so is their order: by falling
+    attention. Ours: of several tiles or images they stand in position order, as text stands among them.
+
+    It reads ``cls_attention`` and ``vision_keys_full`` of the tower's last block, one behind the block whose output LLaVA reads:
+    queries and keys of that block's normed input, all heads joined into one, scores divided by the root of the whole width, one
+    softmax over all tokens; and ``vision_features``, the output of the block that the model reads, without a norm behind it.
 
     Args:
-        adaptive: keep as many as are outliers of the attention (above the third quartile by 1.5 times
-            the interquartile range), whatever the budget; the cell then reports measured means.
+        adaptive: keep as many as are outliers of the attention (above the third quartile by 1.5 times the interquartile range),
+            whatever the budget; the cell then reports measured means.
+        plus: PruMerge+: as ``adaptive``, and behind the outliers tokens at even distances: N over three times the outliers'
+            number, rounded down, so three or more for every outlier. The paper's mean is a quarter of all tokens; where more
+            than a sixth of them are outliers, the distance is 1 and every token stays, but for the last, which is kept as an
+            outlier alone, as in the authors' code. Of an image without an outlier, where their code fails, the first token is
+            the only one.
         positions: contiguous, as in the authors' code.
     """
 
     adaptive: bool = False
+    plus: bool = False
     positions: PositionMode = "contiguous"
 
     @property
     def budgeted(self) -> bool:
-        return not self.adaptive
+        return not (self.adaptive or self.plus)
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
         tokens, width = shape.visual_tokens, shape.vision_width
-        fixed = cost.cls_row(shape, tokens) + cost.ranking(tokens)
+        fixed = cost.last_block_row(shape, tokens, 1) + cost.ranking(tokens)
         flops: Callable[[int], float] = lambda keep: fixed + cost.similarity(tokens, width, keep) + 2.0 * keep * tokens * width
-        if self.adaptive:
-            typical = max(1, round(0.055 * tokens))  # the paper's mean over its benchmarks
-            select = PruMergeSelector(True)
-            return (Step(PROJECTOR, select, typical, typical, _NEEDS, flops(typical), merges=True, space="tower", adaptive=True),)
-        return at_projector(budget, shape, PruMergeSelector(False), _NEEDS, flops, merges=True, space="tower")
+        select = PruMergeSelector(not self.budgeted, self.plus)
+        if self.budgeted:
+            return at_projector(budget, shape, select, _NEEDS, flops, merges=True, space="tower", reads=_READS)
+        # the papers' means over their benchmarks: 5.5 % of all, and with the tokens at even distances 25 %
+        typical = max(1, round((0.25 if self.plus else 0.055) * tokens))
+        facts: StepFacts = {"merges": True, "adaptive": True, "space": "tower", "reads": _READS}
+        return (Step(PROJECTOR, select, typical, typical, _NEEDS, flops(typical), **facts),)
 
 
 @dataclass(frozen=True)
 class PruMergeSelector:
-    """Kept tokens in position order, then the sum of the dropped."""
+    """Kept tokens by falling attention, of one tile, then those at even distances, rising, then the sum of the dropped."""
 
     adaptive: bool
+    plus: bool = False
 
     def __call__(self, signals: Signals, keep: int) -> Selection:
         features, count = signals.vision_features, signals.count
@@ -61,11 +75,14 @@ class PruMergeSelector:
         attention = signals.cls_attention.to(wide).mean(1)
         if self.adaptive:
             keep = outliers(attention) + 1
-        kept = top(attention, min(keep - 1, count)).sort(-1).values
+        kept = top(attention, min(keep - 1, count))
+        if self.plus:
+            kept = spread(kept, count)
+        if signals.tile_places is not None:  # text stands among tiles, and tokens stay on their side of it
+            kept = kept.sort(-1).values
         alike = cosine(take(signals.vision_keys_full, kept), signals.vision_keys_full)
         alike.scatter_(2, kept[..., None], -torch.inf)
-        near = top(alike, min(_NEIGHBOURS, count - 1)) if kept.shape[1] else alike.long()
-        chosen = torch.zeros_like(alike, dtype=torch.bool).scatter_(2, near, True)
+        chosen = among_top(alike, min(_NEIGHBOURS, count - 1)) if count > 1 else torch.zeros_like(alike, dtype=torch.bool)
         weight = chosen.to(wide) * attention[:, None, :]
         own = kept[..., None] == torch.arange(count, device=kept.device)
         dropped = torch.ones(len(features), count, dtype=torch.bool, device=kept.device).scatter_(1, kept, False)
@@ -75,6 +92,23 @@ class PruMergeSelector:
         source = torch.cat([chosen | own, dropped[:, None]], 1)
         places = torch.cat([kept, kept.new_full((len(kept), 1), -1)], 1)
         return Selection(places, tokens, source.sum(-1).clamp_min(1), source, space="tower", scores=attention)
+
+
+def spread(kept: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the kept tokens, int64 [B, K], and behind them those at even distances of all but the last: int64 [B, M].
+
+    The distance is a third of N over K, at least 1. Those added rise; what is kept already is not added.
+
+    Raises:
+        ValueError: where rows differ in how many tokens both are.
+    """
+    distance = max(1, count // kept.shape[1] // 3) if kept.shape[1] else count
+    more = torch.zeros(len(kept), count, dtype=torch.bool, device=kept.device)
+    more[:, : max(1, count - 1) : distance] = True
+    more.scatter_(1, kept, False)
+    if len(set(more.sum(-1).tolist())) > 1:
+        raise ValueError("the rows differ in how many tokens stay; ask for one image at a time")
+    return torch.cat([kept, more.nonzero()[:, 1].view(len(kept), -1)], 1)
 
 
 def outliers(attention: torch.Tensor) -> int:

@@ -23,6 +23,9 @@ class PyramidDrop(Method):
     and keeps the same share of what is left: 0.5, 0.25, 0.125 of all in the paper. Ours: the budget
     sets the share.
 
+    It reads ``text_attention_ahead``: the row of the prompt's last token that layer k would compute, from its input behind
+    its own input norm, its own queries and keys, rotated, softmax over all keys of each head.
+
     Args:
         positions: contiguous, as in the authors' code.
     """

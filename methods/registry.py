@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 from methods.compose import compose
 from methods.expressions import MethodError, parameters, parse, split
 from methods.loading import BUNDLED, entries, entry, load_plugin
-from methods.registration import FAMILIES, Entry, NothingRegistered, register
-from methods.single import canonical_single, create_single
+from methods.registration import FAMILIES, Counting, Entry, NothingRegistered, register
+from methods.single import canonical_single, create_single, values
 from methods.types import Method
 
 __all__ = [
-    "BUNDLED", "FAMILIES", "Entry", "MethodError", "NothingRegistered", "canonical", "create", "entries", "entry", "family",
-    "is_reference", "load_plugin", "parameters", "parse", "register", "split",
+    "BUNDLED", "FAMILIES", "Counting", "Entry", "MethodError", "NothingRegistered", "canonical", "counting", "create", "entries",
+    "entry", "family", "is_reference", "load_plugin", "parameters", "parse", "register", "split", "unverified", "year",
 ]  # fmt: skip
 
 
@@ -55,3 +57,50 @@ def family(expression: str) -> str:
     known = entry(name)
     given = (f"{key}={value}" for key, value in arguments.items())
     return next((known.variants[text] for text in given if text in known.variants), known.ranks_by)
+
+
+def unverified(expression: str) -> str | None:
+    """Return why nothing but a slow version of our own proves a method's rule; None where the authors' outputs do.
+
+    The first key of `Entry.unverified` all of whose parameters match the method's values, defaults included, tells the reason.
+
+    Args:
+        expression: of a method; of a composition both halves are looked at, and each reason is named after its half.
+
+    Raises:
+        MethodError: as `create` does.
+    """
+    halves = split(canonical(expression), "+")
+    if len(halves) > 1:
+        found = {half: reason for half in halves if (reason := unverified(half)) is not None}
+        return "; ".join(f"{half}: {reason}" for half, reason in found.items()) or None
+    told = entry(parse(halves[0])[0]).unverified
+    if not told:
+        return None
+    given = {f"{name}={value}" for name, value in values(halves[0]).items()}
+    return next((reason for key, reason in told.items() if not key or given.issuperset(key.split(","))), None)
+
+
+def counting(expression: str) -> Counting:
+    """Return how a method's budget counts where an image is in several tiles; a composition counts as its first half does.
+
+    Args:
+        expression: of a method.
+
+    Raises:
+        MethodError: as `create` does.
+    """
+    return entry(parse(split(canonical(expression), "+")[0])[0]).tiles
+
+
+def year(paper: str) -> int | None:
+    """Return the year of a paper by the first two digits of its arXiv number.
+
+    Args:
+        paper: as `Entry.paper` has it, such as ``arXiv:2412.01818``.
+
+    Returns:
+        None of what names no arXiv number.
+    """
+    found = re.search(r"\b(\d\d)(0[1-9]|1[0-2])\.\d{4,5}(?!\d)", paper)
+    return 2000 + int(found[1]) if found else None

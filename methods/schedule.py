@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from methods.types import Budget, BudgetError, Method, ModelShape, Schedule, Step
 
@@ -24,7 +24,7 @@ def schedule(shape: ModelShape, steps: Iterable[Step], grid: tuple[int, int] | N
         shape = shape.at_grid(grid)
     steps = sorted(steps, key=lambda step: step.site)
     cls = int(shape.has_cls)
-    inside = {step.site.layer: step.after for step in steps if step.site.stage == 0}
+    inside = {(step.site.layer, step.behind): step.after for step in steps if step.site.stage == 0}
     count, attention, mlp = shape.visual_tokens, [], []
 
     def per_tile(count: int) -> int:
@@ -32,8 +32,9 @@ def schedule(shape: ModelShape, steps: Iterable[Step], grid: tuple[int, int] | N
 
     for block in range(shape.vision_layers):
         attention.append(per_tile(count))
-        count = inside.get(block, count)
+        count = inside.get((block, False), count)
         mlp.append(per_tile(count))
+        count = inside.get((block, True), count)
     projected = shape.tile_tokens * shape.tiles // shape.merge or count  # padding is projected too
     for step in steps:
         if step.site.stage == 1:
@@ -44,7 +45,27 @@ def schedule(shape: ModelShape, steps: Iterable[Step], grid: tuple[int, int] | N
     for layer in range(shape.layers):
         count = later.get(layer, count)
         llm.append(count)
-    return Schedule(tuple(attention), tuple(mlp), projected, tuple(llm), sum(step.flops for step in steps))
+    selection = sum(step.flops for step in steps)
+    return Schedule(tuple(attention), tuple(mlp), projected, tuple(llm), selection, cached(llm, steps))
+
+
+def cached(counts: Sequence[int], steps: Iterable[Step]) -> tuple[int, ...] | None:
+    """Return the visual tokens in the cache of each LLM layer once the prompt has run.
+
+    A layer is cut by the last step behind it that cuts it.
+
+    Args:
+        counts: visual tokens in each LLM layer.
+        steps: of the method.
+
+    Returns:
+        As many figures; None where no step cuts caches.
+    """
+    cuts = [(step.cuts_cache_from, step.site.layer) for step in steps if step.site.stage == 2]
+    if all(first is None for first, _ in cuts):
+        return None
+    by = [[layer, *(at for first, at in cuts if first is not None and first <= layer < at)] for layer in range(len(counts))]
+    return tuple(counts[max(layers)] for layers in by)
 
 
 def plan(method: Method, shape: ModelShape, budget: Budget) -> tuple[tuple[Step, ...], Schedule]:

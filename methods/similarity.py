@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeAlias
@@ -109,6 +109,17 @@ def top(scores: torch.Tensor, keep: int) -> torch.Tensor:
     return ranked.argsort(dim=-1, descending=True, stable=True)[..., :keep]
 
 
+def among_top(scores: torch.Tensor, keep: int) -> torch.Tensor:
+    """Return which scores are among the ``keep`` highest of their row, ties to the lower index: [..., N] to bool [..., N].
+
+    As `top` chooses, without sorting the rest. No score may be NaN.
+    """
+    least = scores.topk(keep, dim=-1).values[..., -1:]
+    above, equal = scores > least, scores == least
+    room = keep - above.sum(-1, keepdim=True)
+    return above | (equal & (equal.cumsum(-1) <= room))
+
+
 def mean_rows(attention: torch.Tensor, rows: torch.Tensor | slice | int) -> torch.Tensor:
     """Return the mean over heads and the chosen text rows: [B, H, T, N] to [B, N], in float32 at least."""
     chosen = attention[:, :, rows]
@@ -121,3 +132,18 @@ def take(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     batch, count, width = tokens.shape
     base = torch.arange(batch, device=index.device)[:, None] * count
     return tokens.reshape(batch * count, width).index_select(0, (index + base).view(-1)).view(batch, -1, width)
+
+
+def mean_heads(attention: torch.Tensor) -> torch.Tensor:
+    """Return the mean over heads: [B, H, N] to [B, N], in float32 at least."""
+    return (attention if attention.dtype == torch.float64 else attention.float()).mean(1)
+
+
+def row_by_row(function: Callable[..., torch.Tensor], *batches: torch.Tensor) -> torch.Tensor:
+    """Return a function of each row of a batch alone, [1, ...], as one batch: what it makes on its way stays small.
+
+    Args:
+        function: of as many tensors [1, ...] as there are batches.
+        batches: each [B, ...].
+    """
+    return torch.cat([function(*(batch[row : row + 1] for batch in batches)) for row in range(len(batches[0]))])

@@ -49,6 +49,19 @@ def canonical_single(expression: str) -> str:
     return f"{name}[{','.join(differing)}]" if differing else name
 
 
+def values(expression: str) -> dict[str, str]:
+    """Return all parameters of one method, defaults included, with their values as canonical expressions spell them.
+
+    Args:
+        expression: ``name`` or ``name[param=value,...]``.
+
+    Raises:
+        MethodError: as `create_single` does.
+    """
+    method = create_single(expression)
+    return {f.name: _text(getattr(method, f.name)) for f in fields(method)}
+
+
 def _convert(method: str, key: str, text: str, hint: Any) -> object:
     """The value of a parameter's text, by the type of the parameter."""
     choices = get_args(hint)

@@ -15,41 +15,62 @@ from methods.similarity import take, top
 from methods.types import Budget, BudgetError, Method, ModelShape, Selection, Signals, Step, decoder
 
 PUBLISHED = {
-    1: {192: (300, 200, 110), 128: (303, 110, 36), 64: (66, 30, 17)},
-    2: {192: (300, 200, 118), 128: (238, 108, 60), 64: (66, 34, 20)},
+    1: {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)},
+    2: {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66, 34, 20)},
 }
-"""By version, and by the budget at which the paper names them: tokens kept after layers 2, 6 and 15 of 32 (576 tokens)."""
+"""By version, and by the budget that the paper's and the code's tables call them: of 576 tokens, those kept after layers 2, 6 and
+15 of 32. The code counts one layer fewer at 576 than there is, so a table's own average lies a little above its name."""
 _LAYERS = (3, 7, 16)  # the layers whose input is pruned
 _ONE = frozenset({"text_attention", "hidden_states", "carry"})
-_TWO = frozenset({"text_attention", "text_logits", "rope_response", "carry"})
+_TWO = frozenset({"text_attention", "rope_response", "carry"})
 _RATED = frozenset({"features", "text_features"})
 _ROWS = 12
-_LEAST_RESPONSE = 0.05
+_LEAST_RESPONSE = 0.05  # of LLaVA-1.5 (128 dimensions a head, base 10000) it is 0.1 between places that are 700 apart
 
 
-@register("sparsevlm", paper="arXiv:2410.04417", site="decoder", needs=_ONE | _TWO | _RATED, ranks_by="attention")
+@register(
+    "sparsevlm",
+    paper="arXiv:2410.04417",
+    site="decoder",
+    needs=_ONE | _TWO | _RATED,
+    ranks_by="attention",
+    unverified={
+        "version=2,recycle=true": "the authors' code recycles in version 1 alone",
+        "version=1,recycle=false": "the authors' code always recycles in version 1",
+    },
+)
 @dataclass(frozen=True)
 class SparseVLM(Method):
     """At three LLM layers, keep what relevant text tokens attend to; version 1 recycles the best of the rest as means.
 
-    Raters, scores, recycling, layers and the published counts are the paper's and its code's; version 2
-    neither recycles nor renumbers, divides the scores by the pure response of the rotary embedding, and
-    listens to the half of the heads that look at the image most. Ours: between and beyond the published
-    budgets the profile of the nearest is scaled; recycled tokens count as present; they keep no place,
-    so later steps may drop them like any other token; in version 2 the softmax after the division is over
-    the visual tokens present, and the response is held above 0.05.
+    Raters, scores, recycling, layers and the tables of counts are those of the paper and of the authors' code
+    (Gumpest/SparseVLMs, main for version 1, branch v2.0 9e1f649 for version 2). Version 2 neither recycles nor renumbers; it
+    divides the attention by the pure response of the rotary embedding, takes no softmax after that, and listens to the heads
+    whose divided rows of raters give the image most. Ours: between and beyond the tables the profile of the nearest is
+    scaled; recycled tokens count as present; they keep no place, so later steps may drop them like any other token; the
+    response is held above 0.05, which it does not reach on LLaVA-1.5, and under which dividing by it would raise noise.
+
+    It reads, before layer k: ``text_attention``, the rows of layer k - 1 of all text tokens behind the image, queries and keys
+    rotated, softmax over all keys of each head; version 1 also ``hidden_states``, the input of layer k before its norm; version 2
+    ``rope_response``, what rotation alone would make of equal queries and keys. Raters are found once, before the first of the
+    three layers, from ``features`` and ``text_features``: both as they enter the LLM, without norm or rotation.
 
     Args:
         version: 1 or 2.
+        heads: how many heads version 2 listens to: the code's 14, half of the 28 of some models and not of the 32 of others. On
+            models of fewer heads, all. Version 1 takes the mean of all.
         recycle: whether dropped tokens are recycled; by default version 1 does and 2 does not.
         positions: by default contiguous in version 1 and original in version 2, as in the authors' code.
     """
 
     version: Literal["1", "2"] = "1"
+    heads: int = 14
     recycle: bool | None = None
     positions: Literal["auto", "original", "contiguous"] = "auto"  # type: ignore[assignment]  # "auto" ends in __post_init__
 
     def __post_init__(self) -> None:
+        if self.heads < 1:
+            raise ValueError(f"heads={self.heads} must be at least 1")
         if self.positions == "auto":
             object.__setattr__(self, "positions", "contiguous" if self.version == "1" else "original")
 
@@ -85,11 +106,11 @@ class SparseVLM(Method):
                     recycled = candidates(present - keep)
                     flops += cost.similarity(recycled, shape.width, recycled) + 2.0 * clusters(recycled) * recycled * shape.width
                 if self.version == "2":
-                    flops += 8.0 * shape.heads * _ROWS * present
+                    flops += 2.0 * shape.heads * _ROWS * present  # each probability divided, and added to its head's
                 needs = (_ONE if self.version == "1" else _TWO) | (_RATED if i == 0 else frozenset())
                 if self.recycles:
                     needs |= {"hidden_states"}
-                select = SparseVLMSelector(self.version, self.recycles)
+                select = SparseVLMSelector(self.version, self.recycles, self.heads)
                 steps.append(Step(decoder(layer), select, keep, self.present(present, keep), needs, flops))
                 present = steps[-1].after
             return tuple(steps)
@@ -130,17 +151,22 @@ def raters(features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
     return chosen | ~chosen.any(-1, keepdim=True)  # all equal: every token rates
 
 
-def unroped(signals: Signals) -> torch.Tensor:
-    """Return version 2's attention: [B, T, N].
+def unroped(attention: torch.Tensor, response: torch.Tensor, rating: torch.Tensor, heads: int) -> torch.Tensor:
+    """Return version 2's scores of the visual tokens: [B, N].
 
-    Scores [B, H, T, N] over the rotary response [B, T, N], softmax over visual tokens, mean over the half
-    of the heads whose text rows give most attention to the image.
+    Attention over the rotary response, summed over raters, mean over the heads in which that is most in sum. (The code divides by
+    the root of a head's width too, which changes no order.)
+
+    Args:
+        attention: [B, H, T, N] probabilities.
+        response: [B, T, N] rotary response.
+        rating: [B, T] 1 of the text tokens that rate, 0 of the others.
+        heads: how many heads are listened to, all where there are fewer.
     """
-    mass = signals.text_attention.float().sum((2, 3))
-    heads = top(mass, max(1, mass.shape[1] // 2))
-    plain = signals.text_logits.float() / signals.rope_response.float().clamp_min(_LEAST_RESPONSE)[:, None]
-    index = heads[:, :, None, None].expand(-1, -1, *plain.shape[2:])
-    return plain.gather(1, index).softmax(-1).mean(1)
+    share = rating[..., None] / response.to(rating.dtype).clamp_min(_LEAST_RESPONSE)
+    by_head = (attention.to(rating.dtype) * share[:, None]).sum(2)
+    chosen = top(by_head.sum(-1), min(heads, by_head.shape[1])).sort(-1).values
+    return take(by_head, chosen).mean(1)
 
 
 @dataclass(frozen=True)
@@ -149,12 +175,16 @@ class SparseVLMSelector:
 
     version: str
     recycle: bool
+    heads: int = 14
 
     def __call__(self, signals: Signals, keep: int) -> Selection:
         chosen = signals.carry if signals.carry is not None else raters(signals.features, signals.text_features)
-        attention = signals.text_attention.float().mean(1) if self.version == "1" else unroped(signals)
-        weight = chosen.to(attention.dtype)
-        scores = (attention * weight[..., None]).sum(1) / weight.sum(-1, keepdim=True)
+        rating = chosen.float()
+        if self.version == "1":
+            scores = (signals.text_attention.float().mean(1) * rating[..., None]).sum(1)
+        else:
+            scores = unroped(signals.text_attention, signals.rope_response, rating, self.heads)
+        scores = scores / rating.sum(-1, keepdim=True)
         order = top(scores, signals.count)
         kept = order[:, :keep].sort(-1).values
         dropped = signals.count - keep

@@ -24,6 +24,7 @@ _SEMANTICS = frozenset({"text_attention"})
     needs=_STRUCTURE | _SEMANTICS,
     ranks_by="both",
     variants={"stages=structure": "diversity", "stages=semantics": "attention", "ratio=1": "diversity"},
+    unverified={"": "no code of the authors is public, and the constants are ours"},
 )
 @dataclass(frozen=True)
 class STS(Method):
@@ -31,6 +32,10 @@ class STS(Method):
 
     The two decoupled stages, repulsion by potential energy and instruction-aware cross-attention
     are the paper's. Its constants are not public; every default below is ours.
+
+    Stage 1 reads ``features``, the projector's output as it enters the LLM, without a norm, and ``positions``, rows and columns.
+    Stage 2, before layer k, reads ``text_attention``: of layer k - 1, the rows of all tokens behind the image, queries and keys
+    rotated, softmax over all keys of each head.
 
     Args:
         spatial_weight: share of the grid distance in the mixed distance; 0 is feature repulsion alone.

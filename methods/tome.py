@@ -25,6 +25,9 @@ class ToMe(Method):
     The matching on head-mean keys, the size-weighted means and the log-size bias in attention are
     the paper's; r is the constant of the budget. Ours: the last block's r takes up the rounding.
 
+    It reads, inside block i, ``vision_features``, the states between its attention and its MLP, without a norm;
+    ``vision_keys``, its own keys, behind its first norm, mean over heads; and ``sizes``.
+
     Args:
         positions: contiguous: merged tokens stand in the order of their lowest source.
     """
@@ -51,7 +54,7 @@ class ToMe(Method):
             if after < present:
                 half = (present + 1) // 2
                 flops = cost.merging(half, present - half, head, present - after) + 3.0 * present * shape.vision_width
-                steps.append(Step(vision(block), select, after, after, _NEEDS, flops))
+                steps.append(Step(vision(block), select, after, after, _NEEDS, flops, merges=True))
             present = after
         return tuple(steps)
 

@@ -1,131 +1,24 @@
-"""The words of the suite as data: signals, selections, steps, shapes, budgets, schedules."""
+"""The words of the suite as data: selections, steps, shapes, budgets, schedules; signals have a file of their own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from methods.lazy import torch
+from methods.signals import LAST_BLOCK as LAST_BLOCK
+from methods.signals import OPTIONAL_SIGNALS as OPTIONAL_SIGNALS
+from methods.signals import READ_LAYER as READ_LAYER
+from methods.signals import SIGNAL_NAMES as SIGNAL_NAMES
+from methods.signals import TEXT_SIGNALS as TEXT_SIGNALS
+from methods.signals import VISION_SIGNALS as VISION_SIGNALS
+from methods.signals import Signals as Signals
+from methods.signals import TowerRead as TowerRead
+from methods.signals import UndeclaredSignal as UndeclaredSignal
 
 BudgetMode = Literal["average", "final", "flops"]
 PositionMode = Literal["original", "contiguous"]
-
-TEXT_SIGNALS = frozenset(
-    {
-        "text_embeds", "text_features", "text_attention", "text_attention_ahead", "text_logits", "rope_response",
-        "text_keys", "text_hidden", "evidence",
-    }
-)  # fmt: skip
-"""Signals that differ between the questions of one image; a selection that needs none of them is shared by all."""
-
-
-OPTIONAL_SIGNALS = frozenset({"carry", "norm_scale"})
-"""Signals that may be declared and still be None."""
-
-VISION_SIGNALS = frozenset(
-    {
-        "vision_features", "vision_keys", "vision_keys_full", "cls_attention", "cls_feature", "cls_key",
-        "received_attention", "image_embeds",
-    }
-)  # fmt: skip
-"""Signals of the tower; what is not asked for is not computed."""
-
-
-class UndeclaredSignal(AttributeError):
-    """A selector read a signal that it does not name in its ``needs``."""
-
-
-def _absent() -> Any:
-    """The default of a signal: None, which no view made by `Signals.only` lets through."""
-    return field(default=None)
-
-
-@dataclass(frozen=True)
-class Signals:
-    """What a selector may look at: B rows of equal N and, for text signals, of equal T.
-
-    A selector is handed a view made by `only`: every signal that it declares is a tensor there (those of `OPTIONAL_SIGNALS`
-    may be None), and reading any other raises `UndeclaredSignal`. The types of the fields are those of the view. Outside a
-    view, a signal that this model or file does not give is None.
-    """
-
-    features: torch.Tensor = _absent()  # [B, N, D] projected visual tokens
-    vision_features: torch.Tensor = _absent()  # [B, N, Dv] tower states at the (deepest) layer that the model reads
-    vision_keys: torch.Tensor = _absent()  # [B, N, Dk] keys there, mean over heads
-    vision_keys_full: torch.Tensor = _absent()  # [B, N, Dv] keys there, heads joined
-    cls_attention: torch.Tensor = _absent()  # [B, H, N] attention from CLS there
-    cls_feature: torch.Tensor = _absent()  # [B, Dv]
-    cls_key: torch.Tensor = _absent()  # [B, Dk]
-    image_embeds: torch.Tensor = _absent()  # [B, N, C] joint image-text space
-    text_embeds: torch.Tensor = _absent()  # [B, M, C] joint image-text space
-    text_features: torch.Tensor = _absent()  # [B, T, D] embeddings of the instruction
-    text_attention: torch.Tensor = _absent()  # [B, H, T, N] rows of layer k-1
-    text_attention_ahead: torch.Tensor = _absent()  # [B, H, T, N] rows that layer k would compute
-    keys: torch.Tensor = _absent()  # [B, N, Dkv] of layer k-1
-    text_keys: torch.Tensor = _absent()  # [B, T, Dkv] of layer k-1
-    hidden_states: torch.Tensor = _absent()  # [B, N, D] at the input of layer k
-    text_hidden: torch.Tensor = _absent()  # [B, T, D] at the input of layer k
-    positions: torch.Tensor = _absent()  # [B, N, 2] row and column in [0, 1]
-    evidence: torch.Tensor = _absent()  # bool [B, N]; only for the oracle
-    sizes: torch.Tensor = _absent()  # [B, N] how many original tokens each stands for
-    seeds: torch.Tensor = _absent()  # int64 [B] one random stream a row
-    received_attention: torch.Tensor = _absent()  # [B, H, N] mean attention that each token receives, at the read layer
-    text_logits: torch.Tensor = _absent()  # [B, H, T, N] scaled scores of layer k-1 before the softmax
-    rope_response: torch.Tensor = _absent()  # [B, T, N] mean cosine of the rotary angles between two places
-    norm_scale: torch.Tensor | None = None  # [D] weight of the LLM's final norm; optional
-    carry: torch.Tensor | None = None  # what the method's step before this one handed on; optional
-    count: int = 0  # N; free to read, as are the next three
-    batch: int = 1  # B
-    device: torch.device | str = "cpu"
-    grid: tuple[int, int] | None = None  # (h, w) where the N tokens are a full grid
-
-    @classmethod
-    def collected(
-        cls,
-        *,
-        count: int,
-        batch: int = 1,
-        device: torch.device | str = "cpu",
-        grid: tuple[int, int] | None = None,
-        **found: torch.Tensor | None,
-    ) -> Signals:
-        """Return the signals that a model or file gives, from tensors by name; None stands for one that it does not give.
-
-        Args:
-            count: N.
-            batch: B.
-            device: where the tensors are.
-            grid: (h, w) where the N tokens are a full grid.
-            found: tensors by signal name, of the shapes that the fields state.
-        """
-        given: dict[str, Any] = {name: tensor for name, tensor in found.items() if tensor is not None}
-        return cls(**given, count=count, batch=batch, device=device, grid=grid)
-
-    def only(self, needs: frozenset[str]) -> Signals:
-        """Return a view with the declared signals alone; reading any other raises and names it.
-
-        Raises:
-            UndeclaredSignal: where a declared signal that is not optional is absent.
-        """
-        given: dict[str, Any] = {name: getattr(self, name) for name in needs}
-        missing = sorted(name for name, value in given.items() if value is None and name not in OPTIONAL_SIGNALS)
-        if missing:
-            raise UndeclaredSignal(f"this model or file gives no {', '.join(missing)}")
-        return _Declared(**given, count=self.count, batch=self.batch, device=self.device, grid=self.grid, _needs=needs)
-
-
-@dataclass(frozen=True)
-class _Declared(Signals):
-    _needs: frozenset[str] = frozenset()
-
-    def __getattribute__(self, name: str) -> Any:
-        if name in SIGNAL_NAMES and name not in object.__getattribute__(self, "_needs"):
-            raise UndeclaredSignal(f"signal {name!r} was read but is not declared in needs")
-        return object.__getattribute__(self, name)
-
-
-SIGNAL_NAMES = frozenset(f.name for f in fields(Signals)) - {"count", "batch", "device", "grid"}
 
 
 @dataclass(frozen=True)
@@ -187,11 +80,23 @@ class Step:
     adaptive: bool = False  # whether the selector decides the count itself; ``after`` is then a bound
     space: Literal["llm", "tower"] = "llm"  # of the tokens that a merger hands over; the tower's are projected after it
     positions: PositionMode | None = None  # from here on, where a composed method's halves differ
+    reads: tuple[TowerRead, ...] = ()  # of the tower's signals that it needs, those read elsewhere than by default
+    behind: bool = False  # of a step in the tower: whether it acts behind its block, not between its attention and its MLP
+    words: Literal["instruction", "question"] = "instruction"  # what ``text_features`` are of: all behind the image, or the
+    # question's own words, without the template, fixed sentences on the form of the answer, and stop words
+    cuts_cache_from: int | None = None  # the layer from which on, once the prompt has run, the caches of the layers before the
+    # step lose what it dropped too; None where they keep it
 
     @property
     def reads_text(self) -> bool:
         """Whether the kept set can differ between the questions of one image."""
         return bool(self.needs & TEXT_SIGNALS)
+
+    @property
+    def tower_reads(self) -> tuple[TowerRead, ...]:
+        """Where each of the tower's signals that it needs is read, by rising name."""
+        said = {read.signal: read for read in self.reads}
+        return tuple(said.get(name) or TowerRead.default(name) for name in sorted(self.needs & VISION_SIGNALS))
 
 
 @dataclass(frozen=True)
@@ -218,7 +123,6 @@ class ModelShape:
     projector_layers: tuple[tuple[int, int], ...] = ()  # (in, out) of each linear map
     kv_bytes: int = 4  # bytes of one cached number
     joint_width: int = 0  # C of the joint image-text space; 0 where the model has none
-    joint_blocks: int = 0  # tower blocks that run for ``image_embeds`` alone
     joint_text: tuple[int, int, int] = (0, 0, 0)  # layers, width and MLP of its text encoder
     merge: int = 1  # tower tokens that the projector makes one LLM token of
     tiles: int = 1  # images into which the tower sees the picture cut
@@ -231,6 +135,8 @@ class ModelShape:
     experts_per_token: int = 0  # of them, those that run on a token
     expert_mlp: int = 0  # width of one expert; ``mlp`` is that of layers without experts
     dense_layers: tuple[int, ...] = ()  # LLM layers without experts in a model that has some
+    tower_blocks: int = 0  # all blocks of the tower, read or not; 0: as many as are run
+    images: int = 1  # of a prompt; each is a tile, or several
 
     def mlp_at(self, layer: int) -> int:
         """Return the MLP width that runs on a token in an LLM layer: with experts, of those that the router chose together."""
@@ -242,7 +148,7 @@ class ModelShape:
 
     def at_grid(self, grid: tuple[int, int]) -> ModelShape:
         """Return the same model's shape on an image of another size in tokens."""
-        return replace(self, visual_tokens=grid[0] * grid[1], grid=grid, tiles=1, tile_tokens=0)
+        return replace(self, visual_tokens=grid[0] * grid[1], grid=grid, tiles=1, tile_tokens=0, images=1)
 
 
 @dataclass(frozen=True)
@@ -268,7 +174,8 @@ class Schedule:
     """Visual tokens present, known before running.
 
     ``vision_attention[i]`` and ``vision_mlp[i]`` count tower tokens of one tile, CLS included, in the
-    two halves of block i; ``llm[k]`` counts visual tokens in LLM layer k.
+    two halves of block i; ``llm[k]`` counts visual tokens in LLM layer k,
+    ``cached[k]`` those in its cache once the prompt has run.
     """
 
     vision_attention: tuple[int, ...]
@@ -276,6 +183,12 @@ class Schedule:
     projector: int
     llm: tuple[int, ...]
     selection_flops: float = 0.0
+    cached: tuple[int, ...] | None = None  # None where the caches of all layers keep what went through them
+
+    @property
+    def in_cache(self) -> tuple[int, ...]:
+        """Visual tokens in the cache of each LLM layer once the prompt has run, from which answers are decoded."""
+        return self.llm if self.cached is None else self.cached
 
     @property
     def final(self) -> int:
@@ -298,6 +211,22 @@ class Method:
     def budgeted(self) -> bool:
         """Whether a budget means anything; where it does not, a method has one cell instead of one a budget."""
         return True
+
+    @property
+    def tuned(self) -> bool:
+        """Whether a level must be found on images that are not scored before the method can run."""
+        return False
+
+    def calibrated(self, level: float) -> Method:
+        """Return the method with the level at which it keeps as many tokens as a budget asks for.
+
+        Args:
+            level: a threshold above 0 and at most 1; the higher it is, the fewer tokens stay.
+
+        Raises:
+            NotImplementedError: of a method that has no level to find.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no level to find")
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
         """Return the steps that meet the budget on a model of this shape.

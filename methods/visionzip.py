@@ -23,6 +23,7 @@ _RECEIVED = frozenset({"vision_features", "vision_keys", "received_attention"})
     needs=_CLS,
     cannot="towers without CLS, but for score=received",
     ranks_by="attention",
+    unverified={"score=received": "no output of the authors' code for towers without CLS"},
 )
 @dataclass(frozen=True)
 class VisionZip(Method):
@@ -30,6 +31,11 @@ class VisionZip(Method):
 
     Totals count CLS and contextual tokens, as the paper's do (64 = 1 + 53 + 10). Ours: between the
     published totals the share of contextual tokens stays 10/64, at least 1 where K allows.
+
+    It reads, of the tower block whose output the model reads: ``cls_attention``, the row of CLS, softmax over all tokens of
+    each head (or ``received_attention``, the mean over all rows of it); ``vision_keys``, keys behind the block's first norm,
+    mean over heads, rotated where the tower rotates; ``vision_features`` and ``cls_feature``, the block's output, without a
+    norm behind it.
 
     Args:
         score: ``cls`` ranks by CLS attention. ``received`` (for towers without CLS, as the authors do

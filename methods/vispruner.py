@@ -8,7 +8,7 @@ from methods import cost
 from methods.budget import at_projector
 from methods.lazy import torch
 from methods.registration import register
-from methods.similarity import cosine
+from methods.similarity import cosine, top
 from methods.types import Budget, Method, ModelShape, PositionMode, Selection, Signals, Step
 
 _NEEDS = frozenset({"vision_features", "cls_attention"})
@@ -30,10 +30,13 @@ _DENSE = 1000  # tokens up to which whole rows cost less than lists
 class VisPruner(Method):
     """Half by CLS attention; the other half by thinning out duplicates among the rest.
 
-    Thinning is the authors' code's: the rest is split alternately in two, each token of the first
-    half scored by its best cosine in the second, the 8 best-matched dropped, and again. The order in
-    which the rest is split decides much, so exactly equal attention falls as torch's plain sort lets it,
-    in the authors' code and here (elsewhere in this package the lower index goes first).
+    Thinning is the authors' code's: the rest is split alternately in two, each token of the first half scored by its best
+    cosine in the second, the 8 best-matched dropped, and again. The order in which the rest is split decides much: of exactly
+    equal attention it is what torch's plain sort makes of it, as in the authors' code, which may differ between kinds of
+    processors. Among the important, the lower index goes first.
+
+    It reads, of the tower block whose output the model reads: ``cls_attention``, the row of CLS, softmax over all tokens of each
+    head; and ``vision_features``, the block's output, without a norm behind it.
 
     Args:
         important: share of K that goes by attention.
@@ -65,10 +68,12 @@ class VisPrunerSelector:
         if attention.dtype not in (torch.float32, torch.float64):
             attention = attention.float()
         scores = attention.mean(1)
-        order = scores.argsort(dim=-1, descending=True, stable=True)
-        first = int(keep * self.important)
-        diverse = thin(cosine(signals.vision_features), order[:, first:], keep - first)
-        return Selection(torch.cat([order[:, :first], diverse], 1), scores=scores)
+        important = top(scores, int(keep * self.important))
+        taken = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, important, True)
+        order = scores.argsort(dim=-1, descending=True)
+        rest = order[~taken.gather(1, order)].view(len(scores), -1)
+        diverse = thin(cosine(signals.vision_features), rest, keep - important.shape[1])
+        return Selection(torch.cat([important, diverse], 1), scores=scores)
 
 
 def thin(similarity: torch.Tensor, order: torch.Tensor, keep: int) -> torch.Tensor:

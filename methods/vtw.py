@@ -17,12 +17,13 @@ from methods.types import Budget, BudgetError, Method, ModelShape, Selection, Si
     site="decoder",
     cannot="budget mode final: no visual token reaches the last layer",
     ranks_by="none",
+    unverified={"": "the budget sets the layer here, the authors' code does it by calibration"},
 )
 @dataclass(frozen=True)
 class VTW(Method):
     """Visual tokens withdraw: from one LLM layer on, none is left.
 
-    The paper picks the layer on calibration data; here the budget sets it, the last that it allows.
+    The paper picks the layer on calibration data; here the budget sets it, the last that it allows. It reads no signal.
     """
 
     def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:

@@ -56,6 +56,11 @@ def similarity(tokens: torch.Tensor) -> torch.Tensor:
     return unit @ unit.transpose(1, 2)
 
 
+def products(tokens: torch.Tensor) -> torch.Tensor:
+    """All products of tokens with each other."""
+    return tokens @ tokens.transpose(1, 2)
+
+
 def alike(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Normalising both sides and their products."""
     return torch.nn.functional.normalize(left, dim=-1) @ torch.nn.functional.normalize(right, dim=-1).transpose(1, 2)
@@ -63,6 +68,17 @@ def alike(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 def rank(scores: torch.Tensor) -> torch.Tensor:
     return scores.argsort(dim=-1, descending=True, stable=True)
+
+
+def most_attended_by_crop(attention: torch.Tensor, keep: int) -> torch.Tensor:
+    """Shares of sixteen crops rounded down, crops sorted for what is left, tokens sorted in crops, the first put in order."""
+    crops = attention.double().unflatten(1, (16, -1))
+    share = crops.sum(-1) / attention.double().sum(-1, keepdim=True)
+    counts = (share * keep).long()
+    left = keep - counts.sum(-1, keepdim=True)
+    counts = counts.scatter_add(1, rank(share), (torch.arange(16) < left).long())
+    tokens = rank(crops) + torch.arange(0, attention.shape[1], crops.shape[2])[:, None]
+    return tokens[torch.arange(crops.shape[2]) < counts[..., None]].view(len(attention), -1).sort(-1).values
 
 
 def selection(expression: str, count: int, keep: int, batch: int = 1):
@@ -116,10 +132,10 @@ def floors(s: Signals, keep: int):
             torch.cdist(many, many).topk(clusters(some), dim=-1, largest=False), s.hidden_states[:, :keep].clone(),
             torch.zeros(s.batch, clusters(some), some) @ many, many.clone(),
         ),
-        # raters, one division and one softmax of all scores, the rows' mass, a sort
+        # raters, one division of all probabilities, their sums over the rows, the heads' mass, a sort
         "sparsevlm[version=2]": lambda: (
-            (s.features @ s.text_features.transpose(1, 2)).softmax(-1).mean(1), s.text_attention.sum((2, 3)),
-            rank((s.text_logits / s.rope_response[:, None])[:, : HEADS // 2].softmax(-1).mean((1, 2))),
+            (s.features @ s.text_features.transpose(1, 2)).softmax(-1).mean(1),
+            [(rows.sum(-1), rank(rows[:, :14].mean(1))) for rows in [(s.text_attention / s.rope_response[:, None]).sum(2)]],
         ),
         # a sort, both parts put in position order; keys of the rest against the contextual targets; the means'
         # product; the kept; what is returned
@@ -141,8 +157,10 @@ def floors(s: Signals, keep: int):
         ),
         # similarity inside sixteen crops and its variance, attention means, a sort
         "holov": lambda: (similarity(crops).double().var(-1), rank(cls())),
-        # similarity, and its square: every entry of the kernel counts
-        "otprune": lambda: torch.bmm(*[similarity(s.features)] * 2),
+        # attention means, and see `most_attended_by_crop`
+        "holov[rule=code]": lambda: most_attended_by_crop(cls(), keep),
+        # products of tokens whose dimensions are normalised, and their square: every entry of the kernel counts
+        "otprune": lambda: torch.bmm(*[products(s.features / s.features.square().sum(1, keepdim=True).sqrt())] * 2),
         # N numbers mixed with their row's and sorted, and the kept put in order
         "random": lambda: rank(mix(s.seeds[:, None] + mix(place)))[:, :keep].sort(-1),
         "oracle": lambda: rank(mix(s.seeds[:, None] + mix(place)).double() + s.evidence.double()),
@@ -158,7 +176,7 @@ def floors(s: Signals, keep: int):
 
 OTHERS = [
     "fastv", "pyramiddrop", "sts[stages=semantics]", "sparsevlm", "sparsevlm[version=2]", "visionzip", "prumerge", "dart",
-    "holov", "otprune", "random", "oracle", "pool", "tome",
+    "holov", "holov[rule=code]", "otprune", "random", "oracle", "pool", "tome",
 ]  # fmt: skip
 
 

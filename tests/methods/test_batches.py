@@ -12,19 +12,20 @@ import torch
 
 from methods.cdpruner import relevance
 from methods.check import random_signals
+from methods.otprune import even
 from methods.registry import create
 from methods.similarity import cosine, shared_similarity
 from methods.types import Budget, ModelShape, Signals
 
 COUNT, WIDTH = 144, 48
 SHAPE = ModelShape(
-    "b", COUNT, (12, 12), 4, WIDTH, 2, 32, True, 8, 12, WIDTH, 2, 2, 8, 32, True, 40, joint_width=8, joint_blocks=1,
+    "b", COUNT, (12, 12), 4, WIDTH, 2, 32, True, 8, 12, WIDTH, 2, 2, 8, 32, True, 40, joint_width=8,
     joint_text=(1, 16, 32),
 )  # fmt: skip
 RULE = 1e-4  # relative, of two scores that change places
 WITHOUT_SCORES = (
     "random", "holov", "dart", "grid", "fps[space=grid]", "oracle", "sparsevlm", "sparsevlm[version=2]", "visionzip",
-    "visionzip[score=received]", "prumerge", "pool",
+    "visionzip[score=received]", "prumerge", "pool", "hiprune", "fastervlm", "hired", "scope", "prunesid", "trim",
 )  # fmt: skip
 """Their scores lie apart in what is drawn here, or are of places alone: no noise of rounding changes them."""
 
@@ -101,8 +102,9 @@ def cdpruner_score(given: Signals, kept: list[int]) -> torch.Tensor:
 
 
 def otprune_score(given: Signals, kept: list[int]) -> torch.Tensor:
-    similarity = cosine(given.features)[0]
-    return determinant_gain(torch.eye(COUNT) + similarity @ similarity, kept)
+    tokens = even(given.features)[0]
+    alike = tokens @ tokens.T
+    return determinant_gain(torch.eye(COUNT) + 0.01 * alike @ alike, kept)
 
 
 SCORES = {
@@ -146,7 +148,9 @@ def test_the_rule_sees_another_choice(expression):
         within_rule(expression, given, kept, kept[:5] + kept[6:])
 
 
-@pytest.mark.parametrize("expression", ("cdpruner", "divprune", "fps", "sts[stages=structure]", "otprune", "vispruner"))
+@pytest.mark.parametrize(
+    "expression", ("cdpruner", "divprune", "fps", "sts[stages=structure]", "otprune", "vispruner", "scope", "prunesid")
+)
 def test_rows_alone_choose_the_same_tokens_to_the_last(expression):
     """What depends on products of all pairs of tokens: they are multiplied row by row."""
     given = alike(4)
@@ -269,7 +273,9 @@ def test_a_thread_shares_nothing_with_the_one_that_started_it():
         assert pool.submit(cosine, tokens).result() is not cosine(tokens)
 
 
-@pytest.mark.parametrize("expression", ["divprune", "fps", "sts", "cdpruner", "otprune", "vispruner", "holov"])
+@pytest.mark.parametrize(
+    "expression", ["divprune", "fps", "sts", "cdpruner", "otprune", "vispruner", "holov", "scope", "mmtok", "prunesid"]
+)
 def test_methods_leave_a_shared_similarity_as_it_is(expression):
     """Under sharing each chooses what it chooses alone, and so does the next."""
     given, step = alike(8), step_of(expression)

@@ -23,7 +23,8 @@ def shape(side=24, blocks=5, layers=12, cls=True):
 METHODS = [
     "random", "sts", "fastv", "sparsevlm", "sparsevlm[version=2]", "tome", "visionzip", "prumerge", "pyramiddrop", "divprune",
     "cdpruner", "vispruner", "dart", "holov", "otprune", "grid", "fps", "oracle", "sts[stages=semantics]",
-    "random[like=sparsevlm]", "sts[ratio=0.2]", "divprune+fastv", "visionzip+dart", "vispruner+sparsevlm",
+    "random[like=sparsevlm]", "sts[ratio=0.2]", "divprune+fastv", "visionzip+dart", "vispruner+sparsevlm", "vscan",
+    "vscan[score=received]", "vscan[stages=llm]", "apet", "apet[stages=vision]", "flowcut", "flowcut[stages=llm]", "v2drop",
 ]  # fmt: skip
 COARSE = {"vispruner+sparsevlm": 2.0}  # three layers' counts move together with the one that enters
 
@@ -113,6 +114,12 @@ def test_pool_takes_the_grid_within_the_budget(side):
 def test_nonsense_pairs_are_refused_with_the_reason(expression, reason):
     with pytest.raises(MethodError, match=re.escape(reason)):
         create(expression)
+
+
+@pytest.mark.parametrize("second", ["apet[stages=llm]", "vscan[stages=llm]", "v2drop", "flowcut[stages=llm]"])
+def test_what_acts_inside_the_llm_alone_may_be_the_second(second):
+    steps, reached = plan(create(f"fastervlm+{second}"), shape(layers=32), Budget(192))
+    assert {step.site.stage for step in steps} == {1, 2} and reached.average <= 192
 
 
 def test_a_composition_halves_inside_what_entered():

@@ -11,9 +11,8 @@ from methods.merging import bipartite, density_peaks, join
 from methods.registry import create
 from methods.types import Budget, ModelShape, Signals
 
-SHAPE = ModelShape(
-    "s", 36, (6, 6), 4, 16, 2, 32, True, 8, 12, 16, 2, 2, 8, 32, True, 40, joint_width=8, joint_blocks=1, joint_text=(1, 16, 32)
-)
+SHAPE = ModelShape("s", 36, (6, 6), 4, 16, 2, 32, True, 8, 12, 16, 2, 2, 8, 32, True, 40, joint_width=8, joint_text=(1, 16, 32))
+SCANS = ["vscan[stages=vision,score=received]", "apet[stages=vision]", "apet[stages=llm]"]
 PRUNERS = [
     "random",
     "sts[stages=structure]",
@@ -22,19 +21,30 @@ PRUNERS = [
     "fastv",
     "sparsevlm[recycle=false]",
     "sparsevlm[version=2]",
+    "sparsevlm[version=2,heads=1]",
     "pyramiddrop",
     "divprune",
     "cdpruner",
     "vispruner",
     "dart",
     "holov",
+    "holov[rule=code]",
     "otprune",
+    "vscan[stages=llm]",
+    "flowcut[stages=llm]",
+    "v2drop",
     "grid",
     "fps",
     "fps[space=grid]",
     "oracle",
+    "hiprune",
+    "hiprune[rule=code,alpha=1]",
+    "fastervlm",
+    "hired",
+    "scope",
+    "mmtok",
 ]
-MERGERS = ["sparsevlm", "visionzip", "visionzip[score=received]", "prumerge", "pool"]
+MERGERS = ["trim", "prunesid", "sparsevlm", "visionzip", "visionzip[score=received]", "prumerge", "pool", *SCANS]
 ALL = PRUNERS + MERGERS
 BY_PLACE = (
     "random",
@@ -42,11 +52,15 @@ BY_PLACE = (
     "fps[space=grid]",
     "grid",
     "oracle",
+    "hiprune",
+    "hiprune[rule=code,alpha=1]",
     "holov",
+    "holov[rule=code]",
     "pool",
     "visionzip",
     "visionzip[score=received]",
     "vispruner",
+    *SCANS,  # windows, and a basis that starts at a place
 )
 """Their rule goes by place, or exactly equal scores are common: on a grid, or of two tokens nearest to each other."""
 
@@ -103,6 +117,7 @@ def test_permuting_tokens_permutes_the_choice(expression, seed):
         "features": 1, "vision_features": 1, "vision_keys": 1, "vision_keys_full": 1, "image_embeds": 1, "keys": 1,
         "hidden_states": 1, "positions": 1, "evidence": 1, "cls_attention": 2, "received_attention": 2, "text_attention": 3,
         "text_attention_ahead": 3, "text_logits": 3, "rope_response": 2,
+        "hidden_states_before": 1, "values_full": 1,
     }  # fmt: skip
     other = Signals(**{n: v.index_select(axes[n], order) if n in axes else v for n, v in vars(given_).items()})
     a, b = choose(expression, given_, 10), choose(expression, other, 10)

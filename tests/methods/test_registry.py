@@ -2,12 +2,30 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
-from methods.registry import BUNDLED, FAMILIES, MethodError, canonical, create, entries, family, register, split
-from methods.types import Signals, UndeclaredSignal
+from harness.models.shapes import PUBLIC
+from methods.registration import REGISTERED
+from methods.registry import (
+    BUNDLED,
+    FAMILIES,
+    MethodError,
+    canonical,
+    counting,
+    create,
+    entries,
+    family,
+    register,
+    split,
+    unverified,
+    year,
+)
+from methods.signals import SIGNAL_NAMES
+from methods.tiles import PerTile
+from methods.types import Budget, BudgetError, Method, ModelShape, Signals, Step, UndeclaredSignal
 
 
 @pytest.mark.parametrize(
@@ -41,6 +59,13 @@ def test_canonical(written, expected):
         ("sts[ratio=0]", "ratio=0"),
         ("sts[ratio", "cannot read"),
         ("random[like=nothing]", "unknown method 'nothing'"),
+        ("divprune+ivcprune", "ivcprune decides its count from the image, so there is no budget to split"),
+        ("divprune+feather", "feather decides its count from the image, so there is no budget to split"),
+        ("trim[adaptive=true]+fastv", "trim[adaptive=true] decides its count from the image, so there is no budget to split"),
+        (
+            "divprune+mustdrop[stages=llm,total=0.1,single=0.1]",
+            "decides its count from the image, so there is no budget to split",
+        ),
         ("", "cannot read"),
     ],
 )
@@ -184,3 +209,126 @@ def test_a_family_follows_from_the_signals():
     ]
     with pytest.raises(MethodError, match="did you mean 'attention'"):
         register("x", ranks_by="atention")
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """A method with a variant that nothing proves, and one that nothing proves whatever its parameters."""
+    before = dict(entries())
+
+    class _Made(Method):
+        def steps(self, shape: ModelShape, budget: Budget) -> tuple[Step, ...]:
+            return ()
+
+    @register("madeup", unverified={"rule=paper": "no output of the authors", "share=0.5": "a half is ours"}, tiles="each")
+    @dataclass(frozen=True)
+    class MadeUp(_Made):
+        """A method."""
+
+        rule: str = "code"
+        share: float = 0.25
+        plus: bool = False
+
+    @register("unproved", unverified={"plus=true": "plus is ours", "": "nothing is published"})
+    @dataclass(frozen=True)
+    class Unproved(_Made):
+        """Another."""
+
+        plus: bool = False
+
+    yield
+    REGISTERED.clear()
+    REGISTERED.update(before)
+
+
+def test_what_nothing_proves_is_told_by_variant(registered):
+    assert unverified("fastv") is None
+    assert unverified("madeup") is None
+    assert unverified("madeup[rule=paper]") == "no output of the authors"
+    assert unverified("madeup[share=0.50]") == "a half is ours"
+    assert unverified("madeup[share=0.5,rule=paper]") == "no output of the authors"
+    assert unverified("unproved") == "nothing is published"
+    assert unverified("unproved[plus=true]") == "plus is ours"
+
+
+def test_what_nothing_proves_of_a_composition_is_told_of_its_halves(monkeypatch):
+    monkeypatch.setattr("methods.registry.entry", lambda name: replace(entries()[name], unverified=UNPROVED.get(name, {})))
+    assert unverified("divprune+fastv") == "fastv: the layer is ours"
+    assert unverified("divprune+fastv[layer=3]") is None
+    assert unverified("tome+fastv") == "tome: nothing proves it; fastv: the layer is ours"
+
+
+UNPROVED = {"fastv": {"layer=2": "the layer is ours"}, "tome": {"": "nothing proves it"}}
+
+
+@pytest.mark.parametrize(
+    ("expression", "marked"),
+    [
+        ("sparsevlm", False), ("sparsevlm[recycle=true]", False), ("sparsevlm[version=1,recycle=true]", False),
+        ("sparsevlm[version=2]", False), ("sparsevlm[version=2,recycle=false]", False),
+        ("sparsevlm[recycle=false]", True), ("sparsevlm[version=2,recycle=true]", True),
+        ("vscan", False), ("vscan[score=received]", True), ("vscan[stages=llm,score=received]", True),
+        ("vscan[stages=vision,score=received]", False),
+        ("mustdrop", True), ("mustdrop[stages=llm]", True), ("mustdrop[total=0.001,single=0.002]", False),
+    ],
+)  # fmt: skip
+def test_a_variant_is_marked_where_all_its_parameters_match(expression, marked):
+    before = canonical(expression)
+    assert bool(unverified(expression)) == marked
+    assert canonical(expression) == before == canonical(before)
+
+
+def test_what_a_method_ranks_by_follows_from_every_signal_that_is_of_a_kind():
+    def usual(*needs: str) -> str:
+        @register("usual", needs=set(needs))
+        def usual(signals, keep):
+            """Whatever."""
+
+        return REGISTERED.pop("usual").ranks_by
+
+    for name in SIGNAL_NAMES:
+        of_attention = "attention" in name or name == "text_logits"
+        assert (usual(name) == "attention") == of_attention, name
+    assert usual("vision_features_first") == "diversity"
+    assert usual("hidden_states", "hidden_states_before") == usual("hidden_states_before") == "change"
+    assert usual("hidden_states_before", "text_attention") == "attention"
+
+
+def test_how_a_budget_counts_on_tiles(registered):
+    assert counting("madeup[plus=true]") == "each"
+    assert counting("divprune+fastv") == counting("fastv") == "all"
+    with pytest.raises(MethodError, match="counts tiles by unknown 'every'; choose one of all, each"):
+        register("wrong", tiles="every")
+
+
+def test_every_reason_names_a_parameter_and_a_value_of_it():
+    for name, entry in entries().items():
+        for key, reason in entry.unverified.items():
+            assert reason, (name, key)
+            if key:  # None stands in no expression: it is a default
+                given = ",".join(one for one in key.split(",") if not one.endswith("=None"))
+                assert unverified(f"{name}[{given}]" if given else name) == reason, (name, key)
+
+
+@pytest.mark.parametrize(
+    ("paper", "expected"),
+    [
+        ("arXiv:2412.01818", 2024), ("arXiv:2412.01818v1", 2024), ("baseline of arXiv:2510.07143", 2025), ("", None),
+        ("doi:10.1016/0304-3975(85)90224-5", None), ("arXiv:2413.01818", None),
+    ],
+)  # fmt: skip
+def test_the_year_of_a_paper(paper, expected):
+    assert year(paper) == expected
+
+
+@pytest.mark.parametrize("name", [name for name in BUNDLED if name not in ("none", "blind", "downsample", "oracle")])
+def test_a_budget_counts_on_tiles_as_the_method_says(name):
+    """int(K / T) of each tile on its own is the work of one selector, which no other method may use."""
+    shape = PUBLIC["llava-next-7b"]
+    assert shape.tiles > 1
+    try:
+        steps = create(name).steps(shape, Budget(640, "final" if name != "vtw" else "average"))
+    except BudgetError as error:
+        assert ("tile" in str(error) or "full grid" in str(error)) and counting(name) == "all"
+        return
+    assert any(isinstance(step.select, PerTile) for step in steps) == (counting(name) == "each")

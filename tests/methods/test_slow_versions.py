@@ -1,5 +1,7 @@
 """Methods without goldens against slow, obvious versions of their rules, one token at a time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -42,10 +44,10 @@ def test_dart(seed, keep, image, text):
 
 
 @QUICK
-@given(seed=seeds, keep=st.integers(1, 36), crops=st.integers(1, 12))
-def test_holov(seed, keep, crops):
+@given(seed=seeds, keep=st.integers(1, 36), crops=st.integers(1, 12), variety=st.sampled_from([None, 0.09, 2.0]))
+def test_holov(seed, keep, crops, variety):
     signals = random_signals(2, 36, seed=seed)
-    got = holov.HoloVSelector(crops, 0.09)(signals, keep).indices
+    got = holov.HoloVSelector(crops, variety)(signals, keep).indices
     for row in range(2):
         attention = signals.cls_attention[row].double().mean(0).numpy()
         tokens = signals.vision_features[row].double().numpy()
@@ -54,17 +56,18 @@ def test_holov(seed, keep, crops):
             size = 36 // crops + (crop < 36 % crops)
             bounds.append((start, start + size))
             start += size
-        scores = []
+        scores, ranked = [], attention.copy()
         for low, high in bounds:
             n = high - low
-            if n == 1:
-                scores.append(attention[low])
+            if n == 1 or variety is None:
+                scores.append(attention[low:high].mean())
                 continue
             alike = np.array([[0.0 if i == j else cos(tokens[i], tokens[j]) for j in range(low, high)] for i in range(low, high)])
             mean = alike.sum(1) / (n - 1)
             variance = ((alike - mean[:, None]) ** 2).sum(1) / (n - 1)
             part = attention[low:high]
-            scores.append((part + 0.09 * variance * part.mean() / (variance.mean() + 1e-6)).mean())
+            ranked[low:high] = part + variety * variance * part.mean() / (variance.mean() + 1e-6)
+            scores.append(ranked[low:high].mean())
         share = np.array(scores) / sum(scores)
         quota = [min(int(np.floor(s * keep)), high - low) for s, (low, high) in zip(share, bounds)]
         while sum(quota) < keep:
@@ -74,7 +77,7 @@ def test_holov(seed, keep, crops):
                     quota[crop] += 1
         kept = []
         for (low, high), count in zip(bounds, quota):
-            kept += sorted(range(low, high), key=lambda i: (-attention[i], i))[:count]
+            kept += sorted(range(low, high), key=lambda i: (-ranked[i], i))[:count]
         assert got[row].tolist() == sorted(kept)
 
 
@@ -111,16 +114,26 @@ def test_max_min(seed, keep):
         assert got[row].tolist() == kept
 
 
-def test_otprune_kernel_is_the_log_determinant_of_similarities():
-    signals = random_signals(1, 16, seed=3)
-    signals = wide(signals, features=signals.features.double())
-    alike = cosine(signals.features)[0].numpy()
-    kernel = np.eye(16) + 2.0 * alike @ alike.T
+@QUICK
+@given(seed=seeds, gamma=st.sampled_from([0.01, 1.0, 50.0]))
+def test_otprune_kernel_is_the_log_determinant_of_products(seed, gamma):
+    signals = random_signals(1, 16, seed=seed)
+    tokens = signals.features[0].double().numpy()
+    tokens = np.stack([column / np.linalg.norm(column) for column in tokens.T], 1)  # each dimension over the tokens
+    alike = tokens @ tokens.T
+    kernel = np.eye(16) + gamma * alike @ alike.T
     kept: list[int] = []
     while len(kept) < 9:
         volume = lambda i: np.linalg.slogdet(kernel[np.ix_([*kept, i], [*kept, i])])[1]
         kept.append(max((i for i in range(16) if i not in kept), key=volume))
-    assert otprune.OTPruneSelector(2.0)(signals, 9).indices[0].tolist() == kept
+    assert otprune.OTPruneSelector(gamma)(signals, 9).indices[0].tolist() == kept
+
+
+def test_a_ridge_is_the_same_as_a_larger_diagonal():
+    points = torch.randn(2, 30, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    kernel = points @ points.transpose(1, 2)
+    larger = kernel + 3.0 * torch.eye(30, dtype=torch.float64)
+    assert torch.equal(determinantal(kernel, 20, ridge=3.0), determinantal(larger, 20))
 
 
 def slow_thin(similarity, order, keep):
@@ -222,12 +235,52 @@ def test_prumerge_adaptive_keeps_one_more_than_the_outliers():
     assert result.indices[0].tolist() == [4, 9, 30, -1]
 
 
-def test_sparsevlm_two_divides_by_the_rotary_response():
+@QUICK
+@given(seed=seeds)
+def test_prumerge_plus_adds_tokens_at_even_distances(seed):
+    attention = torch.rand(1, 2, 100, generator=torch.Generator().manual_seed(seed)) ** 6
+    signals = random_signals(1, 100, seed=seed)
+    signals = wide(signals, cls_attention=attention, count=100)
+    scores = attention[0].mean(0)
+    number = prumerge.outliers(scores[None])
+    first = scores.argsort(descending=True)[:number].tolist()
+    step = int(int(1 / (number / 100)) / 3) if number else 100
+    expected = [*first, *(place for place in range(0, 99, step) if place not in first)]
+    result = prumerge.PruMergeSelector(True, True)(signals, 1)
+    assert result.indices[0].tolist() == [*expected, -1]
+    alone = prumerge.PruMergeSelector(False)(signals, number + 1)
+    assert torch.allclose(result.tokens[0, :number], alone.tokens[0, :-1], atol=1e-5), "an outlier becomes what it does alone"
+
+
+@pytest.mark.parametrize("plus", [False, True])
+def test_prumerge_leaves_tokens_of_several_tiles_in_their_places(plus):
+    """Text stands among them: by attention, tokens of one image would come behind what is said of the next."""
+    attention = torch.full((1, 2, 36), 0.01)
+    attention[:, :, [30, 4, 9]] = torch.tensor([0.3, 0.2, 0.1])
+    signals = wide(random_signals(1, 36, seed=8), cls_attention=attention)
+    one, several = (
+        prumerge.PruMergeSelector(True, plus)(replace(signals, tile_places=places), 20)
+        for places in (None, torch.arange(36).view(2, 18))
+    )
+    order = several.indices[0, :-1].tolist()
+    assert one.indices[0, :3].tolist() == [30, 4, 9] and order == sorted(one.indices[0, :-1].tolist())
+    assert several.indices[0, -1] == -1 and torch.allclose(several.tokens[0, -1], one.tokens[0, -1], atol=1e-5)
+    by_place = one.indices[0, :-1].argsort()
+    assert torch.allclose(several.tokens[0, :-1], one.tokens[0, by_place], atol=1e-5)
+
+
+def test_prumerge_plus_of_an_even_image_has_the_first_token_alone():
+    signals = wide(random_signals(1, 36), cls_attention=torch.full((1, 2, 36), 1 / 36))
+    assert prumerge.PruMergeSelector(True, True)(signals, 20).indices[0].tolist() == [0, -1]
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_sparsevlm_two_divides_by_the_rotary_response(heads):
     signals = random_signals(2, 36, seed=6)
-    got = sparsevlm.SparseVLMSelector("2", False)(signals, 9).indices
+    got = sparsevlm.SparseVLMSelector("2", False, heads)(signals, 9).indices
     for row in range(2):
         rated = sparsevlm.raters(signals.features, signals.text_features)[row]
-        mass = signals.text_attention[row].sum((1, 2))
-        head = int(mass.argmax())  # half of two heads
-        plain = (signals.text_logits[row, head] / signals.rope_response[row]).softmax(-1)[rated].mean(0)
-        assert got[row].tolist() == sorted(plain.argsort(descending=True)[:9].tolist())
+        plain = (signals.text_attention[row] / signals.rope_response[row])[:, rated]
+        listened = sorted(range(2), key=lambda head: -plain[head].sum().item())[:heads]
+        score = plain[listened].mean((0, 1))
+        assert got[row].tolist() == sorted(score.argsort(descending=True)[:9].tolist())
