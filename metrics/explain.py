@@ -22,7 +22,7 @@ from metrics.resampling import CHUNK
 from metrics.statistics import holm
 from metrics.step_down import step_down
 
-FAMILIES = ("attention", "diversity", "both", "merging", "place", "chance")
+FAMILIES = ("attention", "diversity", "coverage", "change", "both", "merging", "place", "chance")
 """Families of methods that are compared, by what they rank tokens by; see `methods.registry.FAMILIES`."""
 _TIE = 1e-9  # of accuracy: means that part by less are equal, but for their rounding
 STRATA = ("lowest", "middle", "highest")

@@ -70,7 +70,7 @@ def flops(shape: ModelShape, schedule: Schedule, text_tokens: float, convention:
     Returns:
         FLOPs (or multiply-adds) of one sample. ``decode_per_token`` is the first token after the prompt,
         which also attends to itself. ``kv_bytes`` is memory after the prompt, text included, whatever
-        the convention.
+        the convention. Both are of caches as the method's steps leave them, where they cut any.
 
     Raises:
         ValueError: an unknown convention, or negative text tokens.
@@ -80,10 +80,10 @@ def flops(shape: ModelShape, schedule: Schedule, text_tokens: float, convention:
         raise ValueError(f"convention {convention!r} is not known; closest is {near!r} of {', '.join(CONVENTIONS)}")
     if text_tokens < 0:
         raise ValueError(f"text_tokens is {text_tokens}; it counts tokens, so 0 or more")
-    kv = 2.0 * shape.kv_heads * shape.head_dim * shape.kv_bytes * sum(count + text_tokens for count in schedule.llm)
+    kv = 2.0 * shape.kv_heads * shape.head_dim * shape.kv_bytes * sum(count + text_tokens for count in schedule.in_cache)
     if convention in ("flops", "macs"):
         unit = 1.0 if convention == "flops" else 0.5
-        decode = sum(cost.llm_layer(shape, 1.0, n + text_tokens + 1.0, layer) for layer, n in enumerate(schedule.llm))
+        decode = sum(cost.llm_layer(shape, 1.0, n + text_tokens + 1.0, layer) for layer, n in enumerate(schedule.in_cache))
         return Flops(
             unit * cost.vision(shape, schedule),
             unit * cost.projector(shape, schedule),
@@ -96,7 +96,8 @@ def flops(shape: ModelShape, schedule: Schedule, text_tokens: float, convention:
     counted = 0.0 if convention == "visual-only" else text_tokens
     lengths = [n + counted for n in schedule.llm]
     prefill = sum(_paper_layer(shape, n, n, matrices, layer) for layer, n in enumerate(lengths))
-    decode = sum(_paper_layer(shape, 1.0, n + 1.0, matrices, layer) for layer, n in enumerate(lengths))
+    cached = [n + counted for n in schedule.in_cache]
+    decode = sum(_paper_layer(shape, 1.0, n + 1.0, matrices, layer) for layer, n in enumerate(cached))
     return Flops(0.0, 0.0, 0.0, prefill, decode, kv)
 
 

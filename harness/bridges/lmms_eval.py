@@ -22,7 +22,7 @@ from harness.errors import RequestError
 from harness.models import hf
 from harness.models.load_options import LoadOptions
 from harness.run.self_check import run_self_check
-from harness.tasks.marks import MARK, texts_around
+from harness.tasks.marks import MARK, texts_around, unmarked
 from harness.tasks.pixels import rgb
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Prunescope(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its 
             before, after = self.adapter.prompt(text.replace(MARK, " "), False)
             return SplitPrompt((), (*before, *after), text=text)
         before, after = self.adapter.prompt(texts_around(text, len(images)) if MARK in text else text, len(images))
-        return SplitPrompt(tuple(before), tuple(after), pixels.spans[0], pixels.tensors[0], text.replace(MARK, " "))
+        return SplitPrompt(tuple(before), tuple(after), pixels.spans[0], pixels.tensors[0], unmarked(text))
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Refuse tasks that rate given answers.

@@ -17,6 +17,8 @@ from harness.errors import RequestError, nearest
 from harness.models.adapter import Adapter
 from harness.models.prompt import ImageSpan, PixelBatch
 from harness.models.signal_sources import given_by
+from harness.models.token_ids import own_words
+from harness.run.levels import refuse_without_level
 from harness.run.streams import stream
 from methods.keep import Keep
 from methods.registry import MethodError, canonical, create, entry, parse, split
@@ -35,7 +37,7 @@ class SplitPrompt:
     question: tuple[int, ...]  # token ids behind it
     spans: tuple[ImageSpan, ...] = ()  # of its images; none without an image
     pixels: torch.Tensor | None = None  # of its images, tiles [tiles, 3, H, W] or patches [patches, C]
-    text: str = ""  # what is asked, for signals of the joint space
+    text: str = ""  # what is asked, for signals of the joint space and of the question's own words
 
     @property
     def visual_tokens(self) -> int:
@@ -76,6 +78,7 @@ class PromptPruner:
         if not isinstance(method, str):
             raise RequestError(f"method={method!r}: give its name as a text, such as 'fastv'")
         self.expression = canonical(_expression(method, parameters))
+        refuse_without_level(self.expression)
         self.method = create(self.expression)
         if budget not in get_args(BudgetMode):
             raise RequestError(f"budget={budget!r}: {nearest(str(budget), get_args(BudgetMode))}")
@@ -90,6 +93,13 @@ class PromptPruner:
     def joint(self) -> bool:
         """Whether the method may read signals of the joint image-text space."""
         return any(entry(parse(half)[0]).needs & JOINT for half in split(self.expression, "+"))
+
+    def reads_words(self, shape: ModelShape) -> bool:
+        """Return whether the method reads a question's own words on a model of this shape, through the model's tokenizer."""
+        steps: tuple[Step, ...] = ()
+        with suppress(BudgetError):
+            steps = self.steps(shape)
+        return any(step.words == "question" for step in steps or self._steps_below(shape))
 
     def budget(self, available: int, text_tokens: float) -> Budget:
         """Return the budget of a prompt with so many visual tokens and so many others."""
@@ -194,8 +204,7 @@ class PromptPruner:
         self._runnable(adapter, steps)
         if any(step.adaptive for step in steps):
             return place
-        words = self.mode == "flops" or any(step.site.stage == 1 and "text_features" in step.needs for step in steps)
-        return prompt.prefix, prompt.spans, len(prompt.question) if words else None
+        return prompt.prefix, prompt.spans, len(prompt.question) if self.mode == "flops" else None
 
     def _group(self, adapter: Adapter, prompts: list[SplitPrompt], limit: int, ends: frozenset[int]) -> list[PromptAnswer]:
         first, device = prompts[0], adapter.device
@@ -220,6 +229,7 @@ class PromptPruner:
             image_seeds=image_seeds,
             question_seeds=question_seeds,
             text_embeds=text_embeds,
+            question_words=own_words(adapter.tokenizer, (p.text for p in prompts)) if "text_features" in needs else None,
         )
         out = Engine(adapter, limit, ends=ends).run(EngineRequest(batch, steps, self.method.positions, blind=not first.spans))
         return [

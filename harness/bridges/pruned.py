@@ -22,7 +22,7 @@ from harness.engine.self_check import SelfCheck
 from harness.errors import RequestError, first_line
 from harness.models import companion as companions
 from harness.models.adapter import Adapter
-from harness.models.configuration import tower_kind
+from harness.models.configuration import read_shape, tower_kind
 from harness.models.families import spec_of
 from harness.models.torchvision_ops import declare_torchvision_ops
 from harness.models.weights import check_loaded
@@ -58,8 +58,8 @@ def prune(
             text such as ``"34%"``, a share; ``1.0`` is all of them. A prompt of fewer keeps all.
         budget: how they are counted: their mean over the LLM's layers (``average``), in the last layer (``final``), or
             by FLOPs (``flops``).
-        processor: the model's. Needed by SmolVLM and Idefics3, and by methods that read the question in a joint space;
-            where it is not given, those look for it where the model came from, without a network.
+        processor: the model's. Needed by SmolVLM and Idefics3, and by methods that read the question in a joint space
+            or by its own words; where it is not given, those look for it where the model came from, without a network.
         seed: of methods that draw random numbers. What they draw for a prompt depends on seed, pixels and text alone.
         self_check: whether the first ``generate`` with an image holds the engine, without pruning, against the model's own
             ``generate`` on the prompts it is given; once for a model in this process, device and precision.
@@ -108,12 +108,15 @@ class PrunedModel:
         self.self_check: SelfCheck | None = None
         self._checks = checks
         self._adapter: Adapter | None = None
-        if processor is None and (pruner.joint or kind in ("smolvlm", "idefics3")):
+        reads_words = pruner.reads_words(read_shape(plain.config, name))
+        if processor is None and (pruner.joint or reads_words or kind in ("smolvlm", "idefics3")):
             processor = _processor(name)
         self.processor = processor
         self._companion = None
         if pruner.joint and processor is None:
             raise RequestError(f"method {pruner.expression!r} reads what is asked in a joint image-text space: pass processor=")
+        if reads_words and processor is None:
+            raise RequestError(f"method {pruner.expression!r} reads the question's own words by the tokenizer: pass processor=")
         if processor is not None and not hasattr(processor, "tokenizer"):
             raise RequestError(f"prune: processor is a {type(processor).__name__}; give what AutoProcessor makes")
         if pruner.joint:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from harness.models.prompt import PixelBatch
+from methods.types import Step
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Batch:
     question_seeds: torch.Tensor  # int64 [R]
     evidence: torch.Tensor | None = None  # bool [R, N]; a row without evidence is all False
     text_embeds: torch.Tensor | None = None  # [R, M, C] of the questions in the joint space
+    question_words: list[list[int]] | None = None  # token ids of each question's own words, R; None where no step asks
     prefixes: list[list[int]] | None = None  # by image, where they differ; ``prefix`` is the first one's
 
     def groups(self, blind: bool) -> list[list[int]]:
@@ -59,8 +61,9 @@ class Batch:
                 evidence = evidence[:, : pixels.counts[0]]
         prefixes = None if self.prefixes is None else [self.prefixes[place] for place in images.tolist()]
         prefix = self.prefix if prefixes is None else prefixes[0]
+        words = None if self.question_words is None else [self.question_words[row] for row in rows]
         some = replace(
-            self, pixels=pixels, questions=[self.questions[row] for row in rows], image=image,
+            self, pixels=pixels, question_words=words, questions=[self.questions[row] for row in rows], image=image,
             image_seeds=self.image_seeds[images], question_seeds=self.question_seeds[rows],
             evidence=evidence, text_embeds=None if self.text_embeds is None else self.text_embeds[rows],
             prefix=prefix, prefixes=None if prefixes == [prefix] * len(images) else prefixes,
@@ -70,6 +73,13 @@ class Batch:
     def reseeded(self, image_seeds: torch.Tensor, question_seeds: torch.Tensor) -> Batch:
         """Return the same batch with other random streams, int64 [B] of the images and int64 [R] of the questions."""
         return replace(self, image_seeds=image_seeds, question_seeds=question_seeds)
+
+    def words(self, step: Step) -> list[list[int]]:
+        """Return the token ids of the text that a step's ``text_features`` are of, by question."""
+        if step.words == "instruction":
+            return self.questions
+        assert self.question_words is not None, "the batch of a step that reads the question's own words holds them"
+        return self.question_words
 
     def questions_about(self, images: list[int]) -> list[int]:
         """Return the indices of the questions about some of the images."""
@@ -89,9 +99,15 @@ class EngineOutput:
     source: torch.Tensor | None = None  # int64 [R, N0] for towers that merged: where each token went
     kv_bytes: int = 0  # of all caches after prefill
     counts: tuple[float, ...] = ()  # visual tokens that were present in each LLM layer; means over rows where images differ
+    # tower tokens of one tile, CLS included, at the attention of each block, then at the MLP of each; means as above
+    tower_counts: tuple[float, ...] = ()
     # int64 [R] visual tokens in the last layer, those of no single place included
     present: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     ended: list[int | None] = field(default_factory=list)  # token that ended each answer; None where the limit did
+    # int64 [R, layers] visual tokens that were present in each LLM layer, question by question
+    layer_counts: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))
+    # int64 [R, 2 * blocks] what ``tower_counts`` are means of, question by question
+    block_counts: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))
 
 
 def join(outputs: list[EngineOutput], rows: list[list[int]]) -> EngineOutput:
@@ -104,9 +120,6 @@ def join(outputs: list[EngineOutput], rows: list[list[int]]) -> EngineOutput:
     order = torch.tensor([row for part in rows for row in part]).argsort()
     answers = [tokens for output in outputs for tokens in output.tokens]
     ended = [end for output in outputs for end in output.ended]
-    counts = {output.counts for output in outputs}
-    total = sum(map(len, rows))
-    mean = tuple(sum(len(part) * o.counts[k] for part, o in zip(rows, outputs)) / total for k in range(len(outputs[0].counts)))
     return EngineOutput(
         tokens=[answers[row] for row in order.tolist()],
         first_logits=torch.cat([output.first_logits for output in outputs])[order],
@@ -115,10 +128,21 @@ def join(outputs: list[EngineOutput], rows: list[list[int]]) -> EngineOutput:
         grid=outputs[0].grid,
         source=None,
         kv_bytes=sum(output.kv_bytes for output in outputs),
-        counts=counts.pop() if len(counts) == 1 else mean,
+        counts=_mean([output.counts for output in outputs], rows),
+        tower_counts=_mean([output.tower_counts for output in outputs], rows),
         present=torch.cat([output.present for output in outputs])[order],
         ended=[ended[row] for row in order.tolist()],
+        layer_counts=torch.cat([output.layer_counts for output in outputs])[order],
+        block_counts=torch.cat([output.block_counts for output in outputs])[order],
     )
+
+
+def _mean(counts: list[tuple[float, ...]], rows: list[list[int]]) -> tuple[float, ...]:
+    """Mean counts over all rows, from those of parts; the counts themselves where parts are alike."""
+    if len(set(counts)) == 1:
+        return counts[0]
+    total = sum(map(len, rows))
+    return tuple(sum(len(part) * own[k] for part, own in zip(rows, counts)) / total for k in range(len(counts[0])))
 
 
 def _padded(tensors: list[torch.Tensor]) -> torch.Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from harness.engine.entered_tokens import EnteredTokens, of_chosen
 from harness.engine.layout import TokenPositions, build_layout
 from harness.engine.prefill_state import PrefillState
 from harness.engine.request import UniformPass
@@ -22,8 +23,10 @@ class _VisualTokens:
 
     ids: torch.Tensor  # int64 [G, K] original token of each; -1 of no single place
     chosen: torch.Tensor  # int64 [G, K] which of those that left the tower; -1 of no single place
+    places: torch.Tensor  # int64 [G, K] where in the prompt each stands; -1 of no single place
     features: torch.Tensor | None = None  # [G, K, D]
     deepstack: tuple[torch.Tensor, ...] = ()  # [G, K, D] each
+    selection: Selection | None = None  # what chose them
 
 
 def enter_decoder(adapter: Adapter, uniform_pass: UniformPass) -> PrefixCheckpoint:
@@ -40,14 +43,17 @@ def enter_decoder(adapter: Adapter, uniform_pass: UniformPass) -> PrefixCheckpoi
     image = torch.arange(len(batch.pixels), device=batch.image.device) if row_per_image else batch.image
     if uniform_pass.vision is None:
         none = torch.zeros(len(image), 0, dtype=torch.int64, device=adapter.device)
-        prefix, visual = adapter.prompt_prefix(batch.prefix, ()), _VisualTokens(none, none)
+        prefix, visual = adapter.prompt_prefix(batch.prefix, ()), _VisualTokens(none, none, none)
     else:
         lowest = uniform_pass.vision.lowest
         prefix = adapter.prompt_prefix(
             batch.prefix, (grid_span(1, lowest.shape[1]),) if uniform_pass.vision.merged else uniform_pass.vision.spans
         )
         visual = _visual_tokens(adapter, uniform_pass, uniform_pass.vision, step, image, row_per_image)
-    return _lay_out(adapter, uniform_pass, prefix, visual, row_per_image)
+    tower = None
+    if uniform_pass.vision is not None:
+        tower = EnteredTokens(uniform_pass.vision, image, visual.chosen, visual.selection)
+    return _lay_out(adapter, uniform_pass, prefix, visual, row_per_image, tower)
 
 
 def _visual_tokens(
@@ -63,10 +69,9 @@ def _visual_tokens(
     chosen = torch.arange(ids.shape[1], device=ids.device).expand(len(image), -1)
     deepstack = tuple(table[image] for table in vision.deepstack)
     if step is None:
-        return _VisualTokens(ids, chosen, features, deepstack)
+        return _VisualTokens(ids, chosen, _places(vision, ids, chosen), features, deepstack)
     with uniform_pass.stopwatch.stage("selection"):
-        signals = projector_signals(adapter, uniform_pass.batch, step, vision, features, image, row_per_image)
-        selection = step.select(signals.only(step.needs), min(step.keep, ids.shape[1]))
+        selection = _selected(adapter, uniform_pass, vision, step, features, image, row_per_image)
     if uniform_pass.recorder is not None:
         uniform_pass.recorder.note_step(
             selection, ids, uniform_pass.batch.image if row_per_image else torch.arange(len(image), device=ids.device)
@@ -79,17 +84,68 @@ def _visual_tokens(
         with uniform_pass.stopwatch.stage("projector"):
             features = selection.tokens if selection.space == "llm" else adapter.project(selection.tokens)
         chosen = selection.indices
-    deepstack = tuple(deepstack_of_chosen(table, chosen, selection) for table in deepstack)
+    deepstack = tuple(of_chosen(table, chosen, selection) for table in deepstack)
     ids = ids.gather(1, chosen.clamp_min(0)).masked_fill(chosen < 0, -1)
-    return _VisualTokens(ids, chosen, features, deepstack)
+    return _VisualTokens(ids, chosen, _places(vision, ids, chosen), features, deepstack, selection)
+
+
+def _places(vision: VisionOutput, ids: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Where visual tokens stand in the prompt: as among all that there were, or, where some merged, as among those left."""
+    return chosen if vision.merged else ids
+
+
+def _selected(
+    adapter: Adapter,
+    uniform_pass: UniformPass,
+    vision: VisionOutput,
+    step: Step,
+    features: torch.Tensor | None,
+    image: torch.Tensor,
+    row_per_image: bool,
+) -> Selection:
+    """What a step at the projector chooses for G rows; those whose texts differ in length are asked one after another."""
+    batch, keep = uniform_pass.batch, min(step.keep, vision.lowest.shape[1])
+    if row_per_image or "text_features" not in step.needs:
+        signals = projector_signals(adapter, batch, step, vision, features, image, row_per_image)
+        return step.select(signals.only(step.needs), keep)
+    words = batch.words(step)
+    groups: dict[int, list[int]] = {}
+    for row, own in enumerate(words):
+        groups.setdefault(len(own), []).append(row)
+    made: list[Selection] = []
+    for rows in groups.values():
+        part = replace(
+            batch,
+            questions=[words[row] for row in rows],
+            question_seeds=batch.question_seeds[rows],
+            evidence=None if batch.evidence is None else batch.evidence[rows],
+            text_embeds=None if batch.text_embeds is None else batch.text_embeds[rows],
+        )
+        some = None if features is None else features[rows]
+        signals = projector_signals(adapter, part, step, vision, some, image[rows], row_per_image)
+        made.append(step.select(signals.only(step.needs), keep))
+    if len(made) == 1:
+        return made[0]
+    order = torch.tensor([row for rows in groups.values() for row in rows], device=image.device).argsort()
+    joined: dict[str, torch.Tensor] = {}
+    for name in ("indices", "tokens", "sizes", "source", "scores"):
+        parts = [getattr(one, name) for one in made]
+        if parts[0] is not None:
+            joined[name] = torch.cat(parts)[order]
+    return Selection(joined.pop("indices"), **joined, space=made[0].space)
 
 
 def _lay_out(
-    adapter: Adapter, uniform_pass: UniformPass, prefix: PromptPrefix, visual: _VisualTokens, row_per_image: bool
+    adapter: Adapter,
+    uniform_pass: UniformPass,
+    prefix: PromptPrefix,
+    visual: _VisualTokens,
+    row_per_image: bool,
+    tower: EnteredTokens | None,
 ) -> PrefixCheckpoint:
     """The sequences before the first layer: prefix with the visual tokens that are left, then questions."""
     batch, ids = uniform_pass.batch, visual.ids
-    positions = TokenPositions.of(prefix, visual.chosen.cpu())
+    positions = TokenPositions.of(prefix, visual.places.cpu())
     if uniform_pass.path.positions == "contiguous":
         positions = positions.contiguous()
     questions: list[list[list[int]]] = [[] for _ in range(len(ids))]  # token ids by sequence
@@ -103,27 +159,5 @@ def _lay_out(
     if visual.features is not None:
         columns = layout.visual[..., None].expand(-1, -1, hidden.shape[-1])
         hidden = hidden.scatter(1, columns, visual.features.to(hidden.dtype))
-    state = PrefillState(adapter.enter(hidden), layout, ids, visual.features, list(visual.deepstack))
+    state = PrefillState(adapter.enter(hidden), layout, ids, visual.features, list(visual.deepstack), tower=tower)
     return PrefixCheckpoint(layer=0, state=state, entered=ids[layout.group], probe=None, counts=[], recorder=None)
-
-
-def deepstack_of_chosen(table: torch.Tensor, chosen: torch.Tensor, selection: Selection | None = None) -> torch.Tensor:
-    """Return what is added behind a layer to the visual tokens that are left.
-
-    A merged token has the mean of its sources where they are known, else what its own place has; one of no single place and
-    no known source has nothing.
-
-    Args:
-        table: [G, K, D] what is added to all.
-        chosen: int64 [G, K'] into the K; -1 of no single place.
-        selection: what chose them, where it may have merged.
-
-    Returns:
-        [G, K', D].
-    """
-    if selection is not None and selection.source is not None:
-        weights = selection.source.to(table.dtype)
-        mean: torch.Tensor = weights @ table / weights.sum(-1, keepdim=True).clamp_min(1)
-        return mean
-    found = table.gather(1, chosen.clamp_min(0)[..., None].expand(-1, -1, table.shape[-1]))
-    return found.masked_fill((chosen < 0)[..., None], 0)

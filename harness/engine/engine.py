@@ -12,20 +12,22 @@ from dataclasses import replace
 import torch
 
 from harness.engine.batch import Batch, EngineOutput, join
+from harness.engine.cache_cuts import cut_caches
 from harness.engine.decoder_input import enter_decoder
+from harness.engine.decoder_signals import SignalRequest, decoder_probe
 from harness.engine.decoding import LayerSpan, decode
 from harness.engine.prefill_state import PrefillState
 from harness.engine.pruning import prune_between_layers
 from harness.engine.recorder import Recorder, merged
 from harness.engine.request import EngineRequest, UniformPass, steps_of_rows
-from harness.engine.sharing import CellPath, PrefixCheckpoint, prefix_key
-from harness.engine.signals import GroupedVisionOutput, SignalRequest, VisionOutput, decoder_probe
+from harness.engine.sharing import CellPath, PrefixCheckpoint, SharedPrefill, prefix_key
+from harness.engine.signals import GroupedVisionOutput, VisionOutput
 from harness.engine.stopwatch import Stopwatch
 from harness.engine.vision import encode_images
 from harness.models.adapter import Adapter
 from harness.models.probes import AttentionProbe
 from harness.models.prompt import PixelBatch
-from methods.types import BudgetError, Step
+from methods.types import BudgetError, Step, TowerRead
 
 
 class Engine:
@@ -49,7 +51,7 @@ class Engine:
         """Answer the questions of a batch under a method's steps.
 
         Images that put different tokens into the prompt run group by group; an image with fewer tokens than a step keeps
-        loses none.
+        loses none. Where a step decides its count itself, each image runs alone, and where it reads the question, each question.
 
         Raises:
             BudgetError: where this model cannot run such steps; the message is the reason.
@@ -60,6 +62,8 @@ class Engine:
         if len(groups) > 1:
             return self._run_groups(groups, request)
         assert steps is not None, "images that are alike have one shape"
+        if len(request.asked) > 1 and any(step.adaptive and step.reads_text for step in steps):
+            return self._run_questions(request)
         reason = self.adapter.cannot(steps)
         if reason is not None:
             raise BudgetError(reason)
@@ -67,12 +71,16 @@ class Engine:
         state, stopwatch = start.state, uniform_pass.stopwatch
         with stopwatch.stage("prefill"):
             counts = self._prefill(uniform_pass, start)
+            if any(step.cuts_cache_from is not None for step in steps):
+                with stopwatch.stage("selection"):
+                    state.spans = cut_caches(self.adapter, state, steps)
             logits = self.adapter.logits(state.hidden[state.layout.group, state.layout.last])
         kv_bytes = sum(span.cache.bytes for span in state.spans)
         with stopwatch.stage("decode"):
             tokens, ended = decode(self.adapter, state.spans, logits, self.max_new_tokens, self.ends, self.strict)
         stopwatch.count("decode", max(1, max(map(len, tokens), default=1)))
         vision, sequence = uniform_pass.vision, state.layout.group
+        blocks = vision.tower_counts if vision is not None else ()
         return EngineOutput(
             tokens=tokens,
             first_logits=logits,
@@ -84,6 +92,9 @@ class Engine:
             counts=tuple(counts),
             present=torch.full((len(sequence),), state.ids.shape[1], device=sequence.device),
             ended=ended,
+            layer_counts=torch.tensor(counts, dtype=torch.int64).expand(len(sequence), -1),
+            tower_counts=blocks,
+            block_counts=torch.tensor(blocks, dtype=torch.int64).expand(len(sequence), -1),
         )
 
     @torch.inference_mode()
@@ -92,15 +103,15 @@ class Engine:
         pixels: PixelBatch,
         steps: tuple[Step, ...] = (),
         stopwatch: Stopwatch | None = None,
-        wanted: frozenset[str] = frozenset(),
+        wanted: frozenset[TowerRead] = frozenset(),
     ) -> VisionOutput | GroupedVisionOutput:
-        """Run the vision tower, merging where the steps say so, and gather signals.
+        """Run the vision tower, tokens leaving where the steps say so, and gather signals.
 
         Args:
             pixels: images of B prompts.
-            steps: of a method; the signals that its projector step needs are gathered too.
+            steps: of a method; what those behind the tower read in it is gathered too.
             stopwatch: takes the time of each stage.
-            wanted: names of further signals to gather.
+            wanted: further signals to gather, and where.
         """
         return encode_images(self.adapter, pixels, steps, stopwatch or Stopwatch(), wanted)
 
@@ -143,6 +154,23 @@ class Engine:
                 recorders.append(own)
         if recorder is not None:
             merged(recorder, recorders, rows)
+        return join(outputs, rows)
+
+    def _run_questions(self, request: EngineRequest) -> EngineOutput:
+        """Run the questions of a batch one after the other, on what is known of their images, and put the outputs together."""
+        outputs, recorder, shared = [], request.recorder, request.shared
+        if shared is None and not request.blind:
+            steps = self._steps(request)
+            assert steps is not None, "images that are alike have one shape"
+            watch = request.stopwatch or Stopwatch()
+            shared = SharedPrefill(self.adapter, self.encode_images(request.batch.pixels, steps, watch))
+        recorders = [None if recorder is None else Recorder(recorder.attention) for _ in request.asked]
+        for place, (row, own) in enumerate(zip(request.asked, recorders, strict=True)):
+            steps_here = steps_of_rows(request.steps, [place])
+            outputs.append(self.run(replace(request, steps=steps_here, rows=[row], recorder=own, shared=shared)))
+        rows = [[place] for place in range(len(outputs))]
+        if recorder is not None:
+            merged(recorder, [own for own in recorders if own is not None], rows)
         return join(outputs, rows)
 
     def _start(self, request: EngineRequest, steps: tuple[Step, ...]) -> tuple[UniformPass, PrefixCheckpoint]:
@@ -199,7 +227,7 @@ class Engine:
             if shared is not None:
                 wanted |= shared.request(prefix_key(path.positions, done), layer + 1)
             probe = decoder_probe(state.layout, wanted)
-            self._run_layer(state, layer, probe)
+            self._run_layer(state, layer, probe, wanted.inputs)
             counts.append(state.ids.shape[1])
             if recorder is not None:
                 group = state.layout.group
@@ -211,8 +239,9 @@ class Engine:
         """From a decoder layer on, sequences have the present layout."""
         state.spans.append(LayerSpan.starting(self.adapter, first_layer, state.layout, state.hidden))
 
-    def _run_layer(self, state: PrefillState, layer: int, probe: AttentionProbe | None) -> None:
-        """Run one decoder layer, and add behind it what the tower has for the visual tokens."""
+    def _run_layer(self, state: PrefillState, layer: int, probe: AttentionProbe | None, hold: bool) -> None:
+        """Run one decoder layer, and add behind it what the tower has for the visual tokens; ``hold`` keeps its input."""
+        state.inputs = state.hidden if hold else None
         span, kind = state.spans[-1], self.adapter.kind(layer).name
         mask, rotary = span.masks[kind], span.rotary[kind]
         state.hidden = self.adapter.layer(layer, state.hidden, mask, state.layout.positions, rotary, span.cache, probe)

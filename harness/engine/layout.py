@@ -158,6 +158,11 @@ class SequenceLayout:
         """Column of each row's last instruction token: int64 [R]."""
         return self.text[:, -1]
 
+    @property
+    def before_image(self) -> torch.Tensor:
+        """Columns of the text before the first visual token: int64 [G, S]; tokens that have left still count as there."""
+        return self.prefix[:, : int((self.token_positions.prefix.visual_before == 0).sum())]
+
     @cached_property
     def causal_only(self) -> bool:
         """Whether causality alone is the mask: one question a sequence, no padding."""

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from harness.engine.decoding import LayerSpan
+from harness.engine.entered_tokens import EnteredTokens
 from harness.engine.layout import SequenceLayout
+
+
+@dataclass(frozen=True)
+class SpanLink:
+    """What tokens leaving between two spans of decoder layers made of the visual tokens, as G' sequences."""
+
+    origin: torch.Tensor  # int64 [G'] the sequence that each comes from
+    indices: torch.Tensor  # int64 [G', K'] into the visual tokens that were present; -1 of no single place
 
 
 @dataclass
@@ -20,9 +29,14 @@ class PrefillState:
     features: torch.Tensor | None  # [G, K, D] projected, of those present; None once tokens left inside the decoder
     deepstack: list[torch.Tensor]  # [G, K, D] each, to be added to those present behind the first layers
     carry: torch.Tensor | None = None  # [G, ...] what the method's last step handed on to its next
+    carry_widths: torch.Tensor | None = None  # int64 [G] how much of its second axis each sequence was given; None without one
+    tower: EnteredTokens | None = None  # what the tower gave for those present; None once tokens left inside the decoder
+    inputs: torch.Tensor | None = None  # [G, L, D] at the input of the layer behind, where it was asked for
     spans: list[LayerSpan] = field(default_factory=list)  # of the layers behind, with their caches
+    links: list[SpanLink] = field(default_factory=list)  # between each span and the next
 
     def fork(self, rows: list[int] | None = None) -> PrefillState:
         """Return the same batch for another cell, of some of the rows; nothing is copied."""
         layout = self.layout if rows is None else self.layout.select(rows)
-        return replace(self, layout=layout, deepstack=list(self.deepstack), spans=[span.fork(rows) for span in self.spans])
+        spans = [span.fork(rows) for span in self.spans]
+        return replace(self, layout=layout, deepstack=list(self.deepstack), spans=spans, links=list(self.links))

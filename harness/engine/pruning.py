@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from harness.engine.decoder_input import deepstack_of_chosen
+from harness.engine.decoder_signals import DecoderSignals
+from harness.engine.entered_tokens import of_chosen
 from harness.engine.layout import build_layout
-from harness.engine.prefill_state import PrefillState
+from harness.engine.prefill_state import PrefillState, SpanLink
 from harness.engine.request import UniformPass
-from harness.engine.signals import DecoderSignals
 from harness.models.adapter import Adapter
 from harness.models.probes import AttentionProbe
 from methods.types import PositionMode, Selection, Step
@@ -46,7 +46,7 @@ def prune_between_layers(
     row_per_sequence = step.reads_text or len(layout.group) == len(layout.segments)
     if row_per_sequence:
         origin = layout.group
-        members = [(layout.lengths == length).nonzero()[:, 0] for length in torch.unique(layout.lengths).tolist()]
+        members = [torch.tensor(rows, device=origin.device) for rows in _alike(uniform_pass, state, step)]
         targets = members
     else:  # one row stands for all of its image
         origin = torch.arange(len(layout.segments), device=layout.group.device)
@@ -66,7 +66,22 @@ def prune_between_layers(
         row = torch.arange(len(origin), device=origin.device) if row_per_sequence else layout.group
         uniform_pass.recorder.note_step(Selection(indices, scores=scores), state.ids[origin], row)
     _regroup(adapter, state, _Kept(origin, row_per_sequence, indices, tokens, step.positions or uniform_pass.path.positions))
-    state.carry = carry
+    state.carry, state.carry_widths = carry, None
+    if carry is not None and carry.dim() > 1:
+        state.carry_widths = torch.zeros(len(origin), dtype=torch.int64, device=origin.device)
+        for made, target in zip(chosen, targets, strict=True):
+            assert made.carry is not None, "either all of them hand something on or none does"
+            state.carry_widths[target] = made.carry.shape[1]
+
+
+def _alike(uniform_pass: UniformPass, state: PrefillState, step: Step) -> list[list[int]]:
+    """Rows that a selector can take in one go: those of equal lengths, by rising length."""
+    lengths = state.layout.lengths.tolist()
+    words = uniform_pass.batch.words(step) if "text_features" in step.needs else None
+    groups: dict[tuple[int, int], list[int]] = {}
+    for row, length in enumerate(lengths):
+        groups.setdefault((length, 0 if words is None else len(words[row])), []).append(row)
+    return [groups[key] for key in sorted(groups)]
 
 
 def _regroup(adapter: Adapter, state: PrefillState, kept: _Kept) -> None:
@@ -95,12 +110,19 @@ def _regroup(adapter: Adapter, state: PrefillState, kept: _Kept) -> None:
         hidden.scatter_(1, new.visual[..., None].expand(-1, -1, width), kept.tokens.to(hidden.dtype))
     if state.features is not None:
         state.features = None  # later steps read the embeddings through ``carry``
-    state.deepstack = [deepstack_of_chosen(table[origin], indices) for table in state.deepstack]
+    state.tower = state.inputs = None
+    state.links.append(SpanLink(origin, indices))
+    state.deepstack = [of_chosen(table[origin], indices) for table in state.deepstack]
     state.hidden, state.layout, state.ids = hidden, new, ids
 
 
 def _together(parts: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], rows: int) -> torch.Tensor:
-    """Tensors of some rows each as one of all rows, as wide as the widest."""
+    """Tensors of some rows each, [B] or [B, ...], as one of all rows, in their second axis as wide as the widest."""
+    if parts[0].dim() == 1:
+        whole = parts[0].new_zeros(rows)
+        for part, target in zip(parts, targets, strict=True):
+            whole[target] = part
+        return whole
     whole = parts[0].new_zeros(rows, max(part.shape[1] for part in parts), *parts[0].shape[2:])
     for part, target in zip(parts, targets, strict=True):
         whole[target, : part.shape[1]] = part

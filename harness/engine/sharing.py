@@ -14,9 +14,10 @@ from functools import cached_property
 
 import torch
 
+from harness.engine.decoder_signals import SignalRequest
 from harness.engine.prefill_state import PrefillState
 from harness.engine.recorder import Recorder
-from harness.engine.signals import GroupedVisionOutput, SignalRequest, VisionOutput
+from harness.engine.signals import GroupedVisionOutput, VisionOutput
 from harness.models.adapter import Adapter
 from harness.models.probes import AttentionProbe
 from methods.types import ModelShape, PositionMode, Step

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -24,16 +25,14 @@ from harness.models.configuration import check_configuration, layers_read, longe
 from harness.models.families import FamilySpec, spec_of
 from harness.models.picture_size import PictureSize
 from harness.models.pixtral import PixtralTower
-from harness.models.probes import AttentionProbe, Rotary, install, mean_cosine, mean_cosine_of_gaps, record_rows_of
+from harness.models.probes import AttentionProbe, Rotary, install, mean_cosine, mean_cosine_of_gaps
 from harness.models.prompt import NEWLINE, VISUAL, ImageSpan, PixelBatch, PromptPrefix
 from harness.models.protocols import LayerCache, VisionOutputLike
+from harness.models.signal_sources import signals_given, unreadable
 from harness.models.token_ids import token_ids
 from harness.models.towers import BlockwiseTower, TowerBlock, WholeTower
 from harness.models.weights import weights_digest
 from methods.types import SIGNAL_NAMES, ModelShape, Step
-
-_CLS = frozenset({"cls_attention", "cls_feature", "cls_key"})
-"""Signals of towers with a CLS token."""
 
 
 class Adapter:
@@ -95,7 +94,6 @@ class Adapter:
             return bare
         return replace(
             bare,
-            joint_blocks=self.config.vision_config.num_hidden_layers - bare.vision_layers,
             joint_width=self.companion.width,
             joint_text=self.companion.text_shape,
         )
@@ -103,13 +101,16 @@ class Adapter:
     def shape_for(self, spans: tuple[ImageSpan, ...]) -> ModelShape:
         """Return the model's shape for a prompt with these images."""
         count, tiles = sum(span.count for span in spans), sum(span.tiles for span in spans)
-        if (count, tiles) == (self.shape.visual_tokens, self.shape.tiles) and spans[0].grid == self.shape.grid:
+        usual = self.shape.visual_tokens, self.shape.tiles, self.shape.images
+        if (count, tiles, len(spans)) == usual and spans[0].grid == self.shape.grid:
             return self.shape
         grid = spans[0].grid if len(spans) == 1 else None
         own = self.shape.visual_tokens * self.shape.merge  # tower tokens of a tile
         trimmed = self.tiler.trims and count * self.shape.merge != own * tiles
         seen = own if trimmed else 0
-        return replace(self.shape, visual_tokens=count, tiles=tiles, grid=grid or (1, count), tile_tokens=seen)
+        return replace(
+            self.shape, visual_tokens=count, tiles=tiles, grid=grid or (1, count), tile_tokens=seen, images=max(1, len(spans))
+        )
 
     def prompt_spans(self, sizes: Sequence[tuple[int, int]]) -> tuple[ImageSpan, ...]:
         """Return the tokens that the images of one prompt put into it, by their pixels, (width, height); only these matter."""
@@ -121,10 +122,7 @@ class Adapter:
     @cached_property
     def gives(self) -> frozenset[str]:
         """Names of the signals that this model can give; the task gives ``evidence``."""
-        lacks: set[str] = set() if self.companion else {"image_embeds", "text_embeds"}
-        if not self.shape.has_cls:
-            lacks |= _CLS
-        return SIGNAL_NAMES - lacks - {"evidence"}
+        return signals_given(self.shape.has_cls, joint=self.companion is not None)
 
     def cannot(self, steps: tuple[Step, ...], grid: tuple[int, int] | None = None) -> str | None:
         """Return why this model cannot run some steps, or shrink images to a grid of tokens; None where it can."""
@@ -140,6 +138,13 @@ class Adapter:
         joined = len(layers_read(self.config))
         if joined > 1 and any(step.site.stage == 0 or step.space == "tower" for step in steps):
             return f"the projector of this {kind} reads {joined} tower layers at once, so no tokens can be merged before it"
+        if (reason := unreadable(steps, self.shape)) is not None:
+            return f"{kind}: {reason}"
+        if self.tokenizer is None and any(step.words == "question" for step in steps):
+            return f"the words of a question are read through the tokenizer, and this {kind} came without one"
+        inside = [step for step in steps if step.site.stage == 2]
+        if any(step.tower_reads for step in inside[1:]):
+            return "the tower's signals are of the tokens that enter the LLM: the first step inside it alone can read them"
         needs: frozenset[str] = frozenset().union(*(step.needs for step in steps))
         lacks = sorted(needs & (SIGNAL_NAMES - {"evidence"}) - self.gives)
         return f"{kind} gives no {', '.join(lacks)}" if lacks else None
@@ -253,10 +258,12 @@ class Adapter:
         return self._blockwise.blocks
 
     def joint_embeds(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Map tower states at the read layer, CLS included, [B, 1 + N, Dv], to the joint image-text space: [B, N, C]."""
+        """Map tower states at the read layer, CLS included, [B, 1 + N, Dv], to the joint image-text space: [B, N, C].
+
+        As the code of CDPruner (Theia-4869/CDPruner 9541616) and TRIM (FreedomIntelligence/TRIM f5a232d) does: the norm and
+        the projection that CLIP has behind its last block, applied to the states that the model reads, not normalised.
+        """
         assert self.companion is not None, "this model has no companion"
-        for block in self._blockwise.unread:
-            hidden = block.transform(block.attend(hidden, None, None))
         embeds: torch.Tensor = self.companion.visual_projection(self.tower.post_layernorm(hidden[:, int(self.shape.has_cls) :]))
         return embeds
 
@@ -345,25 +352,11 @@ class Adapter:
         if probe is not None:
             words["probe"] = probe
         plain = positions if positions.dim() == 2 else None  # read by packed attention alone
-        out = self.decoder.layers[index](hidden, attention_mask=mask, position_ids=plain, position_embeddings=rotary, **words)
+        layer = self.decoder.layers[index]
+        with nullcontext() if probe is None else probe.before_rotation(layer):
+            out = layer(hidden, attention_mask=mask, position_ids=plain, position_embeddings=rotary, **words)
         states: torch.Tensor = out[0] if isinstance(out, tuple) else out
         return states
-
-    def rows_ahead(
-        self, index: int, hidden: torch.Tensor, mask: torch.Tensor | None, rotary: Rotary, probe: AttentionProbe,
-        positions: torch.Tensor | None = None,
-    ) -> None:  # fmt: skip
-        """Let a probe record the attention rows that a layer would compute on its input, without running the layer.
-
-        Args:
-            index: of the decoder layer.
-            hidden: [G, L, D], its input.
-            mask: as for `layer`.
-            rotary: of the positions.
-            probe: asks for the rows.
-            positions: int64 [G, L], or [3, G, L]; needed where a layer stretches queries by their place.
-        """
-        record_rows_of(self.decoder.layers[index], hidden, mask, rotary, probe, positions)
 
     @cached_property
     def norm_scale(self) -> torch.Tensor:

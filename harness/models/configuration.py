@@ -69,6 +69,7 @@ def read_shape(config: Any, name: str = "", kv_bytes: int = 2, grid: tuple[int, 
         vision_gated=windows or pixtral,
         window=(vision.window_size // patch) ** 2 if windows else 0,
         global_blocks=tuple(vision.fullatt_block_indexes) if windows else (),
+        tower_blocks=vision.num_hidden_layers,
         channels=vision.in_channels * vision.temporal_patch_size if packed else 3,
         **_experts(text),
     )

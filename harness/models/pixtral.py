@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ import torch
 from harness.models.probes import Rotary, probing
 from harness.models.prompt import ImageSpan, PixelBatch
 from harness.models.tiling import side
-from harness.models.towers import ChunkProbe, StageClock, WholeTower, WholeTowerOutput
+from harness.models.tower_probes import TowerProbe
+from harness.models.towers import StageClock, WholeTower, WholeTowerOutput
 
 
 class PixtralTower(WholeTower):
@@ -28,34 +30,55 @@ class PixtralTower(WholeTower):
     def __init__(self, module: Any, config: Any, blocks: int, projector: Any) -> None:
         super().__init__(module, config)
         self.layers, self.projector = list(module.transformer.layers)[:blocks], projector
+        self.unread = list(module.transformer.layers)[blocks:]
 
-    def run(self, pixels: PixelBatch, clock: StageClock, keys: bool, received: bool) -> WholeTowerOutput:
+    @property
+    def blocks(self) -> int:
+        """How many blocks are run."""
+        return len(self.layers)
+
+    def run(
+        self, pixels: PixelBatch, clock: StageClock, probes: Mapping[int, TowerProbe], behind: frozenset[int]
+    ) -> WholeTowerOutput:
         """Run the tower and the projector on images of B prompts; see `WholeTower.run`."""
         spans = pixels.spans[0]
         patches = pixels.stack().unflatten(0, (len(pixels), -1))  # [B, patches, C]
-        probe = ChunkProbe(keys=keys, received=received)
-        with probing(self.layers[-1].attention, probe if keys or received else None):
-            parts = patches.split([span.cut[0] * span.cut[1] for span in spans], 1)
-            states = torch.cat([self._encode(part, span) for part, span in zip(parts, spans, strict=True)], 1).flatten(0, 1)
-        if keys or received:
+        parts = patches.split([span.cut[0] * span.cut[1] for span in spans], 1)
+        encoded = [self._encode(part, span, probes, behind) for part, span in zip(parts, spans, strict=True)]
+        for probe in probes.values():
             probe.join()
+        together: Callable[[list[torch.Tensor]], torch.Tensor] = lambda tables: torch.cat(tables, 1).flatten(0, 1)
+        states = together([states for states, _ in encoded])
+        noted = {index: together([own[index] for _, own in encoded]) for index in behind}
         with clock.stage("projector"):
             projected = self._project(states, spans * len(pixels))
-        own = None if probe.key_states is None else probe.key_states.transpose(1, 2).flatten(0, 1)
-        mean = None if probe.mean_received is None else probe.mean_received.transpose(1, 2).flatten(0, 1)
-        return WholeTowerOutput(states, projected, (), own, mean)
+        return WholeTowerOutput(states, projected, (), noted, lambda table: table.flatten(0, 1))
 
-    def _encode(self, patches: torch.Tensor, span: ImageSpan) -> torch.Tensor:
-        """States behind the last block that is run, [B, n, Dv], of images of one size, [B, n, C]."""
+    def _encode(
+        self, patches: torch.Tensor, span: ImageSpan, probes: Mapping[int, TowerProbe], behind: frozenset[int]
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        """States behind the last block that is read, and behind others, [B, n, Dv], of images of one size, [B, n, C]."""
         rows, columns = span.cut
         patch = side(self.config.patch_size)
         cut = patches.unflatten(2, (-1, patch, patch)).unflatten(1, (rows, columns))  # [B, rows, columns, 3, patch, patch]
         images = cut.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
         hidden: torch.Tensor = self.module.ln_pre(self.module.patch_conv(images).flatten(2).transpose(1, 2))
         rotary = self._rotary(hidden, rows, columns)
-        for layer in self.layers:
-            hidden = layer(hidden, None, position_embeddings=rotary)
-        return hidden
+        noted: dict[int, torch.Tensor] = {}
+        read, deepest = hidden, max([*probes, *behind], default=-1)
+        for index, layer in enumerate((*self.layers, *self.unread)):
+            if index >= len(self.layers) and index > deepest:
+                break
+            with probing(layer.attention, probes.get(index)):
+                if index >= len(self.layers) and index == deepest and index not in behind:  # nobody reads its states
+                    layer.attention(layer.attention_norm(hidden), None, position_embeddings=rotary)
+                    break
+                hidden = layer(hidden, None, position_embeddings=rotary)
+            if index < len(self.layers):
+                read = hidden
+            if index in behind:
+                noted[index] = hidden
+        return read, noted
 
     def _rotary(self, hidden: torch.Tensor, rows: int, columns: int) -> Rotary:
         """Cosines and sines of the rotary angles of patches in reading order, by their row and column."""

@@ -31,6 +31,9 @@ class AttentionProbe:
         keys: whether the keys are wanted too.
         scores: whether the rows before their softmax are wanted too.
         received: whether the mean attention that each key receives is wanted too.
+        values: whether the values are wanted too.
+        unrotated_keys: whether the keys before the rotary embedding are wanted too; recorded within `before_rotation`.
+        unrotated_rows: int64 [R, T] columns whose queries before the rotary embedding are wanted, or None for none; likewise.
     """
 
     query_rows: torch.Tensor | None = None
@@ -38,18 +41,56 @@ class AttentionProbe:
     keys: bool = False
     scores: bool = False
     received: bool = False
+    values: bool = False
+    unrotated_keys: bool = False
+    unrotated_rows: torch.Tensor | None = None
     attention: torch.Tensor | None = field(default=None, init=False)  # [R, H, T, keys], float32
     logits: torch.Tensor | None = field(default=None, init=False)  # [R, H, T, keys], float32, masked ones minus infinity
     mean_received: torch.Tensor | None = field(default=None, init=False)  # [B, H, keys], float32
     key_states: torch.Tensor | None = field(default=None, init=False)  # [B, Hkv, keys, head_dim]
+    value_states: torch.Tensor | None = field(default=None, init=False)  # [B, Hkv, keys, head_dim]
+    plain_keys: torch.Tensor | None = field(default=None, init=False)  # [B, L, Dkv], not rotated, heads joined
+    plain_queries: torch.Tensor | None = field(default=None, init=False)  # [R, T, Dq], not rotated, heads joined
 
     def select(self, rows: list[int]) -> AttentionProbe:
         """Return what was recorded of some of the R rows."""
         some = copy(self)
-        some.query_rows, some.group, some.attention, some.logits = (
-            None if table is None else table[rows] for table in (self.query_rows, self.group, self.attention, self.logits)
-        )
+        for name in ("query_rows", "group", "attention", "logits", "unrotated_rows", "plain_queries"):
+            table: torch.Tensor | None = getattr(self, name)
+            setattr(some, name, None if table is None else table[rows])
         return some
+
+    @contextmanager
+    def before_rotation(self, layer: Any) -> Iterator[None]:
+        """Record what is asked of a decoder layer's queries and keys before the rotary embedding, while the layer runs.
+
+        They are taken from the layer's own projections and normed as the layer norms them.
+
+        Args:
+            layer: of transformers, its parts differ by family; it runs inside the context. Nothing is hooked unasked.
+        """
+        attention, rows, group = layer.self_attn, self.unrotated_rows, self.group
+
+        def normed(states: torch.Tensor, name: str) -> torch.Tensor:
+            if not hasattr(attention, name):
+                return states
+            heads: torch.Tensor = getattr(attention, name)(states.unflatten(-1, (-1, attention.head_dim)))
+            return heads.flatten(-2)
+
+        def keys(module: torch.nn.Module, inputs: Any, states: torch.Tensor) -> None:
+            self.plain_keys = normed(states, "k_norm")
+
+        def queries(module: torch.nn.Module, inputs: Any, states: torch.Tensor) -> None:
+            assert rows is not None and group is not None, "rows have a group"
+            self.plain_queries = normed(states[group[:, None], rows], "q_norm")
+
+        hooks = [attention.k_proj.register_forward_hook(keys)] if self.unrotated_keys else []
+        hooks += [attention.q_proj.register_forward_hook(queries)] if rows is not None else []
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def record(
         self,
@@ -60,6 +101,7 @@ class AttentionProbe:
         scaling: float,
         causal: bool,
         softcap: float | None = None,
+        value: torch.Tensor | None = None,
     ) -> None:
         """Record what the probe asks for, from what an attention layer hands to its attention function.
 
@@ -71,9 +113,12 @@ class AttentionProbe:
             scaling: of the scores.
             causal: whether rows see no later keys where there is no mask.
             softcap: bound of the scores; None for none.
+            value: [B, Hkv, keys, head_dim]; None where only rows are recorded.
         """
         if self.keys:
             self.key_states = key
+        if self.values and value is not None:
+            self.value_states = value
         if self.received:
             wide = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
             weights = (query.float() @ wide.float().transpose(2, 3) * scaling).softmax(-1)
@@ -165,7 +210,7 @@ def probed_sdpa(
     probe = probe or getattr(module, PROBE, None)
     if probe is not None:
         scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-        probe.record(module, query, key, attention_mask, scale, getattr(module, "is_causal", True), softcap)
+        probe.record(module, query, key, attention_mask, scale, getattr(module, "is_causal", True), softcap, value)
     return output, None
 
 
@@ -194,7 +239,7 @@ def record_rows_of(
     layer: Any,  # a decoder layer of transformers; its parts differ by family
     hidden: torch.Tensor,
     mask: torch.Tensor | None,
-    rotary: Rotary,
+    rotary: Rotary | None,
     probe: AttentionProbe,
     positions: torch.Tensor | None = None,
 ) -> None:
@@ -204,7 +249,7 @@ def record_rows_of(
         layer: the layer.
         hidden: [G, L, D], its input.
         mask: [G, 1, L, columns], bool or added to the scores; None where causality alone is the mask.
-        rotary: of the positions.
+        rotary: of the positions; None for scores without the rotary embedding.
         probe: asks for the rows.
         positions: int64 [G, L]; needed where a layer stretches queries by their place.
     """
@@ -225,7 +270,8 @@ def record_rows_of(
         query, key = attention.q_norm(query), attention.k_norm(key)
     code = sys.modules[type(attention).__module__]
     rotate, stretch = code.apply_rotary_pos_emb, getattr(code, "get_llama_4_attn_scale", None)
-    query, key = rotate(query, query, *map(of_rows, rotary))[0], rotate(key, key, *rotary)[1]
+    if rotary is not None:
+        query, key = rotate(query, query, *map(of_rows, rotary))[0], rotate(key, key, *rotary)[1]
     if stretch is not None:  # Ministral 3
         assert positions is not None, "queries are stretched by their place"
         rope = attention.config.rope_parameters

@@ -14,19 +14,20 @@ from methods.types import ModelShape
 _LLAVA = ModelShape(
     name="llava-1.5-7b", visual_tokens=576, grid=(24, 24), vision_layers=23, vision_width=1024, vision_heads=16, vision_mlp=4096,
     has_cls=True, patch=14, layers=32, width=4096, heads=32, kv_heads=32, head_dim=128, mlp=11008, gated=True, vocabulary=32064,
-    projector_layers=((1024, 4096), (4096, 4096)), kv_bytes=2, joint_width=768, joint_blocks=1, joint_text=(12, 768, 3072),
+    projector_layers=((1024, 4096), (4096, 4096)), kv_bytes=2, joint_width=768, joint_text=(12, 768, 3072),
+    tower_blocks=24,
 )  # fmt: skip
 _QWEN = ModelShape(
     name="qwen2.5-vl-7b", visual_tokens=1296, grid=(36, 36), vision_layers=32, vision_width=1280, vision_heads=16,
     vision_mlp=3420, has_cls=False, patch=14,
     layers=28, width=3584, heads=28, kv_heads=4, head_dim=128, mlp=18944, gated=True, vocabulary=152064,
     projector_layers=((5120, 5120), (5120, 3584)), kv_bytes=2, merge=4, vision_gated=True, window=64,
-    global_blocks=(7, 15, 23, 31), channels=6,
+    global_blocks=(7, 15, 23, 31), channels=6, tower_blocks=32,
 )  # fmt: skip
 _INTERN = ModelShape(
     name="internvl3-8b", visual_tokens=256, grid=(16, 16), vision_layers=24, vision_width=1024, vision_heads=16, vision_mlp=4096,
     has_cls=True, patch=14, layers=28, width=3584, heads=28, kv_heads=4, head_dim=128, mlp=18944, gated=True, vocabulary=151674,
-    projector_layers=((4096, 3584), (3584, 3584)), kv_bytes=2, merge=4,
+    projector_layers=((4096, 3584), (3584, 3584)), kv_bytes=2, merge=4, tower_blocks=24,
 )  # fmt: skip
 
 PUBLIC = {
@@ -55,12 +56,13 @@ PUBLIC = {
         ModelShape(
             name="smolvlm2", visual_tokens=81, grid=(9, 9), vision_layers=27, vision_width=1152, vision_heads=16, vision_mlp=4304,
             has_cls=False, patch=14, layers=24, width=2048, heads=32, kv_heads=32, head_dim=64, mlp=8192, gated=True,
-            vocabulary=49280, projector_layers=((10368, 2048),), kv_bytes=2, merge=9,
+            vocabulary=49280, projector_layers=((10368, 2048),), kv_bytes=2, merge=9, tower_blocks=27,
         ),
         ModelShape(
             name="tiny", visual_tokens=576, grid=(24, 24), vision_layers=5, vision_width=128, vision_heads=4, vision_mlp=384,
             has_cls=True, patch=8, layers=12, width=128, heads=4, kv_heads=4, head_dim=32, mlp=256, gated=True, vocabulary=61,
-            projector_layers=((128, 128), (128, 128)), kv_bytes=4, joint_width=64, joint_blocks=1, joint_text=(2, 128, 256),
+            projector_layers=((128, 128), (128, 128)), kv_bytes=4, joint_width=64, joint_text=(2, 128, 256),
+            tower_blocks=6,
         ),
     )
 }  # fmt: skip

@@ -32,6 +32,7 @@ class ImageTiler:
     resizes = False  # whether an image may be shrunk to any grid of tokens
     fixed = False  # whether every image has the same tokens
     trims = False  # whether some of the tower's tokens are left away or melted together
+    whole_last = False  # whether the tile that shows the whole image is the last of several, not the first
 
     def __init__(
         self,
@@ -94,12 +95,21 @@ class ImageTiler:
 
         By default tile by tile, averaged over neighbours where there are more tower tokens than visual ones.
         """
-        batch, tiles, count, width = table.shape
+        tiles, count = table.shape[1:3]
         if tiles * count == span.count:
             return table.flatten(1, 2)
+        folded: torch.Tensor = self.fold_tiles(table.flatten(0, 1)).unflatten(0, (-1, tiles))
+        return folded.flatten(1, 2)
+
+    def fold_tiles(self, table: torch.Tensor) -> torch.Tensor:
+        """Average values of tower tokens, [tiles, n, C], over neighbours that make one visual token: [tiles, n / merge, C]."""
+        if self.merge == 1:
+            return table
+        tiles, count, width = table.shape
         side, fold = isqrt(count), isqrt(self.merge)
-        small = table.view(batch, tiles, side // fold, fold, side // fold, fold, width).mean((3, 5))
-        return small.reshape(batch, -1, width)
+        means = table.reshape(tiles, side // fold, fold, side // fold, fold, width).mean((2, 4))
+        small: torch.Tensor = means.reshape(tiles, -1, width)
+        return small
 
 
 class SingleTiler(ImageTiler):
@@ -224,6 +234,7 @@ class InternVLTiler(ImageTiler):
     """InternVL3: tiles of an image in reading order, and the whole image as the last where there are several."""
 
     one_to_one = False
+    whole_last = True
 
     def cut(self, image: Image.Image, count: int, grid: tuple[int, int] | None) -> tuple[torch.Tensor, ImageSpan]:
         """Cut one image of a prompt; see `ImageTiler.cut`."""
@@ -253,6 +264,7 @@ class RowTiler(ImageTiler):
     """SmolVLM and Idefics3: tiles row by row with a mark each, then the whole image."""
 
     one_to_one = False
+    whole_last = True
 
     def cut(self, image: Image.Image, count: int, grid: tuple[int, int] | None) -> tuple[torch.Tensor, ImageSpan]:
         """Cut one image of a prompt; see `ImageTiler.cut`."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
+
+from methods.question_words import question_words
 
 
 def token_ids(value: object) -> tuple[int, ...]:
@@ -27,3 +32,15 @@ def token_ids(value: object) -> tuple[int, ...]:
     if list(ids) != found:
         raise ValueError(f"{value!r} holds numbers that are not whole, and token ids are")
     return ids
+
+
+def own_words(tokenizer: Any, texts: Iterable[str]) -> list[list[int]] | None:
+    """Return the token ids of the words that say what each question is about; see `methods.question_words`.
+
+    Args:
+        tokenizer: of transformers; None for a model that has none, which gives None.
+        texts: what is asked, without a chat template.
+    """
+    if tokenizer is None:
+        return None
+    return [tokenizer(question_words(text), add_special_tokens=False).input_ids for text in texts]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from harness.models.probes import AttentionProbe, probing
 from harness.models.prompt import PixelBatch
 from harness.models.tiling import side
+from harness.models.tower_probes import TowerProbe
 
 
 class StageClock(Protocol):
@@ -44,6 +45,26 @@ class TowerBlock:
             out, _ = self.attention(self.first_norm(hidden), attention_mask=bias)
         attended: torch.Tensor = hidden + (out * module.lambda_1 if hasattr(module, "lambda_1") else out)
         return attended
+
+    def show(self, hidden: torch.Tensor, bias: torch.Tensor | None, probe: TowerProbe) -> None:
+        """Let a probe record what the block's attention would work on, without running it: its norm and projections alone.
+
+        Args:
+            hidden: [B, n, Dv] before the block.
+            bias: [B, 1, n, n], added to the attention scores; None for none.
+            probe: records; where it wants rows from CLS alone, no other token has a query.
+        """
+        module: Any = self.attention
+        normed = self.first_norm(hidden)
+        plain = torch.nn.Identity()
+        query_norm, key_norm = getattr(module, "q_norm", plain), getattr(module, "k_norm", plain)
+        split: Callable[[torch.Tensor], torch.Tensor] = lambda table: table.unflatten(-1, (-1, module.head_dim)).transpose(1, 2)
+        rows = hidden.shape[1] if probe.queries or probe.received else 1
+        query = split(query_norm(module.q_proj(normed[:, :rows])))
+        key = split(key_norm(module.k_proj(normed)))
+        value = split(module.v_proj(normed)) if probe.values else None
+        mask = None if bias is None else bias[:, :, :rows]
+        probe.record(module, query, key, mask, module.scale, False, None, value)
 
     def transform(self, hidden: torch.Tensor) -> torch.Tensor:
         """Run the second half of the block, norm, MLP and residual, on [B, n, Dv]."""
@@ -92,6 +113,33 @@ class BlockwiseTower:
         self.blocks = [TowerBlock(layer) for layer in every[:blocks]]
         self.unread = [TowerBlock(layer) for layer in every[blocks:]]
 
+    def look_behind(
+        self, hidden: torch.Tensor, bias: torch.Tensor | None, probes: Mapping[int, TowerProbe], behind: frozenset[int]
+    ) -> dict[int, torch.Tensor]:
+        """Run blocks that the model does not read, as far as is asked: of the last one that is probed only what it shows.
+
+        Args:
+            hidden: [B, n, Dv] states behind the last block that the model reads.
+            bias: [B, 1, n, n], added to the attention scores; None for none.
+            probes: by block.
+            behind: blocks behind which the states are wanted.
+
+        Returns:
+            The states behind those blocks, [B, n, Dv] each.
+        """
+        found: dict[int, torch.Tensor] = {}
+        first, deepest = len(self.blocks), max([*probes, *behind])
+        for index, block in enumerate(self.unread[: deepest + 1 - first], first):
+            probe = probes.get(index)
+            if index == deepest and index not in behind:
+                assert probe is not None, "nothing else is asked of it"
+                block.show(hidden, bias, probe)
+                break
+            hidden = block.transform(block.attend(hidden, bias, probe))
+            if index in behind:
+                found[index] = hidden
+        return found
+
     def enter(self, pixels: torch.Tensor) -> torch.Tensor:
         """Embed tiles [tiles, 3, H, W] for the first block: [tiles, cls + n, Dv], CLS first where there is one."""
         module = self.module
@@ -118,33 +166,6 @@ class BlockwiseTower:
         return normed
 
 
-@dataclass
-class ChunkProbe(AttentionProbe):
-    """A probe of an attention layer that is called once for every window or image: it records all of them in turn."""
-
-    chunks: list[tuple[torch.Tensor | None, torch.Tensor | None]] = field(default_factory=list, init=False)
-
-    def record(
-        self,
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        mask: torch.Tensor | None,
-        scaling: float,
-        causal: bool,
-        softcap: float | None = None,
-    ) -> None:
-        """Record keys and received attention of one more window or image; see `AttentionProbe.record`."""
-        super().record(module, query, key, mask, scaling, causal, softcap)
-        self.chunks.append((self.key_states, self.mean_received))
-
-    def join(self) -> None:
-        """Put the chunks together: keys [1, H, all tokens, head_dim] and received attention [1, H, all tokens]."""
-        keys, received = zip(*self.chunks, strict=True)
-        self.key_states = torch.cat(keys, 2) if self.keys else None
-        self.mean_received = torch.cat(received, 2) if self.received else None
-
-
 @dataclass(frozen=True)
 class WholeTowerOutput:
     """What a tower that runs as a whole gave for B prompts: tables [B * patches, ...] in the order of the patches."""
@@ -152,8 +173,12 @@ class WholeTowerOutput:
     states: torch.Tensor  # [B * patches, Dv] behind the last block
     projected: torch.Tensor  # [B * N, D]
     deepstack: tuple[torch.Tensor, ...]  # [B * N, D] each, that are added behind the first LLM layers
-    keys: torch.Tensor | None  # [B * patches, H, head_dim]
-    received: torch.Tensor | None  # [B * patches, H] mean attention that each patch receives
+    behind: Mapping[int, torch.Tensor]  # [B * patches, Dv] behind blocks, those asked for
+    in_order: Callable[[torch.Tensor], torch.Tensor]  # what a probe recorded, [1 or B, n, ...], as a table
+
+    def table(self, recorded: torch.Tensor) -> torch.Tensor:
+        """Return what a probe recorded of every head, [1 or B, H, n, ...], as a table [B * patches, H, ...]."""
+        return self.in_order(recorded.transpose(1, 2))
 
 
 class WholeTower:
@@ -167,32 +192,40 @@ class WholeTower:
     def __init__(self, module: Any, config: Any) -> None:
         self.module, self.config = module, config
 
-    def run(self, pixels: PixelBatch, clock: StageClock, keys: bool, received: bool) -> WholeTowerOutput:
+    @property
+    def blocks(self) -> int:
+        """How many blocks are run."""
+        return len(self.module.blocks)
+
+    def run(
+        self, pixels: PixelBatch, clock: StageClock, probes: Mapping[int, TowerProbe], behind: frozenset[int]
+    ) -> WholeTowerOutput:
         """Run the tower; the mergers' time is booked as the projector's.
 
         Args:
             pixels: images of B prompts.
             clock: takes the time of the mergers.
-            keys: whether the keys of the last block are wanted.
-            received: whether the mean attention that each patch receives there is wanted.
+            probes: by block; they record on the way.
+            behind: blocks behind which the states are wanted.
         """
         patches = pixels.stack()
         grid = torch.tensor([span.cut for spans in pixels.spans for span in spans], device=patches.device)
-        probe = ChunkProbe(keys=keys, received=received) if keys or received else None
         mergers = [self.module.merger, *getattr(self.module, "deepstack_merger_list", [])]
-        with probing(self.module.blocks[-1].attn, probe), _timed(mergers, clock):
+        with ExitStack() as watching:
+            for index, probe in probes.items():
+                watching.enter_context(probing(self.module.blocks[index].attn, probe))
+            states = watching.enter_context(_noting({index: self.module.blocks[index] for index in behind}))
+            watching.enter_context(_timed(mergers, clock))
             out = self.module(patches, grid_thw=grid)
-        if probe is not None:
+        for probe in probes.values():
             probe.join()
         order = self.patch_order(grid)
         pick: Callable[[torch.Tensor], torch.Tensor] = lambda table: table if order is None else table[order]
-        own = mean = None
-        if probe is not None and probe.key_states is not None:
-            own = pick(probe.key_states[0].transpose(0, 1))
-        if probe is not None and probe.mean_received is not None:
-            mean = pick(probe.mean_received[0].transpose(0, 1))
         deepstack = tuple(getattr(out, "deepstack_features", None) or ())
-        return WholeTowerOutput(pick(out.last_hidden_state), out.pooler_output, deepstack, own, mean)
+        return WholeTowerOutput(
+            pick(out.last_hidden_state), out.pooler_output, deepstack,
+            {index: pick(table) for index, table in states.items()}, lambda table: pick(table[0]),
+        )  # fmt: skip
 
     def patch_order(self, grid: torch.Tensor) -> torch.Tensor | None:
         """Return where each patch stands in a tower that takes them window by window; None where it takes them in turn.
@@ -212,6 +245,18 @@ class WholeTower:
         units = index.to(grid.device).argsort()
         order: torch.Tensor = (units[:, None] * fold**2 + torch.arange(fold**2, device=grid.device)).flatten()
         return order
+
+
+@contextmanager
+def _noting(modules: Mapping[int, torch.nn.Module]) -> Iterator[dict[int, torch.Tensor]]:
+    """Note what modules give; yields a dict that fills as they run."""
+    noted: dict[int, torch.Tensor] = {}
+    hooks = [module.register_forward_hook(lambda _, __, out, i=i: noted.__setitem__(i, out)) for i, module in modules.items()]
+    try:
+        yield noted
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from harness.bridges import lmms_eval as bridge
 from harness.bridges import manifest
 from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest
+from harness.run.asked_prompts import AskedPrompts
+from harness.tasks.base import ImageSample, Question
 from methods.registry import create
 from methods.schedule import plan
 from methods.types import Budget
@@ -170,6 +172,9 @@ def test_prompts_are_the_harnesss(model, adapter, task):
     prompt = model._prompt(request(model, question, [image]))
     assert (list(prompt.prefix), list(prompt.question), prompt.visual_tokens) == (before, after, 576)
     assert model._prompt(request(model, f"<image>{question}", [image])).question == prompt.question
+    for marked in (f"<image>{question}", f"<image>\n{question}"):
+        asked = AskedPrompts.of(adapter, [ImageSample("one", image, (Question("q", "colour", marked, "red"),))], "{question}")
+        assert [model._prompt(request(model, marked, [image])).text] == asked.texts == [question]
     two = model._prompt(request(model, question, [image, image]))
     assert (two.visual_tokens, len(two.spans)) == (1152, 2)
     for nothing in (None, []):

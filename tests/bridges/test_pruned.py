@@ -19,7 +19,7 @@ from harness.run.plan import make_cells
 from harness.tasks.registry import create
 from methods.types import BudgetError
 
-METHODS = ("fastv", "sts", "random", "tome", "visionzip", "cdpruner", "sparsevlm")
+METHODS = ("fastv", "sts", "random", "tome", "visionzip", "cdpruner", "sparsevlm", "mmtok")
 
 
 @pytest.fixture(scope="module")
@@ -220,8 +220,9 @@ def test_a_signal_that_the_model_lacks_is_named(script, monkeypatch):
     with pytest.raises(ValueError, match="'cdpruner' needs the signal 'image_embeds', which this llava model does not give"):
         prune(script.model, "cdpruner")
     monkeypatch.setattr(script.model, "name_or_path", "nowhere/to-be-found")
-    with pytest.raises(ValueError, match="pass processor="):
-        prune(script.model, "cdpruner")
+    for method in ("cdpruner", "mmtok"):
+        with pytest.raises(ValueError, match=f"'{method}' reads .*: pass processor="):
+            prune(script.model, method)
     with pytest.raises(ValueError, match="architecture 'Linear' is not supported"):
         prune(torch.nn.Linear(1, 1))
     with pytest.raises(ValueError, match="a LlavaModel has no generate for images; load it as LlavaForConditionalGeneration"):

@@ -5,17 +5,23 @@ from dataclasses import replace
 import pytest
 import torch
 
+from harness.bridges.prompts import PromptPruner, SplitPrompt
 from harness.engine.decoder_input import enter_decoder
 from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest, UniformPass
 from harness.engine.sharing import CellPath
 from harness.engine.stopwatch import Stopwatch
-from harness.models.probes import AttentionProbe
+from harness.models.probes import AttentionProbe, record_rows_of
 from harness.run.batch_run import BatchRun
+from harness.run.cell_facts import measured_schedule
+from harness.store.arrays import packed_counts
 from harness.tasks.registry import create as create_task
 from methods.merging import bipartite
+from methods.random import at_random
 from methods.registry import create
+from methods.schedule import cached, schedule
 from methods.types import SIGNAL_NAMES, Budget, Signals
+from metrics.flops import CONVENTIONS, flops
 from tests.determinism.first_difference import gap, listening, told, watched
 
 ALL = [
@@ -153,8 +159,10 @@ def test_merging_at_the_projector_equals_a_slow_version(work, expression):
     """The selector's own tokens, projected, through all layers."""
     steps, out = run(work, expression)
     (step,) = steps
+    found = work.engine.encode_images(work.batch.pixels, wanted=frozenset(step.tower_reads))
     for row, image in ((0, 0), (20, 2)):
-        signals = dict(work.vision.signals, vision_features=work.vision.features)
+        signals = {read.signal: found.signals[read.key] for read in step.tower_reads if read.key in found.signals}
+        signals["vision_features"] = found.features
         given = Signals(**{n: v[image : image + 1] for n, v in signals.items()}, count=576, grid=(24, 24))
         chosen = step.select(given.only(step.needs), step.keep)
         features = work.engine.adapter.project(chosen.tokens)[0]
@@ -182,9 +190,30 @@ def test_tower_signals_equal_transformers_own(work):
     heads = keys.view(*keys.shape[:2], adapter.shape.vision_heads, -1).mean(2)
     torch.testing.assert_close(found["vision_keys"], heads[:, 1:], atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(found["cls_key"], heads[:, 0], atol=1e-3, rtol=1e-3)
-    joint = adapter.companion.visual_projection(tower.post_layernorm(out.last_hidden_state[:, 1:]))
+    joint = adapter.companion.visual_projection(tower.post_layernorm(hidden[:, 1:]))  # as CDPruner's own code takes them
     torch.testing.assert_close(found["image_embeds"], joint, atol=1e-3, rtol=1e-3)
     assert work.batch.text_embeds.shape == (27, 1, adapter.shape.joint_width)
+
+
+def test_text_of_the_joint_space_is_what_is_asked(adapter):
+    """With the template of ``--prompt`` around the question, as the model and the words of a question have it."""
+    task, template = create_task("shapes"), "Look closely. {question} Answer in one word."
+    (sample,) = task.samples(1, seed=7)
+    wanted = frozenset({"text_embeds", "text_features"})
+    made = BatchRun(Engine(adapter, 1), task, [sample], seed=0, wanted=wanted, template=template).batch
+    asked = [template.replace("{question}", question.text) for question in sample.questions]
+    assert torch.equal(made.text_embeds, adapter.companion.texts_embeds(asked))
+    assert not torch.equal(made.text_embeds, adapter.companion.texts_embeds(question.text for question in sample.questions))
+    bridged = PromptPruner("trim", 64, "final", 0, {})
+    prompts = [
+        SplitPrompt(*map(tuple, adapter.prompt(text, 1)), (span,), pixels, text)
+        for text in asked
+        for span, pixels in [(one.spans[0][0], one.tensors[0]) for one in [adapter.prompt_pixels([[sample.image]])]]
+    ]
+    answers = bridged.answers(adapter, prompts, 1, adapter.end_ids)
+    cell = create("trim")
+    out = Engine(adapter, 1).run(EngineRequest(made, cell.steps(adapter.shape, Budget(64, "final")), cell.positions))
+    torch.testing.assert_close(torch.stack([answer.first_logits for answer in answers]), out.first_logits, atol=1e-3, rtol=1e-3)
 
 
 @torch.inference_mode()
@@ -194,7 +223,7 @@ def test_rows_ahead_are_those_that_the_layer_then_computes(work):
     layout, hidden = state.layout, state.hidden
     rotary, mask = adapter.rotary(hidden, layout.positions), layout.mask()
     ahead, then = AttentionProbe(layout.text, layout.group), AttentionProbe(layout.text, layout.group, True)
-    adapter.rows_ahead(3, hidden, mask, rotary, ahead)
+    record_rows_of(adapter.decoder.layers[3], hidden, mask, rotary, ahead)
     adapter.layer(3, hidden, mask, layout.positions, rotary, None, then)
     torch.testing.assert_close(ahead.attention, then.attention, atol=1e-6, rtol=1e-4)
 
@@ -280,6 +309,37 @@ def test_tokens_are_physically_removed(work, one_question, expression):
     cache = one_question.engine.run(EngineRequest(one_question.batch, steps, method.positions)).kv_bytes
     shape = work.engine.adapter.shape
     assert cache == sum(n + text for n in schedule.llm) * 2 * shape.kv_heads * shape.head_dim * 4
+
+
+CUTS = ["ivcprune", "mustdrop[stages=llm,total=0.001,single=0.001]", "mustdrop[total=0.0012,single=0.001]"]
+"""Methods that cut the caches of layers before them."""
+
+
+@pytest.mark.parametrize("expression", CUTS)
+@pytest.mark.parametrize("random", [False, True])
+def test_caches_that_steps_cut_are_counted_as_they_are(one_question, expression, random):
+    """To the byte: from the counts that are measured on a question, and where a twin's steps know them, as planned."""
+    method, engine, batch = create(expression), one_question.engine, one_question.batch
+    shape = engine.adapter.shape
+    steps = method.steps(shape, Budget(64))
+    out = engine.run(EngineRequest(batch, steps, method.positions))
+    counts = out.layer_counts[0].tolist()
+    if random:
+        steps = at_random(steps, counts)
+        out = engine.run(EngineRequest(batch, steps, method.positions))
+        assert out.layer_counts[0].tolist() == counts
+    text = len(batch.prefix) + len(batch.questions[0])
+    measured = replace(schedule(shape, steps), llm=tuple(counts), cached=cached(counts, steps))
+    assert measured_schedule(steps, shape, counts[-1], packed_counts(counts), None).cached == measured.cached
+    assert round(flops(shape, measured, text).kv_bytes) == out.kv_bytes
+    assert out.kv_bytes < sum(n + text for n in counts) * 2 * shape.kv_heads * shape.head_dim * 4, "something was cut"
+    if random:
+        known = schedule(shape, steps)
+        assert known.cached == measured.cached and round(flops(shape, known, text).kv_bytes) == out.kv_bytes
+    uncut = replace(measured, cached=None)
+    for convention in CONVENTIONS:
+        decoded = [flops(shape, one, text, convention).decode_per_token for one in (measured, uncut)]
+        assert decoded[0] < decoded[1]
 
 
 @torch.inference_mode()

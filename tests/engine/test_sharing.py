@@ -163,3 +163,16 @@ def test_checkpoints_are_where_two_paths_meet():
     assert found.last_path[prefix_key("original", ())] == 2
     assert not PrefixTree(paths[:1], 8).requests
     assert PrefixTree([replace(paths[1], swaps=True)], 8).requests
+
+
+@pytest.mark.parametrize("listed", ["none", "fastv"])
+def test_a_cell_that_was_not_listed_is_given_what_it_reads(work, listed):
+    """A method that reads the tower elsewhere than by default answers as it does where the batch was told of it."""
+    config = CompareConfig(methods=("prumerge", "fastv"), keep=("64",))
+    cells = {cell.method: cell for cell in make_cells(config, work.engine.adapter.shape, True)}
+    some = work.samples[:1]
+    told = BatchRun(work.engine, work.task, some, 0, True, cells["prumerge"].needs, cells=(cells["prumerge"],))
+    other = BatchRun(work.engine, work.task, some, 0, True, cells[listed].needs, cells=(cells[listed],))
+    answers = [[(row.prediction, row.kept) for row in run.run(cells["prumerge"]).samples] for run in (told, other)]
+    assert answers[0] == answers[1]
+    assert [row.prediction for row in other.run(cells[listed]).samples]

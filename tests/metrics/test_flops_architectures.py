@@ -13,6 +13,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.engine import decoder_signals
 from harness.engine.batch import Batch
 from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest
@@ -22,11 +23,13 @@ from harness.models.probes import AttentionProbe
 from harness.models.published import PUBLISHED, internvl, qwen, smolvlm
 from harness.models.shapes import PUBLIC
 from harness.models.tiling import side as pixels_a_side
+from harness.models.tower_probes import TowerProbe
+from harness.models.towers import BlockwiseTower
 from harness.run.flops import count
-from methods import cdpruner, cost, sparsevlm, sts
+from methods import cdpruner, cost, ivcprune, mmtok, sparsevlm, sts, trim
 from methods.registry import BUNDLED, create
 from methods.schedule import plan, schedule
-from methods.types import PROJECTOR, Budget, ModelShape, Schedule, Step, decoder
+from methods.types import PROJECTOR, Budget, ModelShape, Schedule, Step, TowerRead, decoder
 from metrics.flops import Flops, flops
 
 TEXT = 6
@@ -178,7 +181,7 @@ def test_public_shapes_count_the_real_modules_at_full_size(name):
     read = _read(config, public.grid)
     if public.tiles > 1:  # how an image is cut stands in no configuration
         read = replace(read, tiles=public.tiles, visual_tokens=public.visual_tokens, grid=public.grid)
-    alone = {"joint_width": 0, "joint_blocks": 0, "joint_text": (0, 0, 0)}  # the joint space is another model's
+    alone = {"joint_width": 0, "joint_text": (0, 0, 0)}  # the joint space is another model's
     assert read == replace(public, name="", **alone)
 
 
@@ -260,19 +263,19 @@ class Tally:
 
 @pytest.fixture
 def tally(monkeypatch):
-    """Counts what models do for selections alone as theirs: probed rows, rows ahead, the joint space."""
+    """Counts what models do for selections alone as theirs: probed rows, rows ahead, unread tower blocks, the joint space."""
     tally = Tally()
-    for owner, name in ((AttentionProbe, "record"), (Adapter, "rows_ahead"), (Adapter, "joint_embeds")):
+    for owner, name in (
+        (AttentionProbe, "record"), (TowerProbe, "record"), (BlockwiseTower, "look_behind"), (decoder_signals, "record_rows_of"),
+        (Adapter, "joint_embeds"),
+    ):  # fmt: skip
         monkeypatch.setattr(owner, name, tally.around(getattr(owner, name)))
     return tally
 
 
 def _first(batch: Batch) -> Batch:
     """One image and one question of a batch."""
-    return replace(
-        batch, pixels=batch.pixels[:1], questions=batch.questions[:1], image=batch.image[:1], image_seeds=batch.image_seeds[:1],
-        question_seeds=batch.question_seeds[:1], evidence=batch.evidence[:1], text_embeds=batch.text_embeds[:1],
-    )  # fmt: skip
+    return batch.rows([0])[0]
 
 
 def _budget(expression: str) -> Budget:
@@ -282,6 +285,7 @@ def _budget(expression: str) -> Budget:
 def _run(work, tally: Tally, expression: str, limit: int = 1) -> tuple[Flops, tuple[Step, ...]]:
     """Answer one question about one image with ``limit`` tokens; what that costs by formula, and the steps."""
     adapter, method, budget = work.engine.adapter, create(expression), _budget(expression)
+    method = method.calibrated(1e-3) if method.tuned else method
     steps, planned = plan(method, adapter.shape, budget)
     grid = method.image_grid(adapter.shape, budget)
     batch = _first(work.batch if grid is None else work.make_batch(grid))
@@ -290,6 +294,11 @@ def _run(work, tally: Tally, expression: str, limit: int = 1) -> tuple[Flops, tu
         if any("text_embeds" in step.needs for step in steps):
             tally.around(adapter.companion.text_embeds)(work.samples[0].questions[0].text)
         output = Engine(adapter, limit).run(EngineRequest(batch, counted, method.positions, blind=grid == (0, 0)))
+    if any(step.adaptive for step in steps):  # what the image decides is measured
+        blocks, counts = tuple(map(int, output.tower_counts)), tuple(map(int, output.counts))
+        half, left = len(blocks) // 2, blocks[-1] - int(adapter.shape.has_cls)
+        before = planned.projector if any(step.space == "tower" and step.site.stage == 1 for step in steps) else left
+        planned = replace(planned, vision_attention=blocks[:half], vision_mlp=blocks[half:], projector=before, llm=counts)
     assert output.counts == planned.llm
     return flops(adapter.shape, planned, len(batch.prefix) + len(batch.questions[0])), steps
 
@@ -329,8 +338,10 @@ def test_a_selection_costs_its_products_and_little_more(work, tally, monkeypatch
     batch, adapter, shape = work.batch, work.engine.adapter, work.engine.adapter.shape
     words = len(batch.questions[0])
     for module, name, own in (
-        (sts, "_ROWS", words), (sparsevlm, "_ROWS", words),
+        (sts, "_ROWS", words), (sparsevlm, "_ROWS", words), (ivcprune, "_ROWS", words),
         (cdpruner, "_WORDS", len(adapter.companion.tokenise(work.samples[0].questions[0].text))),
+        (mmtok, "_WORDS", len(batch.question_words[0])),
+        (trim, "_WORDS", len(adapter.companion.tokenise(work.samples[0].questions[0].text))),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, own)  # the prompt's own length in place of an assumed one
     formula, steps = _run(work, tally, expression)
@@ -342,10 +353,18 @@ def test_a_selection_costs_its_products_and_little_more(work, tally, monkeypatch
             of_text += 2 * rows * keys * shape.heads * shape.head_dim
             of_text += 2 * keys * shape.width * shape.kv_heads * shape.head_dim * ahead
     assert tally.selection - of_text <= formula.selection
-    tokens, whole = shape.visual_tokens, any("received_attention" in step.needs for step in steps)
-    tables = shape.vision_heads if whole else 1
+    if any(step.adaptive for step in steps[:-1]):
+        return  # how many tokens later steps saw the image decided: the formula is of the most that may be
+    tokens = shape.visual_tokens
+    whole = sum(name.startswith("received_attention") for step in steps for name in step.needs)
+    tables = shape.vision_heads * whole if whole else 1
     passes = 6 * tables * (tokens + 1) ** 2 + 6 * tokens * max(shape.width, shape.vision_width) + 8 * tokens * 64
-    assert formula.selection <= tally.selection + passes
+    more = {  # what is done beside products, by the rule itself: rounds of coverage, and eigenvectors
+        "scope": cost.covering(tokens, tokens, 64),
+        "mmtok": cost.covering(tokens + len(batch.question_words[0]), tokens, 64),
+        "prunesid": cost.principal(tokens, shape.vision_width) - cost.pairs(tokens, shape.vision_width),
+    }
+    assert formula.selection <= tally.selection + passes + more.get(expression, 0.0)
 
 
 def test_tower_blocks_that_nobody_reads_are_neither_run_nor_counted(work, tally):
@@ -357,11 +376,26 @@ def test_tower_blocks_that_nobody_reads_are_neither_run_nor_counted(work, tally)
         formula, _ = _run(work, tally, "fastv")
         assert not calls and adapter.shape.vision_layers == 5
         assert tally.model == pytest.approx(formula.total - formula.selection, rel=1e-9)
-        _run(work, tally, "cdpruner")  # the joint space stands behind the last block: its cost is the selection's
-        assert len(calls) == 2
+        _run(work, tally, "cdpruner")  # the joint space is made of the states that the model reads
+        assert not calls
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@pytest.mark.parametrize(("signal", "unread"), [("cls_attention_last", True), ("cls_attention", False)])
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_row_of_cls_costs_what_the_formula_counts(work, tally, signal, unread, joined):
+    """To the last product; beside products stand a softmax and a mean over heads, and passes over the states for a norm."""
+    shape, tokens = work.engine.adapter.shape, work.engine.adapter.shape.visual_tokens
+    read = replace(TowerRead.default(signal), joined=joined)
+    with sdpa_kernel(SDPBackend.MATH), tally.counter:
+        work.engine.encode_images(work.batch.pixels[:1], wanted=frozenset({read}))
+    heads = 1 if joined else shape.vision_heads
+    row = cost.attention_rows(heads, 1, tokens + 1, shape.vision_width // heads)
+    formula = cost.last_block_row(shape, tokens, heads) if unread else row
+    passes = 6.0 * (tokens + 1) * heads + (4.0 * (tokens + 1) * shape.vision_width if unread else 0.0)
+    assert tally.selection == formula - passes
 
 
 @pytest.mark.parametrize(("name", "full", "pruned"), [("llava-1.5-7b", 3.228, 0.512), ("llava-1.5-13b", 6.281, 1.002)])

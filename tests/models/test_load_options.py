@@ -19,7 +19,7 @@ from harness.models.catalogue import TINY
 from harness.models.chat_template import choose_template, read_template
 from harness.models.load_options import LoadOptions
 from harness.models.picture_size import PictureSize, picture_size
-from harness.run.cases import capture
+from harness.run.capture import capture
 from harness.run.comparison import compare
 from harness.run.config import CompareConfig, read_file
 from harness.run.manifest import command

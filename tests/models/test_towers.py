@@ -14,12 +14,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest
+from harness.engine.tower_signals import default_reads
 from harness.errors import RequestError
 from harness.models.adapter import Adapter
 from harness.models.probes import install
+from harness.models.tile_places import tile_order
 from methods.registry import create
 from methods.schedule import plan, schedule
-from methods.types import PROJECTOR, VISION_SIGNALS, Budget, BudgetError, Selection, Step, vision
+from methods.types import PROJECTOR, Budget, BudgetError, Selection, Step, vision
 from metrics.flops import flops
 from tests.models.tiny_families import FAMILIES, Family, ask, build, parameters, picture
 from tests.models.tiny_words import QUESTIONS
@@ -41,7 +43,7 @@ def tall(family, unequal):
 
 @pytest.fixture(scope="module")
 def tower(family, tall):
-    return Engine(family.adapter, 1).encode_images(tall.pixels, wanted=family.adapter.gives & VISION_SIGNALS)
+    return Engine(family.adapter, 1).encode_images(tall.pixels, wanted=default_reads(family.adapter.gives, family.adapter.shape))
 
 
 def step(site, **facts) -> Step:
@@ -100,8 +102,9 @@ def test_open_towers_signals_equal_transformers_own(family, tall, tower):
     close(tower.signals["vision_keys"], arrange(heads[:, cls:]))
     if cls:
         close(tower.signals["cls_attention"], arrange(attention[:, :, 0, 1:].transpose(1, 2)).transpose(1, 2))
-        close(tower.signals["cls_feature"], hidden[:1, 0])
-        close(tower.signals["cls_key"], heads[:1, 0])
+        whole = tile_order(adapter.tiler, spans)[:1]  # the tile that shows the whole image
+        close(tower.signals["cls_feature"], hidden[whole, 0])
+        close(tower.signals["cls_key"], heads[whole, 0])
 
 
 @pytest.mark.parametrize("family", parameters(WHOLE), indirect=True)
@@ -112,7 +115,7 @@ def test_closed_towers_signals_equal_a_slow_version(family):
     pixels = adapter.pixels([Image.effect_noise((64, 64), spread).convert("RGB") for spread in (40, 90)])
     seen, block = [], adapter.tower.blocks[-1]
     hook = block.register_forward_pre_hook(lambda _, inputs, words: seen.append((inputs[0], words)), with_kwargs=True)
-    tower = Engine(adapter, 1).encode_images(pixels, wanted=VISION_SIGNALS & adapter.gives)
+    tower = Engine(adapter, 1).encode_images(pixels, wanted=default_reads(adapter.gives, adapter.shape))
     hook.remove()
     hidden, words = seen[0]
     query, key, _ = block.attn.qkv(block.norm1(hidden)).unflatten(-1, (3, adapter.shape.vision_heads, -1)).unbind(1)
@@ -147,7 +150,7 @@ def test_pixtrals_signals_equal_transformers_own(family, several):
         pixels = several.batch.pixels[number : number + 1]
         sizes = made["image_sizes"].tolist()
         assert [span.cut for span in pixels.spans[0]] == [(height // 8, width // 8) for height, width in sizes]
-        tower = Engine(adapter, 1).encode_images(pixels, wanted=adapter.gives & VISION_SIGNALS)
+        tower = Engine(adapter, 1).encode_images(pixels, wanted=default_reads(adapter.gives, adapter.shape))
         block, seen = inner.vision_tower.transformer.layers[-1], []
         hook = block.register_forward_pre_hook(lambda _, given, words: seen.append((given, words)), with_kwargs=True)
         adapter.model.set_attn_implementation("eager")
