@@ -12,9 +12,10 @@ from harness.run.executors.base import ModelNeeds, cores, run_with
 from harness.run.executors.local import run_here
 from harness.run.executors.processes import ProcessExecutor
 from harness.run.manifest import add_notes
-from harness.run.prepare import PreparedRun
+from harness.run.prepare import PreparedRun, levels_of
 from harness.run.shard_runner import ShardRunner, ShardRunnerSource, fingerprints
 from harness.run.shards import Shard, ShardResult
+from harness.run.twins import MeasuredCounts, original_of, stored_counts
 from harness.store.cell_results import joined
 from harness.store.runs import RunFolder
 
@@ -39,7 +40,8 @@ def run_accuracy_pass(config: CompareConfig, run: RunFolder, prepared: PreparedR
             images = min(config.batch_size, len(samples) - place)
             advance(images * (len(prepared.active) - len(todo)))
             if todo:
-                shards.append(Shard(place, tuple(todo), first=not shards and not done))
+                measured = _known_counts(run, prepared, ids, place, config.batch_size, todo)
+                shards.append(Shard(place, tuple(todo), first=not shards and not done, measured=measured))
         size, shortened = config.batch_size, set[str]()
         with closing(run_shards(config, prepared, shards, advance)) as answered:
             for shard, result in answered:
@@ -56,6 +58,16 @@ def run_accuracy_pass(config: CompareConfig, run: RunFolder, prepared: PreparedR
         manifest = run.manifest()
         manifest["batch_size_used"] = min(size, manifest.get("batch_size_used", size))
         run.write_json("manifest.json", manifest)
+
+
+def _known_counts(
+    run: RunFolder, prepared: PreparedRun, ids: dict[str, int], place: int, size: int, todo: Sequence[str]
+) -> MeasuredCounts:
+    """The counts of cells that are stored for a batch, and that cells which are still to answer take."""
+    copying = [cell for cell in prepared.active if cell.copies is not None and cell.key in todo]
+    originals = {original_of(cell, prepared.active).key for cell in copying} - set(todo)
+    asked = [q.sample_id for sample in prepared.samples[place : place + size] for q in sample.questions]
+    return {key: stored_counts(run, ids[key], asked) for key in originals}
 
 
 def _refuse(reasons: dict[str, str], run: RunFolder, prepared: PreparedRun, ids: dict[str, int]) -> None:
@@ -90,7 +102,7 @@ def run_shards(
     asked = workers_for(config, needs)
     worth = len(shards) if config.workers is not None else len(shards) // 2  # one shard does not pay for a process
     if min(asked, worth) > 1:
-        source = ShardRunnerSource(config, prepared)
+        source = ShardRunnerSource(config, prepared, levels=levels_of(prepared))
         executor = ProcessExecutor(source, min(asked, worth), threads_of(asked), needs.device)
         yield from run_with(executor, shards, advance)
         return
@@ -110,7 +122,7 @@ def source_for_cluster(config: CompareConfig, prepared: PreparedRun) -> ShardRun
     """Return what the machines of a cluster run: the request with its device and precision fixed, and what must agree there."""
     kind, dtype = prepared.adapter.device.type, str(prepared.adapter.dtype).removeprefix("torch.")
     sent = replace(config, device=kind, dtype=dtype, out=None, extend=None, resume=False, ray=None)
-    return ShardRunnerSource(sent, expected=fingerprints(config, prepared))
+    return ShardRunnerSource(sent, expected=fingerprints(config, prepared), levels=levels_of(prepared))
 
 
 def model_needs(prepared: PreparedRun) -> ModelNeeds:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from harness.errors import SampleError
 from harness.models.adapter import Adapter
 from harness.models.prompt import VISUAL, ImageSpan
+from harness.models.token_ids import own_words
 from harness.tasks.base import ImageSample
 from harness.tasks.marks import texts_around, unmarked
 
@@ -29,6 +30,7 @@ class AskedPrompts:
     sample: list[int] = field(default_factory=list)  # the sample that each of the B is of
     image: list[int] = field(default_factory=list)  # the one of the B that each question is on; R
     questions: list[list[int]] = field(default_factory=list)  # token ids behind the last image; R
+    texts: list[str] = field(default_factory=list)  # what is asked, without the chat template; R
 
     @classmethod
     def of(cls, adapter: Adapter, samples: Sequence[ImageSample], template: str, blind: bool = False) -> AskedPrompts:
@@ -53,7 +55,12 @@ class AskedPrompts:
                     made.prefixes.append(before)
                 made.image.append(len(made.sample) - 1)
                 made.questions.append(after)
+                made.texts.append(unmarked(ask(template, question.text)))
         return made
+
+    def own_words(self, adapter: Adapter) -> list[list[int]] | None:
+        """Return the token ids of each question's own words; None for a model without a tokenizer."""
+        return own_words(adapter.tokenizer, self.texts)
 
     @property
     def firsts(self) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -16,24 +16,25 @@ from harness.engine.recorder import Recorder
 from harness.engine.request import EngineRequest, Steps
 from harness.engine.sharing import CellPath, SharedPrefill
 from harness.engine.signals import GroupedVisionOutput, VisionOutput
+from harness.engine.tower_signals import default_reads, reads_of
 from harness.models.prompt import ImageSpan, PixelBatch, without_images
 from harness.run.analysis import GroupedTokenAnalysis, TokenAnalysis
 from harness.run.asked_prompts import AskedPrompts
 from harness.run.contact_sheet import layout_of
-from harness.run.evidence_swap import SwappedSteps, swapped
+from harness.run.evidence_swap import SwappedSteps, placed, swapped
 from harness.run.plan import Cell
-from harness.run.stored_rows import answer_row, image_row, traces
+from harness.run.stored_rows import answer_row, image_row, number, question_rows, traces
 from harness.run.streams import stream
-from harness.run.token_masks import evidence_held, fitted, present
+from harness.run.token_masks import evidence_held, fitted, masks_together, present
+from harness.run.twins import MeasuredCounts, answer_like, note_counts
 from harness.run.unshared import run_apart
-from harness.store.arrays import pack
+from harness.store.arrays import pack, packed_counts
 from harness.store.cell_results import CellResult, SampleRow
 from harness.store.layouts import ImageLayout
 from harness.store.schema import ImageRow, QuestionRow
 from harness.tasks.base import ImageSample, Question, Task
-from harness.tasks.marks import unmarked
 from harness.tasks.rules import judged
-from methods.types import VISION_SIGNALS, ModelShape
+from methods.types import ModelShape, TowerRead
 
 
 @dataclass
@@ -50,6 +51,7 @@ class BatchRun:
         template: what the model is asked; ``{question}`` stands for the question.
         cells: those that the batch is run under, in turn.
         analysed: analyse kept tokens too, and swap the evidence.
+        measured: the counts of cells whose counts follow from the image, as far as they are known; what is measured is added.
     """
 
     engine: Engine
@@ -61,6 +63,7 @@ class BatchRun:
     template: str = "{question}"
     cells: tuple[Cell, ...] = ()
     analysed: bool = False
+    measured: MeasuredCounts = field(default_factory=dict)
     reference: EngineOutput | None = field(default=None, init=False)  # of `none`, once it has run
     rooms: list[int | None] = field(default_factory=list, init=False)  # tokens that an answer to each question may have
     shortened: set[str] = field(default_factory=set, init=False)  # questions whose answers ended where the model's maximum is
@@ -114,8 +117,14 @@ class BatchRun:
     @cached_property
     def shared(self) -> SharedPrefill:
         """What the cells compute once: the vision tower, the projection, and the layers before their paths part."""
-        vision = self.engine.encode_images(self.batch.pixels, wanted=self.wanted & VISION_SIGNALS)
+        vision = self.engine.encode_images(self.batch.pixels, wanted=self.gathered)
         return SharedPrefill(self.engine.adapter, vision, self._paths, self.analysed)
+
+    @cached_property
+    def gathered(self) -> frozenset[TowerRead]:
+        """What is read in the tower for all cells that share its output: what their steps say, and what else is wanted."""
+        others = self.wanted.difference(*(cell.needs for cell in self.cells))
+        return default_reads(others, self.engine.adapter.shape) | reads_of(sum((cell.steps for cell in self.sharers), ()))
 
     @cached_property
     def sharers(self) -> list[Cell]:
@@ -172,7 +181,7 @@ class BatchRun:
         embeds = None
         if "text_embeds" in self.wanted and not self.text_alone:
             assert adapter.companion is not None, "only a model with a companion gives text_embeds"
-            embeds = adapter.companion.texts_embeds(unmarked(q.text) for q in self._questions)
+            embeds = adapter.companion.texts_embeds(asked.texts)
         return Batch(
             pixels=pixels,
             prefix=asked.prefixes[0],
@@ -182,6 +191,7 @@ class BatchRun:
             question_seeds=question_seeds,
             evidence=None if self.text_alone else self.evidence,
             text_embeds=embeds,
+            question_words=asked.own_words(adapter) if "text_features" in self.wanted else None,
             prefixes=None if all(prefix == asked.prefixes[0] for prefix in asked.prefixes) else asked.prefixes,
         )
 
@@ -201,14 +211,9 @@ class BatchRun:
 
         None where no image can have any.
         """
-        fits = any(len(spans) == 1 and spans[0].grid is not None for spans in self.pixels.spans)
-        if not self.task.info.knows_evidence or not fits:
+        if not self.task.info.knows_evidence or not any(len(own) == 1 and own[0].grid is not None for own in self.pixels.spans):
             return None
-        held = torch.zeros(len(self.masks), max(self.pixels.counts), dtype=torch.bool)
-        for row, mask in enumerate(self.masks):
-            if mask is not None:
-                held[row, : mask.size] = torch.from_numpy(mask.ravel())
-        return held.to(self.engine.adapter.device)
+        return masks_together(self.masks, max(self.pixels.counts)).to(self.engine.adapter.device)
 
     @property
     def _questions(self) -> list[Question]:
@@ -232,15 +237,20 @@ class BatchRun:
         _ = self.prompts  # whatever a cell does to the images, none is asked what is too long for the model
         batch = self.batch_for(cell)
         recorder = Recorder(attention=True) if self.analysed and not cell.blind and not cell.adaptive else None
-        output = self._answer(cell, batch, cell.given, recorder)
+        if cell.copies is None:
+            output = self._answer(cell, batch, cell.given, recorder)
+        else:
+            names = [question.sample_id for question in self._questions]
+            output = answer_like(cell, self.cells, self.measured, names, partial(self._answer, cell, batch))
         if cell.method == "none":
             self.reference = output
         rows = self._rows(cell, output, batch)
+        note_counts(self.measured, cell, rows)
         result = CellResult(rows)
         if recorder is not None:
             result.analysis = self.analyst.run(cell, output, recorder)
             if cell.swaps and self.batch.evidence is not None:
-                result.samples = self._swap(cell, rows, output.entered)
+                result.samples = self._swap(cell, rows, output)
             result.traces = traces(self._questions, self.batch, output, recorder)
         if cell.grid is not None and cell.varies and not cell.blind:
             result.layouts = self._layouts([batch.pixels.spans[prompt] for prompt in self.prompts.firsts])
@@ -260,11 +270,8 @@ class BatchRun:
         """
         if cell.method == "none":
             self.reference = self._without_steps
-        rows = []
-        for question, tokens in zip(self._questions, self._without_steps.tokens, strict=True):
-            prediction = self.engine.adapter.decode(tokens)
-            rows.append(answer_row(self.task, question, prediction))
-        return CellResult(rows)
+        decode, answered = self.engine.adapter.decode, zip(self._questions, self._without_steps.tokens, strict=True)
+        return CellResult([answer_row(self.task, question, decode(tokens)) for question, tokens in answered])
 
     @cached_property
     def _without_steps(self) -> EngineOutput:
@@ -293,8 +300,8 @@ class BatchRun:
         if not self.sharing:
             some = batch if rows is None else batch.rows(rows)[0]
             return self._limited(run_apart(self.engine, cell, some, steps, recorder), rows)
-        alone = cell.grid is not None or cell.in_tower
-        shared = None if alone else self.shared.without_checkpoints if fresh else self.shared
+        apart = cell.grid is not None or cell.in_tower or not reads_of(cell.steps) <= self.gathered
+        shared = None if apart else self.shared.without_checkpoints if fresh else self.shared
         request = EngineRequest(batch, steps, cell.object.positions, shared, cell.blind, recorder=recorder, rows=rows)
         return self._limited(self.engine.run(request), rows)
 
@@ -308,10 +315,11 @@ class BatchRun:
             found.append((question.sample_id, seed, judgement.score, judgement.read))
         return found
 
-    def _swap(self, cell: Cell, rows: list[SampleRow], entered: torch.Tensor) -> list[SampleRow]:
+    def _swap(self, cell: Cell, rows: list[SampleRow], before: EngineOutput) -> list[SampleRow]:
         """Return the rows with their score under evidence swap; where nothing is to swap, the score is what it was."""
-        lost = [i for i, row in enumerate(rows) if row.recall is not None and row.recall < 1]
-        found = {i: row.score for i, row in enumerate(rows) if row.recall is not None}
+        entered, own = before.entered, placed(before.entered, before.layer_counts)
+        found = {i: row.score for i, row in enumerate(rows) if row.recall is not None and own[i]}
+        lost = [i for i in found if (rows[i].recall or 0) < 1]
         if lost:
             plan = SwappedSteps(cell.steps_for, entered).of(lost) if cell.varies else swapped(cell.steps, entered[lost])
             output = self._answer(cell, self.batch, plan, rows=lost)
@@ -344,9 +352,7 @@ class BatchRun:
         counts = [0] * len(batch.pixels) if cell.blind else batch.pixels.counts
         kept = present(output.kept, max(counts)).cpu().numpy()
         own = [counts[image] for image in batch.image.tolist()]  # tokens of each question's image
-        held = (
-            None if cell.merges or cell.grid is not None else self.batch.evidence
-        )  # of mergers and shrunken images nothing is told
+        held = None if cell.merges or cell.grid is not None else self.batch.evidence  # nothing is told of those
         recall, before = (None, None) if held is None else evidence_held(output, held)
         rows = []
         for i, question in enumerate(self._questions):
@@ -354,11 +360,13 @@ class BatchRun:
                 replace(
                     answer_row(self.task, question, adapter.decode(output.tokens[i])),
                     agree=None if self.reference is None else float(output.tokens[i] == self.reference.tokens[i]),
-                    kl=_number(max(divergence[i], 0.0)),
+                    kl=number(max(divergence[i], 0.0)),
                     kept=pack(kept[i, : own[i]]),
                     kept_count=int(output.present[i]),
-                    recall=None if recall is None else _number(recall[i]),
-                    recall_before=None if before is None else _number(before[i]),
+                    recall=None if recall is None else number(recall[i]),
+                    recall_before=None if before is None else number(before[i]),
+                    layer_counts=packed_counts(output.layer_counts[i]) if cell.adaptive else None,
+                    tower_counts=packed_counts(output.block_counts[i]) if cell.adaptive and cell.in_tower else None,
                 )
             )
         return rows
@@ -377,11 +385,7 @@ class BatchRun:
 
     def questions(self) -> list[QuestionRow]:
         """Return the rows of the table ``questions``."""
-        named = [(s, i, q) for s in self.samples for i, q in enumerate(s.questions)]
-        return [
-            (q.sample_id, s.image_id, i, q.family, q.text, q.answer, None if mask is None else pack(mask))
-            for (s, i, q), mask in zip(named, self.masks, strict=True)
-        ]
+        return question_rows(self.samples, self.masks)
 
     def layouts(self) -> list[ImageLayout]:
         """Return how the visual tokens of every image lie as it is; nothing where all images of the model are alike."""
@@ -393,7 +397,3 @@ class BatchRun:
             layout_of(sample.image_id, own, [image.size for image in images])
             for sample, own, images in zip(self.samples, spans, self.images, strict=True)
         ]
-
-
-def _number(value: float) -> float | None:
-    return None if value != value else float(value)

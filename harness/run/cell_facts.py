@@ -11,10 +11,12 @@ import numpy as np
 
 from harness.run.plan import Cell
 from harness.run.prepare import PreparedRun
+from harness.store.arrays import unpacked_counts
+from harness.store.schema import COUNTS
 from methods.keep import keep_facts
-from methods.registry import family
-from methods.schedule import schedule
-from methods.types import ModelShape, Schedule
+from methods.registry import Counting, counting, family, unverified
+from methods.schedule import cached, schedule
+from methods.types import ModelShape, Schedule, Step
 from metrics.flops import flops
 
 Facts = dict[str, Any]
@@ -32,17 +34,22 @@ def planned_facts(cell: Cell, prepared: PreparedRun) -> Facts:
 
     Returns:
         Identity and kind of the cell; ``tokens``, ``flops`` and ``schedule`` as they are planned, means over the questions
-        where images differ, and None of a cell that is skipped. ``tokens.marks``, where images have any, is the mean number of
-        newline and mark tokens of an image, which always stay and which no budget counts.
+        where images differ, and None of a cell that is skipped. ``unverified`` is why nothing but our own slow version proves
+        the method's rule, and ``tiles`` how its budget counts where images are in several tiles, else None. ``tokens.marks``,
+        where images have any, is the mean number of newline and mark tokens of an image, which always stay and which no budget
+        counts. ``calibration`` of a tuned method is the level that was found for it, on how many images, and the mean tokens
+        that they kept.
     """
     facts: Facts = {
         "model": cell.model, "task": cell.task, "method": cell.method, "params": cell.params, **keep_facts(cell.keep),
         "budget": cell.mode, "positions": cell.object.positions, "seed": cell.seed, "reference": cell.reference,
-        "ranks_by": family(cell.method),
+        "ranks_by": family(cell.method), "unverified": unverified(cell.method), "tiles": _counted_tiles(cell, prepared),
         "skipped": cell.skipped, "like": cell.like, "prunes": cell.prunes, "adaptive": cell.adaptive,
         "merges": cell.merges, "grid": cell.grid, "removes_nothing": cell.removes_nothing,
         "tokens": None, "flops": None, "schedule": None,
     }  # fmt: skip
+    if cell.object.tuned:
+        facts["calibration"] = cell.calibration
     if cell.skipped is not None or cell.schedule is None:
         return facts
     if not cell.varies:
@@ -50,6 +57,12 @@ def planned_facts(cell: Cell, prepared: PreparedRun) -> Facts:
         return facts | _figures(cell, [(prepared.adapter.shape, cell.schedule, 1)], prepared)
     planned = [(shape, cell.plan(shape)[1], questions) for shape, questions in prepared.asked.items()]
     return facts | _figures(cell, planned, prepared)
+
+
+def _counted_tiles(cell: Cell, prepared: PreparedRun) -> Counting | None:
+    """How a budget counts, where any image of the run is in several tiles and the cell has a budget."""
+    tiled = prepared.adapter.shape.tiles > 1 or any(shape.tiles > 1 for shape, _ in prepared.asked.items())
+    return counting(cell.method) if tiled and cell.keep is not None else None
 
 
 def measured_facts(cell: Cell, columns: Mapping[str, np.ndarray], prepared: PreparedRun) -> Facts:
@@ -61,15 +74,49 @@ def measured_facts(cell: Cell, columns: Mapping[str, np.ndarray], prepared: Prep
         prepared: what the request needs, loaded.
     """
     shapes = {sample.image_id: prepared.shape_on(place) for place, sample in enumerate(prepared.samples) if sample.count}
-    answered = zip(columns["image"], columns["kept_count"], columns["failed"])
-    kept = Counter((shapes[i], int(count)) for i, count, failed in answered if failed is None and i in shapes)
-    if not kept:
+    answered = zip(columns["image"], columns["kept_count"], columns["failed"], *(columns[name] for name in COUNTS))
+    counted = Counter(
+        (shapes[image], int(kept), layers, tower)
+        for image, kept, failed, layers, tower in answered
+        if failed is None and image in shapes
+    )
+    if not counted:
         return {}
-    planned = []
-    for (shape, count), answers in kept.items():
-        steps = [replace(step, after=count) for step in (cell.steps_for(shape) if cell.varies else cell.steps)]
-        planned.append((shape, schedule(shape, steps), answers))
-    return _figures(cell, planned, prepared)
+    planned = [
+        (shape, measured_schedule(cell.steps_for(shape) if cell.varies else cell.steps, shape, kept, layers, tower), answers)
+        for (shape, kept, layers, tower), answers in counted.items()
+    ]
+    found = _figures(cell, planned, prepared)
+    if not cell.varies:
+        answers = sum(count for _, _, count in planned)
+        blocks = [[*one.vision_attention, *one.vision_mlp] for _, one, _ in planned]
+        found["tower"] = [
+            sum(tokens * count for tokens, (_, _, count) in zip(block, planned)) / answers for block in zip(*blocks)
+        ]
+    return found
+
+
+def measured_schedule(steps: Sequence[Step], shape: ModelShape, kept: int, layers: bytes | None, tower: bytes | None) -> Schedule:
+    """The schedule of one question from the tokens that were counted on it.
+
+    An answer of an older version tells the last layer's alone, which is the count of the one step that such methods had then.
+    """
+    if layers is None:
+        return schedule(shape, [replace(step, after=kept) for step in steps])
+    counts = unpacked_counts(layers)
+    made = []
+    for step in steps:
+        if step.site.stage > 0:
+            step = replace(step, after=counts[step.site.layer if step.site.stage == 2 else 0])
+        made.append(step)
+    planned = replace(schedule(shape, made), llm=counts, cached=cached(counts, made))
+    if tower is None:
+        return planned
+    blocks = unpacked_counts(tower)
+    half = len(blocks) // 2
+    left = blocks[-1] - int(shape.has_cls)  # what the tower hands on
+    projected = planned.projector if any(step.site.stage == 1 and step.space == "tower" for step in steps) else left
+    return replace(planned, vision_attention=blocks[:half], vision_mlp=blocks[half:], projector=projected)
 
 
 def _figures(cell: Cell, planned: Sequence[Planned], prepared: PreparedRun) -> Facts:

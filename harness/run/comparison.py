@@ -32,7 +32,7 @@ from harness.run.manifest import (
     plain,
 )
 from harness.run.needed_images import known_correlation, say_where_too_few
-from harness.run.prepare import PreparedRun, prepare
+from harness.run.prepare import PreparedRun, levels_of, prepare
 from harness.store.budgets import asked_budgets, in_present_terms, read_keep
 from harness.store.lock import locked
 from harness.store.older_runs import modernise
@@ -264,8 +264,10 @@ def execute(config: CompareConfig, run: RunFolder, prepared: PreparedRun, starte
         rho: correlation of the changes of an image, where an earlier summary of the run tells it.
     """
     from harness.run.accuracy_pass import run_accuracy_pass
+    from harness.run.calibration import calibrate
     from harness.run.cell_facts import measured_facts, planned_facts
 
+    calibrate(config, run, prepared)
     ids = run.add_cells((cell.key, planned_facts(cell, prepared)) for cell in prepared.cells)
     add_notes(run, [*notices.collected(), *prepared.notes])
     say_where_too_few(run, prepared, config.margin, rho)
@@ -281,7 +283,7 @@ def execute(config: CompareConfig, run: RunFolder, prepared: PreparedRun, starte
         if config.memory:
             from harness.run.memory_pass import run_memory_pass
 
-            run_memory_pass(config, run, ids)
+            run_memory_pass(config, run, ids, levels_of(prepared))
     finally:
         add_notes(run, notices.collected())
     finish(run, prepared.task, started)

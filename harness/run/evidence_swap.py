@@ -22,7 +22,8 @@ def swapped(steps: tuple[Step, ...], entered: torch.Tensor) -> tuple[Step, ...]:
     """Return the steps with the evidence forced into every selection.
 
     Args:
-        steps: of a pruner; a selection inside the LLM may add recycled tokens (index -1), which stay.
+        steps: of a pruner that hands over no tokens before the LLM; a selection inside it may add recycled tokens (index -1),
+            which stay.
         entered: int64 [R, K0] the tokens that entered the LLM when the method ran as it is; a step before the LLM is
             not run again but takes them from here.
     """
@@ -52,6 +53,17 @@ class SwappedSteps:
 
     def __call__(self, shape: ModelShape) -> tuple[Step, ...]:
         return swapped(self.steps(shape), self.entered)
+
+
+def placed(entered: torch.Tensor, counts: torch.Tensor) -> list[bool]:
+    """Return of each question whether all tokens that entered the LLM have a place, so that any can be put in another's.
+
+    Args:
+        entered: int64 [R, K0], -1 of no place.
+        counts: int64 [R, layers] tokens in each layer.
+    """
+    own: list[bool] = ((entered >= 0).sum(-1).cpu() == counts[:, 0].cpu()).tolist()
+    return own
 
 
 def narrowed(ids: torch.Tensor) -> torch.Tensor:

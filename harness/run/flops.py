@@ -7,6 +7,7 @@ from typing import Any, cast
 from harness.errors import RequestError, nearest
 from harness.models.shapes import shape_of
 from harness.run.config import tokens_of
+from harness.run.levels import refuse_without_level
 from harness.store.budgets import read_keep
 from methods.registry import MethodError, canonical, create
 from methods.schedule import plan
@@ -20,6 +21,8 @@ _MODES = ("average", "final", "flops")
 
 def count(name: str, method: str, keep: str | None, mode: str, text_tokens: float, convention: str) -> dict[str, Any]:
     """Return FLOPs by stage, KV bytes and the schedule of a method, as ``flops --json`` prints them.
+
+    ``adaptive`` says whether the method decides counts from the image: then they are planned ones, typical or at most so many.
 
     Args:
         name: a public shape.
@@ -43,17 +46,23 @@ def count(name: str, method: str, keep: str | None, mode: str, text_tokens: floa
         made = create(method)
     except MethodError as error:
         raise RequestError(f"--method: {error}") from None
+    refuse_without_level(method, shape)
     if keep is None and made.budgeted:
         raise RequestError(f"--keep is missing: how many tokens shall {canonical(method)} keep?")
     asked = None if keep is None else read_keep(keep)
     tokens = shape.visual_tokens if asked is None else tokens_of(asked, shape.visual_tokens)
     share = asked.value if asked is not None and asked.share else None
     try:
-        _, schedule = plan(made, shape, Budget(tokens, cast(BudgetMode, mode), text_tokens, share))
+        steps, schedule = plan(made, shape, Budget(tokens, cast(BudgetMode, mode), text_tokens, share))
     except BudgetError as error:
         raise RequestError(f"{canonical(method)} on {name} at {asked or tokens} ({mode}): {error}") from None
+    adaptive = any(step.adaptive for step in steps)
+    if adaptive and min(schedule.llm) >= shape.visual_tokens:  # the plan says no more than that there are no more than all
+        raise RequestError(
+            f"{canonical(method)}: its counts follow from the image, so no formula gives its FLOPs; compare measures them"
+        )
     counted = count_flops(shape, schedule, text_tokens, convention)
     return {
         "shape": name, "method": canonical(method), "convention": convention, **counted.as_dict(), "total": counted.total,
-        "tokens_final": schedule.final, "tokens_average": schedule.average, "schedule": list(schedule.llm),
+        "tokens_final": schedule.final, "tokens_average": schedule.average, "schedule": list(schedule.llm), "adaptive": adaptive,
     }  # fmt: skip

@@ -19,6 +19,8 @@ from harness.run.config import CompareConfig
 from harness.run.manifest import add_notes
 from harness.run.plan import Cell
 from harness.run.prepare import PreparedRun
+from harness.run.twins import on_question, original_of, stored_counts
+from harness.store.arrays import packed_counts
 from harness.store.runs import RunFolder
 from harness.tasks.base import ImageSample, Task
 from metrics.flops import flops
@@ -36,6 +38,8 @@ class LatencyRounds:
     kv_bytes: dict[int, int] = field(default_factory=dict)  # of the caches after the prompt, measured
     peak_bytes: dict[int, int] = field(default_factory=dict)  # of the device's allocator; empty on a CPU
     text_tokens: dict[int, int] = field(default_factory=dict)  # of the prompt that was timed
+    layer_counts: dict[int, bytes] = field(default_factory=dict)  # visual tokens of each LLM layer on its first question, packed
+    block_counts: dict[int, bytes] = field(default_factory=dict)  # tower tokens of each block there, as `EngineOutput` has them
 
     def seconds(self, cell: int, repeat: int = 0) -> dict[str, np.ndarray]:
         """Return the seconds of each stage of a cell, float [rounds] each.
@@ -77,6 +81,7 @@ def run_latency_pass(config: CompareConfig, run: RunFolder, prepared: PreparedRu
     if place is None:
         add_notes(run, ["no times: there is no image on which no cell failed"])
         return
+    cells = [_as_it_ran(cell, run, prepared, ids, place) for cell in cells]
     with progress("latency", config.rounds + 1) as advance:
         longest = prepared.answer_tokens(config)
         engine = Engine(prepared.adapter, longest if config.max_new_tokens is not None else min(longest, MOST_TOKENS))
@@ -112,6 +117,15 @@ def _what_to_time(run: RunFolder, prepared: PreparedRun, cells: list[Cell], ids:
     timed = ((place, sample) for place, sample in enumerate(prepared.samples) if sample.count)  # of text alone no token leaves
     good = (place for place, sample in timed if sample.questions[0].sample_id not in bad)
     return (next(good, None) if cells and cells[0].method == "none" else None), cells
+
+
+def _as_it_ran(cell: Cell, run: RunFolder, prepared: PreparedRun, ids: dict[str, int], place: int) -> Cell:
+    """A cell with the counts that it had on the question that is timed, where it takes another's."""
+    if cell.copies is None:
+        return cell
+    question = prepared.samples[place].questions[0].sample_id
+    known = stored_counts(run, ids[original_of(cell, prepared.active).key], [question])
+    return on_question(cell, prepared.active, known, question, prepared.shape_on(place))
 
 
 def one_question(sample: ImageSample) -> ImageSample:
@@ -188,6 +202,9 @@ def time_batches(
                 timed.rows += [(place, repeat, number, stage, value) for stage, value in seconds.items()]
                 continue
             timed.kv_bytes[place] = output.kv_bytes
+            timed.layer_counts[place], timed.block_counts[place] = (
+                packed_counts(counts[0]) for counts in (output.layer_counts, output.block_counts)
+            )
             timed.text_tokens[place] = text_length(batch.prefix, () if cell.blind else batch.pixels.spans[0], batch.questions[0])
             peak = device_peak_bytes(device)
             if peak is not None:

@@ -23,22 +23,28 @@ from harness.store.runs import RunFolder
 if TYPE_CHECKING:
     from harness.run.batch_run import BatchRun
     from harness.run.plan import Cell
+    from harness.run.prepare import Levels
 
 
-def run_memory_pass(config: CompareConfig, run: RunFolder, ids: dict[str, int]) -> None:
+def run_memory_pass(config: CompareConfig, run: RunFolder, ids: dict[str, int], levels: Levels = ()) -> None:
     """Measure the peak memory of a request's cells, and store it; nothing is stored where it cannot be measured here.
 
     Args:
         config: the request.
         run: the folder that peaks go to.
         ids: of the cells in the run, by their keys.
+        levels: of the cells of tuned methods.
     """
-    for key, memory in peaks(config).items():
+    for key, memory in peaks(config, levels).items():
         run.set_facts(ids[key], peak=memory)
 
 
-def peaks(config: CompareConfig) -> dict[str, dict[str, int]]:
+def peaks(config: CompareConfig, levels: Levels = ()) -> dict[str, dict[str, int]]:
     """Return the peak memory of a request's cells, by their keys.
+
+    Args:
+        config: the request.
+        levels: of the cells of tuned methods.
 
     Returns:
         ``peak_bytes``: the most that was ever resident, interpreter and weights included; ``working_bytes``: how much of
@@ -47,7 +53,7 @@ def peaks(config: CompareConfig) -> dict[str, dict[str, int]]:
     if not hasattr(os, "fork") or not Path("/proc/self/status").exists():
         return {}
     command = [sys.executable, "-m", "harness.run.memory_pass"]
-    request = json.dumps(asdict(config), default=str)
+    request = json.dumps({**asdict(config), "levels": levels}, default=str)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, input=request, capture_output=True, text=True, check=False, env=environment)  # nosec B603
     found: dict[str, dict[str, int]] = json.loads(done.stdout) if done.returncode == 0 else {}
@@ -60,20 +66,22 @@ def serve(request: dict[str, Any]) -> dict[str, dict[str, int]]:
     Threads are kept to one, since a pool of them does not survive a fork.
 
     Args:
-        request: a `CompareConfig` as JSON holds it.
+        request: a `CompareConfig` as JSON holds it, and ``levels`` of the cells of tuned methods, a key and a level each.
     """
     import torch
 
     from harness.engine.engine import Engine
     from harness.run.batch_run import BatchRun
     from harness.run.latency_pass import one_question
-    from harness.run.prepare import prepare
+    from harness.run.prepare import prepare, set_levels
 
     torch.set_num_threads(1)
+    levels = tuple((key, level) for key, level in request.pop("levels", ()))
     tuples = {name: tuple(request[name]) for name in ("methods", "keep", "plugin")}
     config = CompareConfig(**{**request, **tuples, "out": None})
     load_plugins(config.plugin)
     prepared = prepare(config, samples=1)
+    set_levels(prepared, levels)
     engine = Engine(prepared.adapter, prepared.answer_tokens(config))
     found = {}
     for cell in prepared.active:

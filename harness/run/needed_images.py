@@ -6,7 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from harness import notices
-from harness.results.cell_kinds import is_competitor
+from harness.results.cell_kinds import is_tested
+from harness.results.same_cells import same_cells
 from methods.keep import Keep
 from metrics.non_inferiority import images_needed
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 def say_where_too_few(run: RunFolder, prepared: PreparedRun, margin: float, rho: float | None) -> None:
     """Say on stderr where a run has fewer images than a method that loses nothing takes to be shown non-inferior.
 
+    Of cells that an earlier run found to be the same one counts; before any answers nobody knows which will be.
     Nothing is said where its images suffice however much the answers of an image fail together, of a task without right answers,
     and of a run in which no method competes.
 
@@ -27,7 +29,12 @@ def say_where_too_few(run: RunFolder, prepared: PreparedRun, margin: float, rho:
         margin: loss that counts as none, a share of the scale.
         rho: correlation of the changes of an image, where an earlier summary of the run tells it.
     """
-    budgets = Counter(Keep.stored(facts) for _, _, facts in run.cells() if facts["skipped"] is None and is_competitor(facts))
+    same = same_cells(run) if run.finished else {}
+    budgets = Counter(
+        Keep.stored(facts)
+        for ident, _, facts in run.cells()
+        if facts["skipped"] is None and is_tested({**facts, "same_as": same.get(ident)})
+    )
     asked = [len(sample.questions) for sample in prepared.samples if sample.count and sample.questions]
     if not prepared.task.info.scored or not budgets or not asked:
         return

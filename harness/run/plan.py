@@ -12,6 +12,7 @@ from harness.models.signal_sources import given_by
 from harness.run.config import CompareConfig, tokens_of
 from harness.store.budgets import cell_key, read_keep
 from methods.keep import Keep
+from methods.random import Random
 from methods.registry import MethodError, canonical, create, is_reference
 from methods.schedule import plan, schedule
 from methods.types import (
@@ -26,6 +27,8 @@ from methods.types import (
     Step,
 )
 
+HIGHEST = 1.0
+"""The level of a tuned method at which the fewest tokens stay."""
 Plan = tuple[tuple[Step, ...], Schedule, tuple[int, int] | None]
 """Steps, their schedule, and the grid to which the image is shrunk."""
 
@@ -49,6 +52,25 @@ class Cell:
     text_tokens: float = 64.0  # of a prompt
     varies: bool = False  # whether images differ in their tokens; steps, schedule and grid are then those of the largest
     plans: dict[ModelShape, Plan] = field(default_factory=dict, repr=False, compare=False)  # by the shape of an image
+    level: float | None = None  # of a method that is tuned: the one that was found for the budget, the highest until then
+    calibration: dict[str, Any] | None = field(default=None, repr=False, compare=False)  # on what the level was found
+
+    @property
+    def ready(self) -> Method:
+        """The method as it runs: one that is tuned has its level."""
+        return self.object if self.level is None else self.object.calibrated(self.level)
+
+    def at_level(self, level: float) -> Cell:
+        """Return the cell of a tuned method with another level.
+
+        Args:
+            level: as `Method.calibrated` takes it.
+        """
+        made = replace(self, level=level, plans={})
+        for shape in self.plans:
+            made.plan(shape)
+        steps, planned, grid = made.plan(next(iter(self.plans)))
+        return replace(made, steps=steps, schedule=planned, grid=grid)
 
     def tokens(self, shape: ModelShape) -> int:
         """Return the budget in tokens on an image of this shape; all tokens where there are fewer than asked for."""
@@ -67,7 +89,7 @@ class Cell:
                 self.plans[shape] = (), schedule(shape, ()), None  # all are kept
             else:
                 budget = self._budget(count)
-                steps, planned = plan(self.object, shape, budget)
+                steps, planned = plan(self.ready, shape, budget)
                 self.plans[shape] = steps, planned, self.object.image_grid(shape, budget)
         return self.plans[shape]
 
@@ -103,7 +125,7 @@ class Cell:
     @property
     def params(self) -> dict[str, Any]:
         """The method's parameters by name."""
-        return asdict(self.object)
+        return asdict(self.ready)
 
     @property
     def blind(self) -> bool:
@@ -118,7 +140,7 @@ class Cell:
     @property
     def merges(self) -> bool:
         """Whether tokens are merged, so that a kept token may stand for several."""
-        return any(step.site.stage == 0 or step.merges for step in self.steps)
+        return any(map(_merging, self.steps))
 
     @property
     def adaptive(self) -> bool:
@@ -143,8 +165,15 @@ class Cell:
 
     @property
     def swaps(self) -> bool:
-        """Whether its loss can be told apart by evidence swap: a competing pruner whose tokens all have a place."""
-        return self.prunes and not self.reference and all(step.site.stage == 2 or step.after == step.keep for step in self.steps)
+        """Whether its loss can be told apart by evidence swap: a competing pruner whose tokens all have a place.
+
+        One that hands over tokens of the tower has others beside them: a mean, or CLS.
+        """
+        known = (
+            step.site.stage == 2 or (step.site.stage == 1 and step.after == step.keep and step.space == "llm")
+            for step in self.steps
+        )
+        return self.prunes and not self.reference and all(known)
 
     @property
     def reads_text(self) -> bool:
@@ -153,12 +182,42 @@ class Cell:
 
     @property
     def like(self) -> str | None:
-        """The yardstick of the cell's ranking: random tokens on the same sites, counts and positions."""
-        if not self.prunes or self.method.startswith(("random", "oracle")):
+        """The yardstick of the cell's ranking: random tokens on the same sites, counts and positions.
+
+        Where a method chooses inside the tower alone, they are those that are as many in the LLM. Of one that merges there
+        and prunes behind it, what it merges stays and chance prunes.
+        """
+        sites = {step.site.stage for step in self.steps}
+        merging = {step.site.stage for step in self.steps if _merging(step)}
+        if self.method.startswith(("random", "oracle")) or not any(step.after for step in self.steps) or merging - {0}:
             return None
-        if any(step.site.stage == 2 for step in self.steps):
-            return f"random[like={self.method}]"
+        if sites == {0}:
+            return None if merging or self.steps[-1].adaptive else self._random
+        planned = sites == {1} and not self.adaptive and not self._counts_otherwise
+        return self._random if planned else f"random[like={self.method}]"
+
+    @property
+    def _random(self) -> str:
         return "random" if self.object.positions == "original" else f"random[positions={self.object.positions}]"
+
+    @property
+    def _counts_otherwise(self) -> bool:
+        """Whether, of an image in tiles, it holds other counts than random tokens do at the budget: equal parts of each tile."""
+        plain = create(self._random)
+        return any(
+            shape.tiles > 1 and steps != () and planned.llm != plan(plain, shape, self._budget(self.tokens(shape)))[1].llm
+            for shape, (steps, planned, _) in self.plans.items()
+        )
+
+    @property
+    def copies(self) -> str | None:
+        """The method whose measured counts the cell takes question by question, where it is random tokens in its place."""
+        return self.object.like if isinstance(self.object, Random) and self.object.like and self.adaptive else None
+
+
+def _merging(step: Step) -> bool:
+    """Whether tokens are merged by a step; one behind a tower block always does."""
+    return step.merges or (step.site.stage == 0 and step.behind)
 
 
 def make_cells(
@@ -218,10 +277,30 @@ def make_cells(
         for method in asked:
             if method in ("none", "blind"):
                 continue
-            cell = add(method, keep if create(method).budgeted else None, is_reference(method))
+            own = keep if create(method).budgeted else None
+            cell = add(method, own, is_reference(method))
+            if cell.copies is not None:
+                add(cell.copies, own, is_reference(cell.copies))  # its counts are measured where it runs
             if cell.like is not None and cell.like not in asked:
-                add(canonical(cell.like), keep, True)
-    return list(cells.values())
+                add(canonical(cell.like), own if cell.like.startswith("random[like=") else keep, True)
+    return originals_first(list(cells.values()))
+
+
+def originals_first(cells: Sequence[Cell]) -> list[Cell]:
+    """Return cells in the order in which they run: random tokens on the counts of another cell behind it, and skipped with it.
+
+    Args:
+        cells: of a request.
+    """
+    made, skipped = [], {(cell.method, cell.keep): cell.skipped for cell in cells}
+    for cell in cells:
+        reason = skipped.get((cell.copies, cell.keep)) if cell.copies is not None else None
+        if cell.skipped is None and reason is not None:
+            cell = replace(
+                cell, steps=(), schedule=None, skipped=f"takes the counts of {cell.copies}, which is skipped: {reason}"
+            )
+        made.append(cell)
+    return sorted(made, key=lambda cell: cell.copies is not None)
 
 
 def asked_for(methods: tuple[str, ...]) -> list[str]:
@@ -255,9 +334,9 @@ def _cell(
     text_tokens: float,
     varies: bool,
 ) -> Cell:
-    """A cell, planned on the first and largest of the shapes and possible on all."""
+    """A cell, planned on the first and largest of the shapes and possible on all; one that is tuned has yet to find its level."""
     base = Cell(config.model, config.task, method, keep, config.budget, config.seed, reference, create(method))
-    base = replace(base, text_tokens=text_tokens, varies=varies)
+    base = replace(base, text_tokens=text_tokens, varies=varies, level=HIGHEST if base.object.tuned else None)
     for shape in shapes:
         try:
             base.plan(shape)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     Spans = tuple[ImageSpan, ...]
 
+Levels = tuple[tuple[str, float], ...]
+"""Keys of cells of tuned methods, and their levels."""
+
 
 @dataclass(frozen=True)
 class PreparedRun:
@@ -63,6 +66,26 @@ class PreparedRun:
     def active(self) -> list[Cell]:
         """The cells that are not skipped."""
         return [cell for cell in self.cells if cell.skipped is None]
+
+
+def levels_of(prepared: PreparedRun) -> Levels:
+    """Return the levels of the cells of tuned methods, by their keys.
+
+    Args:
+        prepared: whose levels have been found.
+    """
+    return tuple((cell.key, cell.level) for cell in prepared.active if cell.level is not None)
+
+
+def set_levels(prepared: PreparedRun, levels: Levels) -> None:
+    """Give the cells of tuned methods the levels that were found elsewhere.
+
+    Args:
+        prepared: a request, loaded anew.
+        levels: as `levels_of` returns them.
+    """
+    known = dict(levels)
+    prepared.cells[:] = [cell.at_level(known[cell.key]) if cell.key in known else cell for cell in prepared.cells]
 
 
 def prepare(config: CompareConfig, samples: int | None = None, task: Task | None = None) -> PreparedRun:

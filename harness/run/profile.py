@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,12 +18,15 @@ from harness.models import hf
 from harness.models.adapter import Adapter
 from harness.models.load_options import LoadOptions
 from harness.progress import progress
+from harness.run.cell_facts import measured_schedule
 from harness.run.config import CompareConfig, load_plugins
 from harness.run.latency_pass import LatencyRounds, time_batches
+from harness.run.levels import refuse_without_level
 from harness.run.plan import Cell, asked_for, make_cells
 from harness.run.streams import stream
+from harness.store.arrays import unpacked_counts
 from methods.keep import keep_facts
-from methods.types import Schedule
+from methods.types import ModelShape, Schedule
 from metrics import latency
 from metrics.flops import Flops, flops
 
@@ -95,6 +98,8 @@ def profile(config: ProfileConfig) -> dict[str, Any]:
         model=config.model, task="profile", methods=config.methods, keep=config.keep, budget=config.budget, seed=config.seed
     ).checked()
     wanted = asked_for(config.methods)
+    for method in wanted:
+        refuse_without_level(method)
     adapter = _adapter(config)
     checked = _self_check(config, adapter)
     side = _side(adapter)
@@ -104,7 +109,8 @@ def profile(config: ProfileConfig) -> dict[str, Any]:
     marks = sum(span.marks for span in pixels.spans[0])
     cells = [
         cell for cell in make_cells(asked, shape, False, adapter.gives, config.text_tokens + marks, adapter.cannot)
-        if cell.method != "blind" and not (cell.skipped and cell.reference and cell.method not in wanted)
+        if cell.method != "blind" and cell.copies is None  # its counts are measured question by question, which compare does
+        and not (cell.skipped and cell.reference and cell.method not in wanted)
     ]  # fmt: skip
     active = [cell for cell in cells if cell.skipped is None]
     for cell in cells:
@@ -115,6 +121,7 @@ def profile(config: ProfileConfig) -> dict[str, Any]:
     engine = Engine(adapter, config.answer_tokens)
     with progress("profile", config.rounds + 1) as advance:
         timed = time_batches(engine, active, batches, config.seed, config.rounds, advance=lambda: advance(1))
+    active = [_as_it_ran(cell, place, timed, shape) for place, cell in enumerate(active)]
     counted = [flops(shape, _schedule(cell), config.text_tokens + marks) for cell in active]
     rows, places = [], {cell.key: place for place, cell in enumerate(active)}
     for cell in cells:
@@ -126,7 +133,7 @@ def profile(config: ProfileConfig) -> dict[str, Any]:
             "reference": cell.reference,
             "skipped": cell.skipped,
         }
-        rows.append(facts if place is None else {**facts, **_figures(cell, place, timed, counted, config.batch_size)})
+        rows.append(facts if place is None else {**facts, **_figures(active[place], place, timed, counted, config.batch_size)})
     none = next(place for place, cell in enumerate(active) if cell.method == "none")
     stages = {place: timed.medians(place) for place in range(len(active))}
     visual, text = shape.visual_tokens, config.text_tokens
@@ -196,6 +203,15 @@ def _schedule(cell: Cell) -> Schedule:
     return cell.schedule
 
 
+def _as_it_ran(cell: Cell, place: int, timed: LatencyRounds, shape: ModelShape) -> Cell:
+    """A cell with the counts that the timed run had, where the method decides them; a plan tells a bound alone."""
+    if not cell.adaptive:
+        return cell
+    tower = timed.block_counts[place] if cell.in_tower else None
+    kept = unpacked_counts(timed.layer_counts[place])[-1]
+    return replace(cell, schedule=measured_schedule(cell.steps, shape, kept, timed.layer_counts[place], tower))
+
+
 def _adapter(config: ProfileConfig) -> Adapter:
     from harness.models.published import random_model
     from harness.run.prepare import pick_device
@@ -238,6 +254,7 @@ def _batch(config: ProfileConfig, adapter: Adapter, image: Image.Image, cell: Ce
     return Batch(
         pixels=adapter.pixels([image] * count, cell.grid), prefix=words[:before], questions=[words[before:]] * count,
         image=torch.arange(count, device=device), image_seeds=seeds, question_seeds=seeds, text_embeds=embeds,
+        question_words=[words[before:]] * count,
     )  # fmt: skip
 
 
@@ -254,7 +271,8 @@ def _figures(cell: Cell, place: int, timed: LatencyRounds, counted: list[Flops],
             "ttft": medians["selection"] / ttft, "prefill": medians["selection"] / medians["prefill"],
         },
         "memory": {
-            "kv_measured": timed.kv_bytes[place], "kv_predicted": round(batch * counted[place].kv_bytes),
+            "kv_measured": timed.kv_bytes[place],
+            "kv_predicted": None if cell.adaptive else round(batch * counted[place].kv_bytes),
             "peak_bytes": timed.peak_bytes.get(place),
         },
     }  # fmt: skip

@@ -21,8 +21,9 @@ from harness.run.config import CompareConfig, load_plugins
 from harness.run.failures import IsolatedRun, of_sample, out_of_memory
 from harness.run.manifest import beside_weights, code_digest
 from harness.run.plan import Cell
-from harness.run.prepare import PreparedRun, prepare
+from harness.run.prepare import Levels, PreparedRun, prepare, set_levels
 from harness.run.shards import Shard, ShardResult
+from harness.run.twins import MeasuredCounts, original_of
 from harness.store.cell_results import CellResult
 from harness.tasks.base import ImageSample, attribute
 from methods.similarity import shared_similarity
@@ -49,6 +50,7 @@ class ShardRunner:
         self.wanted = frozenset[str]().union(*(cell.needs for cell in prepared.active))
         self.further = tuple(range(config.seed + 1, config.seed + config.seeds))
         self.refused: set[str] = set()
+        self.measured: MeasuredCounts = {}  # of the shard that is answered
 
     def samples(self, shard: Shard) -> list[ImageSample]:
         """Return the images of a shard with their questions."""
@@ -57,7 +59,8 @@ class ShardRunner:
     def make_ready(self, shard: Shard) -> BatchRun:
         """Return the first images of a shard, as many as fit into memory, decoded and made ready for the vision tower."""
         samples = self.samples(shard)
-        return self._batch_run(samples[: self._edges(shard.place, samples)[1]], shard.place)
+        measured = {key: dict(counts) for key, counts in shard.measured.items()}
+        return self._batch_run(samples[: self._edges(shard.place, samples)[1]], shard.place, measured)
 
     def _edges(self, place: int, samples: list[ImageSample]) -> list[int]:
         """Where samples, the first of which stands at ``place``, are cut: as many as fit, analysed ones and text apart."""
@@ -65,12 +68,12 @@ class ShardRunner:
         changes = {i for i in range(1, count) if (samples[i].count == 0) != (samples[i - 1].count == 0)}
         return sorted({*range(0, count, self.size), count, *changes, *([bound] if 0 < bound < count else [])})
 
-    def _batch_run(self, samples: list[ImageSample], place: int) -> BatchRun:
+    def _batch_run(self, samples: list[ImageSample], place: int, measured: MeasuredCounts | None = None) -> BatchRun:
         """Images, the first of which stands at ``place``, decoded and made ready for the vision tower."""
         analysed = place < self.config.analyse
         batch_run = BatchRun(
             self.engine, self.prepared.task, samples, self.config.seed, self.config.sharing, self.wanted, self.config.prompt,
-            tuple(self.prepared.active), analysed,
+            tuple(self.prepared.active), analysed, self.measured if measured is None else measured,
         )  # fmt: skip
         with suppress(Exception):  # an image that cannot be read raises again, where a cell first wants it
             _ = batch_run.pixels
@@ -90,6 +93,7 @@ class ShardRunner:
             RequestError: where all fails for one reason, and so would all that follows; see `_check_hope`.
         """
         samples, ready = self.samples(shard), ready or self.make_ready(shard)
+        self.measured = ready.measured  # which all parts of the shard share
         cells = [self.cells[key] for key in shard.cells if key not in self.refused]
         batch_run = ready
         while True:
@@ -188,6 +192,8 @@ class ShardRunner:
             if cell.key in result.refused:
                 continue
             try:
+                if cell.copies is not None and (reason := result.refused.get(original_of(cell, self.prepared.active).key)):
+                    raise BudgetError(f"takes the counts of {cell.copies}, which is impossible: {reason}")
                 cell_results = run(cell)
             except BudgetError as error:
                 if cell.method == "none":
@@ -212,11 +218,13 @@ class ShardRunnerSource:
         config: the request.
         prepared: what the request needs, loaded; a process that has none of it loads it again.
         expected: `fingerprints` where the run began, which a machine of a cluster must agree with; None asks for nothing.
+        levels: of the cells of tuned methods, as `levels_of` returns them.
     """
 
     config: CompareConfig
     prepared: PreparedRun | None = None
     expected: dict[str, str] | None = None
+    levels: Levels = ()
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "prepared": None}
@@ -233,6 +241,7 @@ class ShardRunnerSource:
             load_plugins(config.plugin)
             with notices.collecting(silent=True):  # the process that began the run has said them
                 prepared = prepare(config)
+            set_levels(prepared, self.levels)
         found = {} if self.expected is None else fingerprints(config, prepared)
         for name, wanted in (self.expected or {}).items():
             if found[name] != wanted:

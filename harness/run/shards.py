@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from harness.store.cell_results import CellResult
@@ -16,6 +17,8 @@ class Shard:
     place: int  # of its first image
     cells: tuple[str, ...]  # keys
     first: bool = False  # whether it is the first of a run in which nothing is answered yet
+    # by key and question the counts of cells that have answered already, and that other cells are still to take
+    measured: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict, hash=False)
 
 
 @dataclass

@@ -11,8 +11,9 @@ from PIL import Image
 from harness.engine.batch import Batch, EngineOutput
 from harness.engine.recorder import Recorder
 from harness.run.contact_sheet import sheet
+from harness.store.arrays import pack
 from harness.store.cell_results import SampleRow, SelectionTrace
-from harness.store.schema import ImageRow
+from harness.store.schema import ImageRow, QuestionRow
 from harness.tasks.base import ImageSample, Question, Task
 from harness.tasks.rules import judged
 
@@ -50,6 +51,20 @@ def image_row(sample: ImageSample, images: Sequence[Image.Image], place: int, ra
     return sample.image_id, place, buffer.getvalue(), picture.height, picture.width, rank
 
 
+def question_rows(samples: Sequence[ImageSample], masks: Sequence[np.ndarray | None]) -> list[QuestionRow]:
+    """Return the samples' rows of the table ``questions``.
+
+    Args:
+        samples: the samples.
+        masks: of every question, its evidence on the grid of its image's tokens; None where there is none.
+    """
+    named = [(s, i, q) for s in samples for i, q in enumerate(s.questions)]
+    return [
+        (q.sample_id, s.image_id, i, q.family, q.text, q.answer, None if mask is None else pack(mask))
+        for (s, i, q), mask in zip(named, masks, strict=True)
+    ]
+
+
 def traces(questions: Sequence[Question], batch: Batch, output: EngineOutput, recorder: Recorder) -> list[SelectionTrace]:
     """Return the scores that a cell ranked by, and where merged tokens went, by the original tokens of each question's images.
 
@@ -76,3 +91,8 @@ def traces(questions: Sequence[Question], batch: Batch, output: EngineOutput, re
         if scores is not None or went is not None:
             found.append(SelectionTrace(question.sample_id, scores, went))
     return found
+
+
+def number(value: float) -> float | None:
+    """Return a figure as it is stored: None where it is not a number."""
+    return None if value != value else float(value)

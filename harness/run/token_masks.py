@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -23,6 +25,20 @@ def fitted(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
         meets.append((np.arange(old) * new < end) & (np.arange(1, old + 1) * new > start))
     overlaps: np.ndarray = meets[0].astype(int) @ mask.astype(int) @ meets[1].astype(int).T
     return overlaps > 0
+
+
+def masks_together(masks: Sequence[np.ndarray | None], count: int) -> torch.Tensor:
+    """Return masks as one: bool [R, count], False behind the tokens of images that have fewer.
+
+    Args:
+        masks: bool [h, w] of each question; None is all False.
+        count: tokens of the largest image.
+    """
+    held = torch.zeros(len(masks), count, dtype=torch.bool)
+    for row, mask in enumerate(masks):
+        if mask is not None:
+            held[row, : mask.size] = torch.from_numpy(mask.ravel())
+    return held
 
 
 def present(ids: torch.Tensor, count: int) -> torch.Tensor:

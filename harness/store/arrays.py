@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
+from typing import SupportsInt
 
 import numpy as np
 
 from harness.store.cell_results import Value
+from harness.store.schema import COUNTS
 
-_TEXTS = frozenset({"question", "image", "family", "prediction", "kept", "failed", "read", "layers"})
+_TEXTS = frozenset({"question", "image", "family", "prediction", "kept", "failed", "read", "layers", *COUNTS})
 
 
 def columns_of(names: Sequence[str], rows: Sequence[tuple[Value, ...]]) -> dict[str, np.ndarray]:
@@ -40,3 +42,17 @@ def unpack(bits: bytes, shape: tuple[int, ...]) -> np.ndarray:
         shape: of the mask.
     """
     return np.unpackbits(np.frombuffer(bits, np.uint8), count=prod(shape)).astype(bool).reshape(shape)
+
+
+def packed_counts(counts: Iterable[SupportsInt]) -> bytes:
+    """Return counts as ``layer_counts`` and ``tower_counts`` hold them."""
+    return np.asarray([int(count) for count in counts], "<i4").tobytes()
+
+
+def unpacked_counts(blob: bytes) -> tuple[int, ...]:
+    """Return the counts that `packed_counts` wrote.
+
+    >>> unpacked_counts(packed_counts([36, 9]))
+    (36, 9)
+    """
+    return tuple(np.frombuffer(blob, "<i4").tolist())

@@ -34,6 +34,8 @@ class SampleRow:
     ours: float | None = None  # the score by our rule; None of a task with one rule, or without answers
     official: float | None = None
     authors: float | None = None
+    layer_counts: bytes | None = None  # int32 visual tokens in each LLM layer, where they follow from the image
+    tower_counts: bytes | None = None  # int32 tokens of a tile in each tower block's attention, then in each one's MLP
 
     def values(self) -> tuple[Value, ...]:
         """Return what `SAMPLE_COLUMNS` hold, in their order."""

@@ -10,11 +10,12 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from struct import iter_unpack
 from typing import Any
 
 from harness.errors import RequestError
 from harness.files import parse_json, regular
-from harness.store.schema import RULING
+from harness.store.schema import COUNTS, RULING
 from harness.tasks.rows import kind
 from methods.keep import Keep
 from metrics.figures import LAYERS
@@ -25,7 +26,7 @@ _WHOLLY = 2**25  # bytes of a database of which every page and row is checked; o
 _LOGS = ("-wal", "-journal")  # of a database that is being written, or whose writer died
 _MAGIC = b"SQLite format 3\0"
 _LATER = frozenset({"layouts", "areas", "traces"})  # tables that runs made before do not have
-_LATER_COLUMNS = {"samples": frozenset(RULING), "repeats": frozenset({"read"})}  # columns that they do not have
+_LATER_COLUMNS = {"samples": frozenset((*RULING, *COUNTS)), "repeats": frozenset({"read"})}  # columns that they do not have
 
 Check = Callable[[Any], bool]
 _text: Check = lambda value: isinstance(value, str)
@@ -56,6 +57,8 @@ _by_name: Callable[[Check], Check] = lambda check: (
     lambda value: value is None or (_table(value) and all(map(check, value.values())))
 )
 
+_calibration: Check = lambda value: _table(value) and _parts(method=_text, level=_number, images=_count, tokens=_number)(value)
+
 _MANIFEST = {
     "model": _text, "task": _text, "config": _parts(seed=_count, margin=_open(_number)), "grid": _grid, "notes": _texts,
     "fingerprints": _parts(code=_open(_text), weights=_open(_text), data=_open(_text)),
@@ -69,6 +72,7 @@ _MANIFEST_MAY = {
     "scoring": _open(_parts(
         rule=_text, rules=_table, undecided=_text, figure=_parts(kind=_text, name=_text, scale=_number, options=_table),
     )),
+    "calibrations": lambda value: _list(value) and all(map(_calibration, value)),
     "chance": lambda value: _table(value) and all(map(_text, value.values())),
     "whole": _open(_parts(images=_open(_count), questions=_open(_count))),
 }  # fmt: skip
@@ -77,10 +81,14 @@ _FACTS = {
     **_CELL, "model": _text, "task": _text, "budget": _text, "positions": _text, "prunes": _flag, "adaptive": _flag,
     "params": _table, "tokens": _open(_numbers), "flops": _open(_numbers), "schedule": _open(_schedule), "grid": _open(_grid),
 }  # fmt: skip
-_FACTS_MAY = {"keep_label": _open(_text), "removes_nothing": _flag}
+_counting: Check = lambda value: value in (None, "all", "each")
+_FACTS_MAY = {
+    "keep_label": _open(_text), "removes_nothing": _flag, "unverified": _open(_text), "tiles": _counting,
+    "calibration": _open(_parts(level=_number, images=_count, tokens=_number)),
+}  # fmt: skip
 _SUMMARY_CELL = {
     **_FACTS_MAY,
-    **{name: _open(_text) for name in ("model", "task", "budget", "positions")},
+    **{name: _open(_text) for name in ("model", "task", "budget", "positions", "same_as")},
     **{name: _open(_count) for name in ("n", "n_images")},
     **{name: _open(_table) for name in (
         "params", "families", "loyalty", "difficulty", "memory", "diversity", "coverage", "scores", "layers", "pareto",
@@ -270,6 +278,7 @@ _UNDECLARED = {
     "prediction": "TEXT", "score": "REAL", "agree": "REAL", "kl": "REAL", "kept": "BLOB", "kept_count": "INTEGER",
     "recall": "REAL", "recall_before": "REAL", "swap_score": "REAL", "failed": "TEXT",
     "read": "TEXT", "undecided": "INTEGER", "ours": "REAL", "official": "REAL", "authors": "REAL",
+    "layer_counts": "BLOB", "tower_counts": "BLOB",
 }  # fmt: skip
 """Types of the columns of ``samples``, which are declared without one."""
 _ALSO = {
@@ -307,11 +316,31 @@ def fault(connection: sqlite3.Connection) -> str | None:
                 pass  # a text that is not UTF-8 raises here
         if connection.execute(_UNEQUAL).fetchone():
             return "holds layers of different lengths in one cell of analysis"
+        if (found := _fault_of_counts(connection)) is not None:
+            return found
         orphan = connection.execute("PRAGMA foreign_key_check").fetchone()
         if orphan is not None:
             return f"is damaged (a row of {orphan[0]} belongs to none of {orphan[2]})"
     except sqlite3.Error as error:
         return f"is damaged ({error})"
+    return None
+
+
+def _fault_of_counts(connection: sqlite3.Connection) -> str | None:
+    """The first fault of counts: one a layer of the cell's schedule, two a block of its tower, each that of some tokens."""
+    if not {name for _, name, *_ in connection.execute("PRAGMA table_info(samples)")} >= set(COUNTS):
+        return None
+    for cell, text in connection.execute("SELECT id, facts FROM cells").fetchall():
+        facts = parse_json(str(text))
+        for name, planned in zip(COUNTS, (facts.get("schedule"), facts.get("tower"))):
+            held = connection.execute(f"SELECT {name} FROM samples WHERE cell = ? AND {name} IS NOT NULL", (cell,))  # nosec B608
+            size = 4 * len(planned) if isinstance(planned, list) else None
+            for (blob,) in held:
+                size = len(blob) if size is None else size
+                if not blob or len(blob) != size or len(blob) % 4:
+                    return f"holds {len(blob)} bytes in samples.{name} of cell {cell}, where its layers take {size}"
+                if not all(0 <= count <= MOST_TOKENS for (count,) in iter_unpack("<i", blob)):
+                    return f"holds counts in samples.{name} of cell {cell} that no image has"
     return None
 
 

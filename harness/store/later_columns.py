@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from harness.store.schema import RULING, SAMPLE_COLUMNS
+from harness.store.schema import COUNTS, RULING, SAMPLE_COLUMNS
 
 
 def add_later_columns(connection: sqlite3.Connection) -> None:
@@ -13,7 +13,7 @@ def add_later_columns(connection: sqlite3.Connection) -> None:
     Args:
         connection: to the results of a run that is written.
     """
-    for table, names in (("samples", RULING), ("repeats", ("read",))):
+    for table, names in (("samples", (*RULING, *COUNTS)), ("repeats", ("read",))):
         there = _there(connection, table)
         for name in names:
             if name not in there:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from metrics.figures import BIAS, FIGURES, MATCHED, SCORES
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Of what is written. It rises with new keys; `READ_VERSIONS` are read."""
-READ_VERSIONS = (2, 3, 4, 5)
+READ_VERSIONS = (2, 3, 4, 5, 6)
 HANDLING_OPTIONS = frozenset({"out", "resume", "retry_failed", "extend"})
 """Options of a request that say where a run lies and how to go on with it, and nothing of what it is."""
 ANSWERING_OPTIONS = frozenset({"workers", "ray"})
@@ -16,8 +16,15 @@ RULING = ("read", "undecided", "ours", "official", "authors")
 
 What the rule that leads read in it; 1 where that rule's own code could not decide; the score by each rule.
 """
+COUNTS = ("layer_counts", "tower_counts")
+"""Columns of ``samples`` that say how many tokens a cell had on a question, where its counts follow from the image.
+
+int32 each: the visual tokens of every LLM layer; the tokens of one tile, CLS included, in the attention of every tower block and
+then in its MLP. NULL of a cell whose counts are planned, and in runs of older versions.
+"""
 SAMPLE_COLUMNS = (
     "prediction", "score", "agree", "kl", "kept", "kept_count", "recall", "recall_before", "swap_score", "failed", *RULING,
+    *COUNTS,
 )  # fmt: skip
 NUMBERS = (
     *FIGURES, *(f"z_{name}" for name in FIGURES), *(f"percentile_{name}" for name in FIGURES),

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from harness.store.arrays import pack
 from harness.store.cell_results import TokenFigures
 from harness.store.runs import RunFolder
-from harness.store.schema import NUMBERS, RULING, SAMPLE_COLUMNS
+from harness.store.schema import COUNTS, NUMBERS, RULING, SAMPLE_COLUMNS
 from metrics.figures import LAYERS as LAYER_FIGURES
 
 METHODS = (
@@ -131,7 +131,7 @@ def _samples(
     pool = [pack(rng.random((GRID, GRID)) < (keep or 1) / GRID**2) for _ in range(499)] if not whole else None
     kept = None if pool is None else [pool[q % 499] for q in range(n)]
     count = None if whole else [keep] * n
-    return [prediction, score.tolist(), agree, kl, kept, count, known, known, swap, None, *[None] * len(RULING)]
+    return [prediction, score.tolist(), agree, kl, kept, count, known, known, swap, None, *[None] * len((*RULING, *COUNTS))]
 
 
 def _analysis(rng, questions: list[str], method: str) -> TokenFigures:

@@ -10,7 +10,8 @@ import pytest
 
 from harness.engine.request import EngineRequest
 from harness.errors import RequestError
-from harness.run.cases import capture, select
+from harness.run.capture import capture
+from harness.run.cases import select
 from methods.registry import MethodError, entries, load_plugin
 from methods.registry import create as create_method
 

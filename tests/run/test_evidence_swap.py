@@ -1,13 +1,18 @@
 """Evidence swap: the same K, the evidence in, random kept tokens out, and nothing else changed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from harness.engine.recorder import Recorder
 from harness.engine.request import EngineRequest
-from harness.run.evidence_swap import exchange, swapped
+from harness.run.batch_run import BatchRun
+from harness.run.config import CompareConfig
+from harness.run.evidence_swap import exchange, placed, swapped
+from harness.run.plan import make_cells
 from methods.registry import create
-from methods.types import Budget
+from methods.types import PROJECTOR, Budget, Selection, Step
 
 
 @pytest.mark.parametrize("seed", range(100))
@@ -105,3 +110,29 @@ def test_recorded_scores_are_those_that_chose(work, expression):
         ranked = ids[row][scores[row].argsort(descending=True, stable=True)].tolist()
         certain = {"visionzip": 10, "vispruner": 20}.get(expression, len(alive))
         assert set(ranked[:certain]) <= alive
+
+
+def test_of_each_question_it_is_told_whether_all_its_tokens_have_a_place():
+    entered = torch.tensor([[0, 4, 7], [2, 5, -1], [1, 3, -1]])  # the last has a token of no place, the second only two
+    assert placed(entered, torch.tensor([[3, 3], [2, 2], [3, 1]])) == [True, True, False]
+
+
+def with_mean(signals, keep: int) -> Selection:
+    """The first tokens and the mean of the others, which are the LLM's own already."""
+    first = torch.arange(keep - 1, device=signals.features.device).expand(signals.batch, -1)
+    tokens = torch.cat([signals.features[:, : keep - 1], signals.features[:, keep - 1 :].mean(1, keepdim=True)], 1)
+    return Selection(torch.cat([first, first.new_full((signals.batch, 1), -1)], 1), tokens)
+
+
+def test_nothing_is_swapped_where_a_token_before_the_llm_has_no_place(work):
+    """Such a method may say nothing of it in its step; it is analysed all the same, and its answers stand."""
+    config = CompareConfig(methods=("divprune",), keep=("64",))
+    (cell,) = (c for c in make_cells(config, work.engine.adapter.shape, True) if c.method == "divprune")
+    step = Step(PROJECTOR, with_mean, 64, 64, frozenset({"features"}))
+    summarising = replace(cell, steps=(step,), plans={})
+    for one, swaps in ((cell, True), (summarising, False)):
+        run = BatchRun(work.engine, work.task, work.samples[:1], 0, True, one.needs, cells=(one,), analysed=True)
+        result = run.run(one)
+        assert one.swaps and result.analysis
+        assert all(row.kept_count == 64 for row in result.samples)
+        assert any(row.swap_score is not None for row in result.samples) == swaps

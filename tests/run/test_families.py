@@ -314,3 +314,15 @@ def test_latency_is_taken_on_the_first_image(run):
         assert cells[name]["latency"] is not None
         memory = cells[name]["memory"]
         assert memory["kv_measured"] == memory["kv_predicted"] > 0
+
+
+@pytest.mark.parametrize("family", ["llava-next", "gemma3"])
+def test_a_run_says_how_budgets_count_where_images_are_in_tiles(family, run):
+    found = run(family, methods=["sts", "divprune"], keep=["9"], samples=2, analyse=0, seeds=1, page=True)
+    tiled = family == "llava-next"
+    for cell in found.summary["cells"]:
+        assert cell["tiles"] == ("all" if tiled and cell["keep"] is not None else None)
+        assert bool(cell["unverified"]) == (cell["method"] == "sts")
+        assert cell["same_as"] is None
+    page = found.report.read_text()
+    assert page.count("a budget counts the tokens of all tiles together") == (2 if tiled else 0)

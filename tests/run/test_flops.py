@@ -100,3 +100,50 @@ def test_the_command_prints_the_contracts_keys():
     found = json.loads(done.stdout)
     assert {"vision", "projector", "selection", "llm_prefill", "decode_per_token", "kv_bytes", "schedule"} <= set(found)
     assert len(found["schedule"]) == 32 and found["selection"] > 0
+
+
+@pytest.mark.parametrize("method", ["feather", "ivcprune", "trim[adaptive=true]", "prumerge[plus=true]", "flowcut"])
+def test_planned_counts_of_a_method_that_decides_them_are_told_apart(method):
+    assert count("llava-1.5-7b", method, "192", "average", 64, "flops")["adaptive"] is True
+    assert count("llava-1.5-7b", "divprune", "192", "average", 64, "flops")["adaptive"] is False
+
+
+def test_the_table_says_so_in_words(capsys):
+    from harness.cli.app import main
+
+    for method, told in (("feather", True), ("fastv --keep 192", False)):
+        with pytest.raises(SystemExit) as stop:
+            main(["flops", "--shape", "llava-1.5-7b", "--method", *method.split()])
+        assert stop.value.code == 0 and ("at most so many" in capsys.readouterr().out) == told
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("mustdrop[total=0.01,single=0.01]", "no formula gives its FLOPs"),
+        ("mustdrop[stages=llm,total=0.01,single=0.01]", "no formula gives its FLOPs"),
+        ("random[like=feather]", "needs the counts that feather decides by the image"),
+        ("random[like=mustdrop[total=0.01,single=0.01]]", "decides by the image"),
+        ("random[like=mustdrop]", "decides by the image"),
+    ],
+)
+def test_a_bound_of_all_tokens_is_no_figure(method, message):
+    with pytest.raises(RequestError, match=message) as caught:
+        count("llava-1.5-7b", method, "192", "average", 64, "flops")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_random_tokens_on_counts_that_follow_from_the_image_are_refused_wherever_nothing_measures_them(tmp_path):
+    from harness.bridges.prompts import PromptPruner
+    from harness.run.cases import select
+    from harness.run.profile import ProfileConfig, profile
+
+    for like in ("mustdrop[total=0.01,single=0.01]", "trim[adaptive=true]", "ivcprune"):
+        method = f"random[like={like}]"
+        for call in (
+            lambda: PromptPruner(method, 64, "average", 0, {}),
+            lambda: profile(ProfileConfig(model="tiny", methods=(method,))),
+            lambda: select(method, [tmp_path / "none.npz"], 9, tmp_path / "out"),
+        ):
+            with pytest.raises(RequestError, match="compare alone measures them"):
+                call()

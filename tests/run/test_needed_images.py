@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import harness.run.accuracy_pass as accuracy_pass
+from harness.results.same_cells import same_cells
 from harness.run.comparison import compare
 from harness.run.needed_images import known_correlation, too_few
 from metrics.non_inferiority import images_needed
@@ -75,6 +76,14 @@ def test_a_run_says_so_before_it_answers_and_an_extension_by_what_the_run_found(
     (line,) = said[1].splitlines()
     assert "As the best of 2 methods: " in line
     assert (f"at the correlation of {rho:.2f} that this run has found" in line) == (known_correlation(run.store) is not None)
+
+
+def test_an_extension_counts_cells_that_were_found_to_be_the_same_once(tmp_path, capsys):
+    run = compare(out=tmp_path / "run", workers=1, **SMALL | {"methods": ["fastervlm", "hired"], "samples": 1})
+    assert "As the best of 2 methods: " in capsys.readouterr().err, "before it answers nobody knows"
+    assert len(same_cells(run.store)) == 1
+    compare(extend=run.folder, methods=["fps"], workers=1)
+    assert "As the best of 2 methods: " in capsys.readouterr().err
 
 
 def test_where_no_method_competes_nothing_is_said(tmp_path, capsys):

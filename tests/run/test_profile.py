@@ -157,3 +157,22 @@ def test_a_reference_that_was_asked_for_is_told_why_it_is_left_out():
     cells = {cell["method"]: cell for cell in found["cells"]}
     assert "does not know its evidence" in cells["oracle"]["skipped"]
     assert found["checks"]["aa"]["lo"] is None and "A/A check: none against itself " in as_text(found)
+
+
+@pytest.mark.parametrize(
+    "method", ["mustdrop[total=0.01,single=0.01]", "ivcprune", "feather", "trim[adaptive=true]", "prumerge[adaptive=true]"]
+)
+def test_counts_that_follow_from_the_image_are_those_of_the_timed_run(method):
+    """The caches that stand behind the prompt tell how many tokens were there; the plan would be a bound."""
+    config = ProfileConfig(
+        model="tiny", methods=(method,), keep=("64",), rounds=1, text_tokens=8, answer_tokens=1, self_check=False
+    )
+    found = profile(config)
+    cells = {cell["method"]: cell for cell in found["cells"]}
+    assert set(cells) == {"none", "downsample", method} and cells[method]["skipped"] is None
+    cell, none = cells[method], cells["none"]
+    assert cell["memory"]["kv_predicted"] is None and none["memory"]["kv_predicted"] == none["memory"]["kv_measured"]
+    assert cell["tokens"]["average"] < none["tokens"]["average"] and cell["flops"]["total"] < none["flops"]["total"]
+    if method != "ivcprune" and not method.startswith("mustdrop"):  # those cut the caches of earlier layers too
+        per_token = none["memory"]["kv_measured"] / (none["tokens"]["average"] + 8)
+        assert cell["memory"]["kv_measured"] == pytest.approx(per_token * (cell["tokens"]["average"] + 8))

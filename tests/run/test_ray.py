@@ -176,7 +176,7 @@ def test_a_model_on_a_gpu_gets_one_worker_a_gpu(monkeypatch, gpus, shards, worke
     model = SimpleNamespace(parameters=lambda: [weight], state_dict=lambda: {"weight": weight})
     beside = {"companion": None, "processor": None}
     adapter = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, digest="0", model=model, **beside)
-    prepared = SimpleNamespace(adapter=adapter, samples=[], task=None)
+    prepared = SimpleNamespace(adapter=adapter, samples=[], task=None, active=[])
     source, needs = source_for_cluster(CompareConfig(ray="auto"), prepared), model_needs(prepared)
     assert (source.config.device, source.config.dtype, source.config.ray) == ("cuda", "bfloat16", None)
     if workers is None:

@@ -12,14 +12,14 @@ from harness.errors import RequestError
 from harness.run.comparison import compare
 from harness.store.later_columns import has_rulings
 from harness.store.runs import RunFolder
-from harness.store.schema import SCHEMA_VERSION
+from harness.store.schema import COUNTS, SCHEMA_VERSION
 from harness.tasks.registry import create
 from tests.tasks.conftest import cell as image
 
 QUICK = {
     "methods": ["fastv"], "keep": [64], "latency": False, "workers": 1, "analyse": 0, "seeds": 1, "batch_size": 1,
 }  # fmt: skip
-ADDED = ("read", "undecided", "ours", "official", "authors")
+ADDED = ("read", "undecided", "ours", "official", "authors", *COUNTS)
 
 
 @pytest.fixture(scope="module")

@@ -98,8 +98,8 @@ def test_cells_that_an_interrupted_extension_began_are_left_out(older):
     with run.connection as connection:
         connection.execute(
             "INSERT INTO samples SELECT (SELECT max(id) FROM cells), question, prediction, score, agree, kl, kept, kept_count, "
-            "recall, recall_before, swap_score, failed, read, undecided, ours, official, authors FROM samples "
-            "WHERE cell = ? LIMIT 3",
+            "recall, recall_before, swap_score, failed, read, undecided, ours, official, authors, layer_counts, tower_counts "
+            "FROM samples WHERE cell = ? LIMIT 3",
             (ident,),
         )
     run.close()
