@@ -285,8 +285,9 @@ def _leading_columns(units: tuple[Unit, ...], kind: str, blind: bool, raw: Mappi
                wording.percent, _retention(blind)),
         Column(group, "To none", "points", "difference_none",
                f"{figure} minus the unpruned model's on the same questions{scale}; {_tested(plain)}, "
-               "p corrected by max-T over all competing cells; of references and random tokens uncorrected: raw, one of so "
-               "many raw ones in this column", wording.points, _test("difference_none", raw), written=_points("difference_none")),
+               "p corrected by max-T over all competing cells; of references, random tokens and what is the same as "
+               "another cell uncorrected: raw, one of so many raw ones in this column",
+               wording.points, _test("difference_none", raw), written=_points("difference_none")),
         Column(group, "To random", "points", "difference_like",
                f"{figure} minus that of random tokens on the same schedule and numbered alike (the row random[...] or random): "
                "what the ranking is worth; tested likewise",

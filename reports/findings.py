@@ -32,6 +32,7 @@ from reports.cells import (
     shown,
 )
 from reports.leading import unit_of
+from reports.method_notes import races
 from reports.tested import less_diverse, non_inferior_among_all, settled
 
 _NAMED = 4  # cells told one by one in a sentence
@@ -119,7 +120,7 @@ def _winner(stratum: Stratum) -> list[Finding]:
     """
     found = []
     for k in stratum.budgets:
-        racing = [c for c in stratum.at(k) if role(c) == "method" and leading(c) is not None]
+        racing = [c for c in stratum.at(k) if races(c) and leading(c) is not None]
         if len(racing) < 2:
             continue
         first, second = racing[:2]

@@ -30,6 +30,7 @@ from reports.cells import (
     rounds_without_interval,
 )
 from reports.leading import Unit, unit_of
+from reports.method_notes import doubles, races
 from reports.tested import non_inferior_as_best, settled
 
 _TIE = 1e-9  # of the leading share: figures that part by less are equal, but for their rounding
@@ -63,6 +64,7 @@ class Headline:
     named: bool = False  # whether its name stands before the value: a benchmark's own figure
     partial: bool = False
     level: tuple[str, ...] = ()  # methods that reach the very same figure: then no one is the best
+    same: tuple[str, ...] = ()  # methods that keep the same tokens as the best and give the same answers
     cost: str = ""  # of the best method: time to first token, or compute where nothing was timed
 
 
@@ -73,8 +75,8 @@ def headlines(stratum: Stratum) -> list[Headline]:
 
 def _at(stratum: Stratum, k: Keep) -> Headline:
     cells = [c for c in stratum.at(k) if leading(c) is not None]
-    racing = [c for c in cells if role(c) == "method"]
-    if not cells and (loyal := [c for c in stratum.at(k) if role(c) == "method" and number(c, "loyalty.agreement") is not None]):
+    racing = [c for c in cells if races(c)]
+    if not cells and (loyal := [c for c in stratum.at(k) if races(c) and number(c, "loyalty.agreement") is not None]):
         return _by_loyalty(stratum, k, loyal)
     if not racing:
         said = Sentence("open", "No pruning method beside the references was measured here.")
@@ -97,6 +99,7 @@ def _at(stratum: Stratum, k: Keep) -> Headline:
         named=not unit.plain,
         partial=unit.partial,
         level=tuple(method(c) for c in _level(racing)),
+        same=doubles(best, cells),
         cost=cost(stratum, best),
     )
 
@@ -119,8 +122,9 @@ def _by_loyalty(stratum: Stratum, k: Keep, loyal: list[Cell]) -> Headline:
     elif rest:
         said.append(Sentence("open", "Whether it leads the other methods was not tested."))
     return Headline(
-        k, method(best), percent, spread, len(ranked), tuple(said), figure="agreement", level=level, cost=cost(stratum, best)
-    )
+        k, method(best), percent, spread, len(ranked), tuple(said), figure="agreement", level=level,
+        same=doubles(best, stratum.at(k)), cost=cost(stratum, best),
+    )  # fmt: skip
 
 
 def noisy(cell: Cell) -> bool:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from methods.keep import Keep
 from reports import headline, wording
-from reports.cells import Cell, Interval, Stratum, interval, leading, method, number, p_value, role, rounds_without_interval
+from reports.cells import Cell, Interval, Stratum, interval, leading, method, number, p_value, rounds_without_interval
 from reports.leading import Unit, unit_of
+from reports.method_notes import races
 from reports.tested import less_diverse, settled
 
 _FAMILIES = 3  # how many of the worst are named
@@ -61,7 +62,7 @@ def losses(stratum: Stratum) -> list[LossTable]:
         return []
     found = []
     for k in reversed(stratum.budgets):
-        cells = [c for c in stratum.at(k) if role(c) == "method" and leading(c) is not None]
+        cells = [c for c in stratum.at(k) if races(c) and leading(c) is not None]
         if cells:
             found.append(LossTable(k, tuple(_loss(stratum, c) for c in cells), unit_of(*cells)))
     return found

@@ -21,6 +21,7 @@ from reports.cells import (
 from reports.cells import method as name_of
 from reports.leading import PARTIAL, unit_of, units_of
 from reports.marks import code, plain
+from reports.method_notes import same_notes, tiles_note, unverified_note
 from reports.scoring import scoring
 from reports.table import skipped
 
@@ -55,7 +56,8 @@ def table(cells: list[Cell], manifest: dict[str, Any] | None = None) -> str:
     reasons = [f"- {code(name_of(c))} at {shown(c) or 'any budget'}: {plain(c['skipped'])}" for c in skipped(cells)]
     if reasons:
         lines += ["", "Skipped:", *reasons]
-    for note in (*scoring(manifest or {}, cells), removes_note(cells), marks_note(cells)):
+    kinds = (removes_note(cells), *same_notes(cells), tiles_note(cells), unverified_note(cells), marks_note(cells))
+    for note in (*scoring(manifest or {}, cells), *kinds):
         lines += ["", plain(note)] if note else []
     return "\n".join(lines) + "\n"
 

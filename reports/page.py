@@ -12,12 +12,13 @@ from markupsafe import Markup
 from metrics.latency import LEAST_KNOWN
 from metrics.non_inferiority import FEWEST
 from reports import gallery, headline, table, wording
-from reports.cells import Stratum, dig, interval, keep, leading, marks_note, method, number, removes_note, role, shown, strata
+from reports.cells import Stratum, dig, interval, keep, leading, marks_note, method, number, removes_note, shown, strata
 from reports.figures.catalogue import figures
 from reports.figures.tokens import chance_table, unranked
 from reports.findings import findings
 from reports.leading import unit_of, units_of
 from reports.losses import losses
+from reports.method_notes import counted_on_tiles, races, same_notes, tiles_note, unverified_methods
 from reports.scoring import partial, ruled, rules
 from reports.templating import encodable, environment, own_file
 from reports.view import RunView
@@ -63,6 +64,8 @@ def render(run: RunView) -> str:
             gallery=Markup(pictured.json) if pictured else None,  # nosec B704  # JSON that `payload` made inert
             images=pictured.images if pictured else 0,
             apart=_apart(groups),
+            unverified=unverified_methods(run.cells),
+            counted_on_tiles=counted_on_tiles(run.cells),
             older=_is_older(run),
             style=own_file("report.css"),
             script=script,
@@ -169,7 +172,7 @@ def _self_check(manifest: dict[str, Any]) -> str | None:
 def _apart(groups: list[Stratum]) -> tuple[str, str]:
     """Return the best and the worst method at the smallest budget, which the gallery puts side by side first."""
     for group in groups:
-        racing = [c for k in reversed(group.budgets) for c in group.at(k) if role(c) == "method" and leading(c) is not None]
+        racing = [c for k in reversed(group.budgets) for c in group.at(k) if races(c) and leading(c) is not None]
         first = [method(c) for c in racing if keep(c) == keep(racing[0])]
         if first:
             return first[0], first[-1]
@@ -253,7 +256,9 @@ def _alerts(run: RunView) -> list[str]:
         cells = f"{len(few)} cell{'s' if len(few) > 1 else ''}"
         found.append(f"Of {cells} under {LEAST_KNOWN} rounds were timed, too few to know how far the times are off; no single "
                      "number stands for them. Take 6 rounds or more (--rounds).")  # fmt: skip
-    found += [note for note in (removes_note(run.cells), marks_note(run.cells)) if note]
+    found += [
+        note for note in (removes_note(run.cells), *same_notes(run.cells), tiles_note(run.cells), marks_note(run.cells)) if note
+    ]
     if gone:
         found.append(f"{len(gone)} {'cell was' if len(gone) == 1 else 'cells were'} skipped; the reasons stand below the table.")
     return found + [str(note) for note in run.manifest.get("notes") or []]

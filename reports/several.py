@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from reports.cells import (
     rounds_without_interval,
 )
 from reports.leading import PARTIAL, Unit, unit_of
+from reports.method_notes import UNVERIFIED, same_as, same_notes, unverified, unverified_note
 from reports.scoring import scoring
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -133,7 +135,7 @@ def render(several: Several) -> str:
             several=several,
             title=f"{len(several.names)} runs side by side",
             runs=list(zip(several.names, titles, several.manifests, strict=True)),
-            rows=[(row, _name(row), [_leading(c, unit is None) for c in row.cells],
+            rows=[(row, _name(row), _marks(row, several.names), [_leading(c, unit is None) for c in row.cells],
                    [_gap(row.differences[i], first) for i in compared],
                    [_speed(c) for c in row.cells], [_flops(c) for c in row.cells]) for row in rows],
             compared=[several.names[1 + i] for i in compared],
@@ -143,6 +145,7 @@ def render(several: Several) -> str:
             measured_in=first.measured_in,
             test=first.test,
             scored=_scored(several),
+            kinds=_kinds(several),
             said=_said(several, first),
             figure=_figure(several, rows, unit),
             style=own_file("report.css"),
@@ -162,6 +165,30 @@ def _place(row: Aligned) -> tuple[bool, tuple[float, float], float, str]:
 def _name(row: Aligned) -> str:
     name = row.method if row.keep is None else f"{row.method} at {row.keep.shown}"
     return f"{name}, {row.apart}" if row.apart else name
+
+
+def _marks(row: Aligned, names: Sequence[str]) -> list[tuple[str, str, str]]:
+    """The marks beside the name of a row: word, name and reason; where not all runs that have the cell bear one, in which."""
+    there = [(name, cell.entry) for name, cell in zip(names, row.cells, strict=True) if cell is not None and not cell.skipped]
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for name, entry in there:
+        if first := same_as(entry):
+            found.setdefault(("same as", first, ""), []).append(name)
+        if why := unverified(entry):
+            found.setdefault((UNVERIFIED, "", why), []).append(name)
+    everywhere = len(there)
+    told = {mark: "" if len(at) == everywhere else f"in {wording.listed(at)}" for mark, at in found.items()}
+    return [(word, first, "; ".join(part for part in (why, where) if part)) for (word, first, why), where in told.items()]
+
+
+def _kinds(several: Several) -> list[str]:
+    """Say which cells of a run are the same as another, and which methods nothing proves; once where all runs say the same."""
+    told = [same_notes(cells) for cells in several.entries]
+    same = told[0] if all(notes == told[0] for notes in told) else [
+        f"{name}: {note}" for name, notes in zip(several.names, told, strict=True) for note in notes
+    ]  # fmt: skip
+    unproved = unverified_note([cell for cells in several.entries for cell in cells])
+    return [*same, *([unproved] if unproved else [])]
 
 
 def _leading(cell: Shown | None, signed: bool) -> Text:
@@ -264,7 +291,10 @@ def _figure(several: Several, rows: list[Aligned], unit: Unit | None) -> dict[st
         left_out = " Cells of other budgets stand in the table."
     title = f"{'Score' if unit is None else unit.title} by run"
     with styled():
-        names = [_name(row) for row, _ in found]
+        names = [
+            ", ".join((_name(row), *(f"{word} {first}" for word, first, _ in _marks(row, several.names) if first)))
+            for row, _ in found
+        ]
         runs = len(several.names)
         drawing, axes = canvas(7.8 + room(names, 16), 0.9 + max(0.26, 0.09 * runs + 0.08) * len(found))
         for place, (_, marks) in enumerate(found):

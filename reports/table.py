@@ -10,6 +10,7 @@ from reports import wording
 from reports.cells import Cell, Interval, Stratum, in_order, keep, leading, leading_path, measured, method, number, p_value, role
 from reports.columns import TESTED, Column, answer_columns, columns
 from reports.leading import unit_of, units_of
+from reports.method_notes import same_as, unverified
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class TableRow:
     entries: tuple[TableEntry, ...]
     note: str = ""
     order: int = 0  # of the budget among all of the table, rising
+    same_as: str = ""  # the method that it is the same as, which counts in its place
+    unverified: str = ""  # why nothing but a slow version of ours proves its rule
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,8 @@ def table(cells: list[Cell], groups: list[Stratum], kind: str = "mean") -> CellT
             entries=tuple(_entry(cell, c) for c in found),
             note=_counts(cell),
             order=0 if (k := keep(cell)) is None else budgets[::-1].index(k),
+            same_as=same_as(cell),
+            unverified=unverified(cell),
         )
         for cell in shown
     )

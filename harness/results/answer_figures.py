@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from harness.results.cell_kinds import is_competitor, removes_nothing
+from harness.results.cell_kinds import is_competitor, is_tested, removes_nothing
 from harness.results.difference_families import DIFFERENCES, DifferenceFamilies
 from harness.results.leading_figure import CellScores, LeadingFigure, common, distinct
 from harness.results.loyalty import ALL
@@ -31,7 +31,7 @@ def best_methods(cells: ScoredCells, leading: LeadingFigure = MEAN_SCORE) -> dic
     """Return the best competitor at each budget by the leading figure, the first of equals.
 
     Args:
-        cells: of a run, in its order; those that are no competitors, have no budget or no score are passed over.
+        cells: of a run, in its order; those that are not tested, have no budget or no score are passed over.
         leading: the figure by which they are ranked.
 
     Returns:
@@ -40,7 +40,7 @@ def best_methods(cells: ScoredCells, leading: LeadingFigure = MEAN_SCORE) -> dic
     best: dict[Keep, tuple[float, str]] = {}
     for _, facts, scores in cells:
         keep = Keep.stored(facts)
-        if not is_competitor(facts) or keep is None or not scores.scored:
+        if not is_tested(facts) or keep is None or not scores.scored:
             continue
         level = leading.level(scores)
         if level == level and (keep not in best or level > best[keep][0]):
@@ -84,7 +84,7 @@ def answer_figures(
     whole = removes_nothing(facts)  # it is none itself: there is nothing to test
     rivals = {} if whole else {"none": none if facts["method"] != "none" else None, "like": by_name.get((facts["like"], keep))}
     winner = None if keep is None else winners.get(keep)
-    if winner is not None and winner != facts["method"] and is_competitor(facts):
+    if winner is not None and winner not in (facts["method"], facts.get("same_as")) and is_competitor(facts):
         rivals["winner"] = by_name[winner, keep]
     there = {name: rival for name, rival in rivals.items() if rival is not None}
     if out["n_images"] == len(seen) and not whole:  # questions of one image are not independent, as the test asks

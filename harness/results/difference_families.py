@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from harness.results.cell_kinds import is_competitor
+from harness.results.cell_kinds import is_tested
 from harness.results.leading_figure import CellScores, LeadingFigure
 from harness.results.types import Floats, Integers, JsonObject
 from methods.keep import Keep
@@ -94,7 +94,7 @@ class DifferenceFamilies:
         if name == "difference_none":
             claim = _NoLoss.of(found, self.leading.margin)
             cell["non_inferior"] = claim.entry
-        asked = _Asked(cell[name], own, rival, Keep.stored(facts), is_competitor(facts), claim)
+        asked = _Asked(cell[name], own, rival, Keep.stored(facts), is_tested(facts), claim)
         self.asked.setdefault(name, []).append(asked)
 
     def test(self) -> JsonObject:
@@ -183,7 +183,7 @@ class MeanFamily:
         shown = found or mean_interval(values[known], image[known])
         entry: JsonObject = {"value": shown.value, "lo": shown.lo, "hi": shown.hi, "p": None, "p_adjusted": None}
         totals = pooled(np.bincount(image[known], values[known], self.images).astype(np.float64, copy=False))
-        self.asked.append(_Mean(entry, totals, is_competitor(facts)))
+        self.asked.append(_Mean(entry, totals, is_tested(facts)))
         return entry
 
     def test(self) -> None:

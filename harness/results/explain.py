@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 from harness.errors import RequestError
 from harness.results.cell_kinds import is_explained
+from harness.results.same_cells import same_cells
 from harness.results.types import JsonObject
 from harness.store.runs import RunFolder
 from methods.keep import Keep, keep_facts
@@ -24,7 +25,7 @@ def explain(run: RunFolder, seed: int = 0) -> JsonObject:
     """Return what predicts accuracy in a run, from its folder alone.
 
     Correlations take the cells whose kept tokens were analysed; strata take mergers too. References are left out of
-    both, but `random` is a method here: see `cell_kinds.is_explained`.
+    both, but `random` is a method here: see `cell_kinds.is_explained`. Cells that are the same count once.
 
     Args:
         run: a finished run of which some images were analysed.
@@ -49,11 +50,11 @@ def explain_if_analysed(run: RunFolder, seed: int = 0) -> JsonObject | None:
     complexity = dict[Hashable, float](run.complexity().items())
     if not complexity:
         return None
-    questions = run.analysed()
+    questions, same = run.analysed(), same_cells(run)
     pruners: list[CellColumns] = []
     all_methods: list[CellColumns] = []
     for ident, _, facts in run.cells():
-        if facts["skipped"] is not None or not is_explained(facts):
+        if facts["skipped"] is not None or not is_explained({**facts, "same_as": same.get(ident)}):
             continue
         schedule = facts.get("schedule") or ()
         known = facts["method"], Keep.stored(facts), _family(facts), len(set(schedule)) == 1

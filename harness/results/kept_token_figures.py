@@ -66,8 +66,8 @@ def adjust_for_chance(cells: Sequence[JsonObject]) -> None:
     """Write what the tests against chance of all cells of a run say together.
 
     Every figure of ``collapse.z``, and ``bias.lower_half``, gets ``p_adjusted``: its p adjusted by Holm's correction over the
-    cells that compete, None of the others (`adjust_by_holm`). ``collapse.tests`` is the number of p of ``collapse.z`` in the
-    whole run, which is how many a reader who looks at all of them looks at.
+    cells that count, None of the others (`adjust_by_holm`). ``collapse.tests`` is the number of p of ``collapse.z`` in the
+    whole run, which is how many a reader who looks at all of them looks at; a cell that is the same as another adds none.
 
     Args:
         cells: of ``summary.json``, all of one run, with what `kept_token_figures` returns; they are changed in place.
@@ -76,7 +76,7 @@ def adjust_for_chance(cells: Sequence[JsonObject]) -> None:
     for name in FIGURES:
         adjust_by_holm([(cell, cell["collapse"]["z"][name]) for cell in measured])
     adjust_by_holm([(cell, cell["bias"]["lower_half"]) for cell in cells if cell["bias"] and cell["bias"]["lower_half"]])
-    tests = sum(cell["collapse"]["z"][name]["p"] is not None for cell in measured for name in FIGURES)
+    tests = sum(c["collapse"]["z"][name]["p"] is not None for c in measured if not c.get("same_as") for name in FIGURES)
     for cell in cells:
         if cell["collapse"]:
             cell["collapse"]["tests"] = tests

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.results.cell_kinds import is_competitor
 from harness.results.holm_families import adjust_by_holm
 from harness.results.types import JsonObject
 
@@ -14,11 +15,12 @@ SPEED_FIGURES = ("ratio", "realised_gain")
 def adjust_speed(cells: Sequence[JsonObject]) -> None:
     """Add ``p_adjusted`` to each p of measured speed, in place: Holm over the competing cells, a family for each figure.
 
-    Holm and no resampling: times of cells in one round go together, and their figures have no image in common to draw.
+    Cells that keep the same tokens count each, since their times are measured apart. Holm and no resampling: times of cells in
+    one round go together, and their figures have no image in common to draw.
 
     Args:
         cells: entries of ``summary.json``; ``p_adjusted`` is None of cells that do not compete, and of those without a p.
     """
     for name in SPEED_FIGURES:
         timed = [(cell, figure) for cell in cells if (figure := (cell.get("latency") or {}).get(name)) is not None]
-        adjust_by_holm(timed)
+        adjust_by_holm(timed, is_competitor)

@@ -12,7 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from harness.results.answer_figures import ScoredCells, answer_figures, best_methods, seed_figures
-from harness.results.cell_kinds import is_competitor, removes_nothing
+from harness.results.cell_kinds import CellRow, is_tested, removes_nothing
 from harness.results.difference_families import DifferenceFamilies
 from harness.results.evidence_families import EvidenceColumns, EvidenceFamilies
 from harness.results.explain import explain_if_analysed
@@ -20,6 +20,7 @@ from harness.results.kept_token_figures import adjust_for_chance, kept_token_fig
 from harness.results.leading_figure import CellScores, LeadingFigure, partial
 from harness.results.loyalty import LoyaltyColumns, agreement_correlation, loyalty_figures
 from harness.results.rulings import Rulings
+from harness.results.same_cells import same_cells
 from harness.results.sample_columns import NUMBER_COLUMNS, YES, RunQuestions, read_columns, read_repeats
 from harness.results.speed_family import adjust_speed
 from harness.results.spreadsheets import write_rows
@@ -58,12 +59,14 @@ def summarise(run: RunFolder) -> JsonObject:
     scored_cells, read = _read(run, questions, rulings)
     by_name = {(facts["method"], Keep.stored(facts)): scores for _, facts, scores in scored_cells if len(scores.score)}
     none_scores = by_name.get(("none", None))
-    seeing = [scores for _, facts, scores in scored_cells if facts["method"] != "blind" and scores.scored]
+    once = {ident for ident, facts, _ in scored_cells if not facts["same_as"]}  # what is the same twice tells nothing twice
+    seeing = [cell for ident, facts, cell in scored_cells if ident in once and facts["method"] != "blind" and cell.scored]
     leading = leading.knowing(seeing, none_scores, margin)
     winners = best_methods(scored_cells, leading)
     differences = DifferenceFamilies(leading, seed)
-    evidence = EvidenceFamilies(leading, questions, [one.evidence for one in read.values() if one.evidence is not None], seed)
-    loyal = agreement_correlation([one.loyalty for one in read.values() if one.loyalty is not None])
+    seen_evidence = [one.evidence for ident, one in read.items() if ident in once and one.evidence is not None]
+    evidence = EvidenceFamilies(leading, questions, seen_evidence, seed)
+    loyal = agreement_correlation([one.loyalty for ident, one in read.items() if ident in once and one.loyalty is not None])
     known, usual = run.layouts(), tuple(manifest["grid"])
     timings, again = run.timings(), run.timings(1)
     own_pass = {ident: number for number, ident in sorted(timings, reverse=True)}  # the first in which a cell was timed
@@ -72,6 +75,7 @@ def summarise(run: RunFolder) -> JsonObject:
     for ident, facts, scores in scored_cells:
         cell = {name: facts[name] for name in ("model", "task", "method", "params", "keep", "keep_label", "budget")}
         cell |= {"reference": facts["reference"], "removes_nothing": removes_nothing(facts), "skipped": facts["skipped"]}
+        cell |= {"same_as": facts["same_as"], **{name: facts.get(name) for name in ("unverified", "tiles")}}
         cell |= {name: facts[name] for name in ("positions", "tokens", "flops", "schedule")}
         cell |= answer_figures(scores, by_name, winners, facts, differences, leading)
         if cell["score"] is not None:
@@ -174,8 +178,8 @@ class _ReadFigures:
 
 
 def _read(run: RunFolder, questions: RunQuestions, rulings: Rulings) -> tuple[ScoredCells, dict[int, _ReadFigures]]:
-    """The scores of every cell, and by cell the figures for which nothing else is needed."""
-    cells = run.cells()
+    """The scores of every cell, and by cell the figures for which nothing else is needed; the facts tell what is the same."""
+    cells, same = run.cells(), same_cells(run)
     scores_of: dict[int, CellScores] = {}
     read: dict[int, _ReadFigures] = {}
     for ident, _, facts in cells:
@@ -188,7 +192,7 @@ def _read(run: RunFolder, questions: RunQuestions, rulings: Rulings) -> tuple[Sc
         counts = rulings.counts(columns) if scores.scored else None
         loyalty = LoyaltyColumns.of(columns, found.image, facts["method"] == "none" or removes_nothing(facts))
         read[ident] = _ReadFigures(counts, loyalty, EvidenceColumns.of(columns, found.place))
-    return [(ident, facts, scores_of[ident]) for ident, _, facts in cells], read
+    return [(ident, {**facts, "same_as": same.get(ident)}, scores_of[ident]) for ident, _, facts in cells], read
 
 
 def _images_together(leading: LeadingFigure, none: CellScores | None, cells: Sequence[JsonObject]) -> JsonObject:
@@ -197,7 +201,7 @@ def _images_together(leading: LeadingFigure, none: CellScores | None, cells: Seq
     if not changes.values or none is None:
         return {"correlation": None, "needed_images": None}
     racing = Counter(
-        cell["keep_label"] for cell in cells if is_competitor(cell) and cell["difference_none"] is not None
+        cell["keep_label"] for cell in cells if is_tested(cell) and cell["difference_none"] is not None
     )  # fmt: skip
     most, each = max(racing.values(), default=1), leading.pieces_an_image(none)
     needed = [images_needed(leading.margin, each, changes.rho, methods) for methods in (1, most)]
@@ -276,12 +280,15 @@ def _pareto(
     timings: Mapping[int, StageTimes],
     seed: int,
 ) -> None:
-    """Which cells are on the front of the leading figure against TTFT and FLOPs; without blind, oracle, what removes nothing."""
+    """Which cells are on the front of the leading figure against TTFT and FLOPs; without blind, oracle, what removes nothing.
+
+    What is the same as a cell before it is drawn once: it bears that one's entry.
+    """
     for cell in cells:
         cell["pareto"] = {"latency": None, "flops": None}
     entered = [
         (cell, ident, scores) for cell, (ident, facts, scores) in zip(cells, scored_cells, strict=True)
-        if scores.scored and facts["method"] not in ("blind", "oracle") and not removes_nothing(facts)
+        if scores.scored and facts["method"] not in ("blind", "oracle") and not removes_nothing(facts) and not facts["same_as"]
     ]  # fmt: skip
     flops = {ident: cell["flops"]["total"] for cell, ident, _ in entered if cell["flops"]}
     ttft = {ident: latency.ttft(times) for ident, times in timings.items()}
@@ -294,3 +301,7 @@ def _pareto(
         found = leading.front_share([scores for _, _, scores in there], prices, seed)
         for (cell, _, _), on, share in zip(there, found.on, found.share, strict=True):
             cell["pareto"][name] = {"on": bool(on), "share": float(share)}
+    by_row = {CellRow.of(cell): cell["pareto"] for cell in cells}
+    for cell in cells:
+        if first := cell["same_as"]:
+            cell["pareto"] = by_row[CellRow.of(cell)._replace(method=first)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,41 @@ def test_three_runs_have_their_columns(runs):
     page = render(beside(runs, "first", "worse", "other-model"))
     assert page.count('<th scope="col">first</th>') == 4 and page.count('<th scope="col">worse</th>') == 5
     assert "<script" not in page and "http" not in page.replace("http-equiv", "")
+
+
+def marked(several, **facts: dict):
+    """The same runs, whose cells know more, by run and method."""
+    rows = []
+    for row in several.rows:
+        known = [facts.get(name, {}).get(row.method, {}) for name in several.names]
+        cells = [replace(cell, entry={**cell.entry, **more}) for cell, more in zip(row.cells, known, strict=True)]
+        rows.append(replace(row, cells=tuple(cells)))
+    return replace(several, rows=tuple(rows))
+
+
+def test_what_is_the_same_and_what_nothing_proves_is_marked_and_said(runs):
+    several = beside(runs, "first", "equal")
+    one, two = [row.method for row in several.rows if row.keep is not None and row.method != "random"][:2]
+    plain = render(several)
+    assert "same as" not in plain and "nverified" not in plain
+    facts = {two: {"same_as": one}, one: {"unverified": "why <so>"}}
+    page = render(marked(several, first=facts, equal=facts))
+    heads = [part.split("</th>")[0] for part in page.split('<th scope="row" class="first">')]
+    doubles = [head for head in heads if f'<span class="tag">same as <span class="name">{one}</span></span>' in head]
+    assert len(doubles) == sum(row.method == two for row in several.rows) and all("<small>" not in head for head in doubles)
+    unproved = [head for head in heads if '<span class="tag">unverified</span><small>why &lt;so&gt;</small>' in head]
+    assert len(unproved) == sum(row.method == one for row in several.rows)
+    assert f"{two} at" in page and page.count("is the same as") == 1 and "The two count once, as" in page
+    assert f"hold them against: {one} (why &lt;so&gt;)." in page
+    assert f", same as {one}" in page.split("<figure>")[1], "the figure draws a row a cell and says so"
+
+
+def test_what_is_the_same_in_one_run_alone_is_said_of_that_run(runs):
+    several = beside(runs, "first", "equal")
+    one, two = [row.method for row in several.rows if row.keep is not None and row.method != "random"][:2]
+    page = render(marked(several, equal={two: {"same_as": one}}))
+    assert f'same as <span class="name">{one}</span></span><small>in equal</small>' in page
+    assert f'<p class="fine">equal: {two} at ' in page and f'<p class="fine">first: {two}' not in page
 
 
 def test_a_run_named_twice_is_refused(runs):

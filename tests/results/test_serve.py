@@ -339,8 +339,8 @@ def test_sixty_thousand_samples_stay_quick(make_run):
                 "WHERE id NOT LIKE '%c%'", (f"c{copy}",))  # fmt: skip
             connection.execute(
                 "INSERT INTO samples SELECT cell, question || ?1, prediction, score, agree, kl, kept, kept_count, recall, "
-                "recall_before, swap_score, failed, read, undecided, ours, official, authors FROM samples "
-                "WHERE question NOT LIKE '%c%'", (f"c{copy}",))  # fmt: skip
+                "recall_before, swap_score, failed, read, undecided, ours, official, authors, layer_counts, tower_counts "
+                "FROM samples WHERE question NOT LIKE '%c%'", (f"c{copy}",))  # fmt: skip
     start = process_time()
     found = samples_page(run, SampleFilter(cell=run.cells()[-1][0], wrong=True, text="in"), 3, 24)
     assert found["total"] > 500 and len(found["rows"]) == 24 and process_time() - start < 2
