@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated
 
@@ -11,6 +12,9 @@ import typer
 
 from harness.cli.options import Json
 from harness.run.config import load_plugins
+from methods.loading import BUNDLED
+from methods.registration import Entry
+from methods.registry import unverified
 
 METRICS = (
     ("score", "the task's own figure, such as POPE's F1 or MME's total, in its own unit; 95 % interval over images"),
@@ -67,6 +71,25 @@ METRICS = (
 )
 
 
+_OF_TASKS = ("name", "summary", "metric", "source")
+_OF_METHODS = (
+    (140, ("name", "paper", "year", "family", "verified", "tiles", "site", "parameters", "summary")),
+    (120, ("name", "paper", "year", "family", "verified", "site", "summary")),
+    (90, ("name", "paper", "year", "family", "verified", "summary")),
+    (0, ("name", "year", "family", "verified", "summary")),
+)
+"""Columns of the table of methods, by how many characters a line has at the least."""
+_MARK = "*"
+_VERIFIED = (
+    "verified: where the authors' code is public, selections equal its stored outputs on given signals; that a model shows them "
+    "these signals is tested against transformers' own modules. Exceptions (*):"
+)
+_TILES = (
+    "tiles: of an image in several, a budget counts the tokens of all together, or int(K / tiles) of each on its own, as the "
+    "authors count; no output of theirs is there to compare the latter with."
+)
+
+
 class Listable(StrEnum):
     """What `list` can list."""
 
@@ -83,7 +106,8 @@ def list_names(
 ) -> None:
     """List what can be named.
 
-    Methods with their parameters, signals and what they cannot do; models; tasks with metric, source and licence; metrics.
+    Methods with year, what they rank by, what proves their rule, and how a budget counts where an image is in several tiles
+    (JSON has their signals and what they cannot do too); models; tasks with metric, source and licence; metrics.
     """
     if plugin:
         load_plugins(plugin)
@@ -94,13 +118,59 @@ def list_names(
     from rich.console import Console
     from rich.table import Table
 
-    if what is Listable.tasks:  # JSON has the rest
-        entries = [{name: entry[name] for name in ("name", "summary", "metric", "source")} for entry in entries]
-    table = Table(*(entries[0] if entries else ()), box=None, pad_edge=False)
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False)
+    shown = tuple(entries[0]) if entries else ()  # JSON has what the tables leave out
+    if what is Listable.methods:
+        shown = next(names for least, names in _OF_METHODS if console.width >= least)
+    elif what is Listable.tasks:
+        shown = _OF_TASKS
+    cells = [[_text(name, entry[name]) for name in shown] for entry in entries]
+    table = Table(box=None, pad_edge=False)
+    for name, column in zip(shown, zip(*cells)):
+        width = _width(name, column) if what is Listable.methods else None
+        table.add_column(name, width=width, overflow="fold")
+    for row in cells:
+        table.add_row(*row)
+    console.print(table)
+    if what is Listable.methods:
+        from methods.registry import entries as registered
+
+        console.print("", _VERIFIED, *_exceptions(list(registered().values())), sep="\n")
+        if "tiles" in shown:
+            console.print(_TILES)
+
+
+def _text(name: str, value: object) -> str:
+    """A value as a cell of a table; the option that all methods have is left out among a method's parameters."""
+    if isinstance(value, list):
+        return ", ".join(str(one) for one in value if not str(one).startswith("positions="))
+    text = "" if value is None else str(value)
+    if name == "verified":  # the reasons stand below the table
+        proof, mark, _ = text.partition("unverified")
+        if mark and (not proof or ", the default" in text):
+            return mark + _MARK
+        return proof.rstrip("; ") + _MARK * bool(mark)
+    return text.replace("/", "/\n") if text.startswith("doi:") else text  # the longest of all papers
+
+
+def _width(name: str, column: Sequence[str]) -> int | None:
+    """Characters of a column of methods, so that no word breaks: those of its longest word or line; the summary has the rest."""
+    if name == "summary":
+        return None
+    whole = name in ("name", "verified")
+    return max(len(part) for text in (name, *column) for part in (text.splitlines() if whole else text.split()))
+
+
+def _exceptions(entries: Sequence[Entry]) -> list[str]:
+    """Say of each method and variant that no output of its authors' code proves, why; variants of one reason in one line."""
+    found = []
     for entry in entries:
-        table.add_row(*(", ".join(map(str, v)) if isinstance(v, list) else str(v) for v in entry.values()))
-    width = None if sys.stdout.isatty() else 160
-    Console(width=width, markup=False, highlight=False).print(table)
+        usual = unverified(entry.name)
+        by_reason: dict[str, list[str]] = {why: [] for why in entry.unverified.values()}
+        for key, why in entry.unverified.items():
+            by_reason[why].append(f"{entry.name}{f'[{key}]' if key else ''}{', the default' if key and why == usual else ''}")
+        found += [f"  {' and '.join(variants)}: {why}" for why, variants in by_reason.items()]
+    return found
 
 
 def rows(what: str) -> list[dict[str, object]]:
@@ -142,12 +212,16 @@ def rows(what: str) -> list[dict[str, object]]:
             ("<owner/name>", "hub id of one of these, such as llava-hf/llava-1.5-7b-hf"),
         ]
         return [{"name": name, "kind": kind} for name, kind in kinds]
-    from methods.registry import entries
+    from methods.registry import entries, year
 
     return [
         {
             "name": e.name,
             "paper": e.paper,
+            "year": year(e.paper),
+            "family": e.ranks_by,
+            "verified": _verified(e),
+            "tiles": e.tiles,
             "site": e.site,
             "needs": sorted(e.needs),
             "parameters": [f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in e.parameters.items()],
@@ -156,3 +230,15 @@ def rows(what: str) -> list[dict[str, object]]:
         }
         for e in entries().values()
     ]
+
+
+def _verified(entry: Entry) -> str:
+    """What proves a method's rule: outputs of its authors' code, or that it is ours; and which variants nothing proves."""
+    if entry.name not in BUNDLED:
+        return f"unverified: {entry.unverified['']}" if "" in entry.unverified else "of another package"
+    if "" in entry.unverified:
+        return f"unverified: {entry.unverified['']}"
+    proved = "authors' outputs" if entry.paper and not entry.reference else "ours"
+    usual = unverified(entry.name)
+    told = [f"{key}{', the default' if why == usual else ''} ({why})" for key, why in entry.unverified.items()]
+    return f"{proved}; unverified: {'; '.join(told)}" if told else proved

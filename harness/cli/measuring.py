@@ -176,6 +176,14 @@ def capture(
     task: Task = _BASE.task,
     samples: Annotated[int, typer.Option(max=10_000_000, help="Images; all their questions come with them.")] = 4,
     layer: Annotated[int | None, typer.Option(help="LLM layer before which text signals are taken; default 2 of 32.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Read signals where this method's first step reads them, so that `select` keeps what the engine keeps.",
+            autocompletion=completion.method,
+        ),
+    ] = None,
+    plugin: Plugin = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the samples.")] = _BASE.seed,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _BASE.device,
     revision: Revision = None,
@@ -190,13 +198,17 @@ def capture(
 ) -> None:
     """Write the signals of a real model, one file a question, for `select`.
 
-    Each file holds features, keys, attention rows, positions and grid of one question, as float32 without a batch axis.
+    Each file holds features, keys, attention rows, positions and grid of one question, as float32 without a batch axis, and
+    where in the model they were read: `select` refuses a method that reads them elsewhere, unless --method named it.
     """
-    from harness.run.cases import capture as run_capture
+    from harness.run.capture import capture as run_capture
     from harness.run.prepare import pick_device
 
+    load_plugins(plugin or ())
     options = LoadOptions(revision, device_map, quantize, chat_template, companion, max_pixels, image_size)
-    files = run_capture(model, task, samples, out, layer, seed, pick_device(device), options, self_check=not no_self_check)
+    files = run_capture(
+        model, task, samples, out, layer, seed, pick_device(device), options, self_check=not no_self_check, method=method
+    )
     _print_paths(files, as_json)
 
 
@@ -268,6 +280,7 @@ def flops(
 
     Tower, projector, selection, prefill and decode of one prompt with one image, and the visual tokens at every layer.
     Conventions: flops (2 a multiply-add), macs, paper (4nd^2 + 2n^2d + 2ndm a layer), paper-gated (3ndm), visual-only.
+    Of a method that decides its counts from the image they are planned ones, and it says so; `compare` measures them.
     """
     if plugin:
         load_plugins(plugin)
@@ -279,8 +292,11 @@ def flops(
     if as_json:
         print(json.dumps(counted, allow_nan=False))
         return
+    adaptive = counted.pop("adaptive")
     for name, value in counted.items():
         print(f"{name:<18} {value if isinstance(value, (str, list)) else f'{value:,.6g}'}")
+    if adaptive:
+        print(f"{'adaptive':<18} counts follow from the image; those above are planned, a typical case or at most so many")
 
 
 def _check_dtype(dtype: str) -> None:
