@@ -8,7 +8,7 @@ from methods import cost
 from methods.budget import at_depth
 from methods.lazy import torch
 from methods.registration import register
-from methods.similarity import top
+from methods.similarity import chosen_places, top
 from methods.types import Budget, BudgetError, Method, ModelShape, Selection, Signals, Step, decoder
 
 _NEEDS = frozenset({"keys_unrotated", "text_queries_unrotated"})
@@ -87,9 +87,7 @@ class FeatherSelector:
         kept = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, top(scores, by_score(signals.count, self.share)), True)
         if self.even:
             kept[:, even_grid(signals.count)] = True
-        if len(set(kept.sum(-1).tolist())) > 1:
-            raise ValueError("the rows differ in how many tokens stay; ask for one image at a time")
-        return Selection(kept.nonzero()[:, 1].view(len(kept), -1), scores=scores)
+        return Selection(chosen_places(kept), scores=scores)
 
     def scores(self, signals: Signals) -> torch.Tensor:
         """Return the attention of the last text token to each visual token, without rotary embedding: [B, N]."""

@@ -9,7 +9,7 @@ from methods import cost
 from methods.budget import at_projector
 from methods.lazy import torch
 from methods.registration import register
-from methods.similarity import mean_heads, top
+from methods.similarity import chosen_places, mean_heads, top
 from methods.types import Budget, BudgetError, Method, ModelShape, PositionMode, Selection, Signals, Step
 
 _ONE = frozenset({"cls_attention"})
@@ -84,10 +84,7 @@ class HiREDTiles:
         there = places >= 0  # of several tokens that became one, any will do
         mask = torch.zeros(len(attention), signals.count, device=attention.device)
         mask = mask.index_add_(1, places[there], chosen[:, there].to(mask.dtype)) > 0
-        counts = mask.sum(-1)
-        if int(counts.min()) != int(counts.max()):
-            raise ValueError("the rows differ in how many tokens stay; ask for one image at a time")
-        return Selection(mask.nonzero()[:, 1].view(len(mask), -1))
+        return Selection(chosen_places(mask))
 
 
 def tile_budgets(first: torch.Tensor, tiles: int, total: int, alpha: float) -> torch.Tensor:

@@ -8,7 +8,7 @@ from methods import cost
 from methods.budget import at_depth
 from methods.lazy import torch
 from methods.registration import register
-from methods.similarity import take, top
+from methods.similarity import chosen_places, take, top
 from methods.types import Budget, BudgetError, Method, ModelShape, Selection, Signals, Step, decoder
 
 _NEEDS = frozenset({"values_full", "text_values_full", "system_values_full", "rotary_mean"})
@@ -90,9 +90,7 @@ class IVCSelector:
         kept = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, top(scores, by_value), True)
         for angles in rotary(signals).unbind(-1):
             kept.scatter_(1, top(angles, coordinates), True)
-        if len(set(kept.sum(-1).tolist())) > 1:
-            raise ValueError("the rows differ in how many tokens stay; ask for one image at a time")
-        return Selection(kept.nonzero()[:, 1].view(len(kept), -1), scores=scores)
+        return Selection(chosen_places(kept), scores=scores)
 
     def by_value(self, signals: Signals) -> torch.Tensor:
         """Return the mean row of text and seeds over the image: [B, N]."""

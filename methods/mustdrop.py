@@ -10,7 +10,7 @@ from methods import cost
 from methods.budget import at_depth
 from methods.lazy import torch
 from methods.registration import register
-from methods.similarity import mean_heads, take, top
+from methods.similarity import chosen_places, mean_heads, take, top
 from methods.types import Budget, BudgetError, Method, ModelShape, PositionMode, Selection, Signals, Step, decoder, vision
 
 _MERGE = frozenset({"vision_features_first"})
@@ -125,10 +125,10 @@ def merge(signals: Signals, keep: int) -> Selection:
     unit = torch.nn.functional.normalize(wide, dim=-1)[:, windows]  # [B, windows, 9, D]
     pairs = unit.sum(2).square().sum(-1) - unit.square().sum((2, 3))  # the sum of all products is the sum's own square
     likeness = pairs / (_SIDE**2 * (_SIDE**2 - 1))
-    number = _one_count(likeness >= _ALIKE)
+    number = chosen_places(likeness >= _ALIKE).shape[1]
     chosen = windows[top(likeness, number)]  # [B, number, 9]
     rest = torch.ones(batch, count, dtype=torch.bool, device=tokens.device).scatter_(1, chosen.flatten(1), False)
-    others = rest.nonzero()[:, 1].view(batch, -1)
+    others = chosen_places(rest)
     means = take(wide, chosen.flatten(1)).view(batch, number, _SIDE**2, width).mean(2)
     sizes = torch.cat([torch.full_like(chosen[..., 0], _SIDE**2), torch.ones_like(others)], 1)
     source = torch.zeros(batch, number, count, dtype=torch.bool, device=tokens.device).scatter_(2, chosen, True)
@@ -158,8 +158,7 @@ class Filter:
         ignored = (scores < self.total * scores.sum(-1, keepdim=True)) & (attention.amax(1) < self.single)
         key = self._key(signals)
         stays = ~ignored | key
-        _one_count(stays)
-        kept = stays.nonzero()[:, 1].view(len(stays), -1)
+        kept = chosen_places(stays)
         return Selection(kept, carry=key.gather(1, kept), scores=scores)
 
     def _key(self, signals: Signals) -> torch.Tensor:
@@ -169,11 +168,3 @@ class Filter:
             return signals.carry
         scores = mean_heads(signals.cls_attention_last)
         return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, top(scores, ceil(_KEY * signals.count)), True)
-
-
-def _one_count(chosen: torch.Tensor) -> int:
-    """How many are chosen in each row of bool [B, N], which must be the same in all."""
-    numbers = set(chosen.sum(-1).tolist())
-    if len(numbers) > 1:
-        raise ValueError("the rows differ in how many tokens stay; ask for one image at a time")
-    return int(numbers.pop())

@@ -9,7 +9,7 @@ from methods import cost
 from methods.budget import StepFacts, at_projector
 from methods.lazy import torch
 from methods.registration import register
-from methods.similarity import among_top, cosine, take, top
+from methods.similarity import among_top, chosen_places, cosine, take, top
 from methods.types import LAST_BLOCK, PROJECTOR, Budget, Method, ModelShape, PositionMode, Selection, Signals, Step, TowerRead
 
 _NEEDS = frozenset({"vision_features", "vision_keys_full", "cls_attention"})
@@ -106,9 +106,7 @@ def spread(kept: torch.Tensor, count: int) -> torch.Tensor:
     more = torch.zeros(len(kept), count, dtype=torch.bool, device=kept.device)
     more[:, : max(1, count - 1) : distance] = True
     more.scatter_(1, kept, False)
-    if len(set(more.sum(-1).tolist())) > 1:
-        raise ValueError("the rows differ in how many tokens stay; ask for one image at a time")
-    return torch.cat([kept, more.nonzero()[:, 1].view(len(kept), -1)], 1)
+    return torch.cat([kept, chosen_places(more)], 1)
 
 
 def outliers(attention: torch.Tensor) -> int:

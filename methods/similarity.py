@@ -134,6 +134,17 @@ def take(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return tokens.reshape(batch * count, width).index_select(0, (index + base).view(-1)).view(batch, -1, width)
 
 
+def chosen_places(chosen: torch.Tensor) -> torch.Tensor:
+    """Return where each row has what is chosen, rising: bool [B, N] to int64 [B, K].
+
+    Raises:
+        ValueError: where the rows differ in how many are chosen.
+    """
+    if len(set(chosen.sum(-1).tolist())) > 1:
+        raise ValueError("the rows differ in how many tokens stay; ask for one image at a time")
+    return chosen.nonzero()[:, 1].view(len(chosen), -1)
+
+
 def mean_heads(attention: torch.Tensor) -> torch.Tensor:
     """Return the mean over heads: [B, H, N] to [B, N], in float32 at least."""
     return (attention if attention.dtype == torch.float64 else attention.float()).mean(1)
