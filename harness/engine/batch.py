@@ -98,16 +98,23 @@ class EngineOutput:
     grid: tuple[int, int]  # rows and columns of the original tokens; of the first image's where images differ
     source: torch.Tensor | None = None  # int64 [R, N0] for towers that merged: where each token went
     kv_bytes: int = 0  # of all caches after prefill
-    counts: tuple[float, ...] = ()  # visual tokens that were present in each LLM layer; means over rows where images differ
-    # tower tokens of one tile, CLS included, at the attention of each block, then at the MLP of each; means as above
-    tower_counts: tuple[float, ...] = ()
     # int64 [R] visual tokens in the last layer, those of no single place included
     present: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     ended: list[int | None] = field(default_factory=list)  # token that ended each answer; None where the limit did
     # int64 [R, layers] visual tokens that were present in each LLM layer, question by question
     layer_counts: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))
-    # int64 [R, 2 * blocks] what ``tower_counts`` are means of, question by question
+    # int64 [R, 2 * blocks] tower tokens of one tile, CLS included, at the attention of each block, then at the MLP of each
     block_counts: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))
+
+    @property
+    def counts(self) -> tuple[float, ...]:
+        """Visual tokens that were present in each LLM layer, means over the rows."""
+        return tuple(self.layer_counts.double().mean(0).tolist())
+
+    @property
+    def tower_counts(self) -> tuple[float, ...]:
+        """Tower tokens as ``block_counts`` has them, means over the rows."""
+        return tuple(self.block_counts.double().mean(0).tolist())
 
 
 def join(outputs: list[EngineOutput], rows: list[list[int]]) -> EngineOutput:
@@ -128,21 +135,11 @@ def join(outputs: list[EngineOutput], rows: list[list[int]]) -> EngineOutput:
         grid=outputs[0].grid,
         source=None,
         kv_bytes=sum(output.kv_bytes for output in outputs),
-        counts=_mean([output.counts for output in outputs], rows),
-        tower_counts=_mean([output.tower_counts for output in outputs], rows),
         present=torch.cat([output.present for output in outputs])[order],
         ended=[ended[row] for row in order.tolist()],
         layer_counts=torch.cat([output.layer_counts for output in outputs])[order],
         block_counts=torch.cat([output.block_counts for output in outputs])[order],
     )
-
-
-def _mean(counts: list[tuple[float, ...]], rows: list[list[int]]) -> tuple[float, ...]:
-    """Mean counts over all rows, from those of parts; the counts themselves where parts are alike."""
-    if len(set(counts)) == 1:
-        return counts[0]
-    total = sum(map(len, rows))
-    return tuple(sum(len(part) * own[k] for part, own in zip(rows, counts)) / total for k in range(len(counts[0])))
 
 
 def _padded(tensors: list[torch.Tensor]) -> torch.Tensor:

@@ -89,11 +89,9 @@ class Engine:
             grid=vision.full_grid if vision is not None else (0, 0),
             source=vision.source[uniform_pass.batch.image] if vision is not None and vision.merged else None,
             kv_bytes=kv_bytes,
-            counts=tuple(counts),
             present=torch.full((len(sequence),), state.ids.shape[1], device=sequence.device),
             ended=ended,
             layer_counts=torch.tensor(counts, dtype=torch.int64).expand(len(sequence), -1),
-            tower_counts=blocks,
             block_counts=torch.tensor(blocks, dtype=torch.int64).expand(len(sequence), -1),
         )
 
