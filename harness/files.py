@@ -196,7 +196,7 @@ def read_toml(where: str, path: Path) -> dict[str, Any]:
     try:
         if regular(path).stat().st_size > _LARGEST_TOML:
             raise RequestError(f"{where}: larger than {_LARGEST_TOML // 2**20} MiB")
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8-sig"))  # an editor may begin a file with a byte order mark
     except RequestError:
         raise
     except tomllib.TOMLDecodeError as error:
