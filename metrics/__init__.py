@@ -13,7 +13,7 @@ from methods.lazy import imported
 __all__ = [
     "accuracy", "attention", "chance", "collapse", "coverage", "design_effect", "differences", "diversity", "evidence", "explain",
     "familywise", "figures", "flops", "image_figures", "intervals", "label_permutations", "latency", "loss_power", "matched",
-    "medians", "memory", "non_inferiority", "overlap", "pareto", "ranks", "statistics", "step_down", "subsets",
+    "medians", "memory", "non_inferiority", "overlap", "pareto", "rank_agreement", "ranks", "statistics", "step_down", "subsets",
 ]  # fmt: skip
 
 
