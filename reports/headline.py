@@ -222,7 +222,7 @@ def _against_random(stratum: Stratum, best: Cell) -> Sentence | None:
     return Sentence(
         "open",
         f"{method(control)} reaches {unit.unmarked(chance.value)} [{unit.span(chance)}]{unit.mark}: the method is "
-        f"{side_text} it, which is no test (random tokens are no control of a method that merges).",
+        f"{side_text} it, which is no test: this run has no random tokens on its schedule, and a method that merges has none.",
     )
 
 

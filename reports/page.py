@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from metrics.latency import LEAST_KNOWN
 from metrics.non_inferiority import FEWEST
-from reports import gallery, headline, table, wording
+from reports import against_published, gallery, headline, table, wording
 from reports.cells import Stratum, dig, interval, keep, leading, marks_note, method, number, removes_note, shown, strata
 from reports.figures.catalogue import figures
 from reports.figures.tokens import chance_table, unranked
@@ -40,6 +40,7 @@ def render(run: RunView) -> str:
     """
     groups, units = strata(run.cells), units_of(run.cells)
     script = own_file(*SCRIPTS)
+    against = against_published.section(run.held)
     pictured = gallery.payload(run.gallery) if run.gallery else None
     html = (
         environment()
@@ -67,7 +68,8 @@ def render(run: RunView) -> str:
             unverified=unverified_methods(run.cells),
             counted_on_tiles=counted_on_tiles(run.cells),
             older=_is_older(run),
-            style=own_file("report.css"),
+            against=against,
+            style=own_file("report.css", *(["against.css"] if against else [])),
             script=script,
             policy=_policy(script),
         )
@@ -112,6 +114,7 @@ def _facts(run: RunView) -> list[tuple[str, str]]:
     """Return the facts of the run by name; those that the manifest lacks are left out."""
     m = run.manifest
     pruned = {method(c) for c in run.cells if keep(c) is not None and not c.get("skipped")}
+    controls = any(c.get("reference") and keep(c) is not None for c in run.cells)
     found = [
         ("Model", m.get("model")),
         ("Task", m.get("task")),
@@ -120,7 +123,7 @@ def _facts(run: RunView) -> list[tuple[str, str]]:
         ("Questions", _whole(m, "questions")),
         ("Analysed", f"{analysed:,.0f} images" if (analysed := number(run.checks, "analysed_images")) is not None else None),
         ("Budgets", _budgets(run)),
-        ("Methods", f"{len(pruned)} with controls" if pruned else None),
+        ("Methods", f"{len(pruned)}{' with controls' if controls else ''}" if pruned else None),
         ("Seed", m.get("seed")),
         ("Device", m.get("device")),
         ("Precision", m.get("dtype")),

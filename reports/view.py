@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.literature.comparison import HeldAgainst
 from harness.store.layouts import Area
 from methods.keep import Keep
 from reports.cells import Cell
@@ -76,3 +77,4 @@ class RunView:
     checks: dict[str, Any] = field(default_factory=dict)
     explained: dict[str, Any] | None = None  # the entry of summary.json: what predicts accuracy
     made_by: int | None = None  # ``run_schema_version`` of summary.json: the version that began the run; None is not told
+    held: tuple[HeldAgainst, ...] = ()  # its cells beside published figures of the same model, task, method and budget

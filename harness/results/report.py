@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 
 from harness.errors import RequestError
 from harness.files import NotWritableError, named, write_named
+from harness.literature.figures import PublishedFigure
+from harness.results.against_published import held_against
 from harness.results.current_summary import current_summary, made_by, renewed_summary
 from harness.results.judged_samples import ruling, ruling_columns
 from harness.results.types import JsonObject
@@ -51,20 +54,22 @@ def write_report(run: RunFolder, images: int = 12, out: Path | None = None) -> P
     return path
 
 
-def page(run: RunFolder, summary: JsonObject, images: int = 12) -> str:
+def page(run: RunFolder, summary: JsonObject, images: int = 12, figures: Iterable[PublishedFigure] | None = None) -> str:
     """Return the page of a finished run as HTML.
 
     Args:
         run: the folder.
         summary: of the run, by the rules of this version.
         images: how many images the gallery shows at the most.
+        figures: what was published, to hold its cells against; all that the package has where not given.
     """
     from reports.page import render
 
     manifest = run.manifest()
     shown_images, checks = gallery(run, images), summary.get("checks") or {}
-    view = RunView(manifest, summary["cells"], shown_images, checks, summary.get("explained"), made_by=made_by(manifest))
-    return render(view)
+    held = tuple(held_against(run, summary, figures))
+    explained = summary.get("explained")
+    return render(RunView(manifest, summary["cells"], shown_images, checks, explained, made_by(manifest), held))
 
 
 def gallery(run: RunFolder, images: int) -> list[GalleryImage]:

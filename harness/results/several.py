@@ -228,7 +228,7 @@ _ASIDE = frozenset(
 
 def _settings(sides: Sequence[RunColumn]) -> tuple[Setting, ...]:
     """Every entry of the manifests that is not the same in all runs."""
-    flat = [_flat(side.manifest) for side in sides]
+    flat = [_flat({"config": {"references": True}}) | _flat(side.manifest) for side in sides]  # older versions always ran them
     every = dict.fromkeys(name for one in flat for name in one)
     names = [n for n in every if n not in _ASIDE and (not n.startswith("self_check.") or n == "self_check.outcome")]
     found = [Setting(name, tuple(one.get(name) for one in flat)) for name in names]

@@ -154,7 +154,8 @@ def _notes(pair: RunPair, test: FamilywiseTest, thresholds: Thresholds) -> tuple
     if None not in data and data[0] != data[1]:
         found.append("The runs had different data: what differs may be the questions', not the code's.")
     found += pair.scoring.notes
-    settings = [_with_length(base), _with_length(cand)]
+    always: JsonObject = {"references": True}  # of older versions, whose runs do not say it
+    settings = [always | _with_length(manifest) for manifest in (base, cand)]
     changed = sorted(name for name in {*settings[0], *settings[1]} - _ASIDE if settings[0].get(name) != settings[1].get(name))
     if base.get("dtype") != cand.get("dtype") and "dtype" not in changed:
         changed.append("dtype")
