@@ -67,6 +67,25 @@ PUBLIC = {
     )
 }  # fmt: skip
 
+_CHECKPOINTS = {
+    "tiny": "tiny",
+    "llava-hf/llava-1.5-7b-hf": "llava-1.5-7b", "llava-hf/llava-1.5-13b-hf": "llava-1.5-13b",
+    "llava-hf/llava-v1.6-vicuna-7b-hf": "llava-next-7b",
+    "Qwen/Qwen2.5-VL-3B-Instruct": "qwen2.5-vl-3b", "Qwen/Qwen2.5-VL-7B-Instruct": "qwen2.5-vl-7b",
+    "OpenGVLab/InternVL3-1B-hf": "internvl3-1b", "OpenGVLab/InternVL3-2B-hf": "internvl3-2b",
+    "OpenGVLab/InternVL3-8B-hf": "internvl3-8b",
+}  # fmt: skip
+"""Models as they are loaded, and the public shape that each has."""
+
+
+def shape_name_of(model: str) -> str | None:
+    """Return the name of the public shape of a model that is named as it is loaded; None where none is known.
+
+    >>> shape_name_of("llava-hf/llava-1.5-7b-hf")
+    'llava-1.5-7b'
+    """
+    return _CHECKPOINTS.get(model)
+
 
 def shape_of(name: str) -> ModelShape:
     """Return the shape of a public model.
@@ -77,3 +96,15 @@ def shape_of(name: str) -> ModelShape:
     if name not in PUBLIC:
         raise RequestError(f"--shape {name!r}: {nearest(name, PUBLIC)}")
     return PUBLIC[name]
+
+
+def one_size(shape: ModelShape) -> int | None:
+    """Return the visual tokens of every image of a model; None where images differ in them, in tiles or by their own size.
+
+    >>> one_size(shape_of("llava-1.5-7b")), one_size(shape_of("qwen2.5-vl-7b"))
+    (576, None)
+
+    Args:
+        shape: of a public model.
+    """
+    return shape.visual_tokens if shape.tiles == 1 and shape.merge == 1 else None

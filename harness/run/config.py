@@ -69,6 +69,7 @@ class CompareConfig:
     scoring: str | None = None  # the rule that leads: the official one where the task has one, else ours
     plugin: tuple[str, ...] = ()
     self_check: bool = True  # the model is held against `generate` first
+    references: bool = True  # False leaves out the reference cells that were not asked for, all but `none`
 
     @property
     def loading(self) -> LoadOptions:
@@ -179,6 +180,13 @@ def _of_type(where: str, key: str, value: Any, default: Any) -> Any:
         kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
         raise RequestError(f"{where}: {key} = {value!r} must be {kinds.get(type(default), 'a text')}")
     return value
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise a `RequestError` where ``--dtype`` is none in which models are loaded."""
+    known = ("auto", "float32", "bfloat16", "float16")
+    if dtype not in known:
+        raise RequestError(f"--dtype {dtype!r}: {nearest(dtype, known)}")
 
 
 def tokens_of(keep: Keep, available: int) -> int:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _SWITCHES = {
     "latency": "--no-latency", "sharing": "--sharing off", "memory": "--memory", "self_check": "--no-self-check",
+    "references": "--references off",
 }  # fmt: skip
 """Options that are on or off, as the command line says what is not the default."""
 MOST_REASONS = 20
@@ -207,4 +208,5 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     handling = HANDLING_OPTIONS | ANSWERING_OPTIONS | {"self_check"}
     asked = {name: v for name, v in config.items() if name not in handling and v is not None}
+    asked.setdefault("references", True)  # an older version knew no run without them
     return asked | {"keep": [read_keep(one) for one in asked.get("keep", ())]}

@@ -231,6 +231,8 @@ def make_cells(
 ) -> list[Cell]:
     """Return all cells of a request, reference cells first; those that cannot be carry their reason.
 
+    Where the request leaves reference cells out, those that it names run, and ``none``, which every loss is measured from.
+
     Args:
         config: the request.
         shape: the model's.
@@ -266,8 +268,9 @@ def make_cells(
         return cells.setdefault(cell.key, cell)
 
     for method in ("none", "blind"):
-        add(method, None, True)
-    for keep in budgets:
+        if config.references or method == "none" or method in asked:
+            add(method, None, True)
+    for keep in budgets if config.references else ():
         if all(keep.tokens(one.visual_tokens) == one.visual_tokens for one in largest):
             continue  # a reference that removes nothing is none
         add("downsample", keep, True)
@@ -281,7 +284,7 @@ def make_cells(
             cell = add(method, own, is_reference(method))
             if cell.copies is not None:
                 add(cell.copies, own, is_reference(cell.copies))  # its counts are measured where it runs
-            if cell.like is not None and cell.like not in asked:
+            if config.references and cell.like is not None and cell.like not in asked:
                 add(canonical(cell.like), own if cell.like.startswith("random[like=") else keep, True)
     return originals_first(list(cells.values()))
 

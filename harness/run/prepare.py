@@ -171,6 +171,11 @@ def _readable(sample: ImageSample) -> bool:
 def _notes(config: CompareConfig, task: Task, samples: list[ImageSample], spans: list[Spans], differ: bool) -> list[str]:
     """What is to be said of images that differ, or are missing; `RequestError` where none has as many tokens as a budget."""
     counts, notes = [sum(span.count for span in own) for own in spans], []
+    if not config.references:
+        notes.append(
+            "reference cells that were not asked for are left out, all but `none`: nothing here says what random tokens on a "
+            "method's schedule, a smaller image or no image would have reached"
+        )
     for keep in dict.fromkeys(map(read_keep, config.keep if differ else ())):
         fewer = 0 if keep.share else sum(count < keep.value for count in counts)
         if fewer == len(counts):

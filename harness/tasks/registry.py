@@ -102,6 +102,21 @@ def infos() -> list[TaskInfo]:
     return found + [TaskInfo(name, text, "local", "the user's own", kinds, "all", (), False) for name, text in FILES]
 
 
+def is_public(expression: str) -> bool:
+    """Return whether a task is a public benchmark whose data come from the hub."""
+    name, options = parse(expression)
+    return name in BENCHMARKS and "path" not in options
+
+
+def published_questions(expression: str) -> int | None:
+    """Return how many questions the split of a public benchmark has; None where that is not published. Nothing is downloaded."""
+    name, options = parse(expression)
+    if not is_public(expression) or "hub" in options:
+        return None
+    spec = _spec(name)
+    return spec.sizes.get(options.get("split", spec.info.split))
+
+
 def parse(expression: str) -> tuple[str, dict[str, str]]:
     """Split ``name[a=1,b=c]`` into the name and the parameters' texts; the path of an existing file may itself have brackets.
 
