@@ -1,6 +1,6 @@
 """The command line: which commands there are, and how each ends.
 
-The commands themselves stand in `measuring`, `stored_runs`, `listing` and `doctor`.
+The commands themselves stand in `measuring`, `stored_runs`, `listing`, `publishing` and `doctor`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import typer
 
 from harness import interrupts
-from harness.cli import doctor, listing, measuring, stored_runs
+from harness.cli import doctor, listing, measuring, publishing, reproducing, stored_runs
 from harness.errors import RequestError, readable, unexpected
 
 app = typer.Typer(
@@ -32,11 +32,13 @@ COMMANDS = (
     (measuring.compare, "compare --methods sts,fastv,random --keep 192,64 --samples 24 --out runs/first"),
     (stored_runs.report, "report runs/first runs/second --out both.html"),
     (stored_runs.explain, "explain runs/first"),
+    (reproducing.reproduce, "reproduce prunescope-tiny --out runs/reproduced"),
     (measuring.select, "select fastv cases/*.npz --keep 64 --out kept"),
     (measuring.capture, "capture --model tiny --task shapes --samples 4 --out cases"),
     (measuring.profile, "profile --model llava-1.5-7b --random-weights --layers 4 --keep 192,64"),
     (measuring.flops, "flops --shape llava-1.5-7b --method fastv --keep 64 --text-tokens 35"),
     (listing.list_names, "list methods"),
+    (publishing.published, "published --method fastv --task pope"),
     (doctor.print_findings, "doctor"),
     (stored_runs.regress, "regress runs/baseline runs/candidate --markdown regression.md"),
     (stored_runs.samples, "samples runs/first --method fastv --wrong --evidence-lost"),

@@ -1,11 +1,11 @@
-"""What a shell offers behind a tab: names of methods, models, tasks and runs.
+"""What a shell offers behind a tab: names of methods, models, tasks and runs, and values of published figures.
 
 The registries are imported inside the functions: they need neither torch nor NumPy, which a tab key could not wait for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -48,6 +48,42 @@ def tasks(incomplete: str) -> list[str]:
     from harness.tasks.registry import names
 
     return _beginning(names(), incomplete)
+
+
+def published(field: str) -> Callable[[str], list[str]]:
+    """Return what completes the last of several comma-separated values that published figures have in a field.
+
+    Args:
+        field: of `harness.literature.selection.FILTERS`. Models are offered by their last parts, sources by their first words,
+            and values with blanks, which a shell would take apart, not at all.
+    """
+
+    def complete(incomplete: str) -> list[str]:
+        from harness.literature.selection import values_of
+        from harness.literature.tables import names
+        from harness.literature.tables import published as figures
+
+        before, comma, last = incomplete.rpartition(",")
+        values = names() if field == "table" else values_of(field, figures())
+        if field == "model" and "/" not in last:
+            values = [value.rpartition("/")[2] for value in values]
+        elif field == "source":
+            before, comma, last, values = "", "", incomplete, [value.split()[0] for value in values]
+        return [f"{before}{comma}{value}" for value in _beginning((value for value in values if " " not in value), last)]
+
+    return complete
+
+
+def tables(incomplete: str) -> list[str]:
+    """Complete the name of a table of published figures."""
+    from harness.literature.tables import names
+
+    return _beginning(names(), incomplete)
+
+
+def runs_and_tables(incomplete: str) -> list[str]:
+    """Complete a folder that holds a run, or the name of a table of published figures."""
+    return [*tables(incomplete), *runs(incomplete)]
 
 
 def runs(incomplete: str) -> list[str]:

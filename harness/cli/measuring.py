@@ -30,9 +30,9 @@ from harness.cli.options import (
     Switch,
     Task,
 )
-from harness.errors import RequestError, nearest
+from harness.errors import RequestError
 from harness.models.load_options import LoadOptions
-from harness.run.config import DEFAULT_KEEP, DEFAULT_METHODS, LARGEST_SEED, CompareConfig, load_plugins, read_file
+from harness.run.config import DEFAULT_KEEP, DEFAULT_METHODS, LARGEST_SEED, CompareConfig, check_dtype, load_plugins, read_file
 
 _BASE = CompareConfig()
 _EXTENDING = frozenset({"extend", "methods", "keep", "plugin", "workers", "ray", "self_check", "as_json", "config"})
@@ -74,6 +74,10 @@ def compare(
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Leave the latency pass out.")] = False,
     rounds: Annotated[int, typer.Option(help="Timed rounds of the latency pass.")] = _BASE.rounds,
     sharing: Annotated[Switch, typer.Option(help="Compute once what the questions of an image share.")] = Switch.on,
+    references: Annotated[
+        Switch,
+        typer.Option(help="Run reference cells too; off: none and what --methods names."),
+    ] = Switch.on,
     memory: Annotated[
         bool, typer.Option("--memory", help="Peak resident memory too, one process a cell (on a GPU always).")
     ] = False,
@@ -108,9 +112,9 @@ def compare(
 ) -> None:
     """Run methods on a model and a task; write results and report.html.
 
-    Reference cells always run beside them: none (no pruning), blind (no image), downsample, oracle where the task knows the
-    evidence, and random tokens on the schedule of every method inside the LLM. The run folder holds manifest.json,
-    results.sqlite, summary.json, summary.csv and report.html.
+    Reference cells run beside them, but for --references off: none (no pruning), blind (no image), downsample, oracle where the
+    task knows the evidence, and random tokens on the schedule of every method inside the LLM. The run folder holds
+    manifest.json, results.sqlite, summary.json, summary.csv and report.html.
 
     A cell that cannot be is skipped with its reason. What an interrupted run has stored stays: the same command with
     --resume goes on. A method is a name, name[param=value,...], or two of them as a+b; `all` is every method.
@@ -125,6 +129,7 @@ def compare(
         latency=not no_latency, rounds=rounds, sharing=sharing is Switch.on, memory=memory, workers=workers, ray=ray,
         analyse=analyse, seeds=seeds, margin=margin, max_new_tokens=max_new_tokens, prompt=prompt, scoring=scoring,
         plugin=tuple(plugin or ()), self_check=not no_self_check,
+        references=references is Switch.on,
     )  # fmt: skip
     given = _given(context)
     if config is not None:
@@ -134,7 +139,7 @@ def compare(
         raise RequestError(f"--{option}: --extend takes --methods, --keep, --plugin, --workers, --ray; the rest is the run's own")
     if extend is not None and asked.methods == CompareConfig.methods:
         raise RequestError("--extend: name the methods to add with --methods")
-    _check_dtype(asked.dtype)
+    check_dtype(asked.dtype)
     from harness.run.comparison import compare as run_compare
 
     with interrupts.told():
@@ -254,7 +259,7 @@ def profile(
     from harness.run.profile import profile as run_profile
     from methods.registry import split
 
-    _check_dtype(dtype)
+    check_dtype(dtype)
     asked = ProfileConfig(
         model=model, random_weights=random_weights, methods=tuple(split(methods)),
         keep=tuple(k.strip() for k in keep.split(",") if k.strip()), budget=budget, layers=layers, batch_size=batch_size,
@@ -297,12 +302,6 @@ def flops(
         print(f"{name:<18} {value if isinstance(value, (str, list)) else f'{value:,.6g}'}")
     if adaptive:
         print(f"{'adaptive':<18} counts follow from the image; those above are planned, a typical case or at most so many")
-
-
-def _check_dtype(dtype: str) -> None:
-    known = ("auto", "float32", "bfloat16", "float16")
-    if dtype not in known:
-        raise RequestError(f"--dtype {dtype!r}: {nearest(dtype, known)}")
 
 
 def _given(context: typer.Context) -> set[str]:

@@ -88,6 +88,8 @@ def test_runs_are_found_and_other_folders_lead_on(tmp_path, monkeypatch):
         ("select divp", ["divprune"]),
         ("comp", ["compare"]),
         ("regress --mark", ["--markdown"]),
+        ("published --method none,fas", ["none,fastv"]),
+        ("published --source arXiv:2606.01", ["arXiv:2606.01711"]),
     ],
 )
 def test_a_shell_is_offered_names(typed, offered):

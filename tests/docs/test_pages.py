@@ -158,6 +158,36 @@ def test_fastv_at_192_tokens_on_llava_is_what_the_page_of_bridges_says():
     assert "[(576, 166)]" in page("bridges.md")
 
 
+def test_the_values_of_one_method_that_the_page_of_published_figures_names_are_printed_and_contradict_each_other():
+    from harness.literature.contradictions import contradictions
+    from harness.literature.tables import published
+
+    said = re.search(r"FastV at 64\s+tokens of LLaVA-1.5-7B has a POPE of ([\d.]+), ([\d.]+) and ([\d.]+),", page("published.md"))
+    cell = ("fastv", "llava-hf/llava-1.5-7b-hf", "pope", "64")
+    found = {f: others for f, others in contradictions(published()).items() if (f.method, f.model, f.task, f.keep) == cell}
+    for value in said.groups():
+        contradicted = {other.value for f, others in found.items() if f.value == value for other in others}
+        assert {*said.groups()} - {value} <= contradicted, value
+
+
+def test_the_page_of_published_figures_has_every_column_every_filter_and_what_tells_two_figures_apart():
+    from harness.literature.contradictions import TELLING
+    from harness.literature.figures import COUNTS, ORIGINS, PROMPTS
+    from harness.literature.selection import FILTERS
+    from harness.literature.tables import COLUMNS
+
+    text = page("published.md")
+    section = text.split("## What a row says\n")[1].split("\n## ")[0]
+    columns = re.findall(r"`([^`]+)`", " ".join(re.findall(r"^\| (`.*?) \|", section, re.M)))
+    assert sorted(columns) == sorted((*COLUMNS, "table"))
+    assert set(re.findall(r"`--(\w+)`", text.split("| option |")[1].split("\n\n")[0])) == {*FILTERS, "contradictions"}
+    for word in (*COUNTS, *ORIGINS, *(prompt.partition(",")[0] for prompt in PROMPTS)):
+        assert f"`{word}`" in section, word
+    rule = text.split("## Contradictions\n")[1].split("3. ")[0].split("2. ")[1].split(" is known")[0]
+    assert re.findall(r"`(\w+)`", rule) == list(TELLING)
+    assert f"\n{','.join(COLUMNS)}\n" in text, "the example of a table has its columns"
+
+
 def rows(text: str) -> dict[str, list[str]]:
     """Rows of a Markdown table by their first column, for methods at a budget or none."""
     found = re.findall(r"^\| `([^`]+)` \| (.*) \|$", text, re.M)

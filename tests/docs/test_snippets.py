@@ -26,7 +26,7 @@ ELSEWHERE = {"ci.md": "tests/bridges/test_ci.py runs its commands in a repositor
 FILES = {"README.md": {"my_module.py": "def norms"}, "methods.md": {"edges.py": "def edges"}}
 """What a page tells its reader to save, by words of the snippet."""
 GROUP = typer.main.get_command(app)
-QUICK = ("report", "samples", "explain", "flops", "list", "doctor")
+QUICK = ("report", "samples", "explain", "flops", "list", "published", "doctor")
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def test_blocks_are_what_they_say(name):
 def quick_commands() -> list[str]:
     found = [words for name in NAMES for block in blocks(name) if not block.why_not for words in block.commands]
     named = lambda words: any(word.startswith("runs/") and word not in ("runs/first", "runs/quick") for word in words)
-    quick = (shlex.join(w) for w in found if w[0] in QUICK and not named(w) and "--plugin" not in w)
+    quick = (shlex.join(w) for w in found if w[0] in QUICK and not named(w) and not {"--plugin", "mine.toml"} & {*w})
     return list(dict.fromkeys(quick))
 
 
