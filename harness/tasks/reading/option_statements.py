@@ -96,8 +96,9 @@ def statements(text: str) -> Iterator[Statement]:
             carried = sentence if len(sentence) < 40 and is_opening(sentence) else ""
             continue
         behind = sentences[number + 1][1] if number + 1 < len(sentences) else ""
+        alone = corrected and _ALONE.fullmatch(sentence) is not None  # once a sentence: it may name thousands
         for one in _of_sentence(sentence, carried, behind, line):
-            stands_alone = one.firmness is Firmness.GIVEN and _ALONE.fullmatch(sentence) is not None
+            stands_alone = alone and one.firmness is Firmness.GIVEN
             if corrected and one.taken and (one.firmness is Firmness.ANSWERED or stands_alone):
                 one, corrected = replace(one, firmness=Firmness.CONCLUDED), False
             yield one
