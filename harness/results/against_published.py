@@ -59,7 +59,7 @@ def held_against(run: RunFolder, summary: JsonObject, figures: Iterable[Publishe
     for figure in fitting:
         if figure.method != "none" and figure.number is not None:
             by_column[_column(figure)].append(figure)
-    contradicted = contradictions(pool)
+    contradicted = contradictions(fitting)  # of one model and task, as whatever contradicts them is
     found = []
     for cell in summary["cells"]:
         name = str(cell.get("method"))

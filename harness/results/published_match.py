@@ -165,12 +165,29 @@ def _version(figure: PublishedFigure, method: str) -> _Told:
         yield "unknown", "version of the method"
     elif not told.keys() <= known.keys():
         yield "unknown", f"whether ours is its version, {figure.version}"
-    for name in (name for name in told if name in known):
+    for name in told:
         given.pop(name, None)
-        if known[name] != (there := _spelled(method, name, told[name])):
-            yield "differs", f"{name}: {known[name]} here, {there} there"
+    for name, here, there in parameters_apart(figure.version, method):
+        yield "differs", f"{name}: {here} here, {there} there"
     if given:
         yield "differs", "parameters that are not default here: " + ", ".join(f"{key}={text}" for key, text in given.items())
+
+
+def parameters_apart(version: str, method: str) -> list[tuple[str, str, str]]:
+    """Return the parameters that a published version sets otherwise than a method of ours: name, value here, value there.
+
+    A version that sets no parameter of the method, such as a commit, is not known to differ.
+
+    Args:
+        version: of a figure; ``unknown`` differs from nothing.
+        method: our expression.
+    """
+    known: dict[str, str] = {}
+    with suppress(MethodError):  # of a plug-in that is not loaded
+        known = values(method)
+    told = {} if version == UNKNOWN else _told_parameters(version)
+    there = {name: _spelled(method, name, value) for name, value in told.items() if name in known}
+    return [(name, known[name], value) for name, value in there.items() if value != known[name]]
 
 
 def _told_parameters(version: str) -> dict[str, str]:

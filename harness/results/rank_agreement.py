@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from math import factorial
 from typing import Any
@@ -12,11 +11,11 @@ from harness.errors import RequestError
 from harness.literature.figures import UNKNOWN, PublishedFigure
 from harness.literature.retention import published_retention
 from harness.literature.tables import PublishedTable, printed, table
+from harness.results.published_match import parameters_apart
 from harness.results.types import JsonObject
-from methods.expressions import MethodError, bare, parse
+from methods.expressions import MethodError, bare
 from methods.keep import Keep
 from methods.registry import canonical
-from methods.single import values
 from metrics.rank_agreement import RankAgreement, rank_agreement, without_each
 
 _FEWEST = 4  # methods: of three, no order is rarer than one in three
@@ -186,20 +185,9 @@ def _at_budget(
 
 def _other_version(figures: Sequence[PublishedFigure], method: str, keep: Keep, cell: JsonObject) -> str | None:
     """Say what a cell is another form of its method in than the table's, where both are known; None where nothing is."""
-    given = {f.version for f in figures if f.method == method and f.budget == keep} - {UNKNOWN}
-    with suppress(MethodError):
-        ours = values(str(cell["method"]))
-        for version in sorted(given):
-            name, sign, _ = version.partition("=")
-            asked = version if sign else f"version={version}"
-            if (name if sign else "version") not in ours:
-                continue  # a commit, a paper's name for it
-            theirs = parse(f"{method}[{asked}]")[1]
-            differ = [
-                f"{key}={value} in the table, {ours.get(key)} here" for key, value in theirs.items() if ours.get(key) != value
-            ]
-            if differ:
-                return "; ".join(differ)
+    for version in sorted({f.version for f in figures if f.method == method and f.budget == keep}):
+        if differ := parameters_apart(version, str(cell["method"])):
+            return "; ".join(f"{name}={there} in the table, {here} here" for name, here, there in differ)
     return None
 
 

@@ -45,8 +45,9 @@ class PlannedCost:
     @property
     def flops(self) -> float | None:
         """The FLOPs of all counted cells on all questions."""
-        known = self.questions is not None and self.flops_a_question is not None
-        return self.questions * self.flops_a_question if known else None  # type: ignore[operator]  # both are known
+        if self.questions is None or self.flops_a_question is None:
+            return None
+        return self.questions * self.flops_a_question
 
     def as_dict(self) -> dict[str, Any]:
         """Return the run as ``reproduce --dry-run --json`` prints it."""
