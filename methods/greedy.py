@@ -1,7 +1,13 @@
-"""Greedy selection loops, batched; each runs K rounds of O(N) after one N x N matrix."""
+"""Greedy selection loops, batched; each runs K rounds of O(N) after one N x N matrix.
+
+On a CUDA device each loop is one Triton kernel of one program an image, where Triton can run and an image has at most 1,024
+tokens (`methods.kernels`); else each round is a few operations of torch. Both choose the same, but for what only rounding tells
+apart.
+"""
 
 from __future__ import annotations
 
+from methods.kernels import taken_by_triton
 from methods.lazy import torch
 
 
@@ -25,9 +31,14 @@ def least_energy(distance: torch.Tensor, exponent: float, keep: int) -> torch.Te
     floor = distance.amax((1, 2), keepdim=True).clamp_min(1e-12) * 1e-3
     kernel = _power(distance.clamp_min_(floor).div_(floor), exponent)  # in units of the floor: at most 1
     kernel.diagonal(dim1=1, dim2=2).zero_()
+    first = kernel.sum(-1, dtype=torch.float64).argmin(-1)
+    if taken_by_triton("least_energy", kernel):
+        from methods import greedy_kernels
+
+        return greedy_kernels.least_energy(kernel, first, keep)
     table, base = kernel.view(batch * count, count), torch.arange(batch, device=distance.device) * count
     kept = torch.empty(keep, batch, dtype=torch.int64, device=distance.device)
-    kept[0] = kernel.sum(-1, dtype=torch.float64).argmin(-1)
+    kept[0] = first
     energy = table.index_select(0, base + kept[0]).double()
     energy.scatter_(1, kept[0][:, None], torch.inf)
     for i in range(1, keep):
@@ -59,6 +70,10 @@ def max_min(similarity: torch.Tensor, first: torch.Tensor, keep: int) -> torch.T
     Returns:
         int64 [B, K], in the order of selection; ties toward the lower index.
     """
+    if taken_by_triton("max_min", similarity):
+        from methods import greedy_kernels
+
+        return greedy_kernels.max_min(similarity, first, keep)
     batch, count, _ = similarity.shape
     table, base = similarity.reshape(batch * count, count), torch.arange(batch, device=first.device) * count
     kept = torch.empty(keep, batch, dtype=torch.int64, device=first.device)
@@ -100,6 +115,10 @@ def determinantal(kernel: torch.Tensor, keep: int, quality: torch.Tensor | None 
     gain = kernel.diagonal(dim1=1, dim2=2).double() + ridge
     spent = ridge + (gain - ridge) * _SPENT[kernel.dtype.itemsize]
     weight = torch.ones_like(gain) if quality is None else quality.double().square()
+    if taken_by_triton("determinantal", kernel):
+        from methods import greedy_kernels
+
+        return greedy_kernels.determinantal(kernel, gain, spent, weight, ridge, keep)
     away = torch.zeros_like(gain)
     kept = torch.empty(batch, keep, dtype=torch.int64, device=kernel.device)
     factor = gain.new_empty(batch, keep, count)
@@ -147,6 +166,11 @@ def covering(
     """
     weights = rows.new_ones(len(rows), rows.shape[2]) if weight is None else weight
     closed = torch.zeros_like(weights, dtype=torch.bool) if barred is None else barred
+    if taken_by_triton("covering", rows):
+        from methods import greedy_kernels
+
+        adds = rows.to(torch.float64, copy=True).clamp_min_(0)
+        return greedy_kernels.covering(adds, _shares(weights.double()), closed, _FALLEN, keep)
     alone = [_cover(*parts, keep) for parts in zip(rows, weights.double(), closed, strict=True)]
     return torch.tensor(alone, dtype=torch.int64, device=rows.device).view(len(rows), keep)
 
@@ -155,7 +179,7 @@ def _cover(rows: torch.Tensor, weight: torch.Tensor, barred: torch.Tensor, keep:
     """`covering` of one image, [R, N]: images differ in how many rows a token changes, and one fits into a cache."""
     adds = rows.to(torch.float64, copy=True).clamp_min_(0)  # what each token would add to each row
     gain, least = adds.sum(0), torch.inf
-    factor = weight / weight.amax().clamp_min(1e-300)
+    factor = _shares(weight)
     away = torch.zeros_like(gain).masked_fill_(barred, -torch.inf)
     kept: list[int] = []
     while len(kept) < keep:
@@ -173,3 +197,8 @@ def _cover(rows: torch.Tensor, weight: torch.Tensor, barred: torch.Tensor, keep:
         gain -= loss.sum(0)
         adds.index_copy_(0, raised, part.sub_(loss))
     return kept
+
+
+def _shares(weight: torch.Tensor) -> torch.Tensor:
+    """Weights [..., N] as shares of the largest."""
+    return weight / weight.amax(-1, keepdim=True).clamp_min(1e-300)

@@ -130,6 +130,8 @@ def mean_rows(attention: torch.Tensor, rows: torch.Tensor | slice | int) -> torc
 def take(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Return the rows of each batch entry that an index names: [B, N, D] and int64 [B, K] to [B, K, D]."""
     batch, count, width = tokens.shape
+    if batch == 1:
+        return tokens.index_select(1, index[0])
     base = torch.arange(batch, device=index.device)[:, None] * count
     return tokens.reshape(batch * count, width).index_select(0, (index + base).view(-1)).view(batch, -1, width)
 

@@ -148,7 +148,7 @@ def raters(features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
     """
     relevance = (features @ text_features.transpose(1, 2)).float().softmax(-1).mean(1)
     chosen = relevance > relevance.mean(-1, keepdim=True)
-    return chosen | ~chosen.any(-1, keepdim=True)  # all equal: every token rates
+    return chosen >= chosen.any(-1, keepdim=True)  # where none is above, all equal: every token rates
 
 
 def unroped(attention: torch.Tensor, response: torch.Tensor, rating: torch.Tensor, heads: int) -> torch.Tensor:
@@ -179,12 +179,11 @@ class SparseVLMSelector:
 
     def __call__(self, signals: Signals, keep: int) -> Selection:
         chosen = signals.carry if signals.carry is not None else raters(signals.features, signals.text_features)
-        rating = chosen.float()
         if self.version == "1":
-            scores = (signals.text_attention.float().mean(1) * rating[..., None]).sum(1)
+            scores = (signals.text_attention.float().mean(1) * chosen[..., None]).sum(1)
         else:
-            scores = unroped(signals.text_attention, signals.rope_response, rating, self.heads)
-        scores = scores / rating.sum(-1, keepdim=True)
+            scores = unroped(signals.text_attention, signals.rope_response, chosen.float(), self.heads)
+        scores = scores / chosen.sum(-1, keepdim=True)
         order = top(scores, signals.count)
         kept = order[:, :keep].sort(-1).values
         dropped = signals.count - keep
