@@ -10,6 +10,7 @@ from transformers import AttentionInterface
 
 from harness.models import probes
 from harness.models.adapter import Adapter
+from harness.models.rotary import RotaryAngles
 
 
 def embeddings_multiplied(patch: pytest.MonkeyPatch) -> None:
@@ -48,22 +49,21 @@ def fewer_key_heads(patch: pytest.MonkeyPatch) -> None:
 
 def another_rope_theta(patch: pytest.MonkeyPatch) -> None:
     """Angles of theta 500,000 where the model has 10,000."""
-    right = Adapter.rotary
 
-    def wrong(self, *arguments, **words):
-        rope = self.decoder.rotary_emb
+    def wrong(self, hidden, positions, there, kind):
+        rope = self.module
         names = [name for name, _ in rope.named_buffers() if name.endswith("inv_freq") and "original" not in name]
         assert names
         own = {name: getattr(rope, name) for name in names}
         try:
             for name, frequencies in own.items():
                 setattr(rope, name, frequencies ** (math.log(5e5) / math.log(1e4)))
-            return right(self, *arguments, **words)
+            return self.at(hidden, there, kind)
         finally:
             for name, frequencies in own.items():
                 setattr(rope, name, frequencies)
 
-    patch.setattr(Adapter, "rotary", wrong)
+    patch.setattr(RotaryAngles, "look_up", wrong)
 
 
 def a_layer_left_out(patch: pytest.MonkeyPatch) -> None:

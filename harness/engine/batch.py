@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 
+from harness.engine.transfer import send
 from harness.models.prompt import PixelBatch
 from methods.types import Step
 
@@ -28,6 +31,12 @@ class Batch:
     text_embeds: torch.Tensor | None = None  # [R, M, C] of the questions in the joint space
     question_words: list[list[int]] | None = None  # token ids of each question's own words, R; None where no step asks
     prefixes: list[list[int]] | None = None  # by image, where they differ; ``prefix`` is the first one's
+
+    @cached_property
+    def image_of(self) -> list[int]:
+        """The image of each question, as the host knows it: read from the device once for all passes of a batch."""
+        found: list[int] = self.image.tolist()
+        return found
 
     def groups(self, blind: bool) -> list[list[int]]:
         """Return groups of the images, by index, that can run in one go: the same prefix, and the same visual tokens.
@@ -53,13 +62,16 @@ class Batch:
         Returns:
             The batch, and the indices of its images in this one, int64 [B'].
         """
-        images, image = self.image[rows].unique(return_inverse=True)
-        pixels, evidence = self.pixels[images], self.evidence
+        own = [self.image_of[row] for row in rows]
+        about = sorted(set(own))
+        places = [about.index(one) for one in own]
+        images, image = send([torch.tensor(about, dtype=torch.int64), torch.tensor(places, dtype=torch.int64)], self.image.device)
+        pixels, evidence = self.pixels[about], self.evidence
         if evidence is not None:
             evidence = evidence[rows]
             if pixels.uniform:  # rows of images with more tokens may have made the table wider
                 evidence = evidence[:, : pixels.counts[0]]
-        prefixes = None if self.prefixes is None else [self.prefixes[place] for place in images.tolist()]
+        prefixes = None if self.prefixes is None else [self.prefixes[place] for place in about]
         prefix = self.prefix if prefixes is None else prefixes[0]
         words = None if self.question_words is None else [self.question_words[row] for row in rows]
         some = replace(
@@ -68,11 +80,24 @@ class Batch:
             evidence=evidence, text_embeds=None if self.text_embeds is None else self.text_embeds[rows],
             prefix=prefix, prefixes=None if prefixes == [prefix] * len(images) else prefixes,
         )  # fmt: skip
-        return some, images
+        return some._told(places), images
 
     def reseeded(self, image_seeds: torch.Tensor, question_seeds: torch.Tensor) -> Batch:
         """Return the same batch with other random streams, int64 [B] of the images and int64 [R] of the questions."""
-        return replace(self, image_seeds=image_seeds, question_seeds=question_seeds)
+        return replace(self, image_seeds=image_seeds, question_seeds=question_seeds)._told(self.image_of)
+
+    def _told(self, image_of: list[int]) -> Batch:
+        """The same batch, which need not read from a device whose each question is."""
+        vars(self)["image_of"] = image_of
+        return self
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the same questions on a device; the images stay where they are."""
+        if self.image.device == device:
+            return self
+        tables = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: table.to(device) for name, table in tables.items() if isinstance(table, torch.Tensor)}
+        return replace(self, **moved)._told(self.image_of)
 
     def words(self, step: Step) -> list[list[int]]:
         """Return the token ids of the text that a step's ``text_features`` are of, by question."""
@@ -83,8 +108,8 @@ class Batch:
 
     def questions_about(self, images: list[int]) -> list[int]:
         """Return the indices of the questions about some of the images."""
-        found: list[int] = torch.isin(self.image, torch.tensor(images, device=self.image.device)).nonzero()[:, 0].tolist()
-        return found
+        wanted = set(images)
+        return [row for row, image in enumerate(self.image_of) if image in wanted]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from itertools import groupby
 import torch
 
 from harness.engine.decoding import KVCache, LayerSpan
-from harness.engine.layout import build_layout
+from harness.engine.layout import build_layout, old_columns
 from harness.engine.prefill_state import PrefillState, SpanLink
 from harness.models.adapter import Adapter
 from methods.types import Step
@@ -41,8 +41,7 @@ def cut_caches(adapter: Adapter, state: PrefillState, steps: Iterable[Step]) -> 
             if target is None:
                 left.append(_some_layers(span, kept))
             else:
-                link = _linked(state.links[number:target])
-                left.append(_cut(adapter, _some_layers(span, kept), state.spans[target], link))
+                left.append(_cut(_some_layers(span, kept), state.spans[target], _linked(state.links[number:target])))
     return left
 
 
@@ -65,25 +64,21 @@ def _some_layers(span: LayerSpan, layers: list[int]) -> LayerSpan:
     return LayerSpan(layers[0], span.layout, span.masks, span.rotary, cache)
 
 
-def _cut(adapter: Adapter, span: LayerSpan, later: LayerSpan, link: SpanLink) -> LayerSpan:
+def _cut(span: LayerSpan, later: LayerSpan, link: SpanLink) -> LayerSpan:
     """The layers of a span with the sequences and the visual tokens that a later span has, at the positions that they had."""
-    old, origin = span.layout, link.origin
+    old, origin = span.layout.host, link.origin
     lengths: list[list[int]] = [[] for _ in range(len(origin))]
-    for length, sequence in zip(old.lengths.tolist(), later.layout.group.tolist(), strict=True):
+    for length, sequence in zip(old.lengths.tolist(), later.layout.host.group.tolist(), strict=True):
         lengths[sequence].append(length)
-    new = build_layout(old.token_positions.keep(origin.cpu(), link.indices.cpu()), lengths, adapter.device)
+    new = build_layout(old.token_positions.keep(origin, link.indices), lengths)
     new.segments.scatter_(1, new.visual, torch.where(link.indices < 0, -1, 0))  # what was merged later has no column here
-    columns = torch.zeros_like(new.segments)
-    every = torch.arange(len(origin), device=origin.device)
-    visual = old.visual[origin].gather(1, link.indices.clamp_min(0))
-    moved = ((every, new.prefix, old.prefix[origin]), (every, new.visual, visual), (new.group, new.text, old.text))
-    for group, own, wanted in moved:
-        columns[group[:, None], own] = wanted
+    columns = old_columns(old, new, origin, link.indices)
+    layout, (sequences, columns) = new.send(span.layout.segments.device, origin[:, None], columns)
 
     def of_columns(table: torch.Tensor) -> torch.Tensor:
         """Keys or values, [G, H, L, head_dim], at the columns of the new sequences."""
-        return table.transpose(1, 2)[origin[:, None], columns].transpose(1, 2)
+        return table.transpose(1, 2)[sequences, columns].transpose(1, 2)
 
     cache = KVCache(span.first_layer)
     cache.layers = [(of_columns(keys), of_columns(values)) for keys, values in span.cache.layers]
-    return LayerSpan(span.first_layer, new, {}, {}, cache)
+    return LayerSpan(span.first_layer, layout, {}, {}, cache)

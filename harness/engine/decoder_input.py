@@ -21,9 +21,9 @@ from methods.types import Selection, Step
 class _VisualTokens:
     """The visual tokens that G sequences start with."""
 
-    ids: torch.Tensor  # int64 [G, K] original token of each; -1 of no single place
+    ids: torch.Tensor  # int64 [G, K] original token of each; -1 of no single place; on the host
+    places: torch.Tensor  # int64 [G, K] where in the prompt each stands; -1 of no single place; on the host
     chosen: torch.Tensor  # int64 [G, K] which of those that left the tower; -1 of no single place
-    places: torch.Tensor  # int64 [G, K] where in the prompt each stands; -1 of no single place
     features: torch.Tensor | None = None  # [G, K, D]
     deepstack: tuple[torch.Tensor, ...] = ()  # [G, K, D] each
     selection: Selection | None = None  # what chose them
@@ -42,7 +42,7 @@ def enter_decoder(adapter: Adapter, uniform_pass: UniformPass) -> PrefixCheckpoi
     row_per_image = uniform_pass.share_questions and not (step is not None and step.reads_text)
     image = torch.arange(len(batch.pixels), device=batch.image.device) if row_per_image else batch.image
     if uniform_pass.vision is None:
-        none = torch.zeros(len(image), 0, dtype=torch.int64, device=adapter.device)
+        none = torch.zeros(len(image), 0, dtype=torch.int64)
         prefix, visual = adapter.prompt_prefix(batch.prefix, ()), _VisualTokens(none, none, none)
     else:
         lowest = uniform_pass.vision.lowest
@@ -65,17 +65,15 @@ def _visual_tokens(
         with uniform_pass.stopwatch.stage("projector"):
             features = adapter.projected(vision) if uniform_pass.shared is None else uniform_pass.shared.projected
         features = features if row_per_image else features[image]
-    ids = vision.lowest[image]
-    chosen = torch.arange(ids.shape[1], device=ids.device).expand(len(image), -1)
+    chosen = torch.arange(vision.lowest.shape[1], device=image.device).expand(len(image), -1)
     deepstack = tuple(table[image] for table in vision.deepstack)
     if step is None:
-        return _VisualTokens(ids, chosen, _places(vision, ids, chosen), features, deepstack)
+        return _VisualTokens(*_on_host(vision, image, None), chosen, features, deepstack)
     with uniform_pass.stopwatch.stage("selection"):
         selection = _selected(adapter, uniform_pass, vision, step, features, image, row_per_image)
     if uniform_pass.recorder is not None:
-        uniform_pass.recorder.note_step(
-            selection, ids, uniform_pass.batch.image if row_per_image else torch.arange(len(image), device=ids.device)
-        )
+        row = uniform_pass.batch.image if row_per_image else torch.arange(len(image), device=image.device)
+        uniform_pass.recorder.note_step(selection, vision.lowest[image], row)
     if selection.tokens is None:
         assert features is not None, "a step that hands over no tokens chooses among projected ones"
         chosen = selection.indices.sort(-1).values
@@ -85,13 +83,24 @@ def _visual_tokens(
             features = selection.tokens if selection.space == "llm" else adapter.project(selection.tokens)
         chosen = selection.indices
     deepstack = tuple(of_chosen(table, chosen, selection) for table in deepstack)
-    ids = ids.gather(1, chosen.clamp_min(0)).masked_fill(chosen < 0, -1)
-    return _VisualTokens(ids, chosen, _places(vision, ids, chosen), features, deepstack, selection)
+    return _VisualTokens(*_on_host(vision, image, chosen), chosen, features, deepstack, selection)
 
 
-def _places(vision: VisionOutput, ids: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Where visual tokens stand in the prompt: as among all that there were, or, where some merged, as among those left."""
-    return chosen if vision.merged else ids
+def _on_host(vision: VisionOutput, image: torch.Tensor, chosen: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Original tokens and places in the prompt of what is chosen, int64 [G, K] each, on the host.
+
+    A place is that among all tokens that there were, or, where some merged, among those that left the tower. Nothing is read from
+    the device where neither the tower nor a step (None for none) made a choice.
+    """
+    count, rows = vision.lowest.shape[1], len(image)
+    if vision.complete:
+        ids = torch.arange(count).expand(rows, -1) if chosen is None else chosen.cpu()
+        return ids, ids
+    if chosen is None:
+        chosen = torch.arange(count, device=image.device).expand(rows, -1)
+    lowest = vision.lowest[image].gather(1, chosen.clamp_min(0)).masked_fill(chosen < 0, -1)
+    ids, chosen = torch.stack([lowest, chosen]).cpu()
+    return ids, chosen if vision.merged else ids
 
 
 def _selected(
@@ -144,20 +153,21 @@ def _lay_out(
     tower: EnteredTokens | None,
 ) -> PrefixCheckpoint:
     """The sequences before the first layer: prefix with the visual tokens that are left, then questions."""
-    batch, ids = uniform_pass.batch, visual.ids
-    positions = TokenPositions.of(prefix, visual.places.cpu())
+    batch = uniform_pass.batch
+    positions = TokenPositions.of(prefix, visual.places, visual.ids)
     if uniform_pass.path.positions == "contiguous":
         positions = positions.contiguous()
-    questions: list[list[list[int]]] = [[] for _ in range(len(ids))]  # token ids by sequence
+    questions: list[list[list[int]]] = [[] for _ in range(len(visual.ids))]  # token ids by sequence
     for row, question in enumerate(batch.questions):
-        questions[int(batch.image[row]) if row_per_image else row].append(question)
-    layout = build_layout(positions, [[len(question) for question in group] for group in questions], adapter.device)
-    tokens = torch.zeros(layout.segments.shape, dtype=torch.int64)
-    tokens.scatter_(1, layout.prefix.cpu(), prefix.text.expand(len(questions), -1))
-    tokens[layout.segments.cpu() > 0] = torch.tensor([token for group in questions for question in group for token in question])
-    hidden = adapter.embed(tokens.to(adapter.device))
+        questions[batch.image_of[row] if row_per_image else row].append(question)
+    known = build_layout(positions, [[len(question) for question in group] for group in questions])
+    tokens = torch.zeros(known.segments.shape, dtype=torch.int64)
+    tokens.scatter_(1, known.prefix, prefix.text.expand(len(questions), -1))
+    tokens[known.segments > 0] = torch.tensor([token for group in questions for question in group for token in question])
+    layout, (sent,) = known.send(adapter.device, tokens)
+    hidden = adapter.embed(sent)
     if visual.features is not None:
         columns = layout.visual[..., None].expand(-1, -1, hidden.shape[-1])
         hidden = hidden.scatter(1, columns, visual.features.to(hidden.dtype))
-    state = PrefillState(adapter.enter(hidden), layout, ids, visual.features, list(visual.deepstack), tower=tower)
-    return PrefixCheckpoint(layer=0, state=state, entered=ids[layout.group], probe=None, counts=[], recorder=None)
+    state = PrefillState(adapter.enter(hidden), layout, visual.features, list(visual.deepstack), tower=tower)
+    return PrefixCheckpoint(layer=0, state=state, entered=layout.of_rows(layout.ids), probe=None, counts=[], recorder=None)

@@ -79,20 +79,20 @@ class Engine:
         with stopwatch.stage("decode"):
             tokens, ended = decode(self.adapter, state.spans, logits, self.max_new_tokens, self.ends, self.strict)
         stopwatch.count("decode", max(1, max(map(len, tokens), default=1)))
-        vision, sequence = uniform_pass.vision, state.layout.group
+        vision, home, rows = uniform_pass.vision, uniform_pass.batch.image.device, len(state.layout.group)
         blocks = vision.tower_counts if vision is not None else ()
         return EngineOutput(
             tokens=tokens,
-            first_logits=logits,
-            kept=state.ids[sequence],
+            first_logits=logits.to(home),
+            kept=state.layout.of_rows(state.ids).to(home),
             entered=start.entered,
             grid=vision.full_grid if vision is not None else (0, 0),
             source=vision.source[uniform_pass.batch.image] if vision is not None and vision.merged else None,
             kv_bytes=kv_bytes,
-            present=torch.full((len(sequence),), state.ids.shape[1], device=sequence.device),
+            present=torch.full((rows,), state.ids.shape[1], device=home),
             ended=ended,
-            layer_counts=torch.tensor(counts, dtype=torch.int64).expand(len(sequence), -1),
-            block_counts=torch.tensor(blocks, dtype=torch.int64).expand(len(sequence), -1),
+            layer_counts=torch.tensor(counts, dtype=torch.int64).expand(rows, -1),
+            block_counts=torch.tensor(blocks, dtype=torch.int64).expand(rows, -1),
         )
 
     @torch.inference_mode()
@@ -206,20 +206,32 @@ class Engine:
             recorder = Recorder(attention=True)
             if start.recorder is not None:
                 recorder.follow(start.recorder)
+        if recorder is not None:
+            recorder.device = adapter.device
+        devices = adapter.layer_devices
         if start.layer == 0:
+            state.move(devices[0])
             self._begin_span(state, 0)
         for layer in range(start.layer, adapter.shape.layers + 1):
             key = prefix_key(path.positions, done)
+            if layer == adapter.shape.layers:
+                state.leave_span()
             if shared is not None and shared.wants(key, layer):
                 noted = None if recorder is None else recorder.copy()
                 shared.keep(key, PrefixCheckpoint(layer, state.fork(), start.entered, probe, list(counts), noted))
             if layer == adapter.shape.layers:
                 break
+            if moves := state.hidden.device != devices[layer]:
+                state.move(devices[layer])
+                probe = None if probe is None else probe.on(devices[layer])
             if layer in inside:
                 with uniform_pass.stopwatch.stage("selection"):
                     prune_between_layers(adapter, replace(uniform_pass, recorder=recorder), state, inside[layer], layer, probe)
                     self._begin_span(state, layer)
                 done = (*done, inside[layer])
+            elif moves:
+                state.link_unchanged()
+                self._begin_span(state, layer)
             wanted = SignalRequest.of(inside.get(layer + 1))
             wanted |= SignalRequest(rows=int(recorder is not None and recorder.attention))
             if shared is not None:
@@ -228,13 +240,13 @@ class Engine:
             self._run_layer(state, layer, probe, wanted.inputs)
             counts.append(state.ids.shape[1])
             if recorder is not None:
-                group = state.layout.group
-                attention = probe.attention if probe is not None else None
-                recorder.note_layer(attention, state.layout.visual[group], state.ids[group])
+                attention, layout = probe.attention if probe is not None else None, state.layout
+                recorder.note_layer(attention, layout.of_rows(layout.visual), layout.of_rows(layout.ids))
         return counts
 
     def _begin_span(self, state: PrefillState, first_layer: int) -> None:
         """From a decoder layer on, sequences have the present layout."""
+        state.leave_span()
         state.spans.append(LayerSpan.starting(self.adapter, first_layer, state.layout, state.hidden))
 
     def _run_layer(self, state: PrefillState, layer: int, probe: AttentionProbe | None, hold: bool) -> None:

@@ -39,16 +39,17 @@ class EnteredTokens:
         Returns:
             [B, K, ...], or [B, H, K] of attention; what is of the whole image is as it left the tower.
         """
-        given = self.vision.signals
+        device, given = sequences.device, self.vision.signals
+        sequences = sequences.to(self.image.device)
         whole = self.vision.features if read.key == "vision_features" and read.key not in given else given[read.key]
         table, by_head = whole[self.image[sequences]], read.signal.startswith(_BY_HEAD)
         if read.signal in _OF_THE_IMAGE or table.shape[2 if by_head else 1] != self.vision.lowest.shape[1]:
-            return table
+            return table.to(device)
         source = None if self.selection is None else self.selection.source
         own = None if source is None else Selection(self.chosen[sequences], source=source[sequences])
         if by_head:
-            return of_chosen(table.transpose(1, 2), self.chosen[sequences], own).transpose(1, 2)
-        return of_chosen(table, self.chosen[sequences], own)
+            return of_chosen(table.transpose(1, 2), self.chosen[sequences], own).transpose(1, 2).to(device)
+        return of_chosen(table, self.chosen[sequences], own).to(device)
 
 
 def of_chosen(table: torch.Tensor, chosen: torch.Tensor, selection: Selection | None = None) -> torch.Tensor:

@@ -4,17 +4,25 @@ A sequence is ``[prefix] [segment 1] [segment 2] ... [padding]``; the prefix is 
 tokens, with the text that stands among them. The questions of one image are segments of one sequence; a block mask lets
 each see the prefix and itself alone, so what they share is computed once.
 
+All of it follows from whole numbers that the host knows: a layout is built there, stays there, and is sent to the device of
+the layers that read it in one copy. Whoever asks for a number asks the host's (`SequenceLayout.host`), so nobody waits.
+
 Padding stands behind, and makes widths that need it a multiple of `LANES`: attention adds up a row's columns in lanes and
 blocks counted from the first, so what a token comes to is rounded alike whatever stands beside its sequence.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 
+from harness.engine.transfer import send
+from harness.models.attention_kind import AttentionKind
+from harness.models.probes import turns
 from harness.models.prompt import PromptPrefix
 
 LANES = 8
@@ -23,7 +31,7 @@ LANES = 8
 
 @dataclass(frozen=True)
 class TokenPositions:
-    """Where the tokens of G prefixes stand: P tokens of text and K visual tokens each, and their positions.
+    """Where the tokens of G prefixes stand: P tokens of text and K visual tokens each, and their positions; all on the host.
 
     Positions are [G, ...], or [A, G, ...] where they have several axes.
     """
@@ -34,15 +42,17 @@ class TokenPositions:
     visual: torch.Tensor  # int64 [..., G, K] positions
     question_start: torch.Tensor  # int64 [G] position of the first token of a question
     image: torch.Tensor  # int64 [G, K] the image that each visual token is of
+    ids: torch.Tensor  # int64 [G, K] original token of each; -1 of no single place
 
     @classmethod
-    def of(cls, prefix: PromptPrefix, indices: torch.Tensor) -> TokenPositions:
+    def of(cls, prefix: PromptPrefix, indices: torch.Tensor, ids: torch.Tensor | None = None) -> TokenPositions:
         """Return the positions of some of a prefix's visual tokens, in the order given, as if none had left.
 
         Args:
             prefix: all that stands before the questions.
             indices: int64 [G, K], on the CPU. A token stands behind all text that the prefix has before it; one of no
                 single place is -1: it stands behind the token before it, and is numbered like the image's first.
+            ids: int64 [G, K] original token of each, where that is not its place in the prompt.
         """
         sequences, known = len(indices), indices.clamp_min(0)
         visual, text = prefix.positions[..., prefix.is_visual], prefix.positions[..., ~prefix.is_visual]
@@ -57,6 +67,7 @@ class TokenPositions:
             _of_sequences(visual, sequences).gather(-1, known.expand(*visual.shape[:-1], *known.shape)),
             torch.full((sequences,), prefix.question_start),
             prefix.image.expand(sequences, -1).gather(1, known),
+            indices if ids is None else ids,
         )
 
     def keep(self, group: torch.Tensor, indices: torch.Tensor) -> TokenPositions:
@@ -83,6 +94,7 @@ class TokenPositions:
             visual=torch.where(nowhere, last, self.visual[..., group, :].gather(-1, take)),
             question_start=self.question_start[group],
             image=self.image[group].gather(1, known),
+            ids=self.ids[group].gather(1, known).masked_fill(nowhere, -1),
         )
 
     def contiguous(self) -> TokenPositions:
@@ -139,6 +151,8 @@ class SequenceLayout:
     ``segments`` is -1 on padding, 0 on what all questions of a sequence share, 1.. on questions. ``slots`` counts a
     token's place in what one question sees: what a sliding window is measured in.
     ``text`` lists each row's instruction columns, its last column repeated where rows are unequal.
+
+    A layout lies on the host as it is built; what `send` returns has its tables on a device, and holds the host's.
     """
 
     segments: torch.Tensor  # int64 [G, L]
@@ -151,7 +165,15 @@ class SequenceLayout:
     lengths: torch.Tensor  # int64 [R] instruction tokens
     group: torch.Tensor  # int64 [R] sequence of each row
     number: torch.Tensor  # int64 [R] segment of each row
-    token_positions: TokenPositions  # of what stands before the questions; on the CPU
+    turn: torch.Tensor  # int64 [R] the how-manieth of its sequence's rows each is, from 0
+    ids: torch.Tensor  # int64 [G, K] original token of each visual token; -1 of no single place
+    token_positions: TokenPositions  # of what stands before the questions; on the host
+    host_layout: SequenceLayout | None = None  # None where this one is the host's
+
+    @property
+    def host(self) -> SequenceLayout:
+        """The same layout on the host, where its numbers can be read without waiting for a device."""
+        return self if self.host_layout is None else self.host_layout
 
     @property
     def last(self) -> torch.Tensor:
@@ -166,13 +188,52 @@ class SequenceLayout:
     @cached_property
     def causal_only(self) -> bool:
         """Whether causality alone is the mask: one question a sequence, no padding."""
-        return bool((self.segments >= 0).all() and (self.segments <= 1).all())
+        segments = self.host.segments
+        return bool((segments >= 0).all() and (segments <= 1).all())
+
+    @cached_property
+    def row_per_sequence(self) -> bool:
+        """Whether sequences and rows are the same, in the same order."""
+        return self.host.group.tolist() == list(range(len(self.segments)))
+
+    @cached_property
+    def most_rows(self) -> int:
+        """Rows of the sequence that has the most."""
+        return int(self.host.turn.max()) + 1
+
+    def of_rows(self, table: torch.Tensor) -> torch.Tensor:
+        """Return what a table of the sequences, [G, ...], has for each row, [R, ...]; it is not copied where it is the same."""
+        return table if self.row_per_sequence else table[self.group]
+
+    def send(self, device: torch.device, *others: torch.Tensor) -> tuple[SequenceLayout, list[torch.Tensor]]:
+        """Return the same layout on a device, and tables of the host that travel with it: all of them in one copy."""
+        host = self.host
+        names = [field.name for field in fields(host) if isinstance(getattr(host, field.name), torch.Tensor)]
+        sent = send([*(getattr(host, name) for name in names), *others], device)
+        if device.type == "cpu":
+            return host, sent[len(names) :]
+        there: dict[str, Any] = dict(zip(names, sent))
+        return replace(host, **there, host_layout=host), sent[len(names) :]
+
+    def to(self, device: torch.device) -> SequenceLayout:
+        """Return the same layout on a device."""
+        return self if self.segments.device == device else self.send(device)[0]
 
     def select(self, rows: list[int]) -> SequenceLayout:
         """Return the same sequences for some of the rows; what the others are asked stays where it is."""
-        lengths = self.lengths[rows]
-        text = self.text[rows, : int(lengths.max())]
-        return replace(self, text=text, lengths=lengths, group=self.group[rows], number=self.number[rows])
+        host = self.host
+        lengths = host.lengths[rows]
+        text = host.text[rows, : int(lengths.max())]
+        group = host.group[rows]
+        some = replace(host, text=text, lengths=lengths, group=group, number=host.number[rows], turn=turns(group)[0])
+        return some.send(self.segments.device)[0]
+
+    def seen_by(self, kind: AttentionKind) -> tuple[int | None, bool, bool]:
+        """Return the arguments of `mask` for layers of a kind; what changes nothing in these sequences is left out."""
+        if kind.bidirectional_prompt:
+            return None, False, True
+        narrow = kind.window is not None and kind.window < self.segments.shape[1]
+        return kind.window if narrow else None, kind.bidirectional_images and self.visual.shape[1] > 0, False
 
     def mask(
         self, window: int | None = None, bidirectional_images: bool = False, bidirectional_prompt: bool = False
@@ -209,13 +270,12 @@ class SequenceLayout:
         return (allowed | itself)[:, None]
 
 
-def build_layout(prefixes: TokenPositions, questions: list[list[int]], device: torch.device) -> SequenceLayout:
-    """Lay out G sequences.
+def build_layout(prefixes: TokenPositions, questions: Sequence[Sequence[int]]) -> SequenceLayout:
+    """Lay out G sequences, on the host.
 
     Args:
         prefixes: what stands before the questions of each sequence.
         questions: of every sequence, the lengths of its questions in tokens.
-        device: where the layout is needed.
     """
     sequences, rows = len(questions), [length for lengths in questions for length in lengths]
     shared_text, shared_visual = prefixes.columns()
@@ -247,15 +307,36 @@ def build_layout(prefixes: TokenPositions, questions: list[list[int]], device: t
         positions.scatter_(-1, columns.expand(values.shape), values)
     image.scatter_(1, shared_visual, prefixes.image)
     return SequenceLayout(
-        segments=segments.to(device),
-        positions=positions.to(device),
-        slots=slots.to(device),
-        image=image.to(device),
-        visual=shared_visual.to(device),
-        prefix=shared_text.to(device),
-        text=text.to(device),
-        lengths=torch.tensor(rows).to(device),
-        group=torch.tensor(group).to(device),
-        number=torch.tensor(number).to(device),
+        segments=segments,
+        positions=positions,
+        slots=slots,
+        image=image,
+        visual=shared_visual,
+        prefix=shared_text,
+        text=text,
+        lengths=torch.tensor(rows),
+        group=torch.tensor(group),
+        number=torch.tensor(number),
+        turn=turns(torch.tensor(group))[0],
+        ids=prefixes.ids,
         token_positions=prefixes,
     )
+
+
+def old_columns(old: SequenceLayout, new: SequenceLayout, origin: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Return where what stands in each column stood before some visual tokens left; everything is on the host.
+
+    Args:
+        old: the layout before.
+        new: that of the G' sequences afterwards, of the same rows.
+        origin: int64 [G'] the sequence that each comes from.
+        indices: int64 [G', K'] which of its visual tokens each has; -1 of no single place.
+
+    Returns:
+        int64 [G', L'] columns of the sequences before; 0 for padding, any of them for a token of no single place.
+    """
+    columns = torch.zeros_like(new.segments)
+    columns.scatter_(1, new.prefix, old.prefix[origin])
+    columns.scatter_(1, new.visual, old.visual[origin].gather(1, indices.clamp_min(0)))
+    columns[new.group[:, None], new.text] = old.text
+    return columns

@@ -18,6 +18,7 @@ class Recorder:
     """
 
     attention: bool = False
+    device: torch.device | None = None  # where all that is noted is kept; where it comes from, if none
     ids: list[torch.Tensor] = field(default_factory=list)  # a layer: int64 [R, K] original tokens present, -1 of no single place
     attention_rows: list[torch.Tensor] = field(default_factory=list)  # a layer: float32 [R, K] attention, mean over heads
     scores: torch.Tensor | None = None  # [R, N]
@@ -33,14 +34,14 @@ class Recorder:
             row: int64 [R] the choice that is each question's.
         """
         if self.scores is None and chosen.scores is not None:
-            self.scores, self.scored_ids = chosen.scores[row], ids[row]
+            self.scores, self.scored_ids = self._kept(chosen.scores[row]), self._kept(ids[row])
         if chosen.source is not None:
             went = chosen.source.long().argmax(1).masked_fill(~chosen.source.any(1), -1)
-            self.source = went[row]
+            self.source = self._kept(went[row])
 
     def copy(self) -> Recorder:
         """Return a recorder of what has been noted so far."""
-        made = Recorder(self.attention)
+        made = Recorder(self.attention, self.device)
         made.follow(self)
         return made
 
@@ -57,10 +58,13 @@ class Recorder:
             columns: int64 [R, K] columns of the visual tokens.
             ids: int64 [R, K] original tokens that these are.
         """
-        self.ids.append(ids)
+        self.ids.append(self._kept(ids))
         if self.attention:
             assert attention is not None, "the layer was not probed"
-            self.attention_rows.append(attention[:, :, -1].mean(1).gather(1, columns))
+            self.attention_rows.append(self._kept(attention[:, :, -1].mean(1).gather(1, columns)))
+
+    def _kept(self, table: torch.Tensor) -> torch.Tensor:
+        return table if self.device is None else table.to(self.device)
 
 
 def part(whole: Recorder, rows: list[int]) -> Recorder:

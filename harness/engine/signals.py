@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from harness.engine.batch import Batch
+from harness.engine.transfer import send
 from harness.models.adapter import Adapter
 from harness.models.prompt import ImageSpan
 from methods.types import Signals, Step
@@ -41,15 +42,16 @@ class VisionOutput:
     carry: torch.Tensor | None = None  # [B, ...] what the last step inside the tower handed on
     # tower tokens of one tile, CLS included, at the attention of each block that is run, then at the MLP of each
     tower_counts: tuple[float, ...] = ()
+    complete: bool = False  # no token left or merged inside the tower: each is its own original one, and nobody need look
 
     def select(self, prompts: torch.Tensor) -> VisionOutput:
         """Return the output of some prompts, int64 [B']."""
-        tiles = self.tile_states
+        tiles, source = self.tile_states, self.source[prompts]
         return replace(
             self,
             features=self.features[prompts],
-            source=self.source[prompts],
-            lowest=self.lowest[prompts],
+            source=source,
+            lowest=source if self.complete else self.lowest[prompts],
             signals={name: tensor[prompts] for name, tensor in self.signals.items()},
             tile_states=None if tiles is None else tiles.unflatten(0, (len(self.source), -1))[prompts].flatten(0, 1),
             projected=None if self.projected is None else self.projected[prompts],
@@ -98,12 +100,12 @@ def projector_signals(
     rows: _TensorMap = lambda table: table if row_per_image else table[image]
     positions = None
     if "positions" in step.needs and vision.grid is not None:
-        positions = grid_coordinates(vision.grid, image.device).expand(len(image), -1, -1)
+        positions = send([grid_coordinates(vision.grid, "cpu")], image.device)[0].expand(len(image), -1, -1)
     elif "positions" in step.needs and vision.coordinates is not None:
-        positions = vision.coordinates.to(image.device).expand(len(image), -1, -1)
+        positions = send([vision.coordinates.cpu()], image.device)[0].expand(len(image), -1, -1)
     words = None
     if "text_features" in step.needs:
-        words = adapter.embed(torch.tensor(batch.questions, device=image.device))
+        words = adapter.embed(send([torch.tensor(batch.questions)], image.device)[0])
     read = {read.signal: rows(vision.signals[read.key]) for read in step.tower_reads if read.key in vision.signals}
     return Signals.collected(
         **{"features": features, "vision_features": rows(vision.features)} | read,

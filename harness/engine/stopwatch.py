@@ -14,11 +14,12 @@ class Stopwatch:
     """Seconds spent in each stage, those of the stages inside it left out.
 
     Args:
-        device: to synchronise before the time is read. None switches the watch off: entering a stage then costs nothing.
+        devices: to synchronise before the time is read, such as ``cpu``. None of them switches the watch off: entering a stage
+            then costs nothing.
     """
 
-    def __init__(self, device: str | None = None) -> None:
-        self.device = device
+    def __init__(self, *devices: str) -> None:
+        self.devices, self._cards = devices, [device for device in devices if device.startswith("cuda")]
         self.seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         self.counts: dict[str, int] = {}
         self._open: list[float] = []
@@ -26,7 +27,7 @@ class Stopwatch:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time until the end of the ``with`` block to a stage, and take it out of the stage around it."""
-        if self.device is None:
+        if not self.devices:
             yield
             return
         self._synchronise()
@@ -45,8 +46,8 @@ class Stopwatch:
         self.counts[name] = times
 
     def _synchronise(self) -> None:
-        if self.device is not None and self.device != "cpu":
+        if self._cards:
             import torch
 
-            if torch.device(self.device).type == "cuda":
-                torch.cuda.synchronize(self.device)
+            for card in self._cards:
+                torch.cuda.synchronize(card)

@@ -58,6 +58,14 @@ class TokensInside:
         self.lowest = self.source
         self.sizes = torch.ones(self.source.shape, dtype=self.hidden.dtype, device=self.hidden.device)
 
+    def move(self, device: torch.device) -> None:
+        """Go on, on the device of the next block."""
+        if self.hidden.device == device:
+            return
+        for name in ("hidden", "source", "lowest", "sizes", "bias", "carry"):
+            table: torch.Tensor | None = getattr(self, name)
+            setattr(self, name, None if table is None else table.to(device))
+
     @property
     def tokens(self) -> torch.Tensor:
         """The states without CLS, [B, n, Dv]."""

@@ -64,14 +64,16 @@ def _run_blockwise_tower(
 
     def gather(block: int, hidden: torch.Tensor) -> None:
         with stopwatch.stage("selection"):
-            found.update(block_signals(adapter, reads.at(block), hidden, probes.get(block), places))
+            signals = block_signals(adapter, reads.at(block), hidden, probes.get(block), places)
+            found.update({key: table.to(adapter.device) for key, table in signals.items()})
 
     with stopwatch.stage("vision"):
         present = TokensInside(tower.enter(pixels.stack()), cls, spans[0].grid if len(spans) == 1 else None)
-        behind = {0: present.hidden} if 0 in tower.joined else {}
+        behind = {0: present.hidden.to(adapter.device)} if 0 in tower.joined else {}
         for index, block in enumerate(tower.blocks):
             step, last = inside.get((index, False)), inside.get((index, True))
             own = probe_inside(step, last) if step or last else probes.get(index)
+            present.move(block.device)
             attended.append(present.hidden.shape[1])
             present.hidden = block.attend(present.hidden, present.bias, own)
             if step is not None:
@@ -83,10 +85,10 @@ def _run_blockwise_tower(
                 with stopwatch.stage("selection"):
                     present.apply(adapter, last, own)
             if index + 1 in tower.joined:
-                behind[index + 1] = present.hidden
+                behind[index + 1] = present.hidden.to(adapter.device)
             if reads.at(index):
                 gather(index, present.hidden)
-        states = tower.leave(present.hidden)[:, cls:]
+        states = tower.leave(present.hidden)[:, cls:].to(adapter.device)
         if deeper := [block for block in reads.by_block if block >= len(tower.blocks)]:
             with stopwatch.stage("selection"):
                 shown = tower.look_behind(
@@ -101,6 +103,7 @@ def _run_blockwise_tower(
         return replace(_arranged(adapter, pixels, states, found), tile_states=several, tower_counts=counts)
     if not inside:
         return replace(_arranged(adapter, pixels, states, found), tower_counts=counts)
+    present.move(adapter.device)
     grid = spans[0].grid
     assert grid is not None, "where tokens leave inside the tower, an image is one grid"
     return VisionOutput(
@@ -115,13 +118,14 @@ def _run_whole_tower(adapter: Adapter, pixels: PixelBatch, stopwatch: Stopwatch,
         output = adapter.whole_tower.run(pixels, stopwatch, probes, reads.behind)
         with stopwatch.stage("selection"):
             found = whole_tower_signals(adapter, reads, output, probes, pixels.spans[0])
-        arranged = _arranged(adapter, pixels, output.states, found)
+        found = {key: table.to(adapter.device) for key, table in found.items()}
+        arranged = _arranged(adapter, pixels, output.states.to(adapter.device), found)
     counts = (float(len(output.states) // len(pixels)),) * (2 * adapter.whole_tower.blocks)
     return replace(
         arranged,
         tile_states=None,
-        projected=_by_prompt(output.projected, len(pixels)),
-        deepstack=tuple(_by_prompt(table, len(pixels)) for table in output.deepstack),
+        projected=_by_prompt(output.projected.to(adapter.device), len(pixels)),
+        deepstack=tuple(_by_prompt(table.to(adapter.device), len(pixels)) for table in output.deepstack),
         tower_counts=counts,
     )
 
@@ -152,4 +156,5 @@ def _arranged(adapter: Adapter, pixels: PixelBatch, states: torch.Tensor, signal
         tile_states=None if as_it_is else states,
         tile_places=None if places is None else places.to(states.device),
         tile_grids=None if places is None else tile_grids(tiler, spans, places),
+        complete=True,
     )

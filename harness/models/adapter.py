@@ -22,12 +22,14 @@ from harness.models.chat import check_marks, prompt_ids, text_ids
 from harness.models.chat_template import check_template
 from harness.models.companion import Companion
 from harness.models.configuration import check_configuration, layers_read, longest_sequence, read_shape, tower_kind, understood
+from harness.models.devices import devices_of
 from harness.models.families import FamilySpec, spec_of
 from harness.models.picture_size import PictureSize
 from harness.models.pixtral import PixtralTower
-from harness.models.probes import AttentionProbe, Rotary, install, mean_cosine, mean_cosine_of_gaps
+from harness.models.probes import AttentionProbe, Rotary, install
 from harness.models.prompt import NEWLINE, VISUAL, ImageSpan, PixelBatch, PromptPrefix
 from harness.models.protocols import LayerCache, VisionOutputLike
+from harness.models.rotary import RotaryAngles
 from harness.models.signal_sources import signals_given, unreadable
 from harness.models.token_ids import token_ids
 from harness.models.towers import BlockwiseTower, TowerBlock, WholeTower
@@ -74,10 +76,14 @@ class Adapter:
         text, spec = self.config.get_text_config(), self.backbone
         self._multiplier: float | None = getattr(text, spec.multiplier) if spec.multiplier else None
         self._logit_bound: float | None = getattr(text, spec.logit_bound, None) if spec.logit_bound else None
-        for part in ("layers", "norm", "rotary_emb"):  # that the engine calls one by one
+        for part in ("layers", "norm"):  # that the engine calls one by one
             getattr(self.decoder, part)
+        self.angles = RotaryAngles(self.decoder.rotary_emb, self.spec.position_axes, self.spec.first_position)
         weight: torch.Tensor = next(model.parameters())
-        self.device, self.dtype = weight.device, weight.dtype
+        # where batches and layouts lie, and of a model that is spread over several devices each layer
+        self.device: torch.device = self.inner.get_input_embeddings().weight.device
+        self.dtype, self.devices = weight.dtype, devices_of(model)
+        self.layer_devices = [next(layer.parameters()).device for layer in self.decoder.layers]
         layer = self.decoder.layers[0].forward
         inner = getattr(layer, "__wrapped__", layer)
         self._cache_word = "cache" if "cache" in inspect.signature(inner).parameters else "past_key_values"
@@ -89,14 +95,8 @@ class Adapter:
     @cached_property
     def shape(self) -> ModelShape:
         """The model's shape for a prompt with an image that is taken as one tile; see `shape_for`."""
-        bare = read_shape(self.config, self.name, torch.finfo(self.dtype).bits // 8)
-        if self.companion is None:
-            return bare
-        return replace(
-            bare,
-            joint_width=self.companion.width,
-            joint_text=self.companion.text_shape,
-        )
+        bare, companion = read_shape(self.config, self.name, torch.finfo(self.dtype).bits // 8), self.companion
+        return bare if companion is None else replace(bare, joint_width=companion.width, joint_text=companion.text_shape)
 
     def shape_for(self, spans: tuple[ImageSpan, ...]) -> ModelShape:
         """Return the model's shape for a prompt with these images."""
@@ -264,7 +264,9 @@ class Adapter:
         the projection that CLIP has behind its last block, applied to the states that the model reads, not normalised.
         """
         assert self.companion is not None, "this model has no companion"
-        embeds: torch.Tensor = self.companion.visual_projection(self.tower.post_layernorm(hidden[:, int(self.shape.has_cls) :]))
+        projection = self.companion.visual_projection
+        normed: torch.Tensor = self.tower.post_layernorm(hidden[:, int(self.shape.has_cls) :])
+        embeds: torch.Tensor = projection(normed.to(projection.weight.device))
         return embeds
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
@@ -276,7 +278,7 @@ class Adapter:
             features = folded.flatten(1, 2)
         # of what is no table of its own, a layer adds its bias to a product that is rounded already: half precision shows it
         projected: torch.Tensor = projector(features.contiguous())
-        return projected
+        return projected.to(features.device)
 
     def projected(self, vision: VisionOutputLike) -> torch.Tensor:
         """Return all visual tokens of B prompts in the space of the LLM, [B, N, D], from what left the tower."""
@@ -298,7 +300,7 @@ class Adapter:
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of token ids, [..., D]; those of NEWLINE are the model's own, those of VISUAL mean nothing."""
-        embeddings: torch.Tensor = self.inner.get_input_embeddings()(ids.clamp_min(0))
+        embeddings: torch.Tensor = self.inner.get_input_embeddings()(ids.clamp_min(0)).to(ids.device)
         if hasattr(self.inner, "image_newline"):
             embeddings = torch.where((ids == NEWLINE)[..., None], self.inner.image_newline.to(embeddings), embeddings)
         return embeddings
@@ -315,14 +317,7 @@ class Adapter:
             positions: int64 [G, L], or [3, G, L] where they have three axes.
             kind: of the decoder layer, as `AttentionKind.name`.
         """
-        positions = positions + self.spec.first_position
-        if self.spec.position_axes > 1 and positions.dim() == 2:
-            positions = positions.expand(self.spec.position_axes, -1, -1)
-        if hasattr(self.decoder.rotary_emb, "layer_types"):  # angles differ between kinds of layers
-            cosines, sines = self.decoder.rotary_emb(hidden, positions, kind)
-        else:
-            cosines, sines = self.decoder.rotary_emb(hidden, position_ids=positions)
-        return cosines, sines
+        return self.angles.at(hidden, positions, kind)
 
     def layer(
         self,
@@ -375,10 +370,7 @@ class Adapter:
         Returns:
             float32 [R, T, N].
         """
-        if not hasattr(self.decoder.rotary_emb, "inv_freq") or self.spec.position_axes > 1:
-            like = torch.zeros(1, device=self.device)
-            return mean_cosine(self.rotary(like, queries, kind), self.rotary(like, keys, kind))
-        return mean_cosine_of_gaps(queries, keys, self.decoder.rotary_emb.inv_freq.to(self.device, torch.float32))
+        return self.angles.response(queries, keys, kind)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the logits of the next token, float32 [..., vocabulary], from states behind the last layer, [..., D]."""

@@ -21,6 +21,7 @@ from harness.models.backbones import backbone_of
 from harness.models.catalogue import EMBEDDED, TINY, plugged
 from harness.models.chat_template import choose_template, read_template
 from harness.models.configuration import check_configuration, read_shape, understood
+from harness.models.devices import dtype_on, placed_on, whole_float32
 from harness.models.families import FamilySpec, spec_of
 from harness.models.load_options import NO_OPTIONS, LoadOptions
 from harness.models.picture_size import picture_size
@@ -40,16 +41,18 @@ def load(name: str, device: str = "cpu", dtype: str = "auto", options: LoadOptio
     Args:
         name: of the model.
         device: where it runs.
-        dtype: of its weights; ``auto`` is float32 on a CPU and bfloat16 elsewhere.
+        dtype: of its weights; ``auto`` is float32 on a CPU and half precision elsewhere, see `dtype_on`.
         options: what else was asked for; with a ``device_map``, ``device`` is not read.
 
     Raises:
-        RequestError: where there is no such model, it is not whole, its architecture is not supported, or a package is missing.
+        RequestError: where there is no such model, it is not whole, its architecture is not supported, or a package is missing;
+            where the device has no such precision.
     """
     options.checked()
     if options.chat_template is not None:
         read_template(Path(options.chat_template))  # before anything is loaded for it
-    kind = getattr(torch, dtype if dtype != "auto" else ("float32" if device == "cpu" else "bfloat16"))
+    kind = dtype_on(placed_on(device, options.placing), dtype)
+    whole_float32()
     if name not in EMBEDDED and name in (points := plugged()):
         option = next(iter(options.given), None)
         if option is not None:
@@ -102,7 +105,7 @@ def load(name: str, device: str = "cpu", dtype: str = "auto", options: LoadOptio
         if (other := options.companion) is not None:
             alone = not _is_folder(Path(other)) and bool(_trouble(other, None))
         beside = companions.load(
-            name, path if local else None, processor.tokenizer, device, kind, alone,
+            name, path if local else None, processor.tokenizer, str(model.get_input_embeddings().weight.device), kind, alone,
             vision=model.config.vision_config, given=options.companion,
         )  # fmt: skip
         adapter = Adapter(model, processor, name, beside)

@@ -34,6 +34,11 @@ class LoadOptions:
         return cls(**{field.name: getattr(request, field.name, None) for field in fields(cls)})
 
     @property
+    def placing(self) -> str | None:
+        """The device map that decides where the model lies; fewer bits come with one. None where the device decides."""
+        return self.device_map or (None if self.quantize is None else "auto")
+
+    @property
     def given(self) -> dict[str, str | int]:
         """What is not left open, by the names of the command line."""
         values = {f"--{field.name.replace('_', '-')}": getattr(self, field.name) for field in fields(self)}

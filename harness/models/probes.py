@@ -34,6 +34,10 @@ class AttentionProbe:
         values: whether the values are wanted too.
         unrotated_keys: whether the keys before the rotary embedding are wanted too; recorded within `before_rotation`.
         unrotated_rows: int64 [R, T] columns whose queries before the rotary embedding are wanted, or None for none; likewise.
+        row_per_sequence: whether rows and sequences are the same, in the same order.
+        turn: int64 [R] the how-manieth of its sequence's rows each is; worked out from ``group`` where it is not given.
+        most_rows: rows of the sequence that has the most, where ``turn`` is given.
+        at_end: whether all query rows are the last column there is, behind which no key stands.
     """
 
     query_rows: torch.Tensor | None = None
@@ -44,6 +48,10 @@ class AttentionProbe:
     values: bool = False
     unrotated_keys: bool = False
     unrotated_rows: torch.Tensor | None = None
+    row_per_sequence: bool = False
+    turn: torch.Tensor | None = None
+    most_rows: int = 1
+    at_end: bool = False
     attention: torch.Tensor | None = field(default=None, init=False)  # [R, H, T, keys], float32
     logits: torch.Tensor | None = field(default=None, init=False)  # [R, H, T, keys], float32, masked ones minus infinity
     mean_received: torch.Tensor | None = field(default=None, init=False)  # [B, H, keys], float32
@@ -58,7 +66,16 @@ class AttentionProbe:
         for name in ("query_rows", "group", "attention", "logits", "unrotated_rows", "plain_queries"):
             table: torch.Tensor | None = getattr(self, name)
             setattr(some, name, None if table is None else table[rows])
+        some.row_per_sequence, some.turn = False, None
         return some
+
+    def on(self, device: torch.device) -> AttentionProbe:
+        """Return the same probe, and what it recorded, on a device; of a method ``to`` accelerate would make use unasked."""
+        moved = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, torch.Tensor):
+                setattr(moved, name, value.to(device))
+        return moved
 
     @contextmanager
     def before_rotation(self, layer: Any) -> Iterator[None]:
@@ -82,7 +99,11 @@ class AttentionProbe:
 
         def queries(module: torch.nn.Module, inputs: Any, states: torch.Tensor) -> None:
             assert rows is not None and group is not None, "rows have a group"
-            self.plain_queries = normed(states[group[:, None], rows], "q_norm")
+            if self.row_per_sequence:
+                picked = states.gather(1, rows[..., None].expand(-1, -1, states.shape[-1]))
+            else:
+                picked = states[group[:, None], rows]
+            self.plain_queries = normed(picked, "q_norm")
 
         hooks = [attention.k_proj.register_forward_hook(keys)] if self.unrotated_keys else []
         hooks += [attention.q_proj.register_forward_hook(queries)] if rows is not None else []
@@ -126,15 +147,35 @@ class AttentionProbe:
         if self.query_rows is None:
             return
         assert self.group is not None, "rows have a group"
-        scores = _scores(self.query_rows, self.group, query, key, mask, scaling, causal, softcap)
+        asked = self.query_rows
+        if not self.row_per_sequence:
+            turn, most = (self.turn, self.most_rows) if self.turn is not None else turns(self.group)
+            asked = torch.zeros(len(query), most, asked.shape[1], dtype=torch.int64, device=asked.device)
+            asked[self.group, turn] = self.query_rows
+            asked = asked.flatten(1)
+        scores = _scores(asked, query, key, mask, scaling, causal and not self.at_end, softcap)
+        if not self.row_per_sequence:
+            scores = scores.unflatten(2, (most, -1))[self.group, :, turn]
         if self.scores:
             self.logits = scores
         self.attention = scores.softmax(-1)
 
 
+def turns(group: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Return the how-manieth of its sequence's rows each is, int64 [R], and the most rows of a sequence.
+
+    Args:
+        group: int64 [R] sequence of each row, at least one.
+    """
+    count = torch.bincount(group)
+    order = group.argsort(stable=True)
+    turn = torch.empty_like(group)
+    turn[order] = torch.arange(len(group), device=group.device) - (count.cumsum(0) - count)[group[order]]
+    return turn, int(count.max())
+
+
 def _scores(
-    rows: torch.Tensor,
-    group: torch.Tensor,
+    asked: torch.Tensor,
     query: torch.Tensor,
     key: torch.Tensor,
     mask: torch.Tensor | None,
@@ -142,34 +183,25 @@ def _scores(
     causal: bool,
     softcap: float | None,
 ) -> torch.Tensor:
-    """Scaled and masked scores of the asked rows, [R, H, T, keys]; a sequence's keys are read once for all its rows.
+    """Scaled and masked scores of the asked rows of every sequence, int64 [G, T]: [G, H, T, keys].
 
     In float32 as in SDPA's own kernels: in bfloat16 a score near 8 would be off by up to 0.03, its probability by 3 %.
     """
     batch, heads, length, width = query.shape
-    count = torch.bincount(group, minlength=batch)
-    slots = int(count.max())
-    order = group.argsort(stable=True)
-    slot = torch.empty_like(group)
-    slot[order] = torch.arange(len(group), device=group.device) - (count.cumsum(0) - count)[group[order]]
-    asked = torch.zeros(batch, slots, rows.shape[1], dtype=torch.int64, device=rows.device)
-    asked[group, slot] = rows
-    asked = asked.flatten(1)  # [G, slots * T]
     queries = query.gather(2, asked[:, None, :, None].expand(-1, heads, -1, width))
     shared = queries.reshape(batch, key.shape[1], -1, width)  # heads of one key head stand together
-    scores = (shared.float() @ key.float().transpose(2, 3) * scaling).view(batch, heads, asked.shape[1], -1)
+    scores = (shared.float() @ key.float().transpose(2, 3)).mul_(scaling).view(batch, heads, asked.shape[1], -1)
     if softcap is not None:
         scores = softcap * (scores / softcap).tanh()
     if mask is not None:
         seen = mask.expand(batch, -1, length, -1)
         seen = seen.gather(2, asked[:, None, :, None].expand(-1, seen.shape[1], -1, seen.shape[3]))
-        scores = scores.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else scores + seen
-    elif causal:
+        return scores.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else scores + seen
+    if causal:
         keys = key.shape[2]
-        later = torch.arange(keys, device=rows.device) > asked[:, None, :, None] + (keys - length)
-        scores = scores.masked_fill(later, -torch.inf)
-    slotted: torch.Tensor = scores.unflatten(2, (slots, -1))
-    return slotted[group, :, slot]
+        own = asked if keys == length else asked + (keys - length)
+        scores.masked_fill_(torch.arange(keys, device=asked.device) > own[:, None, :, None], -torch.inf)
+    return scores
 
 
 def probed_sdpa(

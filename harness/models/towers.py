@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -28,6 +29,12 @@ class TowerBlock:
     """One pre-norm ViT block in two halves, so that tokens can leave between attention and MLP."""
 
     module: Any  # a block of a vision tower of transformers; its parts are named differently by family
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the block lies."""
+        weight: torch.Tensor = next(self.module.parameters())
+        return weight.device
 
     def attend(self, hidden: torch.Tensor, bias: torch.Tensor | None, probe: AttentionProbe | None) -> torch.Tensor:
         """Run the first half of the block: norm, attention, residual.
@@ -130,7 +137,8 @@ class BlockwiseTower:
         found: dict[int, torch.Tensor] = {}
         first, deepest = len(self.blocks), max([*probes, *behind])
         for index, block in enumerate(self.unread[: deepest + 1 - first], first):
-            probe = probes.get(index)
+            probe, hidden = probes.get(index), hidden.to(block.device)
+            bias = None if bias is None else bias.to(block.device)
             if index == deepest and index not in behind:
                 assert probe is not None, "nothing else is asked of it"
                 block.show(hidden, bias, probe)
@@ -220,7 +228,7 @@ class WholeTower:
         for probe in probes.values():
             probe.join()
         order = self.patch_order(grid)
-        pick: Callable[[torch.Tensor], torch.Tensor] = lambda table: table if order is None else table[order]
+        pick: Callable[[torch.Tensor], torch.Tensor] = lambda table: table if order is None else table[order.to(table.device)]
         deepstack = tuple(getattr(out, "deepstack_features", None) or ())
         return WholeTowerOutput(
             pick(out.last_hidden_state), out.pooler_output, deepstack,

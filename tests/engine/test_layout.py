@@ -89,7 +89,7 @@ def test_a_token_of_no_single_place_stands_behind_the_one_before_it():
 def test_masks_against_a_version_that_asks_for_every_pair(name, together, window):
     prefix = PREFIXES[name]
     indices = torch.tensor([[0, 2, 3, 5], [1, 2, 3, 4]])
-    layout = build_layout(TokenPositions.of(prefix, indices), [[2, 3], [4]], torch.device("cpu"))
+    layout = build_layout(TokenPositions.of(prefix, indices), [[2, 3], [4]])
     mask = layout.mask(window, together)[:, 0]
     for g in range(2):
         for q in range(mask.shape[1]):
@@ -104,7 +104,7 @@ def test_masks_against_a_version_that_asks_for_every_pair(name, together, window
 
 
 def test_causality_alone_needs_no_mask():
-    layout = build_layout(TokenPositions.of(PREFIXES["one"], torch.arange(6)[None]), [[3]], torch.device("cpu"))
+    layout = build_layout(TokenPositions.of(PREFIXES["one"], torch.arange(6)[None]), [[3]])
     assert layout.mask() is None
     assert layout.mask(window=11) is None
     assert layout.mask(window=10) is not None
@@ -117,12 +117,12 @@ def test_where_a_sequence_stands_does_not_depend_on_the_others(name):
     prefix = PREFIXES[name]
     indices = torch.arange(prefix.count).expand(3, -1)
     own = [[4, 2], [3], [1, 6, 2]]
-    batch = build_layout(TokenPositions.of(prefix, indices), own, torch.device("cpu"))
+    batch = build_layout(TokenPositions.of(prefix, indices), own)
     width = batch.segments.shape[1]
     assert width % LANES == 0 and width - LANES < len(prefix.ids) + 9 <= width
     row = 0
     for sequence, questions in enumerate(own):
-        alone = build_layout(TokenPositions.of(prefix, indices[:1]), [questions], torch.device("cpu"))
+        alone = build_layout(TokenPositions.of(prefix, indices[:1]), [questions])
         inside = int((alone.segments[0] >= 0).sum())
         for table in ("segments", "slots", "image", "positions"):
             mine, beside = (getattr(one, table)[..., place, :inside] for one, place in ((alone, 0), (batch, sequence)))
@@ -131,4 +131,4 @@ def test_where_a_sequence_stands_does_not_depend_on_the_others(name):
         for number in range(len(questions)):
             assert alone.text[number].unique().tolist() == batch.text[row].unique().tolist()
             row += 1
-    assert build_layout(TokenPositions.of(prefix, indices), [[3], [3], [3]], torch.device("cpu")).causal_only
+    assert build_layout(TokenPositions.of(prefix, indices), [[3], [3], [3]]).causal_only

@@ -2,13 +2,15 @@
 
 from collections import Counter
 from dataclasses import replace
+from weakref import ref
 
 import pytest
 import torch
 
+from harness.engine import engine
 from harness.engine.recorder import Recorder
 from harness.engine.request import EngineRequest
-from harness.engine.sharing import CellPath, PrefixTree, prefix_key
+from harness.engine.sharing import CellPath, PrefixTree, SharedPrefill, prefix_key
 from harness.models.shapes import PUBLIC
 from harness.run.batch_run import BatchRun
 from harness.run.config import CompareConfig
@@ -176,3 +178,33 @@ def test_a_cell_that_was_not_listed_is_given_what_it_reads(work, listed):
     answers = [[(row.prediction, row.kept) for row in run.run(cells["prumerge"]).samples] for run in (told, other)]
     assert answers[0] == answers[1]
     assert [row.prediction for row in other.run(cells[listed]).samples]
+
+
+def test_no_mask_is_held_while_answers_are_decoded(adapter, work, monkeypatch):
+    """Questions that share a sequence need masks; decoding makes its own. Checkpoints inside a span keep theirs."""
+    made, held, right = [], [], engine.decode
+
+    def starting(*given):
+        span = start(*given)
+        made.extend(ref(mask) for mask in span.masks.values() if mask is not None)
+        return span
+
+    def decode(*given, **named):
+        held.append(sum(mask() is not None for mask in made))
+        return right(*given, **named)
+
+    start = engine.LayerSpan.starting
+    monkeypatch.setattr(engine.LayerSpan, "starting", starting)
+    monkeypatch.setattr(engine, "decode", decode)
+    cells = [create(name).steps(adapter.shape, Budget(64)) for name in ("none", "vtw", "fastv")]
+    for steps in cells:
+        work.engine.run(EngineRequest(work.batch, steps))
+    assert made and held == [0] * len(cells)
+    held.clear()
+    paths = [CellPath(steps, "original") for steps in cells]
+    shared = SharedPrefill(adapter, work.engine.encode_images(work.batch.pixels), lambda shape: paths)
+    for place, steps in enumerate(cells):
+        work.engine.run(EngineRequest(work.batch, steps, shared=shared))
+        shared.release(place)
+    assert held[0] > 0 and held[-1] <= held[0] and not shared.checkpoints
+    assert not any(mask() for mask in made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -179,3 +180,75 @@ def test_the_words_of_a_question(text, words):
 def test_there_are_as_many_stop_words_as_in_the_authors_code():
     assert len(STOP_WORDS) == 47
     assert all(word == word.lower() for word in STOP_WORDS)
+
+
+def test_what_a_selector_writes_into_is_its_own(family):
+    """Cells that share layers: some overwrite all that their selectors are given; others see what they see alone."""
+    asked = ask(family, [[picture(40, 40, 1)]], 1).batch
+    llm = {
+        "features", "seeds", "carry", "norm_scale", "hidden_states", "hidden_states_before", "text_hidden", "text_features",
+        "keys", "text_keys", "values_full", "keys_unrotated", "text_queries_unrotated", "text_attention", "text_logits",
+        "text_attention_ahead",
+    }  # fmt: skip
+    needs = {1: frozenset(llm - {"carry"}) | {"vision_features", "cls_attention"}, 2: frozenset(llm - {"features"})}
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def look(layer: int, signals: Signals, keep: int) -> Selection:
+        seen.append({name: getattr(signals, name).clone() for name in needs[layer]})
+        return Selection(torch.arange(keep)[None], carry=torch.arange(3.0)[None] + layer)
+
+    def spoil(layer: int, signals: Signals, keep: int) -> Selection:
+        chosen = look(layer, signals, keep)
+        for name in needs[layer]:
+            getattr(signals, name).fill_(77)
+        return chosen
+
+    def step(layer: int, select) -> Step:
+        return Step(decoder(layer), partial(select, layer), 6 - layer, 6 - layer, needs[layer])
+
+    first, second = step(1, look), step(2, look)
+    cells = ((step(1, spoil), second), (first, step(2, spoil)), (first, second))
+    alone = run(family, asked, (first, second))
+    expected, seeds = list(seen), (asked.image_seeds.clone(), asked.question_seeds.clone())
+    wanted = frozenset().union(*(one.tower_reads for one in (first, second)))
+    vision = Engine(family.adapter).encode_images(asked.pixels, wanted=wanted)
+    shared = SharedPrefill(family.adapter, vision, lambda shape: [CellPath(cell, "original") for cell in cells])
+    for cell in cells:
+        seen.clear()
+        out = run(family, asked, cell, shared=shared)
+        for got, want in zip(seen, expected[-len(seen) :], strict=True) if cell is not cells[0] else ():
+            assert all(torch.equal(got[name], want[name]) for name in want)
+    assert len(shared.checkpoints) == 2, "the cells part before either step"
+    assert out.tokens == alone.tokens and torch.equal(out.first_logits, alone.first_logits)
+    assert torch.equal(asked.image_seeds, seeds[0]) and torch.equal(asked.question_seeds, seeds[1])
+
+
+def test_a_row_that_does_not_read_the_text_has_its_images_stream(family):
+    """Each question with a sequence of its own: two questions of an image have one stream."""
+    asked = ask(family, [[picture(40, 40, 1)], [picture(40, 40, 2)]], 2).batch
+    seen: list[torch.Tensor] = []
+
+    def note(signals: Signals, keep: int) -> Selection:
+        seen.append(signals.seeds.clone())
+        chosen = places(signals, keep)
+        signals.seeds.add_(1)  # which is no one else's
+        return Selection(chosen)
+
+    for rows in (range(4), (1, 2), (3,)):
+        seen.clear()
+        batch = asked.rows(list(rows))[0]
+        run(family, batch, (Step(decoder(1), note, 5, 5, frozenset({"seeds", "hidden_states"})),), share_questions=False)
+        found, expected = torch.cat(seen), asked.image_seeds[asked.image[list(rows)]]
+        assert torch.equal(batch.image_seeds[batch.image], expected)
+        assert len(found) == len(rows) and sorted(found.tolist()) == sorted(expected.tolist())
+
+
+def test_batches_of_some_rows_say_whose_they_are(family):
+    """A batch of none too, and without reading it from where the tables lie."""
+    asked = ask(family, [[picture(40, 40, 1)], [picture(40, 40, 2)]], 2).batch
+    for rows in ([], [0], [2, 3], [1, 2]):
+        some = asked.rows(rows)[0]
+        assert some.image.dtype == torch.int64 and "image_of" in vars(some)
+        assert some.image_of == some.image.tolist()
+    moved = asked.to(torch.device("meta"))
+    assert moved.image.device.type == "meta" and moved.image_of == asked.image.tolist()
