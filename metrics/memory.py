@@ -35,24 +35,46 @@ def peak_resident_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # KiB on Linux, bytes on macOS
 
 
-def device_peak_bytes(device: torch.device | str) -> int | None:
-    """Return the peak bytes that the allocator of a CUDA device handed out since `reset_device_peak`; None on a CPU.
+def device_peaks(devices: Iterable[torch.device | str]) -> dict[str, int]:
+    """Return the peak bytes that the allocator of each CUDA device handed out since `reset_device_peaks`; a CPU has none.
 
     Source: ``torch.cuda.max_memory_allocated``.
+
+    Args:
+        devices: of one kind or of several.
+
+    Returns:
+        Bytes by the name of a device, such as ``cuda:0``.
     """
     import torch
 
-    device = torch.device(device)
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    return {f"cuda:{index}": torch.cuda.max_memory_allocated(index) for index in _cards(devices)}
 
 
-def reset_device_peak(device: torch.device | str) -> None:
-    """Start a new peak on a CUDA device; nothing to do on a CPU."""
+def reset_device_peaks(devices: Iterable[torch.device | str]) -> dict[str, int]:
+    """Start new peaks on CUDA devices; nothing to do on a CPU.
+
+    Args:
+        devices: of one kind or of several.
+
+    Returns:
+        The bytes that each had handed out, which are where its new peak begins.
+    """
     import torch
 
-    device = torch.device(device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    found = {}
+    for index in _cards(devices):
+        torch.cuda.reset_peak_memory_stats(index)
+        found[f"cuda:{index}"] = torch.cuda.memory_allocated(index)
+    return found
+
+
+def _cards(devices: Iterable[torch.device | str]) -> list[int]:
+    """Indices of those devices that are CUDA's."""
+    import torch
+
+    cards = [device for device in map(torch.device, devices) if device.type == "cuda"]
+    return sorted({torch.cuda.current_device() if card.index is None else card.index for card in cards})
 
 
 def kv_bytes(layers: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> int:

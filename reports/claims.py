@@ -95,6 +95,8 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("reports.page._same_machine", "how far two timings of the same thing lie apart, without a corrected test", "open"),
     Claim("reports.page._older", "that a run was begun by an older version", "read off"),
     Claim("reports.page._needed_images", "how many images the margin would take, from the correlation of the run", "read off"),
+    Claim("reports.page._kernels", "in which code greedy selections ran", "read off"),
+    Claim("reports.page._rounding", "whether float32 was rounded to TF32", "read off"),
     Claim("reports.page._alerts", "failures, skipped cells and noisy timing", "read off"),
     _tested("reports.figures.rows.ranking", "marks are filled where the ranking differs from random tokens",
             "difference_like, sign flips of whole images", MAX_T),

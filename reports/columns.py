@@ -245,8 +245,9 @@ def columns(
                "was measured too, and a difference stands in the small print",
                lambda v: wording.plain(None if v is None else v / 1e6), _kv_detail),
         Column("Cost", "Memory", "MB", "memory.working_bytes",
-               "peak resident memory that running the cell adds to the loaded model, one process a cell (--memory); on a GPU the "
-               "small print has the allocator's peak", lambda v: wording.plain(None if v is None else v / 1e6, 0), _peak_detail),
+               "peak memory that running the cell adds to the loaded model (--memory): resident, one process a cell; on a GPU "
+               "its allocator's, of several their sum, an upper bound; the small print has all of it",
+               lambda v: wording.plain(None if v is None else v / 1e6, 0), _peak_detail),
         Column("Cost", "Realised", "", "latency.realised_gain",
                "measured prefill speed-up over the one the FLOPs promise; 1 is all of it", wording.plain,
                _timed_range("latency.realised_gain", wording.plain), _noisy_ratio),

@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from harness.store.older_runs import TF32_OFF, rounding_on_gpu
 from metrics.latency import LEAST_KNOWN
 from metrics.non_inferiority import FEWEST
 from reports import against_published, gallery, headline, table, wording
@@ -62,6 +63,8 @@ def render(run: RunView) -> str:
             hub=_hub(run.manifest),
             config=_options(run.manifest),
             checked=_self_check(run.manifest),
+            kernels=_kernels(run.manifest),
+            rounding=_rounding(run.manifest),
             gallery=Markup(pictured.json) if pictured else None,  # nosec B704  # JSON that `payload` made inert
             images=pictured.images if pictured else 0,
             apart=_apart(groups),
@@ -148,6 +151,34 @@ def _budgets(run: RunView) -> str:
 def _images(run: RunView) -> float | None:
     """Images that were answered; a task may have fewer than were asked for."""
     return max((n for c in run.cells if (n := number(c, "n_images")) is not None), default=None)
+
+
+def _kernels(manifest: dict[str, Any]) -> str | None:
+    """Return which code selected greedily, as a sentence; None of a run that does not say."""
+    found = manifest.get("kernels")
+    if not isinstance(found, dict):
+        return None
+    loops = found.get("loops") or ()
+    if not loops:
+        return "No method of this run selected greedily."
+    version = found.get("triton") or "of an unknown version"
+    told = []
+    for loop in loops:
+        fewest, most = (wording.count(tokens) for tokens in loop["tokens"])
+        among = most if fewest == most else f"{fewest} to {most}"
+        code = f"Triton {version}" if loop["ran"] == "triton" else "torch"
+        why = f" ({loop['reason']})" if loop["reason"] else ""
+        told.append(f"{loop['loop']} among {among} tokens in {code}{why}")
+    why = f" Not in Triton: {found['why']}." if found.get("why") else ""
+    return f"What ran: {'; '.join(told)}.{why}"
+
+
+def _rounding(manifest: dict[str, Any]) -> str | None:
+    """Return whether a GPU may have rounded float32, as a sentence; None of another precision, and of a run without a GPU."""
+    found = rounding_on_gpu(manifest)
+    if found is None:
+        return None
+    return "TF32 was off." if found == TF32_OFF else "Convolutions may have been rounded to TF32, ten bits of mantissa."
 
 
 def _moment(text: object) -> str | None:

@@ -20,6 +20,7 @@ from harness.bridges.options import beyond_greedy
 from harness.bridges.prompts import PromptPruner, SplitPrompt
 from harness.errors import RequestError
 from harness.models import hf
+from harness.models.devices import pick_device
 from harness.models.load_options import LoadOptions
 from harness.run.self_check import run_self_check
 from harness.tasks.marks import MARK, texts_around, unmarked
@@ -38,7 +39,7 @@ class Prunescope(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its 
         keep: visual tokens of a prompt, as a count or, with a point or a %, as a share; 1.0 is all.
         budget: how they are counted, ``average``, ``final`` or ``flops``.
         device: by default a GPU where there is one.
-        dtype: of the weights; ``auto`` is float32 on a CPU and bfloat16 elsewhere.
+        dtype: of the weights; ``auto`` is float32 on a CPU and bfloat16 on a GPU that has it, else float16.
         batch_size: prompts at a time.
         seed: of methods that draw random numbers.
         device_map: spread over several devices, as accelerate understands it.
@@ -171,9 +172,7 @@ class Prunescope(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its 
 
 def _device(device: str | None) -> str:
     """Where to run; of several processes each takes its own GPU."""
-    import torch
-
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick_device(device or "auto")
     return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
 
 

@@ -23,6 +23,7 @@ from harness.errors import RequestError, first_line
 from harness.models import companion as companions
 from harness.models.adapter import Adapter
 from harness.models.configuration import read_shape, tower_kind
+from harness.models.devices import devices_of
 from harness.models.families import spec_of
 from harness.models.torchvision_ops import declare_torchvision_ops
 from harness.models.weights import check_loaded
@@ -128,11 +129,12 @@ class PrunedModel:
     @property
     def adapter(self) -> Adapter:
         """The model as the engine sees it; made anew where the model has moved to another device or dtype."""
-        weight = next(self.plain.parameters())
-        if self._adapter is None or (self._adapter.device, self._adapter.dtype) != (weight.device, weight.dtype):
+        weight, where = next(self.plain.parameters()), devices_of(self.plain)
+        if self._adapter is None or (self._adapter.devices, self._adapter.dtype) != (where, weight.dtype):
             if self._companion is not None:
-                self._companion.text.to(weight.device, weight.dtype)
-                self._companion.visual_projection.to(weight.device, weight.dtype)
+                home = self.plain.get_input_embeddings().weight.device
+                self._companion.text.to(home, weight.dtype)
+                self._companion.visual_projection.to(home, weight.dtype)
             parts = self.processor or SimpleNamespace(tokenizer=None, image_token=None)
             self._adapter = Adapter(self.plain, parts, str(self.plain.name_or_path), self._companion)
         return self._adapter

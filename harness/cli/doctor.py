@@ -75,6 +75,8 @@ def _requirements() -> tuple[dict[str, str], dict[str, dict[str, str]]]:
         return {"torch": "", "transformers": ""}, {}
     for requirement in map(Requirement, lines):
         extra = str(requirement.marker).partition("extra == ")[2].strip("\"'") if requirement.marker else ""
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+            continue  # not asked for on this machine
         (extras.setdefault(extra, {}) if extra else needed)[requirement.name] = str(requirement.specifier)
     return needed, extras
 
@@ -133,11 +135,16 @@ def _device(faults: dict[str, str]) -> dict[str, str]:
         return found | {"device": "unknown: torch cannot be imported"}
     import torch
 
+    from harness.models.devices import has_bfloat16
+
     found = {"machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}
     if torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-        kinds = "float32, float16" + (", bfloat16" if torch.cuda.is_bf16_supported() else "")
-        found["device"] = f"cuda: {torch.cuda.get_device_name()}, {memory:.0f} GiB, {kinds}"
+        said = []
+        for index in range(torch.cuda.device_count()):
+            memory = torch.cuda.get_device_properties(index).total_memory / 2**30
+            kinds = "float32, float16" + (", bfloat16" if has_bfloat16(f"cuda:{index}") else "")
+            said.append(f"cuda:{index}: {torch.cuda.get_device_name(index)}, {memory:.0f} GiB, {kinds}")
+        found["device"] = "; ".join(said)
     else:
         found["device"] = "cpu"
     return found

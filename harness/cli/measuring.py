@@ -21,6 +21,7 @@ from harness.cli.options import (
     DeviceMap,
     ImageSize,
     Json,
+    Kernels,
     MaxPixels,
     Model,
     NoSelfCheck,
@@ -79,8 +80,13 @@ def compare(
         typer.Option(help="Run reference cells too; off: none and what --methods names."),
     ] = Switch.on,
     memory: Annotated[
-        bool, typer.Option("--memory", help="Peak resident memory too, one process a cell (on a GPU always).")
+        bool,
+        typer.Option(
+            "--memory",
+            help="Peak memory too: resident, one process a cell; a GPU's own is always told.",
+        ),
     ] = False,
+    kernels: Kernels = _BASE.kernels,
     workers: Annotated[
         int | None, typer.Option(help="Processes that answer; by default one a core for a small model on a CPU, else one.")
     ] = None,
@@ -126,8 +132,8 @@ def compare(
         budget=budget, samples=samples, out=out, resume=resume, retry_failed=retry_failed, extend=extend, seed=seed,
         batch_size=batch_size, device=device, dtype=dtype, revision=revision, device_map=device_map, quantize=quantize,
         chat_template=chat_template, companion=companion, max_pixels=max_pixels, image_size=image_size,
-        latency=not no_latency, rounds=rounds, sharing=sharing is Switch.on, memory=memory, workers=workers, ray=ray,
-        analyse=analyse, seeds=seeds, margin=margin, max_new_tokens=max_new_tokens, prompt=prompt, scoring=scoring,
+        latency=not no_latency, rounds=rounds, sharing=sharing is Switch.on, memory=memory, kernels=kernels, workers=workers,
+        ray=ray, analyse=analyse, seeds=seeds, margin=margin, max_new_tokens=max_new_tokens, prompt=prompt, scoring=scoring,
         plugin=tuple(plugin or ()), self_check=not no_self_check,
         references=references is Switch.on,
     )  # fmt: skip
@@ -161,6 +167,12 @@ def select(
     keep: Annotated[str, typer.Option(help="Tokens to keep: a count, or a share of each file's such as 34%.")],
     out: Annotated[Path, typer.Option(help="Folder, or for one case a name that ends in .npz.")],
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of random methods.")] = _BASE.seed,
+    kernels: Annotated[
+        str,
+        typer.Option(
+            help="Greedy selection in torch (auto, torch) or in Triton's interpreter (triton, with TRITON_INTERPRET=1)."
+        ),
+    ] = _BASE.kernels,
     plugin: Plugin = None,
     as_json: Json = False,
 ) -> None:
@@ -172,7 +184,7 @@ def select(
     load_plugins(plugin or ())
     from harness.run.cases import select as run_select
 
-    _print_paths(run_select(method, cases, keep, out, seed), as_json)
+    _print_paths(run_select(method, cases, keep, out, seed, kernels), as_json)
 
 
 def capture(
@@ -191,6 +203,7 @@ def capture(
     plugin: Plugin = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the samples.")] = _BASE.seed,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _BASE.device,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = _BASE.dtype,
     revision: Revision = None,
     device_map: DeviceMap = None,
     quantize: Quantize = None,
@@ -206,14 +219,12 @@ def capture(
     Each file holds features, keys, attention rows, positions and grid of one question, as float32 without a batch axis, and
     where in the model they were read: `select` refuses a method that reads them elsewhere, unless --method named it.
     """
+    from harness.models.devices import pick_device
     from harness.run.capture import capture as run_capture
-    from harness.run.prepare import pick_device
 
     load_plugins(plugin or ())
     options = LoadOptions(revision, device_map, quantize, chat_template, companion, max_pixels, image_size)
-    files = run_capture(
-        model, task, samples, out, layer, seed, pick_device(device), options, self_check=not no_self_check, method=method
-    )
+    files = run_capture(model, task, samples, out, layer, seed, pick_device(device), options, not no_self_check, method, dtype)
     _print_paths(files, as_json)
 
 
@@ -246,6 +257,7 @@ def profile(
     max_pixels: MaxPixels = None,
     image_size: ImageSize = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of weights, image and random methods.")] = _BASE.seed,
+    kernels: Kernels = _BASE.kernels,
     plugin: Plugin = None,
     no_self_check: NoSelfCheck = False,
     as_json: Json = False,
@@ -265,7 +277,7 @@ def profile(
         keep=tuple(k.strip() for k in keep.split(",") if k.strip()), budget=budget, layers=layers, batch_size=batch_size,
         text_tokens=text_tokens, rounds=rounds, device=device, dtype=dtype, seed=seed, plugin=tuple(plugin or ()),
         revision=revision, device_map=device_map, quantize=quantize, companion=companion, max_pixels=max_pixels,
-        image_size=image_size, self_check=not no_self_check,
+        image_size=image_size, kernels=kernels, self_check=not no_self_check,
     )  # fmt: skip
     found = run_profile(asked)
     print(json.dumps(found) if as_json else as_text(found))

@@ -28,6 +28,12 @@ Task = Annotated[
 NoSelfCheck = Annotated[
     bool, typer.Option("--no-self-check", help="Do not hold the model against generate of transformers first.")
 ]
+Kernels = Annotated[
+    str,
+    typer.Option(
+        help="Greedy selection: torch, triton (kernels that no GPU has timed yet) or auto (those on CUDA where they can be)."
+    ),
+]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
 DeviceMap = Annotated[str | None, typer.Option(help="Spread over devices, as accelerate does it; such as auto.")]
 Quantize = Annotated[int | None, typer.Option(help="4 or 8 bits a weight of the LLM (bitsandbytes).")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from harness.results.current_summary import current_summary, version_note
 from harness.results.leading_figure import CellScores, LeadingFigure
 from harness.results.rulings import Rulings
 from harness.results.sample_columns import RunQuestions
+from harness.store.older_runs import rounding_on_gpu
 from harness.store.runs import RunFolder
 from metrics.design_effect import IntraclassCorrelation
 from reports.scoring import named as rule_named
@@ -270,11 +272,21 @@ def _notes(
         weights = [s.manifest["fingerprints"].get("weights") for s in (first, side)]
         if weights[0] != weights[1]:
             found.append(f"{name} and {names[0]} ran other weights: what differs may be the model's.")
-        if side.manifest.get("device") != first.manifest.get("device"):
+        if _cards(side.manifest) != _cards(first.manifest):
             found.append(f"{name} and {names[0]} ran on different devices: times compare only as ratios to none within a run.")
+        rounded = [rounding_on_gpu(s.manifest) for s in (first, side)]
+        if None not in rounded and rounded[0] != rounded[1]:
+            found.append(
+                f"float32 on the GPU is {rounded[1]} in {name} and {rounded[0]} in {names[0]}: rounding may tell answers apart."
+            )
     told = zip(names, (version_note(side.manifest) for side in sides))
     found += [f"{name} {older}." for name, older in told if older is not None]
     return tuple(found)
+
+
+def _cards(manifest: Mapping[str, Any]) -> list[str]:
+    """The devices of a run by what they are, not by their place in the machine, which an older version did not write."""
+    return sorted(re.sub(r"^cuda:\d+ ", "", name) for name in str(manifest.get("device")).split(", "))
 
 
 def _other_rule(first: RunColumn, other: RunColumn, names: tuple[str, str]) -> str:

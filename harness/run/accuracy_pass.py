@@ -13,6 +13,7 @@ from harness.run.executors.local import run_here
 from harness.run.executors.processes import ProcessExecutor
 from harness.run.manifest import add_notes
 from harness.run.prepare import PreparedRun, levels_of
+from harness.run.selection_kernels import note_loops, resolved
 from harness.run.shard_runner import ShardRunner, ShardRunnerSource, fingerprints
 from harness.run.shards import Shard, ShardResult
 from harness.run.twins import MeasuredCounts, original_of, stored_counts
@@ -42,14 +43,16 @@ def run_accuracy_pass(config: CompareConfig, run: RunFolder, prepared: PreparedR
             if todo:
                 measured = _known_counts(run, prepared, ids, place, config.batch_size, todo)
                 shards.append(Shard(place, tuple(todo), first=not shards and not done, measured=measured))
-        size, shortened = config.batch_size, set[str]()
+        size, shortened, devices = config.batch_size, set[str](), set[str]()
         with closing(run_shards(config, prepared, shards, advance)) as answered:
             for shard, result in answered:
                 refused = {cell.key for cell in prepared.cells if cell.skipped is not None}
                 results = {ids[key]: joined(parts) for key, parts in result.cell_results.items() if key not in refused}
+                note_loops(run, result.loops)  # first: a run that ends in between must not hold answers of a code that it lacks
                 run.add_batch(shard.place, result.images, result.questions, results, result.layouts)
                 _refuse(result.refused, run, prepared, ids)
                 size, shortened = min(size, result.size), shortened | result.shortened
+                devices |= {result.devices} - {""}
         if shortened:
             what = "answer to 1 question ends" if len(shortened) == 1 else f"answers to {len(shortened)} questions end"
             most = f"the model takes {prepared.adapter.longest:,} tokens, prompt and answer together"
@@ -57,6 +60,8 @@ def run_accuracy_pass(config: CompareConfig, run: RunFolder, prepared: PreparedR
     if shards:
         manifest = run.manifest()
         manifest["batch_size_used"] = min(size, manifest.get("batch_size_used", size))
+        if devices:  # which may be others than that of the times, where several workers answered or the run went on elsewhere
+            manifest["answered_on"] = sorted(devices | set(manifest.get("answered_on", ())))
         run.write_json("manifest.json", manifest)
 
 
@@ -102,8 +107,9 @@ def run_shards(
     asked = workers_for(config, needs)
     worth = len(shards) if config.workers is not None else len(shards) // 2  # one shard does not pay for a process
     if min(asked, worth) > 1:
-        source = ShardRunnerSource(config, prepared, levels=levels_of(prepared))
-        executor = ProcessExecutor(source, min(asked, worth), threads_of(asked), needs.device)
+        source = ShardRunnerSource(_as_here(config, prepared), prepared, levels=levels_of(prepared))
+        device = config.device if config.device.startswith("cuda:") else needs.device
+        executor = ProcessExecutor(source, min(asked, worth), threads_of(asked), device)
         yield from run_with(executor, shards, advance)
         return
     yield from run_here(ShardRunner(config, prepared, advance), shards, threads_here(config, prepared))
@@ -119,10 +125,17 @@ def threads_here(config: CompareConfig, prepared: PreparedRun) -> int | None:
 
 
 def source_for_cluster(config: CompareConfig, prepared: PreparedRun) -> ShardRunnerSource:
-    """Return what the machines of a cluster run: the request with its device and precision fixed, and what must agree there."""
-    kind, dtype = prepared.adapter.device.type, str(prepared.adapter.dtype).removeprefix("torch.")
-    sent = replace(config, device=kind, dtype=dtype, out=None, extend=None, resume=False, ray=None)
+    """Return what the machines of a cluster run: the request with device, precision and kernels fixed, and what must agree."""
+    kind = prepared.adapter.device.type
+    sent = replace(_as_here(config, prepared), device=kind, out=None, extend=None, resume=False, ray=None)
     return ShardRunnerSource(sent, expected=fingerprints(config, prepared), levels=levels_of(prepared))
+
+
+def _as_here(config: CompareConfig, prepared: PreparedRun) -> CompareConfig:
+    """The request with the precision and the kernels of the model that is loaded here: ``auto`` may be others on another card."""
+    adapter = prepared.adapter
+    dtype = str(adapter.dtype).removeprefix("torch.")
+    return replace(config, dtype=dtype, kernels=resolved(config.kernels, adapter.device.type))
 
 
 def model_needs(prepared: PreparedRun) -> ModelNeeds:

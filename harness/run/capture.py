@@ -42,6 +42,7 @@ def capture(
     options: LoadOptions = NO_OPTIONS,
     self_check: bool = True,
     method: str | None = None,
+    dtype: str = "auto",
 ) -> list[Path]:
     """Write the signals of a real model on a task: one file a question, readable by `select`.
 
@@ -52,10 +53,12 @@ def capture(
         out: folder.
         layer: the LLM layer before which text signals are taken; by default layer 2 of 32, or the same depth.
         seed: of the samples.
+        device: where the model runs.
         options: how the model is loaded.
         self_check: whether the model is held against ``generate`` first.
         method: whose first step says where signals are read, of which words, and before which layer; by default each is
             read where most methods read it.
+        dtype: of the model's weights, as `dtype_on` takes it; files are float32 whatever it is.
 
     Returns:
         The files written.
@@ -78,7 +81,7 @@ def capture(
     made = registry.create(task)
     if method is not None:
         _check_method(method)
-    adapter = hf.load(model, device, options=options)
+    adapter = hf.load(model, device, dtype, options)
     adapter.check_template()
     depth = at_depth(2, 32, adapter.shape.layers) if layer is None else layer
     if not 1 <= depth < adapter.shape.layers:

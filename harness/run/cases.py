@@ -15,10 +15,12 @@ from harness.errors import RequestError, nearest
 from harness.files import whole
 from harness.progress import track
 from harness.run.levels import refuse_without_level
+from harness.run.selection_kernels import resolved
 from harness.run.signal_origin import SignalOrigin, first_step
 from harness.store.archives import read_arrays
 from harness.store.budgets import read_keep
 from methods.keep import Keep
+from methods.kernels import using
 from methods.registry import MethodError, canonical, create
 from methods.signals import TOKEN_AXES
 from methods.types import (
@@ -50,7 +52,9 @@ class SignalCase:
     origin: SignalOrigin | None = None  # of a file that `capture` wrote
 
 
-def select(method: str, paths: list[Path], keep: Keep | float | str, out: Path, seed: int = 0) -> list[Path]:
+def select(
+    method: str, paths: list[Path], keep: Keep | float | str, out: Path, seed: int = 0, kernels: str = "auto"
+) -> list[Path]:
     """Run one method's selection on files, and write what it keeps under the files' own names.
 
     Args:
@@ -59,6 +63,8 @@ def select(method: str, paths: list[Path], keep: Keep | float | str, out: Path, 
         keep: tokens to keep, or a share of those of each file; where a file has fewer, all.
         out: a folder, or for one file a name that ends in .npz.
         seed: of random methods.
+        kernels: what runs greedy selections, on this machine's CPU: ``auto`` and ``torch`` are torch, ``triton`` is Triton's
+            interpreter.
 
     Returns:
         The files written, one a case, as soon as each is done.
@@ -66,7 +72,7 @@ def select(method: str, paths: list[Path], keep: Keep | float | str, out: Path, 
     Raises:
         RequestError: for a wrong method, file or signal; what is already written stays.
     """
-    keep = read_keep(keep)
+    keep, ran = read_keep(keep), resolved(kernels, "cpu")
     try:
         made, name = create(method), canonical(method)
     except MethodError as error:
@@ -94,7 +100,7 @@ def select(method: str, paths: list[Path], keep: Keep | float | str, out: Path, 
         count = keep.tokens(case.count)
         step = _step(made, name, case, keep.value if keep.share else None, count)
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), using(ran):
                 chosen = step.select(case.signals.only(step.needs), count)
         except (BudgetError, ValueError, RuntimeError) as error:
             raise RequestError(f"{path}: {name} failed on it ({str(error).splitlines()[0][:160]})") from None

@@ -32,13 +32,15 @@ from harness.run.manifest import (
     plain,
 )
 from harness.run.needed_images import known_correlation, say_where_too_few
-from harness.run.prepare import PreparedRun, levels_of, prepare
+from harness.run.prepare import PreparedRun, prepare
+from harness.run.selection_kernels import check_asked
 from harness.store.budgets import asked_budgets, in_present_terms, read_keep
 from harness.store.lock import locked
 from harness.store.older_runs import modernise
 from harness.store.open_runs import examined
 from harness.store.runs import RunFolder
 from harness.tasks.rules import scored_by
+from methods.kernels import using
 
 if TYPE_CHECKING:
     import pandas
@@ -181,6 +183,7 @@ def resume(config: CompareConfig, run: RunFolder, task: Task, started: float) ->
         raise RequestError(
             f"--out {folder}: its run had another configuration ({differ} differs); repeat that one, or name another folder"
         )
+    check_asked(manifest, config, f"--out {folder}")
     if run.finished and (folder / "report.html").exists() and not config.retry_failed:
         return Run(run)
     with locked(folder, "--out"), _resumable(run, _resuming(config, run)):
@@ -267,7 +270,8 @@ def execute(config: CompareConfig, run: RunFolder, prepared: PreparedRun, starte
     from harness.run.calibration import calibrate
     from harness.run.cell_facts import measured_facts, planned_facts
 
-    calibrate(config, run, prepared)
+    with using(config.kernels):
+        calibrate(config, run, prepared)
     ids = run.add_cells((cell.key, planned_facts(cell, prepared)) for cell in prepared.cells)
     add_notes(run, [*notices.collected(), *prepared.notes])
     say_where_too_few(run, prepared, config.margin, rho)
@@ -279,11 +283,13 @@ def execute(config: CompareConfig, run: RunFolder, prepared: PreparedRun, starte
         if config.latency:
             from harness.run.latency_pass import run_latency_pass
 
-            run_latency_pass(config, run, prepared, ids)
+            with using(config.kernels):
+                run_latency_pass(config, run, prepared, ids)
         if config.memory:
             from harness.run.memory_pass import run_memory_pass
 
-            run_memory_pass(config, run, ids, levels_of(prepared))
+            with using(config.kernels):
+                run_memory_pass(config, run, prepared, ids)
     finally:
         add_notes(run, notices.collected())
     finish(run, prepared.task, started)

@@ -16,6 +16,7 @@ from harness.store.budgets import read_keep
 from harness.store.schema import HANDLING_OPTIONS
 from harness.tasks.rule_names import RULES
 from methods.keep import Keep
+from methods.kernels import CHOICES
 
 DEFAULT_METHODS = ("none", "random", "sts", "fastv", "sparsevlm", "tome")
 DEFAULT_KEEP = ("192", "64")
@@ -58,6 +59,7 @@ class CompareConfig:
     latency: bool = True
     sharing: bool = True
     memory: bool = False
+    kernels: str = "auto"  # of greedy selections: torch or triton; Triton where it can be on a GPU
     workers: int | None = None  # processes; on a CPU with a small model one a core, else one
     ray: str | None = None  # address of a cluster, whose actors are then the workers
     analyse: int = 12
@@ -97,6 +99,7 @@ class CompareConfig:
             raise RequestError(f"--margin {self.margin:g}: a loss of accuracy between 0 and 1, such as 0.02 for two points")
         if self.budget not in ("average", "final", "flops"):
             raise RequestError(f"--budget {self.budget!r}: choose average, final or flops")
+        check_kernels(self.kernels)
         if self.scoring is not None and self.scoring not in RULES:
             raise RequestError(f"--scoring {self.scoring!r}: choose {', '.join(RULES[:-1])} or {RULES[-1]}")
         for name in ("model", "task", "prompt"):
@@ -202,6 +205,16 @@ def tokens_of(keep: Keep, available: int) -> int:
     if not keep.share and keep.value > available:
         raise RequestError(f"--keep {keep}: the model yields {available} visual tokens at the most")
     return keep.tokens(available)
+
+
+def check_kernels(asked: str) -> None:
+    """Raise a `RequestError` for what ``--kernels`` cannot be.
+
+    Args:
+        asked: its value.
+    """
+    if asked not in CHOICES:
+        raise RequestError(f"--kernels {asked!r}: choose {', '.join(CHOICES[:-1])} or {CHOICES[-1]}")
 
 
 def load_plugins(modules: Iterable[str]) -> None:

@@ -24,7 +24,7 @@ from harness.store.arrays import packed_counts
 from harness.store.runs import RunFolder
 from harness.tasks.base import ImageSample, Task
 from metrics.flops import flops
-from metrics.memory import device_peak_bytes, reset_device_peak
+from metrics.memory import device_peaks, reset_device_peaks
 
 MOST_TOKENS = 128
 """Answer tokens that are timed where a task allows more and the request does not say: the times of a token tell the rest."""
@@ -36,7 +36,7 @@ class LatencyRounds:
 
     rows: list[tuple[int, int, int, str, float]] = field(default_factory=list)  # (cell, repeat, round, stage, seconds)
     kv_bytes: dict[int, int] = field(default_factory=dict)  # of the caches after the prompt, measured
-    peak_bytes: dict[int, int] = field(default_factory=dict)  # of the device's allocator; empty on a CPU
+    peak_bytes: dict[int, dict[str, int]] = field(default_factory=dict)  # of the allocator of each GPU; empty on a CPU
     text_tokens: dict[int, int] = field(default_factory=dict)  # of the prompt that was timed
     layer_counts: dict[int, bytes] = field(default_factory=dict)  # visual tokens of each LLM layer on its first question, packed
     block_counts: dict[int, bytes] = field(default_factory=dict)  # tower tokens of each block there, as `EngineOutput` has them
@@ -97,7 +97,9 @@ def run_latency_pass(config: CompareConfig, run: RunFolder, prepared: PreparedRu
             predicted = round(flops(shape, planned, timed.text_tokens[number]).kv_bytes)
         facts[ids[cell.key]] = {"kv": {"measured": measured, "predicted": predicted}}
         if number in timed.peak_bytes:
-            facts[ids[cell.key]]["peak"] = {"peak_bytes": timed.peak_bytes[number]}
+            by_device = timed.peak_bytes[number]
+            # GPUs peak at different times: the sum is an upper bound
+            facts[ids[cell.key]]["peak"] = {"peak_bytes": sum(by_device.values()), "by_device": by_device}
     latest = max((number for number, _ in before), default=-1)
     rows = ((ids[cells[n].key], repeat, turn, stage, seconds) for n, repeat, turn, stage, seconds in timed.rows)
     run.add_timings(latest + 1, rows, facts)
@@ -183,17 +185,17 @@ def time_batches(
         cells: what to time.
         batches: what each is run on.
         seed: of the order of the cells in each round.
-        rounds: timed rounds, after ``warm`` untimed ones, in the last of which the device's peak memory is taken.
+        rounds: timed rounds, after ``warm`` untimed ones, in the last of which the peak memory of the devices is taken.
         warm: untimed rounds.
         advance: is called after every round.
     """
     runs = [(place, 0) for place in range(len(cells))] + [(i, 1) for i, cell in enumerate(cells) if cell.method == "none"]
-    random, device, timed = np.random.default_rng(seed), engine.adapter.device, LatencyRounds()
+    random, devices, timed = np.random.default_rng(seed), engine.adapter.devices, LatencyRounds()
     for number in range(-warm, rounds):
         for choice in random.permutation(len(runs)):
             place, repeat = runs[choice]
-            cell, batch, watch = cells[place], batches[place], Stopwatch(str(device))
-            reset_device_peak(device)
+            cell, batch, watch = cells[place], batches[place], Stopwatch(*map(str, devices))
+            reset_device_peaks(devices)
             output = engine.run(EngineRequest(batch, cell.given, cell.object.positions, None, cell.blind, True, watch))
             seconds = dict(watch.seconds)
             seconds["total"] = sum(seconds.values())
@@ -206,8 +208,7 @@ def time_batches(
                 packed_counts(counts[0]) for counts in (output.layer_counts, output.block_counts)
             )
             timed.text_tokens[place] = text_length(batch.prefix, () if cell.blind else batch.pixels.spans[0], batch.questions[0])
-            peak = device_peak_bytes(device)
-            if peak is not None:
-                timed.peak_bytes[place] = peak
+            if by_device := device_peaks(devices):
+                timed.peak_bytes[place] = by_device
         advance()
     return timed

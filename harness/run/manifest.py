@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.notices import notice
 from harness.run.config import CompareConfig
+from harness.run.selection_kernels import kernel_facts, with_loops
 from harness.store.budgets import read_keep
 from harness.store.schema import ANSWERING_OPTIONS, HANDLING_OPTIONS
 from harness.tasks.base import attribute
@@ -43,9 +44,8 @@ def manifest_of(config: CompareConfig, adapter: Adapter, task: Task) -> dict[str
         adapter: its model, loaded.
         task: of the request.
     """
-    import torch
+    from harness.models.devices import names_of, tf32_allowed
 
-    device = torch.cuda.get_device_name() if adapter.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command(config),
@@ -54,9 +54,11 @@ def manifest_of(config: CompareConfig, adapter: Adapter, task: Task) -> dict[str
         "config": plain(config),
         "samples": config.samples,
         "seed": config.seed,
-        "device": device,
+        "device": names_of(adapter.devices),
         "dtype": str(adapter.dtype).removeprefix("torch."),
+        **({"tf32": tf32_allowed()} if adapter.device.type == "cuda" else {}),
         "grid": list(adapter.shape.grid),
+        "kernels": with_loops(kernel_facts(config.kernels, str(adapter.device)), ()),
         "versions": {"prunescope": _own_version(), "python": sys.version.split()[0], **_versions()},
         "fingerprints": {
             "weights": adapter.digest,
@@ -201,12 +203,13 @@ def plain(config: CompareConfig) -> dict[str, Any]:
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must agree of two requests for one to resume the other's run.
 
-    What was left open is not among it: it may be an option that an older run did not have.
+    What was left open is not among it: it may be an option that an older run did not have. Nor is which code selects greedily:
+    `selection_kernels.check_asked` holds what was chosen against what is asked, since ``auto`` may be either.
 
     Args:
         config: a request as `plain` gives it.
     """
-    handling = HANDLING_OPTIONS | ANSWERING_OPTIONS | {"self_check"}
+    handling = HANDLING_OPTIONS | ANSWERING_OPTIONS | {"self_check", "kernels"}
     asked = {name: v for name, v in config.items() if name not in handling and v is not None}
     asked.setdefault("references", True)  # an older version knew no run without them
     return asked | {"keep": [read_keep(one) for one in asked.get("keep", ())]}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from harness import interrupts
 from harness.errors import RequestError
 from harness.run.config import CompareConfig
+from harness.run.selection_kernels import resolved
 from harness.store.budgets import read_keep
 from harness.tasks.rules import scored_by
 
@@ -100,13 +101,16 @@ def prepare(config: CompareConfig, samples: int | None = None, task: Task | None
         RequestError: where the request cannot be met.
     """
     from harness.models import hf
+    from harness.models.devices import pick_device, placed_on
     from harness.run.plan import asked_for, make_cells
     from harness.tasks import registry
 
     interrupts.check()
     asked_for(config.methods)
     task = task if task is not None else scored_by(registry.create(config.task), config.scoring)
-    adapter = hf.load(config.model, pick_device(config.device), config.dtype, options=config.loading)
+    device = pick_device(config.device)
+    resolved(config.kernels, placed_on(device, config.loading.placing))
+    adapter = hf.load(config.model, device, config.dtype, options=config.loading)
     adapter.check_template()
     interrupts.check()
     drawn = task.samples(config.samples, config.seed)
@@ -221,27 +225,3 @@ def _text_tokens(adapter: Adapter, samples: list[ImageSample], config: CompareCo
     if not lengths:
         raise RequestError(f"task {config.task!r}: no question can be put to model {adapter.name!r}; {first}")
     return sum(lengths) / len(lengths)
-
-
-_DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu")
-
-
-def pick_device(text: str) -> str:
-    """Return the device that ``--device`` asks for; ``auto`` is a GPU where there is one.
-
-    Raises:
-        RequestError: where there is no such device, or no model can run there.
-    """
-    import torch
-
-    if text == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(text)
-    except RuntimeError:
-        raise RequestError(f"--device {text!r}: no such device; use auto, cpu or cuda") from None
-    if device.type not in _DEVICES:
-        raise RequestError(f"--device {text!r}: no model can run there; use auto, cpu or cuda")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RequestError(f"--device {text}: no CUDA device is usable here; use cpu")
-    return text

@@ -16,6 +16,7 @@ from harness.engine.engine import Engine
 from harness.errors import RequestError
 from harness.models import hf
 from harness.models.adapter import Adapter
+from harness.models.devices import dtype_on, names_of, pick_device, placed_on, whole_float32
 from harness.models.load_options import LoadOptions
 from harness.progress import progress
 from harness.run.cell_facts import measured_schedule
@@ -23,9 +24,11 @@ from harness.run.config import CompareConfig, load_plugins
 from harness.run.latency_pass import LatencyRounds, time_batches
 from harness.run.levels import refuse_without_level
 from harness.run.plan import Cell, asked_for, make_cells
+from harness.run.selection_kernels import kernel_facts, resolved
 from harness.run.streams import stream
 from harness.store.arrays import unpacked_counts
 from methods.keep import keep_facts
+from methods.kernels import observed, using
 from methods.types import ModelShape, Schedule
 from metrics import latency
 from metrics.flops import Flops, flops
@@ -60,6 +63,7 @@ class ProfileConfig:
     companion: str | None = None
     max_pixels: int | None = None
     image_size: str | None = None
+    kernels: str = "auto"  # of greedy selections
     plugin: tuple[str, ...] = ()
     self_check: bool = True
 
@@ -87,6 +91,7 @@ def profile(config: ProfileConfig) -> dict[str, Any]:
         ``model``, ``device``, ``dtype``, ``image`` (visual tokens), ``batch_size`` and ``cells``; each cell with ``method``,
         ``keep``, ``flops``, ``latency`` (as in ``summary.json``, for the whole batch), ``selection_share`` of TTFT and of
         prefill, ``memory``, or ``skipped`` with its reason; ``sharing``, see `sharing_gain`; ``checks`` with the A/A ratio;
+        ``kernels``: what was asked for, what was chosen, Triton's version, and which code ran each greedy loop, see `LoopRun`;
         ``self_check``, a `SelfCheck`.
 
     Raises:
@@ -95,7 +100,13 @@ def profile(config: ProfileConfig) -> dict[str, Any]:
     config = config.checked()
     load_plugins(config.plugin)
     asked = CompareConfig(
-        model=config.model, task="profile", methods=config.methods, keep=config.keep, budget=config.budget, seed=config.seed
+        model=config.model,
+        task="profile",
+        methods=config.methods,
+        keep=config.keep,
+        budget=config.budget,
+        seed=config.seed,
+        kernels=config.kernels,
     ).checked()
     wanted = asked_for(config.methods)
     for method in wanted:
@@ -119,7 +130,7 @@ def profile(config: ProfileConfig) -> dict[str, Any]:
             print(f"{cell.method}{at}: skipped, {cell.skipped}", file=sys.stderr)
     batches = [_batch(config, adapter, image, cell) for cell in active]
     engine = Engine(adapter, config.answer_tokens)
-    with progress("profile", config.rounds + 1) as advance:
+    with progress("profile", config.rounds + 1) as advance, using(config.kernels), observed() as loops:
         timed = time_batches(engine, active, batches, config.seed, config.rounds, advance=lambda: advance(1))
     active = [_as_it_ran(cell, place, timed, shape) for place, cell in enumerate(active)]
     counted = [flops(shape, _schedule(cell), config.text_tokens + marks) for cell in active]
@@ -137,12 +148,12 @@ def profile(config: ProfileConfig) -> dict[str, Any]:
     none = next(place for place, cell in enumerate(active) if cell.method == "none")
     stages = {place: timed.medians(place) for place in range(len(active))}
     visual, text = shape.visual_tokens, config.text_tokens
-    device = torch.cuda.get_device_name() if adapter.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     return {
-        "model": config.model, "weights": "random" if config.random_weights else "trained", "device": device,
+        "model": config.model, "weights": "random" if config.random_weights else "trained", "device": names_of(adapter.devices),
         "dtype": str(adapter.dtype).removeprefix("torch."), "layers": shape.layers, "image": visual, "text_tokens": text,
         "batch_size": config.batch_size, "cells": rows,
         "sharing": {str(q): sharing_gain(active, stages, visual, text, q) for q in QUESTIONS},
+        "kernels": {**kernel_facts(config.kernels, str(adapter.device)), "loops": [loop.as_dict() for loop in sorted(loops)]},
         "checks": {"aa": _aa(timed, none)}, "self_check": asdict(checked),
     }  # fmt: skip
 
@@ -181,6 +192,7 @@ def as_text(found: Mapping[str, Any]) -> str:
         "Times in ms, medians; speed-up of TTFT and of prefill over its promise (realised) with 95 % intervals; selection as",
     ]
     lines += [f"a share of prefill. A/A check: none against itself {aa}.", ""]
+    lines += [_kernels(found["kernels"]), ""]
     if found["self_check"]["outcome"] != "equal":
         lines += [f"Self-check: {found['self_check']['said']}.", ""]
     lines += ["Expected gain of shared work in an accuracy pass over these cells, from the stages above:"]
@@ -190,6 +202,20 @@ def as_text(found: Mapping[str, Any]) -> str:
             f"{gain['across_cells']:.1f} across cells)"
         )
     return "\n".join(lines)
+
+
+def _kernels(found: Mapping[str, Any]) -> str:
+    """Which code ran the greedy loops, and why not Triton where it was meant to."""
+    if not found["loops"]:
+        return "Greedy selection: none of these methods selects greedily."
+    version = f" {found['triton']}" if found["triton"] else ""
+    told = [
+        f"{loop['loop']} of {loop['tokens']:,} tokens in {loop['ran']}"
+        + (version if loop["ran"] == "triton" else f" ({loop['reason']})" if loop["reason"] else "")
+        for loop in found["loops"]
+    ]
+    why = f"; {found['why']}" if found["why"] else ""
+    return f"Greedy selection: {', '.join(told)}{why}."
 
 
 def _interval(figure: Mapping[str, float | None] | None, digits: int = 2) -> str:
@@ -214,13 +240,13 @@ def _as_it_ran(cell: Cell, place: int, timed: LatencyRounds, shape: ModelShape) 
 
 def _adapter(config: ProfileConfig) -> Adapter:
     from harness.models.published import random_model
-    from harness.run.prepare import pick_device
 
     device = pick_device(config.device)
+    resolved(config.kernels, placed_on(device, LoadOptions.of(config).placing))
     if not config.random_weights:
         return hf.load(config.model, device, config.dtype, options=LoadOptions.of(config))
-    kind = config.dtype if config.dtype != "auto" else ("float32" if device == "cpu" else "bfloat16")
-    return random_model(config.model, device, getattr(torch, kind), config.layers, config.seed)
+    whole_float32()
+    return random_model(config.model, device, dtype_on(device, config.dtype), config.layers, config.seed)
 
 
 def _self_check(config: ProfileConfig, adapter: Adapter) -> SelfCheck:
@@ -273,7 +299,7 @@ def _figures(cell: Cell, place: int, timed: LatencyRounds, counted: list[Flops],
         "memory": {
             "kv_measured": timed.kv_bytes[place],
             "kv_predicted": None if cell.adaptive else round(batch * counted[place].kv_bytes),
-            "peak_bytes": timed.peak_bytes.get(place),
+            "peak_bytes": sum(timed.peak_bytes[place].values()) if place in timed.peak_bytes else None,
         },
     }  # fmt: skip
 

@@ -96,7 +96,7 @@ def _key(adapter: Adapter, plugins: tuple[str, ...]) -> str:
     """What a check depends on, as one digest: weights and what reads them, the code on both sides, precision and device."""
     import torch
 
-    device = torch.cuda.get_device_name(adapter.device) if adapter.device.type == "cuda" else adapter.device.type
+    cards = [torch.cuda.get_device_name(device) for device in adapter.devices if device.type == "cuda"]
     parts = {
         "weights": adapter.digest,
         "configuration": adapter.config.to_json_string(use_diff=False),
@@ -105,7 +105,7 @@ def _key(adapter: Adapter, plugins: tuple[str, ...]) -> str:
         "chat_template": str(getattr(adapter.processor, "chat_template", None)),
         "code": code_digest(plugins),
         "versions": [version(package) for package in ("transformers", "torch")],
-        "device": device,
+        "device": ", ".join(cards) or adapter.device.type,
         "dtype": str(adapter.dtype),
         "backbone": repr(adapter.backbone),
         "put_in": put_in(adapter),

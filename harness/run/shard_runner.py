@@ -16,16 +16,19 @@ import torch
 from harness import notices
 from harness.engine.engine import Engine
 from harness.errors import RequestError
+from harness.models.devices import names_of
 from harness.run.batch_run import BatchRun
 from harness.run.config import CompareConfig, load_plugins
 from harness.run.failures import IsolatedRun, of_sample, out_of_memory
 from harness.run.manifest import beside_weights, code_digest
 from harness.run.plan import Cell
 from harness.run.prepare import Levels, PreparedRun, prepare, set_levels
+from harness.run.selection_kernels import kernel_facts
 from harness.run.shards import Shard, ShardResult
 from harness.run.twins import MeasuredCounts, original_of
 from harness.store.cell_results import CellResult
 from harness.tasks.base import ImageSample, attribute
+from methods.kernels import observed, using
 from methods.similarity import shared_similarity
 from methods.types import BudgetError
 
@@ -92,6 +95,12 @@ class ShardRunner:
             BudgetError: where not even the unpruned model can be run.
             RequestError: where all fails for one reason, and so would all that follows; see `_check_hope`.
         """
+        with observed() as loops:
+            result = self._answer(shard, ready)
+        result.loops |= loops
+        return result
+
+    def _answer(self, shard: Shard, ready: BatchRun | None) -> ShardResult:
         samples, ready = self.samples(shard), ready or self.make_ready(shard)
         self.measured = ready.measured  # which all parts of the shard share
         cells = [self.cells[key] for key in shard.cells if key not in self.refused]
@@ -121,13 +130,15 @@ class ShardRunner:
                 break
             self.size = min(self.size, len(samples)) // 2
         self.refused |= result.refused.keys()
+        if any(device.type == "cuda" for device in self.prepared.adapter.devices):
+            result.devices = names_of(self.prepared.adapter.devices)
         return result
 
     def _measure(self, batch_run: BatchRun, place: int, cells: list[Cell], result: ShardResult) -> None:
         """Run cells on images that fit, the first of which stands at ``place``."""
         if cells and cells[0].method != "none":
             batch_run.refer_to(self.none)
-        with shared_similarity() if self.config.sharing else nullcontext():
+        with using(self.config.kernels), shared_similarity() if self.config.sharing else nullcontext():
             self._each(cells, lambda cell: [batch_run.run(cell, self._seeds(cell))], len(batch_run.samples), result)
         result.images += batch_run.image_rows(place)
         result.questions += batch_run.questions()
@@ -139,7 +150,8 @@ class ShardRunner:
         result = ShardResult(size=self.size)
         for place, sample in enumerate(samples, shard.place):
             isolated = self._isolated(sample, place)
-            self._each(cells, partial(self._run_isolated, isolated), 1, result)
+            with using(self.config.kernels):
+                self._each(cells, partial(self._run_isolated, isolated), 1, result)
             result.images += isolated.image_rows(place)
             result.questions += isolated.questions()
             result.layouts += isolated.layouts()
@@ -251,7 +263,7 @@ class ShardRunnerSource:
 
 def fingerprints(config: CompareConfig, prepared: PreparedRun) -> dict[str, str]:
     """Return what must agree between machines for their answers to be of one run, each by what a message calls it."""
-    asked = hashlib.sha256()
+    asked, kernels = hashlib.sha256(), kernel_facts(config.kernels, str(prepared.adapter.device))
     for sample in prepared.samples:
         asked.update(repr((sample.image_id, [(q.sample_id, q.text, q.answer) for q in sample.questions])).encode())
     return {
@@ -260,5 +272,6 @@ def fingerprints(config: CompareConfig, prepared: PreparedRun) -> dict[str, str]
         "companion or chat template": str(beside_weights(prepared.adapter)),
         "data": str(attribute(prepared.task, "digest")),
         "questions": asked.hexdigest()[:16],
+        "code of greedy selections": " ".join(str(part) for part in (kernels["chosen"], kernels["triton"]) if part),
         "versions": f"torch {version('torch').partition('+')[0]}, transformers {version('transformers')}",
     }

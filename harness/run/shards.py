@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from harness.store.cell_results import CellResult
 from harness.store.layouts import ImageLayout
 from harness.store.schema import ImageRow, QuestionRow
+from methods.kernels import LoopRun
 
 
 @dataclass(frozen=True)
@@ -31,4 +32,6 @@ class ShardResult:
     cell_results: dict[str, list[CellResult]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)  # reasons
     shortened: set[str] = field(default_factory=set)  # questions whose answers ended where the model's maximum is
+    loops: set[LoopRun] = field(default_factory=set)  # greedy ones, and which code ran them
     size: int = 0  # images that fitted into memory at a time
+    devices: str = ""  # GPUs that it was computed on, as `names_of` calls them

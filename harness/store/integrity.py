@@ -59,6 +59,9 @@ _by_name: Callable[[Check], Check] = lambda check: (
 
 _calibration: Check = lambda value: _table(value) and _parts(method=_text, level=_number, images=_count, tokens=_number)(value)
 
+_selecting: Check = lambda value: value in ("torch", "triton")
+_loop = _parts(loop=_text, ran=_selecting, tokens=lambda value: _counts(value) and len(value) == 2, reason=_text)
+
 _MANIFEST = {
     "model": _text, "task": _text, "config": _parts(seed=_count, margin=_open(_number)), "grid": _grid, "notes": _texts,
     "fingerprints": _parts(code=_open(_text), weights=_open(_text), data=_open(_text)),
@@ -74,6 +77,12 @@ _MANIFEST_MAY = {
     )),
     "calibrations": lambda value: _list(value) and all(map(_calibration, value)),
     "chance": lambda value: _table(value) and all(map(_text, value.values())),
+    "kernels": _parts(
+        asked=_text, chosen=_selecting, triton=_open(_text), why=_open(_text),
+        loops=lambda value: _list(value) and all(map(_loop, value)),
+    ),
+    "tf32": _flag,
+    "answered_on": _texts,
     "whole": _open(_parts(images=_open(_count), questions=_open(_count))),
 }  # fmt: skip
 _CELL = {"method": _text, "keep": _open(_budget), "skipped": _open(_text), "reference": _flag}

@@ -22,6 +22,24 @@ def begun_by(manifest: Mapping[str, Any]) -> int:
     return version
 
 
+TF32_OFF, TF32_POSSIBLE = "whole", "TF32 possible"
+"""What `rounding_on_gpu` says of float32."""
+
+
+def rounding_on_gpu(manifest: Mapping[str, Any]) -> str | None:
+    """Return how far a GPU may have rounded the float32 of a run; None of another precision, and of a run without a GPU.
+
+    A version that wrote no ``tf32`` left torch's default, which lets convolutions round to TF32.
+
+    Args:
+        manifest: of the run.
+    """
+    device = str(manifest.get("device") or "cpu").lower()
+    if manifest.get("dtype") != "float32" or device.startswith(("cpu", "mps")):
+        return None
+    return TF32_OFF if manifest.get("tf32") is False else TF32_POSSIBLE
+
+
 def modernise(run: RunFolder) -> None:
     """Write the tables, the budgets and the keys of cells of an older run as this version does, before anything is added to it.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from metrics.figures import BIAS, FIGURES, MATCHED, SCORES
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """Of what is written. It rises with new keys; `READ_VERSIONS` are read."""
-READ_VERSIONS = (2, 3, 4, 5, 6)
+READ_VERSIONS = (2, 3, 4, 5, 6, 7)
 HANDLING_OPTIONS = frozenset({"out", "resume", "retry_failed", "extend"})
 """Options of a request that say where a run lies and how to go on with it, and nothing of what it is."""
 ANSWERING_OPTIONS = frozenset({"workers", "ray"})

@@ -197,6 +197,27 @@ def test_where_data_and_model_are_from_is_told(run: RunView):
     assert "on the hub" not in render(run)
 
 
+@pytest.mark.parametrize("manifest, told", [
+    ({"device": "cuda:0 A100", "dtype": "float32", "tf32": False}, "TF32 was off."),
+    ({"device": "A100", "dtype": "float32"}, "Convolutions may have been rounded to TF32"),
+    ({"device": "cuda:0 A100", "dtype": "bfloat16", "tf32": False}, None),
+    ({"device": "cpu, 2 threads", "dtype": "float32"}, None),
+])  # fmt: skip
+def test_whether_a_gpu_rounded_float32_is_told(run: RunView, manifest, told):
+    page = render(dataclasses.replace(run, manifest={**{k: v for k, v in run.manifest.items() if k != "tf32"}, **manifest}))
+    assert ('id="rounding"' in page) == (told is not None) and (told is None or told in page)
+
+
+@pytest.mark.parametrize("kernels, told", [
+    ({"loops": [{"loop": "max_min", "ran": "torch", "tokens": [900, 2880], "reason": "2,880 are more"}], "triton": "3.9.0"},
+     "max_min among 900 to 2,880 tokens in torch (2,880 are more)."),
+    ({"loops": [], "triton": "3.9.0", "chosen": "triton"}, "No method of this run selected greedily."),
+])  # fmt: skip
+def test_what_ran_greedy_selections_is_told_and_not_what_was_chosen(run: RunView, kernels, told):
+    page = render(dataclasses.replace(run, manifest={**run.manifest, "kernels": kernels}))
+    assert told in page and "Triton 3.9.0" not in page
+
+
 def test_cells_of_nulls(run: RunView):
     nulls = [dict.fromkeys(c) | {k: c[k] for k in ("model", "task", "method", "keep")} for c in run.cells]
     read = Reader(render(RunView({}, nulls)))

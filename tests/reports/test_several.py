@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -46,6 +47,22 @@ def test_equal_runs_do_not_differ(runs):
     page = render(several)
     assert "No difference between equal and first could be shown in 8 cells." in page
     assert "Nothing: configuration, versions, weights, code and device are the same." in page
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("NVIDIA H200", "cuda:0 NVIDIA H200", True), ("cuda:0 NVIDIA H200", "cuda:1 NVIDIA H200", True),
+        ("cuda:0 NVIDIA H200", "cuda:0 NVIDIA A100", False),
+        ("cuda:0 NVIDIA H200, cuda:1 NVIDIA H200", "cuda:0 NVIDIA H200", False), ("cpu, 2 threads", "cpu, 4 threads", False),
+    ],
+)  # fmt: skip
+def test_a_device_is_what_it_is_not_where_it_is(runs, tmp_path, one, other, same):
+    made = []
+    for name, device in (("one", one), ("other", other)):
+        made.append(RunFolder(shutil.copytree(runs["first"], tmp_path / name)))
+        made[-1].write_json("manifest.json", made[-1].manifest() | {"device": device})
+    assert any("different devices" in note for note in side_by_side(made).notes) != same
 
 
 def test_a_planted_loss_is_told_with_its_interval(runs):

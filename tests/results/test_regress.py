@@ -16,6 +16,7 @@ from harness.errors import RequestError
 from harness.results.regression.pairing import mean_jaccard
 from harness.results.regression.regress import regress
 from harness.results.regression.thresholds import DEFAULTS, read_thresholds
+from harness.results.several import side_by_side
 from harness.store.arrays import pack
 
 ROOT = Path(__file__).parents[2]
@@ -294,6 +295,32 @@ def test_notes(make_run, edit_facts):
     found = regress(one, other)
     assert "different weights" in found.notes[0] and "max_new_tokens None → 3, dtype float32 → bfloat16" in found.notes[1]
     assert dict(found.facts)["Code"] == "c0de → beef"
+
+
+def test_other_code_of_greedy_selections_is_told_and_another_wish_for_the_same_is_not(make_run):
+    one, other, third, fourth = make_run(), make_run(), make_run(), make_run()
+    config = one.manifest()["config"]
+    for run, asked, ran, loops in (
+        (other, "auto", "triton", ["triton"]), (third, "torch", "torch", ["torch"]), (fourth, "auto", "triton", [])
+    ):  # fmt: skip
+        kernels = {
+            "asked": asked, "chosen": ran, "triton": "3.9.0" if ran == "triton" else None, "why": None,
+            "loops": [{"loop": "max_min", "ran": code, "tokens": [36, 36], "reason": ""} for code in loops],
+        }  # fmt: skip
+        run.write_json("manifest.json", {**run.manifest(), "kernels": kernels, "config": {**config, "kernels": asked}})
+    assert "Settings differ: kernels torch → triton." in regress(one, other).notes
+    assert "Settings differ: kernels triton → torch." in regress(other, third).notes
+    assert not any("kernels" in note for note in regress(one, third).notes)
+    assert not any("kernels" in note for note in regress(third, fourth).notes), "what nothing in a run uses makes no difference"
+
+
+def test_float32_that_a_gpu_may_have_rounded_is_told(make_run):
+    one, other = make_run(), make_run()
+    for run, tf32 in ((one, {}), (other, {"tf32": False})):
+        run.write_json("manifest.json", {**run.manifest(), "device": "cuda:0 A100", "dtype": "float32", **tf32})
+    assert "Settings differ: float32 on the GPU TF32 possible → whole." in regress(one, other).notes
+    assert not any("TF32" in note for note in regress(other, other).notes)
+    assert any(note.startswith("float32 on the GPU is whole in ") for note in side_by_side([one, other]).notes)
 
 
 def test_a_task_that_allows_longer_answers_by_now_is_told(make_run):

@@ -167,7 +167,7 @@ def test_no_text_of_a_run_steers_the_terminal(tmp_path, make_run, capsys):
 @pytest.mark.parametrize(
     "words, told",
     [
-        (["compare", "--device", "meta"], "no model can run there"),
+        (["compare", "--device", "meta"], "nothing was tested on a device of this kind; use auto, cpu or cuda"),
         (["compare", "--methods", "fastv[layer=1,layer=2]"], "gives layer twice"),
         (["compare", "--task", "shapes[a=1,a=2]"], "gives a twice"),
         (["flops", "--shape", "llava-1.5-7b", "--text-tokens", "1e308", "--json"], "counts tokens"),

@@ -20,6 +20,7 @@ from harness.results.regression.pairing import RunPair
 from harness.results.regression.speed_rule import latency
 from harness.results.regression.thresholds import Thresholds, default_thresholds
 from harness.results.types import JsonObject
+from harness.store.older_runs import rounding_on_gpu
 from harness.store.runs import RunFolder
 from harness.store.schema import ANSWERING_OPTIONS, HANDLING_OPTIONS
 from harness.store.verdicts import RULES, Comparison, Verdict
@@ -138,9 +139,31 @@ _ASIDE = frozenset(
         "memory",
         "latency",
         "scoring",
+        "kernels",
     }
 )
 """Settings whose change is told elsewhere, or makes no cell another."""
+
+
+def _other_kernels(base: JsonObject, cand: JsonObject) -> tuple[str, str] | None:
+    """Which code ran the greedy loops of each run, where it was another in one that both ran; None where nothing tells that.
+
+    A run of a version that does not say selected in torch: its loops are taken to be those of the other.
+    """
+    ran: list[dict[str, set[str]] | None] = []
+    for manifest in (base, cand):
+        kernels = manifest.get("kernels")
+        loops: dict[str, set[str]] = {}
+        for one in (kernels or {}).get("loops") or ():
+            loops.setdefault(one["loop"], set()).add(one["ran"])
+        ran.append(None if kernels is None else loops)
+    every = set[str]().union(*(found or {} for found in ran))
+    sides = [{loop: {"torch"} for loop in every} if found is None else found for found in ran]
+    other = sorted(loop for loop in every if all(loop in side for side in sides) and sides[0][loop] != sides[1][loop])
+    if not other:
+        return None
+    before, after = (" and ".join(sorted(set[str]().union(*(side[loop] for loop in other)))) for side in sides)
+    return before, after
 
 
 def _notes(pair: RunPair, test: FamilywiseTest, thresholds: Thresholds) -> tuple[str, ...]:
@@ -160,6 +183,13 @@ def _notes(pair: RunPair, test: FamilywiseTest, thresholds: Thresholds) -> tuple
     if base.get("dtype") != cand.get("dtype") and "dtype" not in changed:
         changed.append("dtype")
         settings = [{**s, "dtype": m.get("dtype")} for s, m in zip(settings, (base, cand))]
+    if (ran := _other_kernels(base, cand)) is not None:
+        changed.append("kernels")
+        settings = [{**s, "kernels": code} for s, code in zip(settings, ran)]
+    rounded = [rounding_on_gpu(manifest) for manifest in (base, cand)]
+    if None not in rounded and rounded[0] != rounded[1]:
+        changed.append("float32 on the GPU")
+        settings = [{**s, "float32 on the GPU": how} for s, how in zip(settings, rounded)]
     if changed:
         told = ", ".join(f"{name} {settings[0].get(name)} → {settings[1].get(name)}" for name in changed)
         found.append(f"Settings differ: {told}.")

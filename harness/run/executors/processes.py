@@ -26,8 +26,9 @@ class ProcessExecutor:
         source: what the workers run.
         count: processes.
         threads: threads of each process.
-        device: the kind of device that the model lies on. On a CPU processes of one thread each are forked and share the
-            weights; elsewhere each loads the model for itself, on the GPUs in turn.
+        device: that the model lies on. On a CPU processes of one thread each are forked and share the weights, unless this
+            process has begun to use CUDA, which does not survive a fork; else each loads the model for itself: on all GPUs in
+            turn for ``cuda``, on one for ``cuda:1``.
     """
 
     def __init__(self, source: RunnerSource, count: int, threads: int, device: str) -> None:
@@ -52,18 +53,19 @@ class ProcessWorker:
         number: of the worker, from 0 on; it says which GPU a worker takes.
         source: what the worker runs.
         threads: that it computes with.
-        device: the kind of device that the model lies on.
+        device: that the model lies on.
     """
 
     def __init__(self, number: int, source: RunnerSource, threads: int, device: str) -> None:
-        forks = threads == 1 and device == "cpu" and "fork" in multiprocessing.get_all_start_methods()
+        import torch
+
+        forks = threads == 1 and device == "cpu" and not torch.cuda.is_initialized()
+        forks = forks and "fork" in multiprocessing.get_all_start_methods()
         context: ForkContext | SpawnContext = (
             multiprocessing.get_context("fork") if forks else multiprocessing.get_context("spawn")
         )
         own = None
         if not forks and device == "cuda":
-            import torch
-
             own = f"cuda:{number % torch.cuda.device_count()}"
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
