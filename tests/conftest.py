@@ -38,6 +38,23 @@ settings.register_profile("same", derandomize=True)  # the same examples each ti
 settings.load_profile("same")
 
 
+def pytest_configure(config) -> None:
+    """Have Triton interpret kernels where its tests are asked for: it reads that as it is imported, and never again."""
+    if asks_for(config.option.markexpr, "triton"):
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def asks_for(expression: str, mark: str) -> bool:
+    """Return whether ``-m`` lets tests of a mark run, and leaves out those without one."""
+    from _pytest.mark.expression import Expression
+
+    if not expression:
+        return False
+    asked = Expression.compile(expression)
+    plain = asked.evaluate(lambda name, **_: False)
+    return asked.evaluate(lambda name, **_: name == mark) and not plain
+
+
 def pytest_addoption(parser) -> None:
     parser.addoption("--benchmark", action="store_true", help="run the benchmarks alone (pytest-benchmark cases)")
 

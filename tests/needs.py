@@ -7,6 +7,7 @@ mistake of the environment that must be seen.
 from __future__ import annotations
 
 import os
+import shutil
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -21,6 +22,13 @@ def need(*modules: str) -> None:
     missing = [module for module in modules if not installed(module)]
     if missing:
         (pytest.fail if STRICT else pytest.skip)(f"not installed: {', '.join(missing)}")
+
+
+def need_program(*names: str) -> None:
+    """Skip a test, or in CI's second stage fail it, where one of these programs is not found."""
+    missing = [name for name in names if shutil.which(name) is None]
+    if missing:
+        (pytest.fail if STRICT else pytest.skip)(f"not found: {', '.join(missing)}")
 
 
 def installed(module: str) -> bool:

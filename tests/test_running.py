@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from tests.conftest import wants_workers
+import pytest
+
+from tests.conftest import asks_for, wants_workers
 from tests.needs import need
 
 ROOT = Path(__file__).parents[1]
@@ -71,3 +73,11 @@ def test_ci_sums_up_what_its_stages_ran(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "3 passed, 0 failed, 2 skipped", "3 passed, 1 failed, 2 skipped", "8 passed, 3 failed, 2 skipped",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("expression, asked", [
+    ("", False), ("triton", True), ("triton or simdevice", True), ("gpu or triton", True), ("triton and not gpu", True),
+    ("not triton", False), ("not (triton or gpu)", False), ("not triton and not gpu", False), ("gpu", False), ("not gpu", False),
+])  # fmt: skip
+def test_what_asks_for_triton(expression, asked):
+    assert asks_for(expression, "triton") is asked

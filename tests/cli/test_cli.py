@@ -40,6 +40,7 @@ WRONG = [
     (["compare", "--batch-size", "0"], "at least 1"),
     (["compare", "--device", "tpu9"], "device"),
     (["compare", "--dtype", "float8"], "float32"),
+    (["compare", "--kernels", "cuda"], "auto, torch or triton"),
     (["compare", "--sampels", "3"], "--sampel"),
     (["compare", "--out", "/proc/nowhere"], "cannot write"),
     (["compare", "--analyse", "-1"], "0 or more"),

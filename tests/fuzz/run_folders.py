@@ -295,7 +295,7 @@ def configs() -> Iterator[tuple[str, Callable[[Path], None]]]:
         "batch_size": (None, 0, "x"),
         "prompt": (None, 3, "no place"), "plugin": (None, [True], {}), "sharing": (None, 1, "on"), "latency": (None, 1, "yes"),
         "max_new_tokens": ("x", 0, 1.5), "quantize": ("x", 5), "revision": (3,), "device_map": (3,), "device": (None, 3),
-        "dtype": (None, 3),
+        "dtype": (None, 3), "kernels": (None, 3, "cuda"),
         "analyse": (None, -1, "x"), "seeds": (None, 0, 10**30, "x"), "no_such_option": (1, None), "memory": (None, "x"),
     }.items():  # fmt: skip
         for value in values:
