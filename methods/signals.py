@@ -183,6 +183,19 @@ class Signals:
         free: dict[str, Any] = {name: getattr(self, name) for name in _FREE}
         return _Declared(**given, **free, _needs=needs)
 
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Signals:
+        """Return the same signals on a device; of a view, those that it shows.
+
+        Args:
+            device: where to.
+            dtype: that real numbers take there, if another one; whole numbers and truth values stay what they are.
+        """
+        moved: dict[str, Any] = {field.name: object.__getattribute__(self, field.name) for field in fields(Signals)}
+        for name, table in moved.items():
+            if isinstance(table, torch.Tensor):
+                moved[name] = table.to(device, dtype if table.is_floating_point() else None)
+        return Signals(**{**moved, "device": device})
+
 
 @dataclass(frozen=True)
 class _Declared(Signals):

@@ -169,10 +169,9 @@ def select(
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of random methods.")] = _BASE.seed,
     kernels: Annotated[
         str,
-        typer.Option(
-            help="Greedy selection in torch (auto, torch) or in Triton's interpreter (triton, with TRITON_INTERPRET=1)."
-        ),
+        typer.Option(help="Greedy selection in torch, or in Triton (triton; on a CPU its interpreter, with TRITON_INTERPRET=1)."),
     ] = _BASE.kernels,
+    device: Annotated[str, typer.Option(help="Where selections run: cpu, cuda or auto.")] = "cpu",
     plugin: Plugin = None,
     as_json: Json = False,
 ) -> None:
@@ -184,7 +183,7 @@ def select(
     load_plugins(plugin or ())
     from harness.run.cases import select as run_select
 
-    _print_paths(run_select(method, cases, keep, out, seed, kernels), as_json)
+    _print_paths(run_select(method, cases, keep, out, seed, kernels, device), as_json)
 
 
 def capture(

@@ -13,6 +13,7 @@ import torch
 
 from harness.errors import RequestError, nearest
 from harness.files import whole
+from harness.models.devices import pick_device
 from harness.progress import track
 from harness.run.levels import refuse_without_level
 from harness.run.selection_kernels import resolved
@@ -53,7 +54,13 @@ class SignalCase:
 
 
 def select(
-    method: str, paths: list[Path], keep: Keep | float | str, out: Path, seed: int = 0, kernels: str = "auto"
+    method: str,
+    paths: list[Path],
+    keep: Keep | float | str,
+    out: Path,
+    seed: int = 0,
+    kernels: str = "auto",
+    device: str = "cpu",
 ) -> list[Path]:
     """Run one method's selection on files, and write what it keeps under the files' own names.
 
@@ -63,8 +70,9 @@ def select(
         keep: tokens to keep, or a share of those of each file; where a file has fewer, all.
         out: a folder, or for one file a name that ends in .npz.
         seed: of random methods.
-        kernels: what runs greedy selections, on this machine's CPU: ``auto`` and ``torch`` are torch, ``triton`` is Triton's
-            interpreter.
+        kernels: what runs greedy selections: ``torch``, or ``triton``, which on a CPU is Triton's interpreter; ``auto`` is
+            Triton on a GPU alone.
+        device: where selections run, such as ``cpu`` or ``cuda``.
 
     Returns:
         The files written, one a case, as soon as each is done.
@@ -72,7 +80,8 @@ def select(
     Raises:
         RequestError: for a wrong method, file or signal; what is already written stays.
     """
-    keep, ran = read_keep(keep), resolved(kernels, "cpu")
+    device = pick_device(device)
+    keep, ran = read_keep(keep), resolved(kernels, device)
     try:
         made, name = create(method), canonical(method)
     except MethodError as error:
@@ -101,7 +110,7 @@ def select(
         step = _step(made, name, case, keep.value if keep.share else None, count)
         try:
             with torch.inference_mode(), using(ran):
-                chosen = step.select(case.signals.only(step.needs), count)
+                chosen = step.select(case.signals.to(device).only(step.needs), count)
         except (BudgetError, ValueError, RuntimeError) as error:
             raise RequestError(f"{path}: {name} failed on it ({str(error).splitlines()[0][:160]})") from None
         written.append(_write(chosen, out if single else folder / path.name))
@@ -230,11 +239,11 @@ def _shape(case: SignalCase) -> ModelShape:
 
 
 def _write(chosen: Selection, path: Path) -> Path:
-    arrays = {"kept": chosen.indices[0].numpy()}
+    arrays = {"kept": chosen.indices[0].cpu().numpy()}
     for key in ("tokens", "sizes", "source"):
         value = getattr(chosen, key)
         if value is not None:
-            arrays[key] = value[0].float().numpy() if value.dtype == torch.bfloat16 else value[0].numpy()
+            arrays[key] = (value[0].float() if value.dtype == torch.bfloat16 else value[0]).cpu().numpy()
     return saved(path, arrays)
 
 

@@ -13,8 +13,11 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from methods.expressions import parse
+from methods.registry import entries
 from methods.similarity import cosine
 from methods.types import Signals
 from methods.vispruner import thin
@@ -209,3 +212,32 @@ def overlap(one: torch.Tensor, other: torch.Tensor) -> float:
     """Return the Jaccard overlap of two kept sets: 1 where they are the same, 0 where they share nothing."""
     first, second = set(one.flatten().tolist()), set(other.flatten().tolist())
     return len(first & second) / len(first | second)
+
+
+def held_golden(row: Row, path: Path, out: Path, device: str = "cpu") -> None:
+    """Hold what `harness select` keeps of a golden file against the output of the authors' code.
+
+    Args:
+        row: of ``expressions.tsv``.
+        path: the golden file.
+        out: a folder to write to.
+        device: where the selection runs.
+    """
+    from harness.errors import RequestError
+    from harness.run.cases import select
+
+    expression = row.filled(path)
+    name = parse(expression)[0]
+    if name not in entries():
+        pytest.fail(f"expressions.tsv names {expression}, and no method {name} is registered")
+    try:
+        (written,) = select(expression, [path], row.count(path), out, device=device)
+    except RequestError as error:
+        pytest.fail(str(error))
+    got, expected = dict(np.load(written)), outputs(path)
+    if name == "vispruner":
+        same_but_for_equal_attention(signals(path), expected, got)
+        return
+    compare(row.rule, expected, got)
+    if "same_order_until" in expected and "order" not in expected:
+        same_start(got["kept"], expected)

@@ -7,10 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.errors import RequestError
 from harness.run.cases import select
-from methods.expressions import parse
-from methods.registry import entries
 from tests.methods import golden
 from tests.methods.golden import GOLDENS, Row
 
@@ -29,21 +26,7 @@ LEFT_OUT = {"ficocov": "its released steps depend on state that is never reset, 
 
 @pytest.mark.parametrize(("row", "path"), CASES)
 def test_select_gives_what_the_authors_code_gives(row: Row, path: Path, tmp_path: Path) -> None:
-    expression = row.filled(path)
-    name = parse(expression)[0]
-    if name not in entries():
-        pytest.fail(f"expressions.tsv names {expression}, and no method {name} is registered")
-    try:
-        (written,) = select(expression, [path], row.count(path), tmp_path)
-    except RequestError as error:
-        pytest.fail(str(error))
-    got, expected = dict(np.load(written)), golden.outputs(path)
-    if name == "vispruner":
-        golden.same_but_for_equal_attention(golden.signals(path), expected, got)
-        return
-    golden.compare(row.rule, expected, got)
-    if "same_order_until" in expected and "order" not in expected:
-        golden.same_start(got["kept"], expected)
+    golden.held_golden(row, path, tmp_path)
 
 
 PLUS = [path for row in golden.rows() for path in row.paths() if "plus_kept" in golden.outputs(path)]
