@@ -42,7 +42,7 @@ class Client:
         self.server = server
 
     def ask(self, path="", method="GET", token=None, host=None, headers=(), raw=None):
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.server_port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.server_port, timeout=60)
         target = raw if raw is not None else f"/{self.server.token if token is None else token}/{path}"
         connection.putrequest(method, target, skip_host=True)
         for name, value in (("Host", host or f"127.0.0.1:{self.server.server_port}"), *headers):
@@ -312,7 +312,7 @@ def test_the_command(stored):
         address = process.stdout.readline().strip()
         host, port, path = address.removeprefix("http://").partition("/")[0].partition(":")[::2] + (address.split("/", 3)[3],)
         assert host == "127.0.0.1" and len(path) > 30
-        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        connection = http.client.HTTPConnection(host, int(port), timeout=60)
         connection.request("GET", f"/{path}run")
         assert json.loads(connection.getresponse().read())["questions"] == 30
         connection.close()
