@@ -131,4 +131,10 @@ def test_where_a_sequence_stands_does_not_depend_on_the_others(name):
         for number in range(len(questions)):
             assert alone.text[number].unique().tolist() == batch.text[row].unique().tolist()
             row += 1
-    assert build_layout(TokenPositions.of(prefix, indices), [[3], [3], [3]]).causal_only
+    for lengths, plain, padded in (
+        ([[3], [3], [3]], True, True),
+        ([[3], [1], [2]], False, True),
+        ([[3], [1, 2], [2]], False, False),
+    ):
+        made = build_layout(TokenPositions.of(prefix, indices), lengths)
+        assert (made.causal_only, made.causal_prefill, made.mask() is None) == (plain, padded, padded)

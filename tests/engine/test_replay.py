@@ -12,6 +12,7 @@ from harness.engine.replay import noting, replaying
 from harness.engine.request import EngineRequest
 from harness.models.adapter import Adapter
 from harness.models.prompt import PixelBatch
+from harness.run.machine_check.against_cpu import steps_at_half
 from methods.registry import create
 from methods.types import BudgetError, Selection
 from tests.models.tiny_families import FAMILIES, Family, build, make
@@ -23,7 +24,7 @@ METHODS = placing.METHODS
 def held_runs(family, method, change=lambda step: step, batch=None):
     """A method's run, and a second one, changed, that is handed what the first one chose."""
     batch = batch or placing.alike(family).batch
-    rule, notes, held = placing.rule_of(method), [], []
+    rule, notes, held = steps_at_half(method), [], []
     engine, positions = Engine(family.adapter, 3), create(method).positions
     first = engine.run(EngineRequest(batch, lambda shape: noting(rule(shape), notes), positions))
     changed = lambda shape: replaying(tuple(map(change, rule(shape))), notes, held)
@@ -78,7 +79,7 @@ def test_what_rounding_moves_is_in_the_signals_and_not_in_the_choice_on_the_same
     """A family in float32 beside itself in float64: signals differ by rounding; on the same ones all choose the same."""
     near = make("llava")
     batch = placing.alike(near).batch
-    notes, held, rule = [], [], placing.rule_of("fastv")
+    notes, held, rule = [], [], steps_at_half("fastv")
     Engine(near.adapter, 2).run(EngineRequest(batch, lambda shape: noting(rule(shape), notes)))
     config, processor = FAMILIES["llava"]
     exact = Family("llava", Adapter(build(config()).double(), processor(), "llava"))
@@ -91,6 +92,6 @@ def test_what_rounding_moves_is_in_the_signals_and_not_in_the_choice_on_the_same
 def test_a_run_that_calls_other_selectors_is_refused():
     family = make("llava")
     batch, notes = placing.alike(family).batch, []
-    Engine(family.adapter, 1).run(EngineRequest(batch, lambda shape: noting(placing.rule_of("divprune")(shape), notes)))
+    Engine(family.adapter, 1).run(EngineRequest(batch, lambda shape: noting(steps_at_half("divprune")(shape), notes)))
     with pytest.raises(ValueError, match="was not noted"):
-        Engine(family.adapter, 1).run(EngineRequest(batch, lambda shape: replaying(placing.rule_of("fastv")(shape), notes, [])))
+        Engine(family.adapter, 1).run(EngineRequest(batch, lambda shape: replaying(steps_at_half("fastv")(shape), notes, [])))

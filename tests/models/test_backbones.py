@@ -18,9 +18,9 @@ from harness.models import hf
 from harness.models.adapter import Adapter
 from harness.models.backbones import BACKBONES
 from harness.models.configuration import read_shape, understood
+from harness.models.random_families.configurations import TEXT
 from tests.models import test_contracts as contracts
 from tests.models.test_loading import one_line
-from tests.models.tiny_configurations import TEXT
 from tests.models.tiny_families import FAMILIES, SECOND_STAGE, Family, ask, build, picture
 
 GRANITE = {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "attention_multiplier": 0.6, "logits_scaling": 4.0}

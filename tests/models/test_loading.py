@@ -18,12 +18,12 @@ from harness.models.catalogue import GROUP
 from harness.models.configuration import check_configuration
 from harness.models.families import FAMILIES
 from harness.models.load_options import LoadOptions
+from harness.models.random_families.configurations import smol
+from harness.models.random_families.words import QUESTIONS
 from harness.models.relatives import relation
 from tests.hub.conftest import NOBODY, point_to
-from tests.models.tiny_configurations import smol
 from tests.models.tiny_families import FAMILIES as FAMILIES_OF_TESTS
 from tests.models.tiny_families import Family, ask, build, picture
-from tests.models.tiny_words import QUESTIONS
 from tests.needs import installed, need
 
 TORCHVISION = installed("torchvision")

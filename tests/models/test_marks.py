@@ -8,12 +8,12 @@ import torch
 from harness.engine.engine import Engine
 from harness.errors import RequestError
 from harness.models.chat import chat_text
+from harness.models.random_families.words import QUESTIONS
 from harness.run.batch_run import BatchRun
 from harness.run.config import CompareConfig
 from harness.run.plan import make_cells
 from harness.tasks.base import ImageSample, Question, TaskInfo
 from tests.models.tiny_families import make, picture
-from tests.models.tiny_words import QUESTIONS
 
 LIMIT = 5
 spelled = lambda ids: " ".join(map(str, ids))  # most tokens of a tiny vocabulary have no word

@@ -25,9 +25,9 @@ from harness.engine.self_check import (
 from harness.errors import RequestError
 from harness.models import probes
 from harness.models.adapter import Adapter
+from harness.models.random_families.words import QUESTIONS, SIZE
 from tests.broken_engines import BROKEN
 from tests.models import tiny_families as families
-from tests.models.tiny_words import QUESTIONS, SIZE
 
 
 def slow_but(*names: str) -> list:

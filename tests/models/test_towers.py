@@ -18,13 +18,13 @@ from harness.engine.tower_signals import default_reads
 from harness.errors import RequestError
 from harness.models.adapter import Adapter
 from harness.models.probes import install
+from harness.models.random_families.words import QUESTIONS
 from harness.models.tile_places import tile_order
 from methods.registry import create
 from methods.schedule import plan, schedule
 from methods.types import PROJECTOR, Budget, BudgetError, Selection, Step, vision
 from metrics.flops import flops
 from tests.models.tiny_families import FAMILIES, Family, ask, build, parameters, picture
-from tests.models.tiny_words import QUESTIONS
 
 WHOLE = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "qwen3-vl-moe")  # towers that hand out no attention
 PIXTRAL = ("mistral3", "llava-pixtral")  # towers that run as a whole and hand out attention

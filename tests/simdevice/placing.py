@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import cache
 
@@ -15,10 +14,10 @@ from harness.engine.request import EngineRequest
 from harness.models import hf
 from harness.models.adapter import Adapter
 from harness.models.prompt import PixelBatch
+from harness.run.machine_check.against_cpu import steps_at_half
 from methods.loading import BUNDLED
 from methods.registry import create
-from methods.schedule import plan
-from methods.types import Budget, BudgetError, ModelShape, Step
+from methods.types import BudgetError
 from tests.models.tiny_families import FAMILIES, Asked, Family, ask, build, make, picture
 
 METHODS = (
@@ -110,26 +109,11 @@ def asked(family: Family, prompts: list[list], each: int) -> Asked:
     return found
 
 
-def rule_of(method: str, share: float = 0.5) -> Callable[[ModelShape], tuple[Step, ...]]:
-    """A method's steps by the shape of an image, at half of its tokens or as near as it can."""
-    chosen = create(method)
-
-    def steps(shape: ModelShape) -> tuple[Step, ...]:
-        for part in (share, 0.7, 0.85):
-            try:
-                return plan(chosen, shape, Budget(max(2, round(part * shape.visual_tokens)), "average", 20.0))[0]
-            except BudgetError as error:
-                refused = error
-        raise refused
-
-    return steps
-
-
 def answered(family: Family, batch: Batch, method: str, limit: int = 4) -> tuple[EngineOutput, Recorder] | str:
     """What the engine gives under a method, and what it notes on the way; or why this model cannot run it."""
     recorder = Recorder(attention=True)
     try:
-        steps = rule_of(method)
+        steps = steps_at_half(method)
         positions = create(method).positions
         return Engine(family.adapter, limit).run(EngineRequest(batch, steps, positions, recorder=recorder)), recorder
     except BudgetError as error:

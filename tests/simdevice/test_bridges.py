@@ -10,9 +10,9 @@ import transformers
 
 import prunescope
 from harness.models.hf import TINY
+from harness.models.random_families.words import QUESTIONS
 from tests.bridges.conftest import Script
 from tests.models.tiny_families import FAMILIES, build, picture
-from tests.models.tiny_words import QUESTIONS
 from tests.simdevice.placing import placed
 
 SPREAD = pytest.param("spread", marks=pytest.mark.needs("accelerate"))

@@ -74,10 +74,10 @@ def test_a_decoded_token_costs_what_it_costs_transformers(method):
 
 
 def test_plain_causality_needs_no_mask():
-    """One question a sequence without padding: attention then runs as flash attention can."""
+    """One question a sequence, padded behind or not: attention then runs as flash attention can."""
     adapter = layers_of_twelve()
     hidden = torch.zeros(1, 1, adapter.shape.width, device=CUDA)
-    for questions, plain in (([[4]], True), ([[4], [4]], True), ([[4], [3]], False), ([[2, 3]], False)):
+    for questions, plain in (([[4]], True), ([[4], [4]], True), ([[4], [3]], True), ([[2, 3]], False)):
         with Counted() as made:
             span = LayerSpan.starting(adapter, 0, layout_of(questions).to(CUDA), hidden)
         assert all((mask is None) == plain for mask in span.masks.values())

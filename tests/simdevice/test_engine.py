@@ -10,6 +10,7 @@ import torch
 from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest
 from harness.engine.sharing import CellPath, SharedPrefill
+from harness.run.machine_check.against_cpu import steps_at_half
 from methods.merging import add_rows
 from methods.registry import create
 from tests.simdevice import placing
@@ -75,7 +76,7 @@ def test_cells_that_go_on_from_one_prefill_answer_as_alone(name, place):
     family = placing.family_on(name, place)
     batch = placing.alike(family).batch
     methods = ["none", "fastv", "vtw", "dart", "divprune", "divprune+fastv"]
-    paths = lambda shape: [CellPath(placing.rule_of(method)(shape), create(method).positions) for method in methods]
+    paths = lambda shape: [CellPath(steps_at_half(method)(shape), create(method).positions) for method in methods]
     engine = Engine(family.adapter, 4)
     alone = {method: placing.answered(family, batch, method) for method in methods}
     wanted = frozenset().union(
@@ -83,7 +84,7 @@ def test_cells_that_go_on_from_one_prefill_answer_as_alone(name, place):
     )
     shared = SharedPrefill(family.adapter, engine.encode_images(batch.pixels, wanted=wanted), paths)
     for number, method in enumerate(methods):
-        request = EngineRequest(batch, placing.rule_of(method), create(method).positions, shared)
+        request = EngineRequest(batch, steps_at_half(method), create(method).positions, shared)
         output = engine.run(request)
         assert not placing.differences(alone[method][0], output), method
         some = engine.run(replace(request, rows=[1, 3]))
@@ -102,7 +103,7 @@ def test_contiguous_positions_and_long_answers_equal_the_cpus(name, place):
         batch = placing.unequal(family).batch
         engine = Engine(family.adapter, 24, ends=frozenset(range(0, family.adapter.shape.vocabulary, 7)))
         outputs.append(
-            [engine.run(EngineRequest(batch, placing.rule_of(method), "contiguous")) for method in ("none", "fastv", "dart")]
+            [engine.run(EngineRequest(batch, steps_at_half(method), "contiguous")) for method in ("none", "fastv", "dart")]
         )
     for one, other in zip(*outputs, strict=True):
         assert not placing.differences(one, other) and len({len(tokens) for tokens in one.tokens}) > 1

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import pickle
 import traceback
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 
 from harness.cli.app import app
 from harness.engine.engine import Engine
+from harness.engine.request import EngineRequest
 from harness.errors import RequestError
 from harness.models import hf
 from harness.models.devices import names_of
@@ -20,11 +22,14 @@ from harness.run.capture import capture
 from harness.run.comparison import compare
 from harness.run.config import CompareConfig
 from harness.run.executors.processes import ProcessExecutor, ProcessWorker
-from harness.run.latency_pass import time_cells
+from harness.run.latency_pass import one_question
+from harness.run.latency_rounds import TimingPlan, time_cells
 from harness.run.memory_pass import run_memory_pass
 from harness.run.plan import make_cells
 from harness.run.prepare import prepare
-from harness.run.profile import ProfileConfig, profile
+from harness.run.profiling.config import ProfileConfig
+from harness.run.profiling.profile import profile
+from harness.run.prompt_inputs import PromptOnHost
 from harness.run.shard_runner import ShardRunnerSource
 from harness.tasks.registry import create as task_of
 from methods import kernels
@@ -148,7 +153,7 @@ def test_every_pass_selects_with_the_code_that_is_asked_for(at, tmp_path, monkey
         return real(self, request)
 
     monkeypatch.setattr(Engine, "run", notes)
-    request = CHEAP | {"methods": ("divprune",), "latency": True, "rounds": 2, "max_new_tokens": 2}
+    request = CHEAP | {"methods": ("divprune",), "latency": True, "rounds": 1, "time_limit": 0.0, "max_new_tokens": 2}
     compare(**request, device="cuda", kernels="torch", workers=1, memory=True, out=tmp_path / "run")
     assert set(asked) == {(place, "torch") for place in ("answer", "run_latency_pass", "run_memory_pass")}
 
@@ -253,18 +258,44 @@ class Never:
         raise RequestError("nothing is run here")
 
 
+def _timed_cells(place: str):
+    """The small model at a place, `none` and `fastv` on it, and what makes their batches."""
+    adapter = made(place)
+    task = task_of("shapes")
+    cells = make_cells(CompareConfig(**REQUEST), adapter.shape, True, adapter.gives, 20.0, adapter.cannot, None)
+    cells = [cell for cell in cells if cell.skipped is None and cell.method in ("none", "fastv")]
+    sample = one_question(next(iter(task.samples(1, 0))))
+    prompt = PromptOnHost(adapter, sample, sample.images, 0)
+    return adapter, cells, [partial(prompt.batch_for, cell) for cell in cells]
+
+
 @pytest.mark.parametrize("place", ["cuda:1", SPREAD])
 def test_times_are_taken_with_every_device_synchronised(place):
-    adapter = made(place)
-    config = CompareConfig(**REQUEST)
-    task = task_of("shapes")
-    cells = make_cells(config, adapter.shape, True, adapter.gives, 20.0, adapter.cannot, None)
-    cells = [cell for cell in cells if cell.skipped is None and cell.method in ("none", "fastv")]
+    adapter, cells, prepares = _timed_cells(place)
     with Counted() as counted:
-        timed = time_cells(Engine(adapter, 2), task, next(iter(task.samples(1, 0))), cells, 0, rounds=1)
+        timed = time_cells(adapter, cells, prepares, TimingPlan(0, 1, 3))
     assert counted.calls % len(adapter.devices) == 0 and counted.calls >= 20 * len(adapter.devices)
     assert all(list(peak) == [str(device) for device in adapter.devices] for peak in timed.peak_bytes.values())
     assert set(timed.peak_bytes) == set(range(len(cells))) and all(min(peak.values()) > 0 for peak in timed.peak_bytes.values())
+
+
+@pytest.mark.parametrize("place", ["cuda:1", SPREAD])
+def test_a_time_to_first_token_waits_for_the_devices_at_either_end_and_no_oftener(place):
+    """Beyond what making the batch and the engine wait for anyway."""
+    adapter, cells, prepares = _timed_cells(place)
+    taken = []
+    for least in (1, 3, 5):  # in the first, what is made once for a model is made
+        with Counted() as counted:
+            time_cells(adapter, cells, prepares, TimingPlan(0, 1, 3, least=least))
+        taken.append(counted)
+    with Counted() as bare:
+        for cell, prepare_one in [*zip(cells, prepares, strict=True), (cells[0], prepares[0])]:  # `none` runs twice a round
+            Engine(adapter, 1).run(EngineRequest(prepare_one(), cell.given, cell.object.positions, None, False, False))
+    _, three, five = taken
+    two_rounds, slots = five.calls - three.calls, len(cells) + 1
+    assert bare.calls == 0 and two_rounds == 2 * slots * 2 * len(adapter.devices)
+    assert five.synchronisations - three.synchronisations == 2 * bare.synchronisations > 0
+    assert five.launches - three.launches == 2 * bare.launches > 0
 
 
 def test_captured_signals_are_those_of_the_cpu_in_the_precision_that_is_asked_for(tmp_path, monkeypatch):
@@ -296,7 +327,30 @@ def test_captured_signals_are_those_of_the_cpu_in_the_precision_that_is_asked_fo
         assert np.allclose(a["features"], c["features"], atol=0.1 * np.abs(a["features"]).max())
 
 
+SHORT_PROFILE = {
+    "methods": ("fastv",),
+    "keep": ("64",),
+    "rounds": 1,
+    "batch_size": (1, 2),
+    "answer_tokens": 2,
+    "break_even": False,
+}
+
+
 def test_profile_names_its_device_and_its_memory():
-    found = profile(ProfileConfig(model="tiny", methods=("fastv",), keep=("64",), rounds=1, self_check=False, device="cuda:1"))
-    assert found["device"] == "cuda:1 Pretended 1" and found["dtype"] == "bfloat16"
-    assert all(row["memory"]["peak_bytes"] > 0 for row in found["cells"] if row["skipped"] is None)
+    found = profile(ProfileConfig(model="tiny", self_check=False, device="cuda:1", **SHORT_PROFILE))
+    assert found["device"] == "cuda:1 Pretended 1" and found["dtype"] == "bfloat16" and found["devices"] == ["cuda:1"]
+    rows = [row for row in found["cells"] if row["skipped"] is None]
+    assert all(row["memory"]["peak_bytes"] > 0 and row["memory"]["kind"] == "allocated" for row in rows)
+    assert {one["how"] for one in found["largest_batch"]} <= {"predicted", "unknown"}
+
+
+@pytest.mark.needs("accelerate")
+def test_profile_waits_for_all_devices_of_a_map(monkeypatch):
+    """Stages and whole answers both: every device is synchronised where a clock is read."""
+    waited = []
+    real = torch.cuda.synchronize
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: (waited.append(str(device)), real(device))[1])
+    found = profile(ProfileConfig(model="tiny", self_check=False, device_map="auto", **SHORT_PROFILE))
+    assert len(found["devices"]) > 1 and set(found["devices"]) <= set(waited)
+    assert len({waited.count(device) for device in found["devices"][1:]}) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import transformers
 
 QUESTIONS = ("what color is the dot ?", "how many are there ?", "is the square left of the dot ?", "what is x ?")
@@ -24,8 +26,8 @@ TEMPLATE = (
 )
 
 
-def tokenizer(pieces: bool = False, **names: str):
-    """One token a word or a run of line ends; the marks of all families are special tokens.
+def tokenizer(pieces: bool = False, **names: str) -> Any:
+    """Return a tokenizer with one token a word or a run of line ends; the marks of all families are special tokens.
 
     With ``pieces``, those around the tiles of Idefics3 are several tokens, and so are several line ends.
     """
