@@ -1,6 +1,7 @@
 """What a large sweep costs on many GPUs, and how well they are used: the tables of docs/scaling.md.
 
 python tests/load/scaling.py sweep     costs by model and a simulation of the whole sweep; the same at every call
+python tests/load/scaling.py sweep --profile FILE    the same by what `profile --json` measured, as far as it did
 python tests/load/scaling.py writer    what one writer stores a second on this machine
 python tests/load/scaling.py stages    seconds of LLaVA-1.5-7B's stages on one thread of this machine, beside their FLOPs
 """
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -23,10 +24,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from harness.errors import RequestError
+from harness.files import read_json
 from harness.models.shapes import shape_of
 from harness.run.config import CompareConfig
 from harness.run.plan import Cell, make_cells
-from harness.run.profile import ProfileConfig, profile, sharing_gain
+from harness.run.profiling.config import ProfileConfig
+from harness.run.profiling.profile import profile
+from harness.run.profiling.sharing_gain import sharing_gain
 from harness.run.shards import ShardResult
 from harness.store.arrays import pack
 from harness.store.cell_results import CellResult, SampleRow
@@ -59,29 +64,109 @@ THUMBNAIL = 120_000  # bytes of a photograph's, as PNG of 336 x 224 pixels
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU, as far as costs need it. Shares of its peaks are assumptions."""
+    """A GPU, or whatever a profile was measured on, as far as costs need it. What a profile did not measure is assumed."""
 
     name: str
-    peak: float  # FLOP/s, dense bf16
+    peak: float  # FLOP/s: dense bf16 by the data sheet, or of a large matrix product as measured
     bandwidth: float  # bytes/s
     used: float = 0.35  # of the peak, in matrix products of tower and prefill
     selecting: float = 0.02  # of the peak, in selection
     reading: float = 0.6  # of the bandwidth, in decode
     launch: float = 0.02  # s that a pass through the LLM takes at the least, whatever it computes
+    layers: int | None = None  # of the LLM that ``launch`` was measured on: it grows with them; None where it is one for all
+    number: int = 2  # bytes of a weight
+    measured: dict[str, str] = field(default_factory=dict)  # by name of a field, on what it was measured
+
+    def least(self, shape: ModelShape) -> float:
+        """Seconds that a pass through a model's LLM takes at the least."""
+        return self.launch if self.layers is None else self.launch * shape.layers / self.layers
 
 
 CARDS = (Card("H100", 989e12, 3.35e12), Card("A100", 312e12, 2.04e12))
 
 
+def card_of(found: dict) -> Card:
+    """The device of a profile, with what the profile measured in the place of assumptions.
+
+    Shares are of what the device reached in a large product, and in a large copy or product with a vector. Tower and prefill, and
+    selection, are taken at the largest batch that was timed, as a sweep has large ones; decoding without an image
+    at the smallest, as it is the floor. Where launching bounds decoding
+    it tells nothing of the bandwidth, and the other way round.
+    """
+    rates = found["rates"]
+    known = {"peak": "a large product", "bandwidth": "a large copy or a product with a vector"}
+    rows = [row for row in found["cells"] if row.get("bounds")]
+    stages = lambda row: {one["stage"]: one for one in row["bounds"]}
+    values: dict[str, float] = {}
+    if nones := [row for row in rows if row["method"] == "none"]:
+        row = max(nones, key=lambda row: row["batch_size"])
+        products = [one for name, one in stages(row).items() if name in ("vision", "projector", "prefill")]
+        seconds = sum(one["measured_ms"] for one in products) / 1e3
+        values["used"] = sum(one["flops"] for one in products) / seconds / rates["flops"]
+        known["used"] = f"none, batch {row['batch_size']}"
+    largest = max((row["batch_size"] for row in rows), default=0)
+    picked = [stages(row)["selection"] for row in rows if row["batch_size"] == largest and "selection" in stages(row)]
+    if shares := [1e3 * one["flops"] / one["measured_ms"] / rates["flops"] for one in picked if one["flops"]]:
+        values["selecting"] = median(shares)
+        known["selecting"] = f"the median of {len(shares)} cells, batch {largest}"
+    if blinds := [row for row in rows if row["method"] == "blind" and "decode" in stages(row)]:
+        row = min(blinds, key=lambda row: row["batch_size"])
+        one, at = stages(row)["decode"], f"decoding without an image, batch {row['batch_size']}"
+        if one["bound"] == "bandwidth":
+            values["reading"], known["reading"] = one["explained"], at
+        elif one["bound"] != "arithmetic":
+            values["launch"], known["launch"] = one["measured_ms"] / 1e3, at
+            values["layers"] = found["layers"]
+    values["number"] = {"float32": 4}.get(found["dtype"], 2)
+    return Card(found["device"].partition(",")[0], rates["flops"], rates["bytes"], **values, measured=known)
+
+
+def read_profile(path: Path) -> dict:
+    """What `profile --json` wrote.
+
+    Raises:
+        RequestError: where the file cannot be read, or is something else.
+    """
+    found = read_json(path)
+    needed = ("rates", "cells", "layers", "dtype", "device", "model")
+    lacking = [name for name in needed if not isinstance(found, dict) or name not in found]
+    if lacking:
+        raise RequestError(f"{path}: is no profile, it has no {', '.join(lacking)}; write one with profile --json")
+    return found
+
+
+def assumptions(card: Card, found: dict | None = None) -> Iterator[str]:
+    """What costs rest on, and what of it was measured."""
+    where = "" if found is None else f" (profile of {found['model']}, {found['layers']} LLM layers, {found['dtype']})"
+    rows = {
+        "peak": f"{card.peak / 1e12:.3g} TFLOP/s", "used": f"{card.used:.2g} of the peak",
+        "selecting": f"{card.selecting:.2g} of the peak", "bandwidth": f"{card.bandwidth / 1e12:.3g} TB/s",
+        "reading": f"{card.reading:.2g} of the bandwidth",
+        "launch": f"{1e3 * card.launch:.3g} ms" + ("" if card.layers is None else f" of {card.layers} layers"),
+    }  # fmt: skip
+    names = {
+        "peak": "products at best", "used": "reached in tower and prefill", "selecting": "reached in selection",
+        "bandwidth": "copies at best", "reading": "reached in decode", "launch": "a pass through the LLM at the least",
+    }  # fmt: skip
+    sheet = ("peak", "bandwidth")
+    yield f"| on {card.name}{where} | value | measured or assumed |"
+    yield "|---|---|---|"
+    for name, value in rows.items():
+        how = f"measured: {card.measured[name]}" if name in card.measured else "data sheet" if name in sheet else "assumed"
+        yield f"| {names[name]} | {value} | {how} |"
+    yield "| loading, stragglers, failures | as below | assumed |"
+
+
 def stages(card: Card, shape: ModelShape, cell: Cell) -> dict[str, float]:
     """Seconds of one image and one question in a batch of `ROWS`."""
     counted = flops(shape, cell.schedule, TEXT)
-    step = max(counted.decode_per_token / (card.bandwidth * card.reading), card.launch)  # 2 FLOPs and 2 bytes a weight
-    rate = card.peak * card.used
+    read = counted.decode_per_token * card.number / 2  # bytes: 2 FLOPs a weight
+    least, rate = card.least(shape), card.peak * card.used
     return {
         "vision": counted.vision / rate, "projector": counted.projector / rate,
         "selection": counted.selection / (card.peak * card.selecting),
-        "prefill": max(counted.llm_prefill / rate, card.launch / ROWS), "decode": ANSWER * step / ROWS,
+        "prefill": max(counted.llm_prefill / rate, least / ROWS),
+        "decode": ANSWER * max(read / (card.bandwidth * card.reading), least) / ROWS,
     }  # fmt: skip
 
 
@@ -195,24 +280,24 @@ def of_all(card: Card, budgets: tuple[str, ...]) -> dict[tuple[str, str], Cost]:
     return {(name, task): cost(card, model, task, budgets) for name, model in MODELS.items() for task in TASKS}
 
 
-def by_model(costs: dict[tuple[str, str], Cost]) -> Iterator[str]:
+def by_model(costs: dict[tuple[str, str], Cost], card: Card) -> Iterator[str]:
     """What each model costs on all tasks."""
     yield "| model | LLM, GB | cells | `none`, ms a question | alone, GPU h | shared, GPU h | gain |"
     yield "|---|---|---|---|---|---|---|"
     for name, model in MODELS.items():
         shape, cells = shape_of(model), cells_of(model, THREE)
         weights = flops(shape, cells[0].schedule, TEXT).decode_per_token / 1e9  # 2 FLOPs and 2 bytes a weight
-        none = 1e3 * sum(stages(CARDS[0], shape, cells[0]).values())
+        none = 1e3 * sum(stages(card, shape, cells[0]).values())
         alone, shared = gpu_hours([one for (whose, _), one in costs.items() if whose == name])
         figures = f"{weights:.1f} | {len(cells)} | {none:.1f} | {alone:,.0f} | {shared:,.0f} | {alone / shared:.1f}"
         yield f"| {name} | {figures} |"
 
 
-def by_card() -> Iterator[str]:
+def by_card(cards: tuple[Card, ...]) -> Iterator[str]:
     """What the whole sweep costs."""
     yield f"| sweep | answers | alone, GPU h | shared, GPU h | hours on {GPUS} GPUs without loss |"
     yield "|---|---|---|---|---|"
-    for card in CARDS:
+    for card in cards:
         for label, budgets in (("one budget", ONE), ("three budgets", THREE)):
             costs = list(of_all(card, budgets).values())
             alone, shared = gpu_hours(costs)
@@ -252,10 +337,12 @@ def by_workers(one: Cost, counts: tuple[int, ...] = (8, 64, 128, 256, 512)) -> I
     yield f"One writer is enough for {one.shard / busy:,.0f} workers."
 
 
-def tables() -> str:
-    """All of them, as Markdown."""
-    costs = of_all(CARDS[0], THREE)
-    parts = by_model(costs), by_card(), by_world(costs), by_workers(costs["LLaVA-1.5-7B", "vqav2"])
+def tables(found: dict | None = None) -> str:
+    """All of them, as Markdown; by a profile where there is one."""
+    cards = CARDS if found is None else (card_of(found), *CARDS)
+    costs = of_all(cards[0], THREE)
+    vqa = by_workers(costs["LLaVA-1.5-7B", "vqav2"])
+    parts = assumptions(cards[0], found), by_model(costs, cards[0]), by_card(cards), by_world(costs), vqa
     return "\n\n".join("\n".join(part) for part in parts)
 
 
@@ -321,7 +408,8 @@ def measured() -> dict:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return profile(ProfileConfig(random_weights=True, rounds=3, device="cpu", **MEASURED))
+        short = {"batch_size": (1,), "answer_tokens": ANSWER, "rounds": 3, "time_limit": 3600.0, "break_even": False}
+        return profile(ProfileConfig(random_weights=True, device="cpu", **short, **MEASURED))
     finally:
         time.perf_counter = clock
         torch.set_num_threads(threads)
@@ -333,21 +421,19 @@ def by_stage(found: dict) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     speeds = []
     for cell in found["cells"]:
-        if cell["skipped"]:
+        if cell["skipped"] or cell["method"] == "blind":
             continue
-        times = {
-            stage: cell["latency"][stage]["value"] / 1e3 for stage in ("vision", "projector", "selection", "prefill", "decode")
-        }
+        times = {stage: cell["stages"][stage] / 1e3 for stage in ("vision", "projector", "selection", "prefill", "decode")}
         counted = cell["flops"]
         products = counted["vision"] + counted["projector"] + counted["llm_prefill"]
         speeds.append(products / 1e9 / (times["vision"] + times["projector"] + times["prefill"]))
-        if not cell["method"].startswith("random"):
-            figures = [times["vision"] + times["projector"], times["selection"], times["prefill"], times["decode"]]
-            row = " | ".join(f"{seconds:.2f}" for seconds in figures)
-            yield f"| `{cell['method']}` | {cell['tokens']['average']:.0f} | {row} | {speeds[-1]:.0f} |"
+        figures = [times["vision"] + times["projector"], times["selection"], times["prefill"], times["decode"]]
+        row = " | ".join(f"{seconds:.2f}" for seconds in figures)
+        yield f"| `{cell['method']}` | {cell['tokens']['average']:.0f} | {row} | {speeds[-1]:.0f} |"
     shape = replace(shape_of(MEASURED["model"]), layers=MEASURED["layers"])
     asked = CompareConfig(model=shape.name, task="any", methods=MEASURED["methods"], keep=MEASURED["keep"])
-    cells = [c for c in make_cells(asked, shape, False, text_tokens=TEXT) if c.skipped is None and c.method != "blind"]
+    made = make_cells(asked, shape, False, text_tokens=TEXT)  # of which a profile runs no random tokens in a method's place
+    cells = [c for c in made if c.skipped is None and c.method != "blind" and not c.method.startswith("random")]
     by_flops = {}
     for place, counted in enumerate(flops(shape, cell.schedule, TEXT) for cell in cells):
         seconds = {**counted.as_dict(), "prefill": counted.llm_prefill, "decode": ANSWER * counted.decode_per_token}
@@ -362,6 +448,11 @@ def by_stage(found: dict) -> Iterator[str]:
 def main(words: list[str]) -> None:
     if words == ["sweep"]:
         print(tables())
+    elif len(words) == 3 and words[:2] == ["sweep", "--profile"]:
+        try:
+            print(tables(read_profile(Path(words[2]))))
+        except RequestError as error:
+            sys.exit(f"error: {error}")
     elif words == ["stages"]:
         print("\n".join(by_stage(measured())))
     elif words == ["writer"]:

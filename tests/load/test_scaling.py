@@ -106,6 +106,94 @@ def test_the_writer_stores_what_it_is_given():
     assert found["take"] > 0 and found["store"] > 0 and 50 < found["sent"] < 2000 and 50 < found["stored"] < 5000
 
 
+def stage(name, measured, explained=0.8, bound=None, flops=0.0):
+    return {"stage": name, "measured_ms": measured, "flops": flops, "explained": explained, "bound": bound}
+
+
+def cell(method, batch, *bounds):
+    return {"method": method, "batch_size": batch, "bounds": list(bounds)}
+
+
+FOUND = {
+    "model": "llava-1.5-7b", "device": "cuda:0 NVIDIA H100 80GB HBM3", "dtype": "bfloat16", "layers": 8,
+    "rates": {"flops": 7e14, "bytes": 3e12, "launch": 4e-6},
+    "cells": [
+        cell("none", 1, stage("vision", 9, flops=1e12), stage("prefill", 9, flops=1e12)),
+        cell("none", 32, stage("vision", 50, flops=7e12), stage("projector", 10, flops=1e12), stage("prefill", 40, flops=27e12)),
+        cell("sts", 32, stage("selection", 10, flops=7e10)), cell("fastv", 32, stage("selection", 10, flops=21e10)),
+        cell("tome", 32, stage("selection", 10, flops=14e10)), cell("vtw", 32, stage("selection", 1, flops=0.0)),
+        cell("blind", 1, stage("decode", 2.0, bound="launches")), cell("blind", 32, stage("decode", 9.0)), {"method": "late"},
+    ],
+}  # fmt: skip
+
+
+def test_a_profile_takes_the_place_of_assumptions():
+    card = scaling.card_of(FOUND)
+    assert (card.peak, card.bandwidth, card.number) == (7e14, 3e12, 2)
+    assert card.used == pytest.approx(35e12 / 0.1 / 7e14) and card.selecting == pytest.approx(14e10 / 0.01 / 7e14)
+    assert card.launch == 0.002 and card.layers == 8 and card.reading == scaling.Card.reading
+    assert card.least(scaling.shape_of("llava-1.5-7b")) == pytest.approx(0.008)  # of 32 layers
+    told = {row.split("|")[1].strip(): row.split("|")[3].strip() for row in scaling.assumptions(card, FOUND)}
+    assert told["reached in tower and prefill"] == "measured: none, batch 32"
+    assert (
+        told["reached in selection"] == "measured: the median of 4 cells, batch 32" or "3 cells" in told["reached in selection"]
+    )
+    assert told["a pass through the LLM at the least"] == "measured: decoding without an image, batch 1"
+    assert told["reached in decode"] == told["loading, stragglers, failures"] == "assumed"
+    assert told["products at best"] == "measured: a large product" and told["copies at best"].startswith("measured: a large copy")
+
+
+def test_decoding_that_bandwidth_bounds_tells_the_share_of_it():
+    read = {**FOUND, "dtype": "float32", "cells": [cell("blind", 1, stage("decode", 20.0, 0.7, "bandwidth"))]}
+    card = scaling.card_of(read)
+    assert (card.reading, card.launch, card.layers, card.number) == (0.7, scaling.Card.launch, None, 4)
+    assert (card.used, card.selecting) == (scaling.Card.used, scaling.Card.selecting)
+    shape, bare = scaling.shape_of("llava-1.5-7b"), scaling.cells_of("llava-1.5-7b", scaling.ONE)[0]
+    quiet = replace(card, launch=0.0)
+    weights = scaling.flops(shape, bare.schedule, scaling.TEXT).decode_per_token * 2  # bytes in float32
+    assert scaling.stages(quiet, shape, bare)["decode"] == pytest.approx(scaling.ANSWER * weights / (0.7 * 3e12) / scaling.ROWS)
+
+
+def test_without_a_profile_all_is_assumed_or_of_a_data_sheet():
+    rows = list(scaling.assumptions(scaling.CARDS[0]))
+    assert len(rows) == 9 and all(row.endswith(("| assumed |", "| data sheet |")) for row in rows[2:])
+    text = PAGE.read_text(encoding="utf-8")
+    assert "\n".join(rows) in text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("{}", "is no profile, it has no rates, cells"), ("[1]", "is no profile"), ("{", "JSON")]
+)
+def test_what_is_no_profile_is_refused_in_one_line(tmp_path, text, said):
+    path = tmp_path / "profile.json"
+    path.write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        scaling.main(["sweep", "--profile", str(path)])
+    assert said in str(stop.value.code) and str(path) in str(stop.value.code) and len(str(stop.value.code).splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_profile_of_a_small_model_is_taken(monkeypatch):
+    """One that was measured here, from its JSON: every figure that costs need is there."""
+    import json
+
+    from harness.models import published
+    from harness.run.profiling.config import ProfileConfig
+    from harness.run.profiling.profile import profile
+    from tests.run.profiling.test_profile import SMALL
+
+    monkeypatch.setitem(published.PUBLISHED, "llava-1.5-7b", SMALL["llava-1.5-7b"])
+    short = {"batch_size": (1, 4), "answer_tokens": 3, "rounds": 1, "break_even": False}
+    found = profile(ProfileConfig(random_weights=True, methods=("sts",), keep=("8",), **short))
+    card = scaling.card_of(json.loads(json.dumps(found)))
+    assert {"peak", "bandwidth", "used", "selecting"} <= set(card.measured) and len(
+        {"launch", "reading"} & set(card.measured)
+    ) == 1
+    assert 0 < card.used < 3 and 0 < card.selecting < 3
+    costs = scaling.cost(card, "llava-1.5-7b", "pope", scaling.ONE)
+    assert costs.alone > costs.shared > 0
+
+
 @pytest.mark.slow
 def test_the_page_has_the_tables_that_its_command_prints():
     done = subprocess.run(
@@ -113,6 +201,6 @@ def test_the_page_has_the_tables_that_its_command_prints():
     )
     text = PAGE.read_text(encoding="utf-8")
     printed = re.split(r"\n\n", done.stdout.strip())
-    assert len(printed) == 5
+    assert len(printed) == 6
     for part in printed:
         assert part.replace("\n", " ") in text.replace("\n", " "), part
