@@ -8,6 +8,7 @@ lmms-eval 0.6 and later find it by the entry point ``lmms_eval.models``. For 0.5
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,12 @@ from harness.tasks.marks import MARK, texts_around, unmarked
 from harness.tasks.pixels import rgb
 
 if TYPE_CHECKING:
+    import torch
     from lmms_eval.api.instance import Instance
+
+    from harness.models.prompt import ImageSpan
+
+    Spans = tuple[ImageSpan, ...]
 
 
 class Prunescope(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its base class is Any
@@ -40,7 +46,7 @@ class Prunescope(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its 
         budget: how they are counted, ``average``, ``final`` or ``flops``.
         device: by default a GPU where there is one.
         dtype: of the weights; ``auto`` is float32 on a CPU and bfloat16 on a GPU that has it, else float16.
-        batch_size: prompts at a time.
+        batch_size: prompts at a time; equal images among them are encoded once.
         seed: of methods that draw random numbers.
         device_map: spread over several devices, as accelerate understands it.
         self_check: whether the model is held against ``generate`` first.
@@ -103,7 +109,7 @@ class Prunescope(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its 
         for options, chunk in self._chunks(requests):
             _check(options)
             until, limit = _stops(options), int(options.get("max_new_tokens") or 1024)
-            prompts = [self._prompt(request) for request in chunk]
+            prompts = self._prompts(chunk)
             answers = self.pruner.answers(self.adapter, prompts, limit, self.adapter.end_ids)
             for request, answer in zip(chunk, answers, strict=True):
                 text = _cut(self.adapter.decode(answer.tokens), until)
@@ -124,32 +130,57 @@ class Prunescope(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its 
         if chunk:
             yield chunk[0].args[1], chunk
 
-    def _prompt(self, request: Instance) -> SplitPrompt:
-        """A request as the model's chat template has it: the images, then the text.
+    def _prompts(self, requests: list[Instance]) -> list[SplitPrompt]:
+        """Requests as the model's chat template has them: the images, then the text.
 
         Marks of lmms-eval or of the model say where images stand if they are as many as these, as in lmms-eval's own
-        ``llava_hf``; else they are left out, whatever the family.
+        ``llava_hf``; else they are left out, whatever the family. Equal images are made ready for the tower once.
         """
+        asked = [self._asked(request) for request in requests]
+        names = [tuple(map(_name, images)) if len(asked) > 1 else () for _, images in asked]
+        places: dict[tuple[object, ...], int] = {}
+        for place, name in enumerate(names):
+            if asked[place][1]:
+                places.setdefault(name, place)
+        pixels = dict(zip(places, self._pixels([(requests[at], asked[at][1]) for at in places.values()]), strict=True))
+        return [self._prompt(*one, pixels.get(name)) for one, name in zip(asked, names, strict=True)]
+
+    def _asked(self, request: Instance) -> tuple[str, list[Image.Image]]:
+        """The text of a request, with as many marks as images or none, and its images."""
         text, _, visuals_of, number, task, split = request.args
         images = visuals_of(self.task_dict[task][split][number]) or []
         other = next((image for image in images if not isinstance(image, Image.Image)), None)
         if other is not None:
             raise RequestError(f"task {task!r} gives a {type(other).__name__}; prunescope takes images alone")
-        images = [rgb(image) for image in images]
         text = text.replace(getattr(self.adapter.processor, "image_token", None) or MARK, MARK)
         if text.count(MARK) != len(images):
             text = text.replace(MARK, " ")
-        pixels = self.adapter.prompt_pixels([images]) if images else None
-        if pixels is not None:
-            grid = self.pruner.grid(self.adapter.shape_for(pixels.spans[0]))
-            if grid is not None and grid != (0, 0) and len(images) > 1:
-                raise RequestError(f"method {self.pruner.expression!r} shrinks one image, task {task!r} gives {len(images)}")
-            pixels = None if grid == (0, 0) else pixels if grid is None else self.adapter.prompt_pixels([images], grid)
+        return text, [rgb(image) for image in images]
+
+    def _pixels(self, asked: list[tuple[Instance, list[Image.Image]]]) -> list[tuple[Spans, torch.Tensor] | None]:
+        """The images of each request as the tower takes them, shrunk where the method shrinks; None where it leaves them out."""
+        if not asked:
+            return []
+        whole = self.adapter.prompt_pixels([images for _, images in asked])
+        found: list[tuple[Spans, torch.Tensor] | None] = []
+        for (request, images), spans, tensor in zip(asked, whole.spans, whole.tensors, strict=True):
+            grid = self.pruner.grid(self.adapter.shape_for(spans))
+            if grid is not None and grid != (0, 0):
+                if len(images) > 1:
+                    what = f"task {request.args[4]!r} gives {len(images)}"
+                    raise RequestError(f"method {self.pruner.expression!r} shrinks one image, {what}")
+                small = self.adapter.prompt_pixels([images], grid)
+                spans, tensor = small.spans[0], small.tensors[0]
+            found.append(None if grid == (0, 0) else (spans, tensor))
+        return found
+
+    def _prompt(self, text: str, images: list[Image.Image], pixels: tuple[Spans, torch.Tensor] | None) -> SplitPrompt:
+        """A prompt of a text and of images; without them where there are no pixels."""
         if pixels is None:
             before, after = self.adapter.prompt(text.replace(MARK, " "), False)
             return SplitPrompt((), (*before, *after), text=text)
         before, after = self.adapter.prompt(texts_around(text, len(images)) if MARK in text else text, len(images))
-        return SplitPrompt(tuple(before), tuple(after), pixels.spans[0], pixels.tensors[0], unmarked(text))
+        return SplitPrompt(tuple(before), tuple(after), *pixels, unmarked(text))
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Refuse tasks that rate given answers.
@@ -168,6 +199,11 @@ class Prunescope(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its 
             NotImplementedError: always.
         """
         raise NotImplementedError("prunescope answers one prompt at a time; tasks of several rounds are not supported")
+
+
+def _name(image: Image.Image) -> tuple[tuple[int, int], bytes]:
+    """A name of an image that depends on what it shows alone, whichever object holds it."""
+    return image.size, hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 def _device(device: str | None) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast, get_args
 
 import torch
@@ -13,6 +15,8 @@ import torch
 from harness.engine.batch import Batch
 from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest
+from harness.engine.sharing import SharedPrefill
+from harness.engine.tower_signals import reads_of
 from harness.errors import RequestError, nearest
 from harness.models.adapter import Adapter
 from harness.models.prompt import ImageSpan, PixelBatch
@@ -165,7 +169,8 @@ class PromptPruner:
     def answers(self, adapter: Adapter, prompts: Sequence[SplitPrompt], limit: int, ends: frozenset[int]) -> list[PromptAnswer]:
         """Answer prompts greedily.
 
-        Prompts with the same text before their images and the same number of visual tokens run together. What an answer is
+        Prompts with the same text before their images and the same number of visual tokens run together. Equal images are
+        encoded once, whatever stands around them, and what questions about them share is computed once. What an answer is
         depends on its own prompt alone, up to rounding.
 
         Args:
@@ -185,59 +190,129 @@ class PromptPruner:
             if not prompt.question:
                 raise RequestError(f"prompt {place}: no text follows its last image, so there is nothing to answer")
             try:
-                groups.setdefault(self._alike(adapter, prompt, place), []).append(place)
+                groups.setdefault(self._alike(adapter, prompt), []).append(place)
             except BudgetError as error:
                 raise RequestError(
                     f"prompt {place}, of {prompt.visual_tokens} visual tokens: {self.expression}, keep={self.keep}: {error}"
                 ) from None
-        found: dict[int, PromptAnswer] = {}
+        pictures, towers = distinct_pictures(prompts), dict[object, _EncodedPictures]()
+        asked = []
         for places in groups.values():
-            found.update(zip(places, self._group(adapter, [prompts[place] for place in places], limit, ends), strict=True))
+            steps = self._steps(adapter, prompts[places[0]])
+            places.sort(key=lambda place: pictures[place])
+            about = list(dict.fromkeys(pictures[place] for place in places))
+            inside = tuple(step for step in steps if step.site.stage == 0)
+            encoded = None
+            if prompts[places[0]].spans and not any(step.adaptive for step in inside):
+                key = prompts[places[0]].spans, inside, reads_of(steps)
+                encoded = towers.setdefault(key, _EncodedPictures(adapter, prompts, steps))
+                encoded.pictures.extend(picture for picture in about if picture not in encoded.pictures)
+            asked.append((places, about, steps, encoded))
+        found: dict[int, PromptAnswer] = {}
+        for places, about, steps, encoded in asked:
+            shared = None if encoded is None else encoded.part(about)
+            images = [about.index(pictures[place]) for place in places]
+            group = [prompts[place] for place in places]
+            found.update(zip(places, self._group(adapter, group, images, steps, shared, limit, ends), strict=True))
         return [found[place] for place in range(len(prompts))]
 
     def _steps(self, adapter: Adapter, prompt: SplitPrompt) -> tuple[Step, ...]:
         return self.steps(adapter.shape_for(prompt.spans), prompt.text_tokens) if prompt.spans else ()
 
-    def _alike(self, adapter: Adapter, prompt: SplitPrompt, place: int) -> object:
-        """What prompts that can run together have in common."""
-        steps = self._steps(adapter, prompt)
-        self._runnable(adapter, steps)
-        if any(step.adaptive for step in steps):
-            return place
+    def _alike(self, adapter: Adapter, prompt: SplitPrompt) -> object:
+        """What prompts that can run together have in common; the engine parts those whose counts follow from their images."""
+        self._runnable(adapter, self._steps(adapter, prompt))
         return prompt.prefix, prompt.spans, len(prompt.question) if self.mode == "flops" else None
 
-    def _group(self, adapter: Adapter, prompts: list[SplitPrompt], limit: int, ends: frozenset[int]) -> list[PromptAnswer]:
+    def _group(
+        self,
+        adapter: Adapter,
+        prompts: list[SplitPrompt],
+        images: list[int],
+        steps: tuple[Step, ...],
+        shared: SharedPrefill | None,
+        limit: int,
+        ends: frozenset[int],
+    ) -> list[PromptAnswer]:
+        """Answers to prompts that can run together; ``images`` counts their distinct pixels, rising from 0 without a gap."""
         first, device = prompts[0], adapter.device
-        steps = self._steps(adapter, first)
+        firsts = [prompts[images.index(image)] for image in range(images[-1] + 1)]
         needs: frozenset[str] = frozenset().union(*(step.needs for step in steps))
-        image_seeds = question_seeds = torch.zeros(len(prompts), dtype=torch.int64, device=device)
+        image_seeds = torch.zeros(len(firsts), dtype=torch.int64, device=device)
+        question_seeds = torch.zeros(len(prompts), dtype=torch.int64, device=device)
         if "seeds" in needs:
-            names = [_digest(prompt.pixels) for prompt in prompts if prompt.pixels is not None]
+            names = [_digest(prompt.pixels) for prompt in firsts if prompt.pixels is not None]
             image_seeds = torch.tensor([stream(self.seed, name) for name in names], device=device)
-            asked = [stream(self.seed, name, *prompt.question) for name, prompt in zip(names, prompts, strict=True)]
+            asked = [stream(self.seed, names[image], *prompt.question) for image, prompt in zip(images, prompts, strict=True)]
             question_seeds = torch.tensor(asked, device=device)
-        pixels = [torch.empty(0) if p.pixels is None else p.pixels.to(device, adapter.dtype) for p in prompts]
         text_embeds = None
         if "text_embeds" in needs:
             assert adapter.companion is not None, "methods that need a companion are refused where there is none"
             text_embeds = adapter.companion.texts_embeds(prompt.text for prompt in prompts)
         batch = Batch(
-            pixels=PixelBatch(pixels, [prompt.spans for prompt in prompts]),
+            pixels=_pixels(adapter, firsts),
             prefix=list(first.prefix),
             questions=[list(prompt.question) for prompt in prompts],
-            image=torch.arange(len(prompts), device=device),
+            image=torch.tensor(images, device=device),
             image_seeds=image_seeds,
             question_seeds=question_seeds,
             text_embeds=text_embeds,
             question_words=own_words(adapter.tokenizer, (p.text for p in prompts)) if "text_features" in needs else None,
         )
-        out = Engine(adapter, limit, ends=ends).run(EngineRequest(batch, steps, self.method.positions, blind=not first.spans))
+        request = EngineRequest(batch, steps, self.method.positions, shared, blind=not first.spans)
+        out = Engine(adapter, limit, ends=ends).run(request)
         return [
             PromptAnswer([*tokens, *([] if end is None else [end])], (prompt.visual_tokens, int(present)), logits)
             for prompt, tokens, end, present, logits in zip(
                 prompts, out.tokens, out.ended, out.present.tolist(), out.first_logits, strict=True
             )
         ]
+
+
+@dataclass
+class _EncodedPictures:
+    """What the tower makes of some pictures, all of them in one go where it is first asked for."""
+
+    adapter: Adapter
+    prompts: Sequence[SplitPrompt]
+    steps: tuple[Step, ...]
+    pictures: list[int] = field(default_factory=list)  # each by the first prompt that has it
+
+    @cached_property
+    def _whole(self) -> SharedPrefill:
+        pixels = _pixels(self.adapter, [self.prompts[picture] for picture in self.pictures])
+        return SharedPrefill(self.adapter, Engine(self.adapter).encode_images(pixels, self.steps))
+
+    def part(self, pictures: list[int]) -> SharedPrefill:
+        """What is known of some of the pictures, in their order."""
+        if pictures == self.pictures:
+            return self._whole
+        return self._whole.part(torch.tensor([self.pictures.index(picture) for picture in pictures]))
+
+
+def distinct_pictures(prompts: Sequence[SplitPrompt]) -> list[int]:
+    """Return, of every prompt, the first prompt that has the same pixels, cut the same way; itself where it has no image.
+
+    Pixels are compared by a digest, and only where several prompts could have the same.
+    """
+    cuts = Counter(prompt.spans for prompt in prompts)
+    first: dict[object, int] = {}
+    names: dict[int, str] = {}  # of pixels, by the object that holds them
+    found = []
+    for place, prompt in enumerate(prompts):
+        if prompt.pixels is None or cuts[prompt.spans] == 1:
+            found.append(place)
+            continue
+        name = names.setdefault(id(prompt.pixels), "") or _digest(prompt.pixels)
+        names[id(prompt.pixels)] = name
+        found.append(first.setdefault((prompt.spans, tuple(prompt.pixels.shape), name), place))
+    return found
+
+
+def _pixels(adapter: Adapter, prompts: Sequence[SplitPrompt]) -> PixelBatch:
+    """The pixels of prompts, on the model's device and in its dtype."""
+    made = [torch.empty(0) if p.pixels is None else p.pixels.to(adapter.device, adapter.dtype) for p in prompts]
+    return PixelBatch(made, [prompt.spans for prompt in prompts])
 
 
 def _expression(method: str, parameters: dict[str, Any]) -> str:

@@ -13,8 +13,8 @@ from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest
 from harness.errors import RequestError
 from harness.models.prompt import VISUAL
+from harness.models.random_families.words import QUESTIONS
 from tests.models.tiny_families import FAMILIES, PARAMS, Family, ask, fresh, picture
-from tests.models.tiny_words import QUESTIONS
 
 LIMIT = 4
 make = cache(fresh)  # models of its own: `prune` changes them

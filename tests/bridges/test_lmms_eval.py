@@ -169,16 +169,16 @@ def request(model, text: str, visuals, **options):
 def test_prompts_are_the_harnesss(model, adapter, task):
     image, question = task.images[0], task.questions[0]
     before, after = adapter.prompt(question)
-    prompt = model._prompt(request(model, question, [image]))
+    prompt = model._prompts([request(model, question, [image])])[0]
     assert (list(prompt.prefix), list(prompt.question), prompt.visual_tokens) == (before, after, 576)
-    assert model._prompt(request(model, f"<image>{question}", [image])).question == prompt.question
+    assert model._prompts([request(model, f"<image>{question}", [image])])[0].question == prompt.question
     for marked in (f"<image>{question}", f"<image>\n{question}"):
         asked = AskedPrompts.of(adapter, [ImageSample("one", image, (Question("q", "colour", marked, "red"),))], "{question}")
-        assert [model._prompt(request(model, marked, [image])).text] == asked.texts == [question]
-    two = model._prompt(request(model, question, [image, image]))
+        assert [model._prompts([request(model, marked, [image])])[0].text] == asked.texts == [question]
+    two = model._prompts([request(model, question, [image, image])])[0]
     assert (two.visual_tokens, len(two.spans)) == (1152, 2)
     for nothing in (None, []):
-        blind = model._prompt(request(model, question, nothing))
+        blind = model._prompts([request(model, question, nothing)])[0]
         assert (blind.spans, list(blind.question)) == (
             (),
             [*adapter.prompt(question, False)[0], *adapter.prompt(question, False)[1]],
@@ -195,11 +195,11 @@ def test_until_ends_an_answer(model, task):
 
 def test_reference_methods_act_on_the_image(task):
     blind = bridge.Prunescope("tiny", "blind", device="cpu")
-    assert blind._prompt(request(blind, task.questions[0], [task.images[0]])).spans == ()
+    assert blind._prompts([request(blind, task.questions[0], [task.images[0]])])[0].spans == ()
     small = bridge.Prunescope("tiny", "downsample", 64, device="cpu")
-    assert small._prompt(request(small, task.questions[0], [task.images[0]])).visual_tokens == 64
+    assert small._prompts([request(small, task.questions[0], [task.images[0]])])[0].visual_tokens == 64
     with pytest.raises(ValueError, match="shrinks one image, task 't' gives 2"):
-        small._prompt(request(small, task.questions[0], task.images[:2]))
+        small._prompts([request(small, task.questions[0], task.images[:2])])[0]
 
 
 def test_what_cannot_be_honoured_is_said(model, task):
@@ -226,3 +226,25 @@ def test_the_manifest_names_our_class():
     pytest.importorskip("lmms_eval.models.registry_v2", reason="entry points came with 0.6")
     made = manifest()
     assert (made.model_id, made.simple_class_path) == ("prunescope", "harness.bridges.lmms_eval.Prunescope")
+
+
+@pytest.mark.parametrize(("method", "keep"), [("none", 1.0), ("fastv", 192), ("cdpruner", 64), ("feather", 192)])
+def test_a_chunk_is_answered_as_each_request_alone(samples, method, keep):
+    """Requests by turns about pictures that are equal, in objects of their own: one is made ready and encoded once."""
+    together, alone = (bridge.Prunescope("tiny", method, keep, device="cpu", batch_size=size) for size in (5, 1))
+    one, two = (sample.image for sample in samples)
+    visuals = [[one], [two.copy()], [one.copy()], [one, two], None, [two], [one.copy(), two.copy()]]
+    texts = [question.text for question in samples[0].questions[: len(visuals)]]
+
+    def asked(model) -> list:
+        model.task_dict = {"t": {"test": visuals}}
+        options = {"max_new_tokens": 4}
+        return [SimpleNamespace(args=(text, options, lambda doc: doc, i, "t", "test")) for i, text in enumerate(texts)]
+
+    prompts = together._prompts(asked(together))
+    assert prompts[0].pixels is prompts[2].pixels
+    assert prompts[1].pixels is prompts[5].pixels
+    assert prompts[3].pixels is prompts[6].pixels
+    found = together.generate_until(asked(together))
+    assert found == alone.generate_until(asked(alone))
+    assert len(set(found)) > 2

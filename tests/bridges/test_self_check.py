@@ -10,10 +10,10 @@ import torch
 from harness.bridges import checking
 from harness.bridges.pruned import prune
 from harness.models import probes
+from harness.models.random_families.words import QUESTIONS
 from harness.run import self_check as run_self_check
 from tests.broken_engines import BROKEN
 from tests.models import tiny_families as families
-from tests.models.tiny_words import QUESTIONS
 
 
 def slow_but(*names: str) -> list:
