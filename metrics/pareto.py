@@ -55,7 +55,8 @@ def front_share(scores: Numbers, images: Clusters, costs: Numbers, seed: int = 0
     Args:
         scores: [C, n]; nan means not measured.
         images: [n] the image of each sample.
-        costs: [C] fixed, such as FLOPs; or [C, rounds] timed in common rounds, of which the median counts, nan left out.
+        costs: [C] fixed, such as FLOPs; or [C, rounds] timed in common rounds, of which the median counts. nan is a round that
+            the cell was left out of: of such a cell, as many of its own rounds are drawn as it has.
         seed: of the draws.
         resamples: draws.
 
@@ -100,7 +101,7 @@ def figure_front_share(sums: Floats, figure: Figure, costs: Numbers, seed: int =
     for start in range(0, resamples, rows):
         size = min(rows, resamples - start)
         drawn = rng.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
-        cost = _medians(timed[:, rng.integers(0, rounds, size=(size, rounds))]).T if rounds > 1 else _medians(timed)
+        cost = _drawn_medians(timed, rng.integers(0, rounds, size=(size, rounds)), rng).T if rounds > 1 else _medians(timed)
         level = _level(figure, np.stack([drawn @ column for column in by_sum], -1))
         hits += front(level, np.broadcast_to(cost, level.shape)).sum(0)
     return FrontShare(on, hits / resamples)
@@ -122,6 +123,24 @@ def _means(sums: Floats) -> Floats:
 def _level(figure: Figure, sums: Floats) -> Floats:
     """The figure without the rounding that would rank equal cells."""
     return np.round(figure(sums), 12)
+
+
+def _drawn_medians(timed: Floats, drawn: Whole, rng: np.random.Generator) -> Floats:
+    """Medians of rounds drawn with replacement, [C, draws]; of a cell that was left out of some, of its own rounds alone.
+
+    Args:
+        timed: [C, rounds], nan where a cell was left out.
+        drawn: [draws, rounds] the rounds of each draw, common to all cells that have all rounds.
+        rng: from which cells that have fewer rounds draw theirs, those that have as many the same.
+    """
+    known = ~np.isnan(timed)
+    counts, found = known.sum(1), np.full((len(timed), len(drawn)), np.nan)
+    for count in np.unique(counts[counts > 0]):
+        cells = np.flatnonzero(counts == count)
+        own = timed[cells][known[cells]].reshape(len(cells), count)
+        places = drawn if count == timed.shape[1] else rng.integers(0, count, size=(len(drawn), count))
+        found[cells] = np.median(own[:, places], axis=-1)
+    return found
 
 
 def _medians(rounds: Floats) -> Floats:

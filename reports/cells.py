@@ -75,15 +75,19 @@ def known_interval(cell: Cell, path: str) -> Interval:
     return found
 
 
-def rounds_without_interval(cell: Cell) -> str:
+def rounds_without_interval(cell: Cell, counted: str = "rounds") -> str:
     """Say in how many rounds a cell was timed whose times have no interval: rounds that few say little.
+
+    Args:
+        cell: entry of summary.json.
+        counted: ``rounds`` of time to first token, or ``stage_rounds``.
 
     >>> rounds_without_interval({"latency": {"rounds": 2}}), rounds_without_interval({"latency": {}})
     ('2 rounds, no interval', 'no interval')
     """
-    rounds = number(cell, "latency.rounds")
-    counted = "" if rounds is None else f"{rounds:.0f} round{'' if rounds == 1 else 's'}, "
-    return f"{counted}no interval"
+    rounds = number(cell, f"latency.{counted}")
+    told = "" if rounds is None else f"{rounds:.0f} round{'' if rounds == 1 else 's'}, "
+    return f"{told}no interval"
 
 
 def leading_path(cell: Cell) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from reports import wording
+from metrics.paired_ratio import KNOWN
+from reports import timing, wording
 from reports.cells import Cell, dig, interval, leading, leading_share, method, number, p_value, rounds_without_interval
 from reports.leading import PARTIAL, Unit, parts_from_accuracy, unit_of
 
@@ -21,8 +22,9 @@ class Column:
     meaning: str
     text: Callable[[float | None], str]
     detail: Callable[[Cell], str] = lambda cell: ""
-    doubt: Callable[[Cell], str] = lambda cell: ""  # stands in place of digits that would claim too much
     written: Callable[[Cell], str] | None = None  # writes a figure whose unit is the cell's own, in place of `text`
+    mark: Callable[[Cell], str] = lambda cell: ""  # a word beside the figure
+    note: Callable[[Cell], str] = lambda cell: ""  # what is told on hover
 
 
 _HOW = {
@@ -95,29 +97,25 @@ def _range(path: str, text: Callable[[float | None], str]) -> Callable[[Cell], s
     return detail
 
 
-def _noisy(cell: Cell) -> str:
-    """What stands in place of a time whose rounds vary too much for digits."""
-    return "noisy" if dig(cell, "latency.noisy") else ""
-
-
-def _noisy_ratio(cell: Cell) -> str:
-    """The same of a ratio to the unpruned model, which that model's own to itself needs no rounds for."""
-    return "" if method(cell) == "none" else _noisy(cell)
-
-
-def _timed_range(path: str, text: Callable[[float | None], str]) -> Callable[[Cell], str]:
+def _timed_range(path: str, text: Callable[[float | None], str], counted: str = "rounds") -> Callable[[Cell], str]:
     """Write the interval of a time or a ratio of times; of rounds too few for one, how many they are."""
 
     def detail(cell: Cell) -> str:
         found = interval(cell, path)
-        return rounds_without_interval(cell) if found and not found.known else _range(path, text)(cell)
+        return rounds_without_interval(cell, counted) if found and not found.known else _range(path, text)(cell)
 
     return detail
 
 
 def _ttft_detail(cell: Cell) -> str:
-    spread, cv = _timed_range("latency.ttft", wording.milliseconds)(cell), number(cell, "latency.cv")
-    return f"{spread}; rounds vary by {wording.percent(cv, 0)} %" if _noisy(cell) and cv is not None else spread
+    """The interval of a time to first token, and what the unpruned model took in the rounds of the cell."""
+    told = _timed_range("latency.ttft", wording.milliseconds)(cell), timing.none_in_its_rounds(cell)
+    return "; ".join(part for part in told if part)
+
+
+def _wide(cell: Cell) -> str:
+    """The mark of a speed-up that is known only loosely."""
+    return timing.WIDE if timing.is_wide(cell) else ""
 
 
 def _swap_detail(raw: Mapping[str, int]) -> Callable[[Cell], str]:
@@ -149,8 +147,10 @@ def _front(cell: Cell) -> str:
 
 
 def _front_text(cell: Cell) -> str:
+    if not (dig(cell, "pareto.flops") or dig(cell, "pareto.latency")):
+        return wording.MISSING
     on = [name for name in ("latency", "flops") if dig(cell, f"pareto.{name}.on")]
-    return {0: "", 1: f"by {on[0]}" if on else "", 2: "yes"}[len(on)]
+    return {0: "no", 1: f"by {on[0]}" if on else "", 2: "yes"}[len(on)]
 
 
 def _leading_detail(cell: Cell) -> str:
@@ -230,16 +230,19 @@ def columns(
         Column("Cost", "Compute", name, "flops.total",
                "counted from the schedule, 2 per multiply-add: tower, projector, selection and prefill", scaled),
         Column("Cost", "TTFT", "ms", "latency.ttft",
-               "time to first token: tower, projector, selection and prefill; median of synchronised, "
-               "interleaved rounds",
-               wording.milliseconds, _ttft_detail, _noisy),
+               "time to first token: median of the rounds in which the cell took its turn beside the unpruned model (none), "
+               "whose median in these very rounds stands beside it; hover for how many they are",
+               wording.milliseconds, _ttft_detail, note=timing.round_notes),
         Column("Cost", "Speed-up", "×", "latency.ratio",
-               "TTFT of the unpruned model over this cell's: the median of the ratios of single rounds, not the ratio of medians",
-               wording.plain, _timed_range("latency.ratio", wording.plain), _noisy_ratio),
+               "TTFT of the unpruned model over this cell's, from the ratios of single rounds, not the ratio of medians; wide "
+               f"where the 95 % interval reaches further than {100 * KNOWN:g} % from it, so that the truth may be that far off",
+               wording.plain, _timed_range("latency.ratio", wording.plain), mark=_wide, note=timing.why_wide),
+        Column("Cost", "Stages' sum", "%", "latency.sum_gap",
+               "by how much the medians of the stages before the first token, timed in rounds of their own, sum to more (+) or "
+               "less than TTFT in one piece: what timing stage by stage costs", wording.points),
         Column("Cost", "Front", "", "pareto.latency.share",
                f"whether the cell is on the Pareto front of {figure} against TTFT (latency) and against compute (flops), and how "
-               "often it stays there when images and rounds are drawn again", lambda v: wording.MISSING, _front,
-               lambda c: _front_text(c) or "no" if dig(c, "pareto.flops") or dig(c, "pareto.latency") else ""),
+               "often it stays there when images and rounds are drawn again", wording.plain, _front, written=_front_text),
         Column("Cost", "KV cache", "MB", "memory.kv_bytes",
                "keys and values of all layers after the prompt, by formula over all prompts; where a prompt was timed, its cache "
                "was measured too, and a difference stands in the small print",
@@ -249,8 +252,8 @@ def columns(
                "its allocator's, of several their sum, an upper bound; the small print has all of it",
                lambda v: wording.plain(None if v is None else v / 1e6, 0), _peak_detail),
         Column("Cost", "Realised", "", "latency.realised_gain",
-               "measured prefill speed-up over the one the FLOPs promise; 1 is all of it", wording.plain,
-               _timed_range("latency.realised_gain", wording.plain), _noisy_ratio),
+               "measured prefill speed-up over the one the FLOPs promise, in the rounds of stages; 1 is all of it",
+               wording.plain, _timed_range("latency.realised_gain", wording.plain, "stage_rounds")),
         Column("Kept tokens", "Effective rank", "", "diversity.effective_rank",
                "exponential of the entropy of the kept tokens' spectrum (Roy & Vetterli 2007), in the projected space, "
                "L2-normalised, uncentred",

@@ -215,7 +215,7 @@ def _swap(stratum: Stratum) -> list[Finding]:
 
 def _speed(stratum: Stratum) -> list[Finding]:
     """Return the cells whose prefill is slower or faster than their FLOPs promise."""
-    kept = [row for row in _settled(stratum, _GAIN, 1.0) if not dig(row.cell, "latency.noisy")]
+    kept = _settled(stratum, _GAIN, 1.0)
 
     def text(row: Tested) -> str:
         return f"{wording.percent(row.figure.value, 0)} % [{wording.percent_range(row.figure, 0)}]"

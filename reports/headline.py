@@ -9,14 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from methods.keep import Keep
-from reports import wording
+from reports import timing, wording
 from reports.cells import (
     SIGNIFICANT,
     Cell,
     Interval,
     Stratum,
     corrected_p,
-    dig,
     interval,
     known_interval,
     known_leading,
@@ -27,7 +26,6 @@ from reports.cells import (
     number,
     p_value,
     role,
-    rounds_without_interval,
 )
 from reports.leading import Unit, unit_of
 from reports.method_notes import doubles, races
@@ -127,27 +125,14 @@ def _by_loyalty(stratum: Stratum, k: Keep, loyal: list[Cell]) -> Headline:
     )  # fmt: skip
 
 
-def noisy(cell: Cell) -> bool:
-    """Return whether a cell's rounds vary too much, or are too few, for its times to be given in digits."""
-    return bool(dig(cell, "latency.noisy"))
-
-
 def cost(stratum: Stratum, cell: Cell) -> str:
     """Say what a cell costs: milliseconds to the first token against the unpruned model's, or compute where nothing was timed."""
-    ttft, ratio = interval(cell, "latency.ttft"), interval(cell, "latency.ratio")
-    whole = interval(stratum.none, "latency.ttft") if stratum.none else None
-    if ttft is not None and noisy(cell):
-        if not ttft.known:
-            return f"Its time to the first token is not known: {rounds_without_interval(cell)}."
-        return f"{wording.milliseconds_range(ttft)} ms to the first token, too noisy in this run for one number."
-    if ttft is not None:
-        unsure = rounds_without_interval(cell)
-        spread = "" if not ttft.known else f" [{wording.milliseconds_range(ttft)}]"
-        said = f"{wording.milliseconds(ttft.value)} ms to the first token{spread}"
-        if whole is None or ratio is None:
-            return f"{said}." if ttft.known else f"{said} ({unsure})."
-        spread = f" [{wording.plain_range(ratio)}]" if ratio.known else f" ({unsure})"
-        return f"{said}; unpruned {wording.milliseconds(whole.value)} ms. Speed-up {wording.plain(ratio.value)} times{spread}."
+    if first := timing.first_token(cell):
+        value, _, spread = first.partition(" ")
+        beside, wide = timing.beside_none(cell, stratum.none), timing.why_wide(cell)
+        said = f"{value} ms to the first token {spread}{'; ' if beside else ''}{beside}."
+        faster = timing.speed_up(cell, mark=False)
+        return f"{said} Speed-up {faster}{'; ' if wide else ''}{wide}." if faster else said
     total = number(cell, "flops.total")
     if total is None:
         return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from methods.keep import Keep
-from reports import headline, wording
+from reports import timing, wording
 from reports.cells import Cell, Interval, Stratum, interval, leading, method, number, p_value, rounds_without_interval
 from reports.leading import Unit, unit_of
 from reports.method_notes import races
@@ -103,26 +103,23 @@ def _p(cell: Cell, path: str) -> str:
 
 
 def _cost(cell: Cell) -> LossFigure:
-    ttft, ratio = interval(cell, "latency.ttft"), number(cell, "latency.ratio")
+    ttft = interval(cell, "latency.ttft")
     if ttft is None:
         return LossFigure(None, wording.MISSING)
-    unsure = "" if ttft.known else rounds_without_interval(cell)
-    if headline.noisy(cell):
-        return LossFigure(ttft.value, "noisy", unsure or wording.milliseconds_range(ttft))
-    faster = "" if ratio is None else f"{wording.plain(ratio)} times as fast"
-    return LossFigure(ttft.value, wording.milliseconds(ttft.value), "; ".join(part for part in (faster, unsure) if part))
+    faster, ratio = timing.speed_up(cell, " times as fast"), interval(cell, "latency.ratio")
+    unsure = wording.milliseconds_range(ttft) if ttft.known else rounds_without_interval(cell)
+    if not ttft.known and ratio is not None and not ratio.known:
+        unsure = ""  # the speed-up says so
+    return LossFigure(ttft.value, wording.milliseconds(ttft.value), "; ".join(part for part in (unsure, faster) if part))
 
 
 def _timed(cell: Cell) -> str:
     """Say how long a cell takes to its first token; nothing of one that was not timed."""
-    ttft, cost = interval(cell, "latency.ttft"), _cost(cell)
-    if ttft is None:
+    value, _, spread = timing.first_token(cell).partition(" ")
+    if not value:
         return ""
-    if headline.noisy(cell) and not ttft.known:
-        return f"Its time to the first token is not known: {cost.detail}."
-    if headline.noisy(cell):
-        return f"{cost.detail}\u00a0ms to the first token, too noisy for one number."
-    return f"{cost.text}\u00a0ms to the first token{', ' if cost.detail else ''}{cost.detail}."
+    faster, wide = timing.speed_up(cell, " times as fast", mark=False), timing.why_wide(cell)
+    return f"{value}\u00a0ms to the first token{', ' if faster else ' '}{faster or spread}{'; ' if wide else ''}{wide}."
 
 
 def _worst(stratum: Stratum, cell: Cell) -> list[tuple[str, float]]:

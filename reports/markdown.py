@@ -4,20 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from reports import wording
-from reports.cells import (
-    Cell,
-    dig,
-    interval,
-    leading,
-    marks_note,
-    measured,
-    number,
-    p_value,
-    removes_note,
-    rounds_without_interval,
-    shown,
-)
+from reports import timing, wording
+from reports.cells import Cell, leading, marks_note, measured, number, p_value, removes_note, shown
 from reports.cells import method as name_of
 from reports.leading import PARTIAL, unit_of, units_of
 from reports.marks import code, plain
@@ -57,7 +45,7 @@ def table(cells: list[Cell], manifest: dict[str, Any] | None = None) -> str:
     if reasons:
         lines += ["", "Skipped:", *reasons]
     kinds = (removes_note(cells), *same_notes(cells), tiles_note(cells), unverified_note(cells), marks_note(cells))
-    for note in (*scoring(manifest or {}, cells), *kinds):
+    for note in (*scoring(manifest or {}, cells), *kinds, timing.wide_note(cells), timing.summed_note(cells)):
         lines += ["", plain(note)] if note else []
     return "\n".join(lines) + "\n"
 
@@ -90,14 +78,10 @@ def _leading(cell: Cell, signed: bool) -> str:
 
 
 def _time(cell: Cell) -> str:
-    ttft, ratio = interval(cell, "latency.ttft"), number(cell, "latency.ratio")
-    if ttft is None:
-        return wording.MISSING
-    unsure = "" if ttft.known else rounds_without_interval(cell)
-    if dig(cell, "latency.noisy"):
-        return f"noisy, {unsure or wording.milliseconds_range(ttft)}"
-    told = [part for part in ("" if ratio is None else f"{wording.plain(ratio)}×", unsure) if part]
-    return wording.milliseconds(ttft.value) + (f" ({'; '.join(told)})" if told else "")
+    faster, first = timing.speed_up(cell, "×"), timing.first_token(cell)
+    if not faster:
+        return first or wording.MISSING
+    return f"{first.partition(' ')[0]} ({'; '.join(part for part in (timing.none_in_its_rounds(cell), faster) if part)})"
 
 
 def _difference(cell: Cell, path: str) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 from markupsafe import Markup
 
 from harness.store.older_runs import TF32_OFF, rounding_on_gpu
-from metrics.latency import LEAST_KNOWN
 from metrics.non_inferiority import FEWEST
-from reports import against_published, gallery, headline, table, wording
+from metrics.paired_ratio import KNOWN
+from reports import against_published, gallery, headline, table, timing, wording
 from reports.cells import Stratum, dig, interval, keep, leading, marks_note, method, number, removes_note, shown, strata
 from reports.figures.catalogue import figures
 from reports.figures.tokens import chance_table, unranked
@@ -64,6 +64,8 @@ def render(run: RunView) -> str:
             config=_options(run.manifest),
             checked=_self_check(run.manifest),
             kernels=_kernels(run.manifest),
+            timed=timing.how_timed(run.manifest, run.cells),
+            known=f"{100 * KNOWN:g}",
             rounding=_rounding(run.manifest),
             gallery=Markup(pictured.json) if pictured else None,  # nosec B704  # JSON that `payload` made inert
             images=pictured.images if pictured else 0,
@@ -268,9 +270,6 @@ def _whole(manifest: dict[str, Any], key: str) -> str | None:
 def _alerts(run: RunView) -> list[str]:
     """Return what a reader must know before trusting a number."""
     failures = number(run.manifest, "failures") or 0
-    unsure = [c for c in run.cells if dig(c, "latency.noisy")]
-    few = [c for c in unsure if (rounds := number(c, "latency.rounds")) is not None and rounds < LEAST_KNOWN]
-    noisy = sorted({f"{method(c)} at {shown(c)}" if keep(c) else method(c) for c in unsure if c not in few})
     gone = table.skipped(run.cells)
     found = [*_older(run), *_same_machine(run), *_needed_images(run)]
     images = _images(run)
@@ -284,12 +283,7 @@ def _alerts(run: RunView) -> list[str]:
         why += ["further reasons"] if len(listed) > _REASONS else []
         found.append(f"{failures:,.0f} samples failed in this run and are left out of its figures"
                      f"{': ' if why else ''}{'; '.join(why)}. python -m harness samples RUN --failed lists them.")  # fmt: skip
-    if noisy:
-        found.append(f"Timing was noisy for {wording.listed(noisy)}; no single number stands for it.")
-    if few:
-        cells = f"{len(few)} cell{'s' if len(few) > 1 else ''}"
-        found.append(f"Of {cells} under {LEAST_KNOWN} rounds were timed, too few to know how far the times are off; no single "
-                     "number stands for them. Take 6 rounds or more (--rounds).")  # fmt: skip
+    found += timing.alerts(run.cells)
     found += [
         note for note in (removes_note(run.cells), *same_notes(run.cells), tiles_note(run.cells), marks_note(run.cells)) if note
     ]

@@ -9,13 +9,13 @@ from typing import Any
 from markupsafe import Markup
 
 from methods.keep import Keep
-from reports import wording
+from metrics.paired_ratio import KNOWN
+from reports import timing, wording
 from reports.cells import (
     SIGNIFICANT,
     WHOLE,
     Cell,
     Interval,
-    dig,
     falling,
     interval,
     leading,
@@ -150,6 +150,7 @@ def render(several: Several) -> str:
             figure=_figure(several, rows, unit),
             style=own_file("report.css"),
             policy=_POLICY,
+            known=f"{100 * KNOWN:g}",
         )
     )  # fmt: skip
     return encodable(page)
@@ -230,9 +231,8 @@ def _speed(cell: Shown | None) -> Text:
     found = interval(cell.entry, "latency.ratio") if cell is not None and not cell.skipped else None
     if found is None or cell is None:
         return Text(wording.MISSING)
-    if dig(cell.entry, "latency.noisy"):
-        return Text("noisy", "" if found.known else rounds_without_interval(cell.entry))
     spread = wording.plain_range(found) if found.known else rounds_without_interval(cell.entry)
+    spread += f"; {timing.WIDE}" if timing.is_wide(cell.entry) else ""
     return Text(wording.plain(found.value), spread, found.value)
 
 

@@ -25,6 +25,8 @@ class TableEntry:
     partial: bool = False  # not known to be of every question of the whole benchmark
     name: str = ""  # of the figure that leads, where it is stored in its own unit
     scale: float | None = None  # of it: what a perfect model reaches; differences are stored as shares of it
+    mark: str = ""  # a word beside the text
+    note: str = ""  # what is told on hover
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class CellTable:
         return list(spans.items())
 
 
-_OPTIONAL = frozenset({"memory.working_bytes", "pareto.latency.share", "evidence.swap_gain", "difference_downsample"})
+_OPTIONAL = frozenset({"memory.working_bytes", "pareto.latency.share", "evidence.swap_gain", "difference_downsample",
+                       "latency.sum_gap"})  # fmt: skip
 """Columns that are left out where no cell has their figure."""
 
 _FIRST = frozenset({"Tokens", "Cost"})
@@ -126,11 +129,11 @@ def table(cells: list[Cell], groups: list[Stratum], kind: str = "mean") -> CellT
 def _entry(cell: Cell, column: Column) -> TableEntry:
     raw = number(cell, column.path)
     lo, hi = (number(cell, f"{column.path}.{end}") for end in ("lo", "hi"))
-    text = column.doubt(cell) or (column.text(raw) if column.written is None else column.written(cell))
+    text = column.text(raw) if column.written is None else column.written(cell)
     unit, own = unit_of(cell), column.path == "score"
     partial = raw is not None and (own or column.path == leading_path(cell)) and unit.partial
     name, scale = (unit.name, unit.scale) if own and raw is not None else ("", None)
-    return TableEntry(raw, text, column.detail(cell), lo, hi, partial, name, scale)
+    return TableEntry(raw, text, column.detail(cell), lo, hi, partial, name, scale, column.mark(cell), column.note(cell))
 
 
 def skipped(cells: list[Cell]) -> list[Cell]:

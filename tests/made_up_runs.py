@@ -17,7 +17,7 @@ from harness.store.cell_results import CellResult, SampleRow, TokenFigures
 from harness.store.runs import RunFolder
 from harness.store.schema import SCHEMA_VERSION
 from metrics.figures import LAYERS
-from metrics.latency import FIRST_TOKEN, summarise
+from metrics.latency import BEFORE_FIRST_TOKEN, FIRST_TOKEN, summarise
 
 GRID, DEPTH = (12, 12), 4
 TOKENS = GRID[0] * GRID[1]
@@ -43,8 +43,10 @@ class Build:
     dearer: dict = field(default_factory=dict)  # FLOPs of the selection, times
     without: frozenset = frozenset()
     skipped: dict = field(default_factory=dict)  # reasons
-    noisy: bool = False
-    rounds: int = 12  # in which the cells are timed
+    spread: float = 0.04  # of the times of a cell, on a logarithmic scale
+    rounds: int = 12  # in which the cells' time to first token is taken
+    known: dict = field(default_factory=dict)  # rounds after which a cell is known and left out, by (method, keep)
+    in_one_piece: bool = True  # else time to first token is the sum of stages, as older versions took it
     prompt: str = "{question}"
     analysed: int = 12
     latency: bool = True
@@ -166,12 +168,21 @@ def analysis_of(method: str, keep: int, build: Build, images: list[int]) -> Toke
 def latency_of(method: str, keep: int | None, build: Build, none: np.ndarray) -> tuple[np.ndarray, dict]:
     """Rounds of time to first token in seconds, and the entry of summary.json."""
     rng = stream("time", build.machine, build.images, method, keep)
-    spread = 0.3 if build.noisy else 0.04
     length = sum(counts(method, keep, build.schedule.get((method, keep), 0))) / DEPTH
     speed = stream("speed", build.machine).lognormal(0, 0.3)
     mean = (0.01 + 1e-4 * length) * speed * rng.lognormal(0, 0.015) * build.slower.get((method, keep), 1.0)
-    times = none if method == "none" and len(none) else mean * rng.lognormal(0, spread, build.rounds)
-    return times, summarise({"ttft": times}, {"ttft": none if len(none) else times})
+    times = none if method == "none" and len(none) else mean * rng.lognormal(0, build.spread, build.rounds)
+    times = np.where(np.arange(build.rounds) < build.known.get((method, keep), build.rounds), times, np.nan)
+    return times, summarise(stages_of(times, build), stages_of(none if len(none) else times, build))
+
+
+def stages_of(times: np.ndarray, build: Build) -> dict[str, np.ndarray]:
+    """Seconds by stage: of a run in one piece beside the rounds of time to first token, whose stages sum to 2 % more."""
+    if not build.in_one_piece:
+        return {stage: share * times for stage, share in zip(FIRST_TOKEN, (0.2, 0.05, 0.05, 0.7))}
+    rounds = 1.02 * np.median(times[~np.isnan(times)]) * np.array([1.0, 0.99, 1.01])[: build.rounds]
+    parts = {stage: share * rounds for stage, share in zip(BEFORE_FIRST_TOKEN, (0.04, 0.2, 0.05, 0.06, 0.05, 0.6))}
+    return {**parts, "decode": 0.05 * rounds, "total": 1.8 * rounds, "ttft": times}
 
 
 def write_run(folder: Path, build: Build) -> RunFolder:
@@ -207,8 +218,8 @@ def write_run(folder: Path, build: Build) -> RunFolder:
                 times, entry["latency"] = latency_of(method, keep, build, none)
                 none = times if method == "none" else none
                 timings += [
-                    (ident, 0, turn, stage, float(share * seconds))
-                    for turn, seconds in enumerate(times) for stage, share in zip(FIRST_TOKEN, (0.2, 0.05, 0.05, 0.7))
+                    (ident, 0, turn, stage, float(value)) for stage, values in stages_of(times, build).items()
+                    for turn, value in enumerate(values) if not np.isnan(value)
                 ]  # fmt: skip
         entries.append(entry)
     questions = [

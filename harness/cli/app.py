@@ -1,6 +1,6 @@
 """The command line: which commands there are, and how each ends.
 
-The commands themselves stand in `measuring`, `stored_runs`, `listing`, `publishing` and `doctor`.
+The commands stand in `measuring`, `profiling`, `stored_runs`, `listing`, `publishing`, `doctor` and `checking_machine`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from typing import Any, NoReturn
 import typer
 
 from harness import interrupts
-from harness.cli import doctor, listing, measuring, publishing, reproducing, stored_runs
+from harness.cli import checking_machine, doctor, listing, measuring, profiling, publishing, reproducing, stored_runs
 from harness.errors import RequestError, readable, unexpected
 
 app = typer.Typer(
     name="harness",
     help="Measure visual token pruning methods on vision-language models.",
-    epilog="Exit codes: 0 done, 1 a gate failed (regress), 2 the request was wrong, 3 done but some samples failed, "
-    "70 a fault of prunescope, 130 interrupted. `prunescope` is the same command, with completion: --install-completion.",
+    epilog="Exit codes: 0 done, 1 a gate failed (regress) or a machine differs (selfcheck), 2 the request was wrong, "
+    "3 done but some samples failed, 70 a fault of prunescope, 130 interrupted. `prunescope` is the same command, with "
+    "completion: --install-completion.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -35,11 +36,12 @@ COMMANDS = (
     (reproducing.reproduce, "reproduce prunescope-tiny --out runs/reproduced"),
     (measuring.select, "select fastv cases/*.npz --keep 64 --out kept"),
     (measuring.capture, "capture --model tiny --task shapes --samples 4 --out cases"),
-    (measuring.profile, "profile --model llava-1.5-7b --random-weights --layers 4 --keep 192,64"),
+    (profiling.profile, "profile --model llava-1.5-7b --random-weights --layers 4 --batch-size 1,4 --out profiled"),
     (measuring.flops, "flops --shape llava-1.5-7b --method fastv --keep 64 --text-tokens 35"),
     (listing.list_names, "list methods"),
     (publishing.published, "published --method fastv --task pope"),
     (doctor.print_findings, "doctor"),
+    (checking_machine.selfcheck, "selfcheck --device cpu"),
     (stored_runs.regress, "regress runs/baseline runs/candidate --markdown regression.md"),
     (stored_runs.samples, "samples runs/first --method fastv --wrong --evidence-lost"),
     (stored_runs.open_run, "open runs/first --port 8080"),
@@ -53,7 +55,8 @@ for _command, _example in COMMANDS:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit.
 
-    Exit codes: 0 done, 1 a gate failed, 2 wrong request, 3 done but samples failed, 70 a fault of ours, 130 interrupted.
+    Exit codes: 0 done, 1 a gate failed or a machine differs, 2 wrong request, 3 done but samples failed, 70 a fault of ours,
+    130 interrupted.
     """
     completes = sys.argv[1:2] in (["--install-completion"], ["--show-completion"])  # of the installed name alone
     name = "prunescope" if completes or Path(sys.argv[0]).stem == "prunescope" else "python -m harness"

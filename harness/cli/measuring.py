@@ -1,4 +1,4 @@
-"""Commands that run methods, or count what they cost: `compare`, `select`, `capture`, `profile` and `flops`.
+"""Commands that run methods, or count what they cost: `compare`, `select`, `capture` and `flops`.
 
 Heavy imports happen inside the commands, so that ``--help`` is quick.
 """
@@ -73,7 +73,17 @@ def compare(
     max_pixels: MaxPixels = None,
     image_size: ImageSize = None,
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Leave the latency pass out.")] = False,
-    rounds: Annotated[int, typer.Option(help="Timed rounds of the latency pass.")] = _BASE.rounds,
+    time_limit: Annotated[
+        float,
+        typer.Option(
+            help="Seconds that the latency pass may take; it ends sooner where every speed-up is known to 5 %, and later where "
+            "the least that it takes is longer."
+        ),
+    ] = _BASE.time_limit,
+    rounds: Annotated[int, typer.Option(help="Rounds of the latency pass that time stages and decoding.")] = _BASE.rounds,
+    decode_tokens: Annotated[
+        int | None, typer.Option(help="Tokens decoded in each of these; by default 16 on an embedded model, else 64.")
+    ] = None,
     sharing: Annotated[Switch, typer.Option(help="Compute once what the questions of an image share.")] = Switch.on,
     references: Annotated[
         Switch,
@@ -132,10 +142,10 @@ def compare(
         budget=budget, samples=samples, out=out, resume=resume, retry_failed=retry_failed, extend=extend, seed=seed,
         batch_size=batch_size, device=device, dtype=dtype, revision=revision, device_map=device_map, quantize=quantize,
         chat_template=chat_template, companion=companion, max_pixels=max_pixels, image_size=image_size,
-        latency=not no_latency, rounds=rounds, sharing=sharing is Switch.on, memory=memory, kernels=kernels, workers=workers,
-        ray=ray, analyse=analyse, seeds=seeds, margin=margin, max_new_tokens=max_new_tokens, prompt=prompt, scoring=scoring,
-        plugin=tuple(plugin or ()), self_check=not no_self_check,
-        references=references is Switch.on,
+        latency=not no_latency, rounds=rounds, time_limit=time_limit, decode_tokens=decode_tokens,
+        sharing=sharing is Switch.on, memory=memory, kernels=kernels, workers=workers, ray=ray, analyse=analyse,
+        seeds=seeds, margin=margin, max_new_tokens=max_new_tokens, prompt=prompt, scoring=scoring, plugin=tuple(plugin or ()),
+        self_check=not no_self_check, references=references is Switch.on,
     )  # fmt: skip
     given = _given(context)
     if config is not None:
@@ -225,61 +235,6 @@ def capture(
     options = LoadOptions(revision, device_map, quantize, chat_template, companion, max_pixels, image_size)
     files = run_capture(model, task, samples, out, layer, seed, pick_device(device), options, not no_self_check, method, dtype)
     _print_paths(files, as_json)
-
-
-def profile(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="Public shape with --random-weights (see `list models`); else folder or hub id.",
-            autocompletion=completion.models_and_shapes,
-        ),
-    ],
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Make the model with random weights; no download.")
-    ] = False,
-    methods: Annotated[
-        str, typer.Option(help="Method expressions, comma-separated.", autocompletion=completion.methods)
-    ] = "sts,fastv,sparsevlm",
-    keep: Annotated[str, typer.Option(help=_KEEP)] = ",".join(DEFAULT_KEEP),
-    budget: Annotated[str, typer.Option(help="How they are counted: average, final or flops.")] = _BASE.budget,
-    layers: Annotated[int | None, typer.Option(help="LLM layers, with --random-weights; all by default.")] = None,
-    batch_size: Annotated[int, typer.Option(max=65_536, help="Prompts a batch, one image and one question each.")] = 1,
-    text_tokens: Annotated[int, typer.Option(max=1_000_000, help="Tokens of a prompt beside the image.")] = 64,
-    rounds: Annotated[int, typer.Option(max=10_000, help="Timed rounds.")] = 10,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _BASE.device,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = _BASE.dtype,
-    revision: Revision = None,
-    device_map: DeviceMap = None,
-    quantize: Quantize = None,
-    companion: Companion = None,
-    max_pixels: MaxPixels = None,
-    image_size: ImageSize = None,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of weights, image and random methods.")] = _BASE.seed,
-    kernels: Kernels = _BASE.kernels,
-    plugin: Plugin = None,
-    no_self_check: NoSelfCheck = False,
-    as_json: Json = False,
-) -> None:
-    """Measure FLOPs, latency by stage, memory, selection share and the gain of shared work on a model of true size; no task.
-
-    With --random-weights nothing is downloaded: FLOPs and times depend on shapes alone. --layers makes a model of fewer LLM
-    layers that a laptop can hold; figures are of that model, and say so.
-    """
-    from harness.run.profile import ProfileConfig, as_text
-    from harness.run.profile import profile as run_profile
-    from methods.registry import split
-
-    check_dtype(dtype)
-    asked = ProfileConfig(
-        model=model, random_weights=random_weights, methods=tuple(split(methods)),
-        keep=tuple(k.strip() for k in keep.split(",") if k.strip()), budget=budget, layers=layers, batch_size=batch_size,
-        text_tokens=text_tokens, rounds=rounds, device=device, dtype=dtype, seed=seed, plugin=tuple(plugin or ()),
-        revision=revision, device_map=device_map, quantize=quantize, companion=companion, max_pixels=max_pixels,
-        image_size=image_size, kernels=kernels, self_check=not no_self_check,
-    )  # fmt: skip
-    found = run_profile(asked)
-    print(json.dumps(found) if as_json else as_text(found))
 
 
 def flops(

@@ -80,14 +80,18 @@ class Batch:
             evidence=evidence, text_embeds=None if self.text_embeds is None else self.text_embeds[rows],
             prefix=prefix, prefixes=None if prefixes == [prefix] * len(images) else prefixes,
         )  # fmt: skip
-        return some._told(places), images
+        return some.told(places), images
 
     def reseeded(self, image_seeds: torch.Tensor, question_seeds: torch.Tensor) -> Batch:
         """Return the same batch with other random streams, int64 [B] of the images and int64 [R] of the questions."""
-        return replace(self, image_seeds=image_seeds, question_seeds=question_seeds)._told(self.image_of)
+        return replace(self, image_seeds=image_seeds, question_seeds=question_seeds).told(self.image_of)
 
-    def _told(self, image_of: list[int]) -> Batch:
-        """The same batch, which need not read from a device whose each question is."""
+    def told(self, image_of: list[int]) -> Batch:
+        """Return the same batch, which need not read from the device whose each question is.
+
+        Args:
+            image_of: the image of each question.
+        """
         vars(self)["image_of"] = image_of
         return self
 
@@ -97,7 +101,7 @@ class Batch:
             return self
         tables = {field.name: getattr(self, field.name) for field in fields(self)}
         moved: dict[str, Any] = {name: table.to(device) for name, table in tables.items() if isinstance(table, torch.Tensor)}
-        return replace(self, **moved)._told(self.image_of)
+        return replace(self, **moved).told(self.image_of)
 
     def words(self, step: Step) -> list[list[int]]:
         """Return the token ids of the text that a step's ``text_features`` are of, by question."""

@@ -67,8 +67,10 @@ class Engine:
         reason = self.adapter.cannot(steps)
         if reason is not None:
             raise BudgetError(reason)
-        uniform_pass, start = self._start(request, steps)
-        state, stopwatch = start.state, uniform_pass.stopwatch
+        stopwatch = request.stopwatch or Stopwatch()
+        with stopwatch.stage("layout"):  # what is no stage of its own on the way to the first decoder layer
+            uniform_pass, start = self._start(request, steps)
+        state = start.state
         with stopwatch.stage("prefill"):
             counts = self._prefill(uniform_pass, start)
             if any(step.cuts_cache_from is not None for step in steps):
@@ -78,7 +80,8 @@ class Engine:
         kv_bytes = sum(span.cache.bytes for span in state.spans)
         with stopwatch.stage("decode"):
             tokens, ended = decode(self.adapter, state.spans, logits, self.max_new_tokens, self.ends, self.strict)
-        stopwatch.count("decode", max(1, max(map(len, tokens), default=1)))
+        behind_first = (len(own) - (end is None) for own, end in zip(tokens, ended, strict=True))
+        stopwatch.count("decode", max(1, max(behind_first, default=1)))
         vision, home, rows = uniform_pass.vision, uniform_pass.batch.image.device, len(state.layout.group)
         blocks = vision.tower_counts if vision is not None else ()
         return EngineOutput(
@@ -133,7 +136,8 @@ class Engine:
             here = [index for index, row in enumerate(asked) if row in about]
             if not here:
                 continue
-            part, images = batch.rows(about)
+            with (request.stopwatch or Stopwatch()).stage("layout"):
+                part, images = batch.rows(about)
             own = Recorder(recorder.attention) if recorder is not None else None
             outputs.append(
                 self.run(

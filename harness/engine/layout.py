@@ -192,6 +192,12 @@ class SequenceLayout:
         return bool((segments >= 0).all() and (segments <= 1).all())
 
     @cached_property
+    def causal_prefill(self) -> bool:
+        """Whether causality alone is the mask of the prompt: one question a sequence, padded behind if at all."""
+        there = self.host.segments >= 0
+        return bool((self.host.segments <= 1).all() and (there[:, :-1] | ~there[:, 1:]).all())
+
+    @cached_property
     def row_per_sequence(self) -> bool:
         """Whether sequences and rows are the same, in the same order."""
         return self.host.group.tolist() == list(range(len(self.segments)))
@@ -256,7 +262,7 @@ class SequenceLayout:
             itself = torch.eye(length, dtype=torch.bool, device=there.device)
             return ((there[:, :, None] & there[:, None, :]) | itself)[:, None]
         narrow = window is not None and window < length
-        if self.causal_only and not narrow and not (bidirectional_images and self.visual.shape[1]):
+        if self.causal_prefill and not narrow and not (bidirectional_images and self.visual.shape[1]):
             return None
         keys, queries = self.segments[:, None, :], self.segments[:, :, None]
         allowed = ((keys == 0) | (keys == queries)) & (keys >= 0) & (queries >= 0)

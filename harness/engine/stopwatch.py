@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-STAGES = ("vision", "projector", "selection", "prefill", "decode")
-"""Stages of a pass, whose times add up to the whole."""
+STAGES = ("preprocess", "vision", "projector", "layout", "selection", "prefill", "decode")
+"""Stages of a pass, whose times add up to the whole.
+
+``preprocess`` goes from decoded pixels and a text on the host to a batch on the device; ``layout`` lays the prompt out and embeds
+it; ``selection`` is all that a method adds, and what is read for it.
+"""
+
+
+def synchronise(devices: Sequence[str]) -> None:
+    """Wait until GPUs have done all that they were given; of other devices nothing is waited for.
+
+    Args:
+        devices: such as ``cpu`` and ``cuda:0``.
+    """
+    if cards := [device for device in devices if device.startswith("cuda")]:
+        import torch
+
+        for card in cards:
+            torch.cuda.synchronize(card)
 
 
 class Stopwatch:
@@ -19,7 +36,7 @@ class Stopwatch:
     """
 
     def __init__(self, *devices: str) -> None:
-        self.devices, self._cards = devices, [device for device in devices if device.startswith("cuda")]
+        self.devices = devices
         self.seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         self.counts: dict[str, int] = {}
         self._open: list[float] = []
@@ -30,11 +47,11 @@ class Stopwatch:
         if not self.devices:
             yield
             return
-        self._synchronise()
+        synchronise(self.devices)
         start = time.perf_counter()
         self._open.append(0.0)
         yield
-        self._synchronise()
+        synchronise(self.devices)
         spent = time.perf_counter() - start
         inner = self._open.pop()
         self.seconds[name] += spent - inner
@@ -44,10 +61,3 @@ class Stopwatch:
     def count(self, name: str, times: int) -> None:
         """Note how many times a stage was repeated, such as decoding for every token."""
         self.counts[name] = times
-
-    def _synchronise(self) -> None:
-        if self._cards:
-            import torch
-
-            for card in self._cards:
-                torch.cuda.synchronize(card)

@@ -18,9 +18,11 @@ from harness.results.current_summary import current_summary, version_note
 from harness.results.leading_figure import CellScores, LeadingFigure
 from harness.results.rulings import Rulings
 from harness.results.sample_columns import RunQuestions
+from harness.results.types import JsonObject
 from harness.store.older_runs import rounding_on_gpu
 from harness.store.runs import RunFolder
 from metrics.design_effect import IntraclassCorrelation
+from reports import wording
 from reports.scoring import named as rule_named
 from reports.several import Aligned, Difference, Setting, Several, Shown
 
@@ -224,7 +226,10 @@ def _names(folders: list[str]) -> list[str]:
 
 
 _ASIDE = frozenset(
-    {"config.out", "config.resume", "config.extend", "created", "command", "duration_s", "schema_version", "begun_by", "notes"}
+    {
+        *("config.out", "config.resume", "config.extend", "created", "command", "duration_s", "schema_version", "begun_by"),
+        *("notes", "timing.used", "timing.stage_rounds", "timing.ttft_rounds", "timing.known", "timing.of", "timing.before"),
+    }
 )
 
 
@@ -279,9 +284,22 @@ def _notes(
             found.append(
                 f"float32 on the GPU is {rounded[1]} in {name} and {rounded[0]} in {names[0]}: rounding may tell answers apart."
             )
+    timed = [{cell.get("latency", {}).get("in_one_piece") for cell in _timed(side)} for side in sides]
+    if len(set().union(*timed)) > 1:
+        some = zip(names, timed, strict=True)
+        summed = wording.listed([name if len(kinds) == 1 else f"some cells of {name}" for name, kinds in some if False in kinds])
+        found.append(
+            f"Time to first token of {summed} is summed from stages, as older versions did, and taken in one piece elsewhere: "
+            "speed-ups of one sort do not compare with those of the other."
+        )
     told = zip(names, (version_note(side.manifest) for side in sides))
     found += [f"{name} {older}." for name, older in told if older is not None]
     return tuple(found)
+
+
+def _timed(side: RunColumn) -> list[JsonObject]:
+    """The cells of a run whose time to first token is known."""
+    return [entry for _, _, entry in side.cells.values() if (entry.get("latency") or {}).get("ttft") is not None]
 
 
 def _cards(manifest: Mapping[str, Any]) -> list[str]:

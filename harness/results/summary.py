@@ -30,11 +30,11 @@ from harness.store.runs import RunFolder
 from harness.store.schema import SCHEMA_VERSION
 from methods.keep import Keep
 from metrics import latency
-from metrics.medians import median
 from metrics.non_inferiority import images_needed
+from metrics.paired_ratio import ratio_interval
 
 StageTimes = Mapping[str, Floats]
-"""Seconds by stage of `metrics.latency.STAGES`, [rounds] each."""
+"""Seconds by stage of `metrics.latency.STAGES`, [rounds of the stage] each; nan is a round that the cell was left out of."""
 PassTimes = Mapping[tuple[int, int], StageTimes]
 """Stage times by latency pass and cell."""
 
@@ -96,7 +96,7 @@ def summarise(run: RunFolder) -> JsonObject:
     evidence.test()
     adjust_for_chance(cells)
     adjust_speed(cells)
-    _pareto(cells, scored_cells, leading, {ident: times for (number, ident), times in timings.items() if number == 0}, seed)
+    _pareto(cells, scored_cells, leading, _beside_none(timings, none[0] if none else None), seed)
     aa = _aa(timings, again, none[0] if none else None)
     checks = {
         "aa": aa,
@@ -248,15 +248,27 @@ def _aa(timings: PassTimes, again: PassTimes, ident_none: int | None) -> JsonObj
     ratios, times = [], []
     for (number, ident), second in again.items():
         if ident == ident_none and (number, ident) in timings:
-            first = timings[number, ident]
-            ttft = [latency.ttft(stages) for stages in (first, second)]
-            ratios.append(ttft[0] / ttft[1])
-            times.append(ttft[0])
+            first = latency.known_ttft(timings[number, ident])
+            if first is not None and (ratio := latency.paired_ratios(latency.known_ttft(second), first)) is not None:
+                ratios.append(ratio)
+                times.append(first)
     if not ratios:
         return None
-    ratio = np.concatenate(ratios)
+    found = ratio_interval(np.concatenate(ratios))
     known = [cv for seconds in times if (cv := latency.variation(seconds)) is not None]  # none of a single round
-    return {**median(ratio).as_dict(), "rounds": len(ratio), "cv": max(known, default=None)}
+    return {**found.as_dict(), "rounds": found.rounds, "cv": max(known, default=None)}
+
+
+def _beside_none(timings: PassTimes, none: int | None) -> Mapping[int, Floats]:
+    """By cell of the first pass its time to first token over that of `none` in each round; nan where it was left out.
+
+    Cells that are known early are left out of later rounds: the ratio in a round knows nothing of how busy other rounds were.
+    """
+    whole = None if none is None or (0, none) not in timings else latency.known_ttft(timings[0, none])
+    if whole is None:
+        return {}
+    timed = {ident: latency.known_ttft(times) for (number, ident), times in timings.items() if number == 0}
+    return {ident: own / whole for ident, own in timed.items() if own is not None}
 
 
 def _memory(facts: JsonObject) -> JsonObject | None:
@@ -277,12 +289,12 @@ def _pareto(
     cells: Sequence[JsonObject],
     scored_cells: ScoredCells,
     leading: LeadingFigure,
-    timings: Mapping[int, StageTimes],
+    times: Mapping[int, Floats],
     seed: int,
 ) -> None:
     """Which cells are on the front of the leading figure against TTFT and FLOPs; without blind, oracle, what removes nothing.
 
-    What is the same as a cell before it is drawn once: it bears that one's entry.
+    Times are those of `_beside_none`. What is the same as a cell before it is drawn once: it bears that one's entry.
     """
     for cell in cells:
         cell["pareto"] = {"latency": None, "flops": None}
@@ -291,8 +303,7 @@ def _pareto(
         if scores.scored and facts["method"] not in ("blind", "oracle") and not removes_nothing(facts) and not facts["same_as"]
     ]  # fmt: skip
     flops = {ident: cell["flops"]["total"] for cell, ident, _ in entered if cell["flops"]}
-    ttft = {ident: latency.ttft(times) for ident, times in timings.items()}
-    all_costs: dict[str, Mapping[int, Any]] = {"flops": flops, "latency": ttft}
+    all_costs: dict[str, Mapping[int, Any]] = {"flops": flops, "latency": times}
     for name, costs in all_costs.items():
         there = [(cell, ident, scores) for cell, ident, scores in entered if ident in costs]
         if len(there) < 2 or len({len(scores.score) for _, _, scores in there}) > 1:

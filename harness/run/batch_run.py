@@ -23,6 +23,7 @@ from harness.run.asked_prompts import AskedPrompts
 from harness.run.contact_sheet import layout_of
 from harness.run.evidence_swap import SwappedSteps, placed, swapped
 from harness.run.plan import Cell
+from harness.run.prompt_inputs import batch_of, pixels_of, shrunk_pixels
 from harness.run.stored_rows import answer_row, image_row, number, question_rows, traces
 from harness.run.streams import stream
 from harness.run.token_masks import evidence_held, fitted, masks_together, present
@@ -82,11 +83,7 @@ class BatchRun:
     @cached_property
     def pixels(self) -> PixelBatch:
         """The images of each sample as the vision tower takes them."""
-        return without_images(len(self.samples)) if self.text_alone else self._ready(None)
-
-    def _ready(self, grid: tuple[int, int] | None) -> PixelBatch:
-        adapter, alone = self.engine.adapter, all(len(images) == 1 for images in self.images)
-        return adapter.pixels([image for (image,) in self.images], grid) if alone else adapter.prompt_pixels(self.images, grid)
+        return without_images(len(self.samples)) if self.text_alone else pixels_of(self.engine.adapter, self.images)
 
     @property
     def text_alone(self) -> bool:
@@ -155,13 +152,8 @@ class BatchRun:
             return self.batch
         if not cell.varies or cell.blind:
             return self.make_batch(cell.grid)
-        adapter = self.engine.adapter
-        made = []
-        for images, spans, shape in zip(self.images, self.pixels.spans, self.shapes, strict=True):
-            grids = [cell.plan(shape)[2]] if len(images) == 1 else cell.grids(shape, [adapter.shape_for((one,)) for one in spans])
-            made.append([adapter.pixels([image], grid) for image, grid in zip(images, grids, strict=True)])
-        tensors = [torch.cat([one.tensors[0] for one in images]) for images in made]
-        return self.make_batch(cell.grid, PixelBatch(tensors, [tuple(one.spans[0][0] for one in images) for images in made]))
+        pixels = shrunk_pixels(self.engine.adapter, cell, self.images, self.pixels.spans, self.shapes)
+        return self.make_batch(cell.grid, pixels)
 
     def make_batch(self, grid: tuple[int, int] | None, pixels: PixelBatch | None = None) -> Batch:
         """Return the batch as it is, with its images shrunk, or without images.
@@ -174,26 +166,10 @@ class BatchRun:
         blind = grid == (0, 0)
         asked = self.prompts if not blind or self.text_alone else AskedPrompts.of(adapter, samples, self.template, blind=True)
         if pixels is None:
-            pixels = self.pixels if grid is None or blind else self._ready(grid)
-        if asked.sample != list(range(len(samples))):
-            pixels = pixels[asked.sample]
-        image_seeds, question_seeds = self._seeds(self.seed)
-        embeds = None
-        if "text_embeds" in self.wanted and not self.text_alone:
-            assert adapter.companion is not None, "only a model with a companion gives text_embeds"
-            embeds = adapter.companion.texts_embeds(asked.texts)
-        return Batch(
-            pixels=pixels,
-            prefix=asked.prefixes[0],
-            questions=asked.questions,
-            image=torch.tensor(asked.image, device=adapter.device),
-            image_seeds=image_seeds[asked.sample],
-            question_seeds=question_seeds,
-            evidence=None if self.text_alone else self.evidence,
-            text_embeds=embeds,
-            question_words=asked.own_words(adapter) if "text_features" in self.wanted else None,
-            prefixes=None if all(prefix == asked.prefixes[0] for prefix in asked.prefixes) else asked.prefixes,
-        )
+            pixels = self.pixels if grid is None or blind else pixels_of(adapter, self.images, grid)
+        wanted = self.wanted - {"text_embeds"} if self.text_alone else self.wanted
+        evidence = None if self.text_alone else self.evidence
+        return batch_of(adapter, asked, pixels, samples, self.seed, wanted, evidence)
 
     @cached_property
     def masks(self) -> list[np.ndarray | None]:

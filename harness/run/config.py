@@ -26,7 +26,8 @@ LARGEST_SEED = 2**63 - 1
 _RANGES = {
     "samples": (1, 10_000_000, " images"), "batch_size": (1, 65_536, " images"), "max_new_tokens": (1, 65_536, " tokens"),
     "analyse": (0, 10_000_000, " images"), "seeds": (1, 1_000, " seeds"), "seed": (0, LARGEST_SEED, ""),
-    "workers": (1, 1_024, " processes"), "rounds": (2, 10_000, " rounds"),
+    "workers": (1, 1_024, " processes"), "rounds": (1, 10_000, " rounds"), "decode_tokens": (2, 65_536, " tokens"),
+    "time_limit": (0, 86_400, " seconds"),
 }  # fmt: skip
 """Options that count: the least, the most and of what. More would not end, or not fit any memory."""
 
@@ -64,7 +65,9 @@ class CompareConfig:
     ray: str | None = None  # address of a cluster, whose actors are then the workers
     analyse: int = 12
     seeds: int = 5
-    rounds: int = 6  # of the latency pass
+    rounds: int = 3  # of stages and of decoding, in the latency pass
+    time_limit: float = 15.0  # seconds of the latency pass
+    decode_tokens: int | None = None  # timed in each of those rounds; 16 on an embedded model, else 64
     margin: float = 0.02
     max_new_tokens: int | None = None  # as the task says
     prompt: str = "{question}"
@@ -152,8 +155,8 @@ def restored(where: str, stored: Mapping[str, Any]) -> CompareConfig:
 
 
 _OPTIONAL = {
-    "workers": int, "ray": str, "max_new_tokens": int, "revision": str, "device_map": str, "quantize": int, "chat_template": str,
-    "companion": str, "max_pixels": int, "image_size": str, "scoring": str,
+    "workers": int, "ray": str, "max_new_tokens": int, "decode_tokens": int, "revision": str, "device_map": str, "quantize": int,
+    "chat_template": str, "companion": str, "max_pixels": int, "image_size": str, "scoring": str,
 }  # fmt: skip
 """Options that may be left open, and what they hold where they are not."""
 

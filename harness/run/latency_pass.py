@@ -1,66 +1,29 @@
-"""The latency pass: one image, one question, all cells interleaved in shuffled rounds."""
+"""The latency pass: one image, one question, all cells interleaved in shuffled rounds until their times are known."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
+from math import ceil
 
-import numpy as np
-
-from harness.engine.batch import Batch
 from harness.engine.engine import Engine
-from harness.engine.request import EngineRequest
-from harness.engine.stopwatch import Stopwatch
+from harness.models.catalogue import EMBEDDED
 from harness.progress import progress
-from harness.run.asked_prompts import text_length
 from harness.run.batch_run import BatchRun
 from harness.run.config import CompareConfig
+from harness.run.failures import of_sample, reason
+from harness.run.latency_rounds import LatencyRounds, TimingPlan, time_cells
 from harness.run.manifest import add_notes
 from harness.run.plan import Cell
 from harness.run.prepare import PreparedRun
+from harness.run.prompt_inputs import PromptOnHost
 from harness.run.twins import on_question, original_of, stored_counts
-from harness.store.arrays import packed_counts
 from harness.store.runs import RunFolder
-from harness.tasks.base import ImageSample, Task
+from harness.tasks.base import ImageSample
 from metrics.flops import flops
-from metrics.memory import device_peaks, reset_device_peaks
 
-MOST_TOKENS = 128
-"""Answer tokens that are timed where a task allows more and the request does not say: the times of a token tell the rest."""
-
-
-@dataclass
-class LatencyRounds:
-    """What the rounds of a latency pass gave. Cells go by their place in the list that was timed."""
-
-    rows: list[tuple[int, int, int, str, float]] = field(default_factory=list)  # (cell, repeat, round, stage, seconds)
-    kv_bytes: dict[int, int] = field(default_factory=dict)  # of the caches after the prompt, measured
-    peak_bytes: dict[int, dict[str, int]] = field(default_factory=dict)  # of the allocator of each GPU; empty on a CPU
-    text_tokens: dict[int, int] = field(default_factory=dict)  # of the prompt that was timed
-    layer_counts: dict[int, bytes] = field(default_factory=dict)  # visual tokens of each LLM layer on its first question, packed
-    block_counts: dict[int, bytes] = field(default_factory=dict)  # tower tokens of each block there, as `EngineOutput` has them
-
-    def seconds(self, cell: int, repeat: int = 0) -> dict[str, np.ndarray]:
-        """Return the seconds of each stage of a cell, float [rounds] each.
-
-        Args:
-            cell: its place in the list that was timed.
-            repeat: 1 for its second run in the same rounds.
-        """
-        found: dict[str, list[float]] = {}
-        for place, again, _, stage, value in self.rows:
-            if (place, again) == (cell, repeat):
-                found.setdefault(stage, []).append(value)
-        return {stage: np.array(values) for stage, values in found.items()}
-
-    def medians(self, cell: int) -> dict[str, float]:
-        """Return the median seconds of each stage of a cell.
-
-        Args:
-            cell: its place in the list that was timed.
-        """
-        return {stage: float(np.median(values)) for stage, values in self.seconds(cell).items()}
+EMBEDDED_TOKENS, TOKENS = 16, 64
+"""Answer tokens that are timed where the request does not say: of an embedded model, and of any other."""
 
 
 def run_latency_pass(config: CompareConfig, run: RunFolder, prepared: PreparedRun, ids: dict[str, int]) -> None:
@@ -82,13 +45,17 @@ def run_latency_pass(config: CompareConfig, run: RunFolder, prepared: PreparedRu
         add_notes(run, ["no times: there is no image on which no cell failed"])
         return
     cells = [_as_it_ran(cell, run, prepared, ids, place) for cell in cells]
-    with progress("latency", config.rounds + 1) as advance:
-        longest = prepared.answer_tokens(config)
-        engine = Engine(prepared.adapter, longest if config.max_new_tokens is not None else min(longest, MOST_TOKENS))
-        sample = prepared.samples[place]
-        timed = time_cells(
-            engine, prepared.task, sample, cells, config.seed, config.rounds, template=config.prompt, advance=lambda: advance(1)
-        )
+    prompt, room = _prompt(config, prepared, place)
+    plan = _timing_plan(config, room)
+    with progress("latency, seconds", ceil(plan.time_limit)) as advance:
+        try:
+            timed = time_cells(prepared.adapter, cells, [partial(prompt.batch_for, cell) for cell in cells], plan, advance)
+        except Exception as error:
+            if not of_sample(error):
+                raise
+            add_notes(run, [f"no times: none failed in the latency pass: {reason(error)}"])
+            return
+    add_notes(run, [f"no times of {_named(cells[place])}: {why}" for place, why in timed.failed.items()])
     facts: dict[int, dict[str, object]] = {}
     for number, measured in timed.kv_bytes.items():
         cell, shape, predicted = cells[number], prepared.shape_on(place), None
@@ -103,6 +70,72 @@ def run_latency_pass(config: CompareConfig, run: RunFolder, prepared: PreparedRu
     latest = max((number for number, _ in before), default=-1)
     rows = ((ids[cells[n].key], repeat, turn, stage, seconds) for n, repeat, turn, stage, seconds in timed.rows)
     run.add_timings(latest + 1, rows, facts)
+    _tell(run, plan, timed, len(cells) - 1, _tokens_asked(config))
+
+
+def _named(cell: Cell) -> str:
+    return cell.method if cell.keep is None else f"{cell.method} at {cell.keep}"
+
+
+def _prompt(config: CompareConfig, prepared: PreparedRun, place: int) -> tuple[PromptOnHost, int | None]:
+    """The first question about an image, with what is known of it and lies where it is read before any time is taken.
+
+    Beside it how many tokens the model takes behind it; None where it states no limit.
+    """
+    sample = one_question(prepared.samples[place])
+    batch_run = BatchRun(Engine(prepared.adapter), prepared.task, [sample], config.seed, template=config.prompt)
+    for image in batch_run.images:
+        for one in image:
+            one.load()
+    (images,) = batch_run.images
+    (room,) = batch_run.prompts.rooms(prepared.adapter, batch_run.pixels.spans)
+    return PromptOnHost(prepared.adapter, sample, images, config.seed, config.prompt, batch_run.evidence), room
+
+
+def _timing_plan(config: CompareConfig, room: int | None) -> TimingPlan:
+    """How long to time cells, and how many tokens to decode: as many as are asked for, where the model takes so many."""
+    tokens = _tokens_asked(config)
+    if room is not None:
+        tokens = min(tokens, max(2, room))  # the last token is not run through the model: behind one that has room for one, two
+    return TimingPlan(config.time_limit, config.rounds, tokens, config.seed)
+
+
+def _tokens_asked(config: CompareConfig) -> int:
+    """How many tokens are to be decoded in a round of stages."""
+    return config.decode_tokens or (EMBEDDED_TOKENS if config.model in EMBEDDED else TOKENS)
+
+
+def _tell(run: RunFolder, plan: TimingPlan, timed: LatencyRounds, of: int, asked: int) -> None:
+    """Write into the manifest how the pass went, and note what in it is not as it was asked for.
+
+    Args:
+        run: the folder.
+        plan: what was timed.
+        timed: what came of it.
+        of: cells beside `none`.
+        asked: tokens that were to be decoded.
+    """
+    manifest = run.manifest()
+    earlier = manifest.get("timing")
+    manifest["timing"] = {
+        "time_limit": plan.time_limit,
+        "used": round(timed.used, 2),
+        "decode_tokens": plan.decode_tokens,
+        "stage_rounds": timed.rounds("decode"),
+        "ttft_rounds": timed.rounds("ttft"),
+        "known": len(timed.known),
+        "of": of,
+        **({} if earlier is None else {"before": [*earlier.pop("before", ()), earlier]}),
+    }
+    run.write_json("manifest.json", manifest)
+    if plan.decode_tokens < asked:
+        add_notes(
+            run, [f"decoding was timed over {plan.decode_tokens} tokens, not {asked}: the model takes no more behind the prompt"]
+        )
+    if timed.used > plan.time_limit and timed.rounds("ttft") == plan.least:
+        took, allowed = (f"{seconds:.3g} s" for seconds in (timed.used, plan.time_limit))
+        least = f"{plan.least} rounds of times to first token and one of stages are taken in any case"
+        add_notes(run, [f"the latency pass took {took}, where --time-limit allows {allowed}: {least}"])
 
 
 def _what_to_time(run: RunFolder, prepared: PreparedRun, cells: list[Cell], ids: dict[str, int]) -> tuple[int | None, list[Cell]]:
@@ -133,82 +166,3 @@ def _as_it_ran(cell: Cell, run: RunFolder, prepared: PreparedRun, ids: dict[str,
 def one_question(sample: ImageSample) -> ImageSample:
     """Return an image with its first question alone."""
     return ImageSample(sample.image_id, tuple(sample.images), sample.questions[:1])
-
-
-def time_cells(
-    engine: Engine,
-    task: Task,
-    sample: ImageSample,
-    cells: list[Cell],
-    seed: int,
-    rounds: int = 12,
-    warm: int = 1,
-    template: str = "{question}",
-    advance: Callable[[], None] = lambda: None,
-) -> LatencyRounds:
-    """Time cells on an image and its first question, as `time_batches` does.
-
-    Args:
-        engine: runs the model.
-        task: of the question.
-        sample: the image.
-        cells: what to time.
-        seed: of the order of the cells in each round, and of the cells' random streams.
-        rounds: timed rounds.
-        warm: untimed rounds before them.
-        template: what the model is asked; ``{question}`` stands for the question.
-        advance: is called after every round.
-    """
-    wanted = frozenset[str]().union(*(cell.needs for cell in cells))
-    batch_run = BatchRun(engine, task, [one_question(sample)], seed, wanted=wanted, template=template)
-    batches = [batch_run.batch_for(cell) for cell in cells]
-    return time_batches(engine, cells, batches, seed, rounds, warm, advance)
-
-
-def time_batches(
-    engine: Engine,
-    cells: list[Cell],
-    batches: list[Batch],
-    seed: int,
-    rounds: int = 12,
-    warm: int = 1,
-    advance: Callable[[], None] = lambda: None,
-) -> LatencyRounds:
-    """Measure the seconds of every stage of cells, and their memory.
-
-    Drift of the machine hits all cells alike, since every round runs each once, in a new order. `none` runs twice a
-    round: what its two runs differ by is what the machine cannot tell apart (A/A check). Nothing is shared between
-    cells. Decoding is given per answer token.
-
-    Args:
-        engine: runs the model.
-        cells: what to time.
-        batches: what each is run on.
-        seed: of the order of the cells in each round.
-        rounds: timed rounds, after ``warm`` untimed ones, in the last of which the peak memory of the devices is taken.
-        warm: untimed rounds.
-        advance: is called after every round.
-    """
-    runs = [(place, 0) for place in range(len(cells))] + [(i, 1) for i, cell in enumerate(cells) if cell.method == "none"]
-    random, devices, timed = np.random.default_rng(seed), engine.adapter.devices, LatencyRounds()
-    for number in range(-warm, rounds):
-        for choice in random.permutation(len(runs)):
-            place, repeat = runs[choice]
-            cell, batch, watch = cells[place], batches[place], Stopwatch(*map(str, devices))
-            reset_device_peaks(devices)
-            output = engine.run(EngineRequest(batch, cell.given, cell.object.positions, None, cell.blind, True, watch))
-            seconds = dict(watch.seconds)
-            seconds["total"] = sum(seconds.values())
-            seconds["decode"] /= watch.counts["decode"]
-            if number >= 0:
-                timed.rows += [(place, repeat, number, stage, value) for stage, value in seconds.items()]
-                continue
-            timed.kv_bytes[place] = output.kv_bytes
-            timed.layer_counts[place], timed.block_counts[place] = (
-                packed_counts(counts[0]) for counts in (output.layer_counts, output.block_counts)
-            )
-            timed.text_tokens[place] = text_length(batch.prefix, () if cell.blind else batch.pixels.spans[0], batch.questions[0])
-            if by_device := device_peaks(devices):
-                timed.peak_bytes[place] = by_device
-        advance()
-    return timed

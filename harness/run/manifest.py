@@ -17,7 +17,7 @@ from harness.notices import notice
 from harness.run.config import CompareConfig
 from harness.run.selection_kernels import kernel_facts, with_loops
 from harness.store.budgets import read_keep
-from harness.store.schema import ANSWERING_OPTIONS, HANDLING_OPTIONS
+from harness.store.schema import ANSWERING_OPTIONS, HANDLING_OPTIONS, TIMING_OPTIONS
 from harness.tasks.base import attribute
 from harness.tasks.rules import scoring_facts
 
@@ -59,7 +59,7 @@ def manifest_of(config: CompareConfig, adapter: Adapter, task: Task) -> dict[str
         **({"tf32": tf32_allowed()} if adapter.device.type == "cuda" else {}),
         "grid": list(adapter.shape.grid),
         "kernels": with_loops(kernel_facts(config.kernels, str(adapter.device)), ()),
-        "versions": {"prunescope": _own_version(), "python": sys.version.split()[0], **_versions()},
+        "versions": {"prunescope": _own_version(), "python": sys.version.split()[0], **versions()},
         "fingerprints": {
             "weights": adapter.digest,
             **beside_weights(adapter),
@@ -131,8 +131,8 @@ def add_notes(run: RunFolder, notes: Sequence[str]) -> None:
         run.write_json("manifest.json", manifest)
 
 
-def _versions() -> dict[str, str]:
-    """Versions of the packages that figures depend on, as far as they are installed."""
+def versions() -> dict[str, str]:
+    """Return versions of the packages that figures depend on, as far as they are installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
@@ -203,13 +203,14 @@ def plain(config: CompareConfig) -> dict[str, Any]:
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must agree of two requests for one to resume the other's run.
 
-    What was left open is not among it: it may be an option that an older run did not have. Nor is which code selects greedily:
+    What was left open is not among it: it may be an option that an older run did not have. Nor is how long times are taken, nor
+    which code selects greedily:
     `selection_kernels.check_asked` holds what was chosen against what is asked, since ``auto`` may be either.
 
     Args:
         config: a request as `plain` gives it.
     """
-    handling = HANDLING_OPTIONS | ANSWERING_OPTIONS | {"self_check", "kernels"}
+    handling = HANDLING_OPTIONS | ANSWERING_OPTIONS | TIMING_OPTIONS | {"self_check", "kernels"}
     asked = {name: v for name, v in config.items() if name not in handling and v is not None}
     asked.setdefault("references", True)  # an older version knew no run without them
     return asked | {"keep": [read_keep(one) for one in asked.get("keep", ())]}

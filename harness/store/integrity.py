@@ -82,6 +82,11 @@ _MANIFEST_MAY = {
         loops=lambda value: _list(value) and all(map(_loop, value)),
     ),
     "tf32": _flag,
+    "timing": _open(_parts(
+        **{name: _open(_number) for name in ("time_limit", "used")},
+        **{name: _open(_count) for name in ("decode_tokens", "stage_rounds", "ttft_rounds", "known", "of")},
+        before=_open(lambda value: _list(value) and all(map(_table, value))),
+    )),
     "answered_on": _texts,
     "whole": _open(_parts(images=_open(_count), questions=_open(_count))),
 }  # fmt: skip
@@ -116,7 +121,12 @@ _SUMMARY_CELL = {
     "bias": _open(_parts(lower_half=_tested)),
     "score": _open(_parts(name=_text, value=_open(_number), lo=_open(_number), hi=_open(_number), scale=_number, partial=_flag)),
     "scoring": _open(_parts(rule=_text, n=_count, differ=_table, undecided=_count)),
-    "latency": _open(_parts(noisy=_open(_flag), ratio=_tested, realised_gain=_tested, rounds=_open(_count))),
+    "latency": _open(_parts(
+        ratio=_tested, realised_gain=_tested, ttft=_figure,
+        **{name: _open(_flag) for name in ("wide", "in_one_piece", "noisy")},  # noisy: up to schema version 7
+        **{name: _open(_count) for name in ("rounds", "stage_rounds")},
+        **{name: _open(_number) for name in ("sum_gap", "ttft_none", "cv")},
+    )),
     "schedule": _open(_schedule),
 }  # fmt: skip
 _CHECKS = _parts(

@@ -21,6 +21,7 @@ from harness.store.integrity import check_file, connected, unwritable
 from harness.store.later_columns import add_later_columns, sample_columns
 from harness.store.layouts import Area, ImageLayout
 from harness.store.schema import NUMBERS, READ_VERSIONS, SAMPLE_COLUMNS, SCHEMA, SCHEMA_VERSION, ImageRow, QuestionRow
+from harness.store.timings import PassTimes, by_stage
 from harness.tasks.base import Answered
 from harness.tasks.rows import kind
 from metrics.figures import LAYERS
@@ -291,17 +292,17 @@ class RunFolder:
             for cell, known in (facts or {}).items():
                 _add_facts(connection, cell, known)
 
-    def timings(self, repeat: int = 0) -> dict[tuple[int, int], dict[str, np.ndarray]]:
+    def timings(self, repeat: int = 0) -> PassTimes:
         """Return seconds by (pass, cell), then by stage, in the order of the rounds. Only times of one pass compare.
+
+        Arrays of one stage in one pass have one length, that of all its rounds: they pair by place. A cell that was left out of
+        a round has nan there.
 
         Args:
             repeat: 1 for the second run of a cell in the same rounds.
         """
-        out: dict[tuple[int, int], dict[str, list[float]]] = {}
-        query = "SELECT pass, cell, stage, seconds FROM timings WHERE repeat = ? ORDER BY pass, cell, stage, round"
-        for number, cell, stage, seconds in self.connection.execute(query, (repeat,)):
-            out.setdefault((number, cell), {}).setdefault(stage, []).append(seconds)
-        return {key: {stage: np.array(v) for stage, v in stages.items()} for key, stages in out.items()}
+        query = "SELECT pass, cell, repeat, round, stage, seconds FROM timings ORDER BY pass, cell, stage, round"
+        return by_stage(self.connection.execute(query), repeat)
 
     def cells(self) -> list[tuple[int, str, dict[str, Any]]]:
         """Return the id, key and facts of every cell, in the order of the ids; budgets are told as this version tells them."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from metrics.figures import BIAS, FIGURES, MATCHED, SCORES
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """Of what is written. It rises with new keys; `READ_VERSIONS` are read."""
-READ_VERSIONS = (2, 3, 4, 5, 6, 7)
+READ_VERSIONS = (2, 3, 4, 5, 6, 7, 8)
 HANDLING_OPTIONS = frozenset({"out", "resume", "retry_failed", "extend"})
 """Options of a request that say where a run lies and how to go on with it, and nothing of what it is."""
 ANSWERING_OPTIONS = frozenset({"workers", "ray"})
 """Options of a request that say who answers, which changes no answer."""
+TIMING_OPTIONS = frozenset({"rounds", "time_limit", "decode_tokens"})
+"""Options of a request that say how long times are taken, which changes no answer; the manifest tells how it went."""
 RULING = ("read", "undecided", "ours", "official", "authors")
 """Columns of ``samples`` that say how an answer was scored, which runs of older versions do not have.
 

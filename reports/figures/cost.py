@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from methods.keep import Keep
+from metrics.paired_ratio import KNOWN
 from metrics.pareto import front as pareto_front
-from reports.cells import Cell, Stratum, dig, imitated, keep, known_interval, known_leading, known_number, leading, number, role
+from reports.cells import (
+    Cell,
+    Stratum,
+    dig,
+    imitated,
+    interval,
+    keep,
+    known_interval,
+    known_leading,
+    known_number,
+    leading,
+    number,
+    role,
+)
 from reports.cells import method as name_of
 from reports.figures.drawing import Drawn, arms, bare_rows, bars, best_first, by_method, fixed, join, legend, mark, panels, room
 from reports.figures.labels import SIZE, Name, Point, Segment, place
 from reports.leading import Unit, unit_of
 from reports.style import FAINT, INK, Look
 from reports.svg import label
-from reports.wording import flops_unit
+from reports.timing import WIDE, is_wide
+from reports.wording import flops_unit, milliseconds, points
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 # Stages differ in lightness and hatching, not in hue alone.
-STAGES = (("vision", "#023858", None), ("projector", "#f0c94d", "////"), ("selection", "#d55e00", None),
-          ("prefill", "#56b4e9", None), ("decode", "#d9dde3", "...."))  # fmt: skip
+STAGES = (("preprocess", "#6b6f76", "\\\\\\\\"), ("vision", "#023858", None), ("projector", "#f0c94d", "////"),
+          ("layout", "#009e73", "xxxx"), ("selection", "#d55e00", None), ("prefill", "#56b4e9", None),
+          ("decode", "#d9dde3", "...."))  # fmt: skip
 _MANY = 10  # methods; beyond, controls are left out and lines are thin
 _READ = "A line joins a method's budgets, larger marks hold more tokens. Bars: 95 % intervals, of {figure} over images. "
 _FRONT = (
@@ -66,14 +83,30 @@ def accuracy_by_flops(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
 
 
 def accuracy_by_ttft(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
-    """Draw the figure that leads against the measured time to the first token."""
-    noisy = sum(bool(dig(c, "latency.noisy")) for c in stratum.pruned)
-    said = f"{noisy} of the cells timed noisily: see the table. " if noisy else ""
+    """Draw the figure that leads against the measured time to the first token, as a share of the unpruned model's."""
+    whole = number(stratum.none, "latency.ttft") if stratum.none else None
+    took = "" if whole is None else f" ({milliseconds(whole)} ms)"
+    wide = sum(map(is_wide, stratum.pruned))
+    many = f"{wide} cells are" if wide > 1 else "One cell is"
+    said = f"{many} {WIDE}, known less closely than to {100 * KNOWN:g} %: read the bars. " if wide else ""
+    kinds = {kind for c in stratum.cells if (kind := dig(c, "latency.in_one_piece")) is not None}
+    summed, whole_piece = "the sum of its stages (tower, projector, selection, prefill)", "in one piece, from pixels to the token"
+    what = f"of some cells {summed}, of others {whole_piece}" if len(kinds) > 1 else summed if False in kinds else whole_piece
     return _by_cost(
-        stratum, look, "latency.ttft", "time to first token, ms", "{Figure} against measured time to first token",
-        "Tower, projector, selection and prefill together: median of synchronised rounds in which all methods took turns in "
-        f"shuffled order, after warm-up. Right of the unpruned model nothing would be saved. {said}", front="latency",
+        replace(stratum, cells=tuple(map(_relative, stratum.cells))), look, "latency.relative",
+        f"time to first token, % of the unpruned model's{took}", "{Figure} against measured time to first token",
+        f"Time to first token, {what}, over the unpruned model's in the same rounds, in which cells took turns in shuffled "
+        f"order: 1 over the speed-up of the table. Right of 100 % nothing is saved. {said}", divisor=0.01, front="latency",
     )  # fmt: skip
+
+
+def _relative(cell: Cell) -> Cell:
+    """A cell that holds its time to first token as a share of the unpruned model's, with the interval of its speed-up."""
+    found = interval(cell, "latency.ratio")
+    if found is None or min(found.value, found.lo) <= 0:
+        return cell
+    ends = {"lo": 1 / found.hi, "hi": 1 / found.lo} if found.known else {"lo": None, "hi": None}
+    return cell | {"latency": cell["latency"] | {"relative": {"value": 1 / found.value, **ends}}}
 
 
 def accuracy_by_evidence(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
@@ -244,8 +277,7 @@ def stages(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
         start = 0.0
         for stage, colour, hatch in STAGES:
             width = number(cell, f"latency.{stage}") or 0.0
-            left.barh(row, width, left=start, height=0.68, color=colour, hatch=hatch, edgecolor="white", linewidth=0.6,
-                      alpha=0.35 if dig(cell, "latency.noisy") else 1)  # fmt: skip
+            left.barh(row, width, left=start, height=0.68, color=colour, hatch=hatch, edgecolor="white", linewidth=0.6)
             start += width
         _speed_up(right, row, stratum.none, cell)
     left.set_yticks(range(len(rows)), [label(name_of(c)) for c in rows])
@@ -253,30 +285,54 @@ def stages(stratum: Stratum, look: dict[str, Look]) -> Drawn | None:
     left.set_xlabel("median, ms")
     left.set_title("time by stage")
     right.axvline(1, color=INK, linewidth=1.1, zorder=1)
-    right.set_xlim(left=0)
     right.margins(x=0.2)
+    right.set_xlim(0, right.get_xlim()[1])
+    _gain_bars(right, rows, stratum.none)
     right.set_xlabel("prefill speed-up over none, ×")
     right.set_title("promised and measured")
     bare_rows(left, right)
-    legend(drawing, _stage_keys(), "")
+    legend(drawing, _stage_keys(rows), "")
     return Drawn(
         drawing,
         f"Where the time goes at {k} tokens",
-        "Left: median time of each stage; decode is one token. Right: how much faster prefill should be by its "
-        "FLOPs (hollow) and "
-        "how much faster it was (filled), the median over the rounds of the pairs with none; the number is measured over "
-        "promised. What was too noisy has no filled mark, and its bar is pale. Selection is timed as a stage "
-        "of its own, so a slow ranking is seen even where prefill is fast.",
+        f"Left: median time of each stage, in rounds of their own; decode is one token.{_stages_told(rows)} Right: how much "
+        "faster prefill should be by its FLOPs (hollow) and how much faster it was (filled), the median over the rounds of the "
+        "pairs with none, with its 95 % interval where that fits; the number is measured over promised. Selection is timed as a "
+        "stage of its own, so a slow ranking is seen even where prefill is fast.",
     )
 
 
+def _stages_told(rows: list[Cell]) -> str:
+    """What preprocess and layout are, and how far the stages' sum lies from time to first token; nothing of runs without them."""
+    gaps = [gap for c in rows if (gap := number(c, "latency.sum_gap")) is not None]
+    if not gaps:
+        return ""
+    return (
+        " Preprocess is all work on pixels and text before the tower, layout the order and embedding of the prompt. The sum of "
+        f"all but decode lies {points(min(gaps))} to {points(max(gaps))} % from time to first token in one piece."
+    )
+
+
+def _gain_bars(axes: Axes, rows: list[Cell], none: Cell | None) -> None:
+    """Draw the intervals of measured prefill speed-ups, cut off at the edge of the plot: of three rounds they may be wide."""
+    for row, cell in enumerate(rows):
+        promised, gain = _promised(none, cell), interval(cell, "latency.realised_gain")
+        if cell is not none and promised and gain is not None and gain.known:
+            axes.plot([promised * gain.lo, promised * gain.hi], [row, row], color="#0173b2", linewidth=0.9, alpha=0.55,
+                      zorder=2, scalex=False)  # fmt: skip
+
+
+def _promised(none: Cell | None, cell: Cell) -> float | None:
+    """The prefill speed-up over the unpruned model that FLOPs promise."""
+    before, after = (number(none, "flops.llm_prefill") if none else None), number(cell, "flops.llm_prefill")
+    return before / after if before and after else None
+
+
 def _speed_up(axes: Axes, row: int, none: Cell | None, cell: Cell) -> None:
-    """Dumbbell: promised and measured prefill speed-up of one cell, joined by a line; noisy ones are not drawn as measured."""
+    """Dumbbell: promised and measured prefill speed-up of one cell, joined by a line."""
     if cell is none:
         return
-    before, after = (number(none, "flops.llm_prefill") if none else None), number(cell, "flops.llm_prefill")
-    promised = before / after if before and after else None
-    gain = None if dig(cell, "latency.noisy") else number(cell, "latency.realised_gain")
+    promised, gain = _promised(none, cell), number(cell, "latency.realised_gain")
     took = promised * gain if promised and gain else None
     if promised and took:
         axes.plot([promised, took], [row, row], color=FAINT, linewidth=1.2, zorder=1.5)
@@ -284,17 +340,20 @@ def _speed_up(axes: Axes, row: int, none: Cell | None, cell: Cell) -> None:
         if ratio:
             axes.plot(ratio, row, "o", markersize=6, markerfacecolor=face, markeredgecolor="#0173b2", zorder=3)
     if promised and took:
+        paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}  # over the interval's line
         axes.annotate(f"{gain:.2f}", (max(promised, took), row), xytext=(8, 0), textcoords="offset points",
-                      va="center", fontsize=8.5, color=INK)  # fmt: skip
+                      va="center", fontsize=8.5, color=INK, bbox=paper)  # fmt: skip
 
 
-def _stage_keys() -> list[Artist]:
+def _stage_keys(rows: list[Cell]) -> list[Artist]:
+    """Keys of the stages that were timed: runs of older versions lack some."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     keys: list[Artist] = [
         Patch(facecolor=colour, hatch=hatch, edgecolor="white", label="decode, 1 token" if stage == "decode" else stage)
         for stage, colour, hatch in STAGES
+        if any(number(cell, f"latency.{stage}") is not None for cell in rows)
     ]
     for face, text in (("white", "promised by FLOPs"), ("#0173b2", "measured")):
         keys.append(Line2D([], [], linestyle="none", marker="o", markerfacecolor=face, markeredgecolor="#0173b2", label=text))

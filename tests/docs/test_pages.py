@@ -105,11 +105,11 @@ def test_constants_in_the_pages_are_those_of_the_code():
     from harness.run.config import CompareConfig
     from metrics.collapse import SUBSETS
     from metrics.evidence import KEPT
-    from metrics.latency import NOISY
+    from metrics.paired_ratio import KNOWN
 
     text = page("figures.md")
     numbers = (f"{SUBSETS} random subsets", f"{MATCHED_SUBSETS} random subsets")
-    for said in (*numbers, f"noisy above {NOISY}", f"recall is at least {KEPT}"):
+    for said in (*numbers, f"known to {100 * KNOWN:g} %", f"recall is at least {KEPT}"):
         assert said in text, said
     assert f"{CompareConfig.analyse} unless you" in page("limits.md") and CompareConfig.margin == 0.02
 

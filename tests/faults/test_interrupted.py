@@ -113,10 +113,10 @@ def test_while_libraries_are_imported(number, seconds, tmp_path):
 
 def test_between_the_stages(tmp_path, monkeypatch, undisturbed):
     """After the answers, in the latency pass, after it, and while the report is written; times apart, figures are the same."""
-    request = REQUEST | {"latency": True}
+    request = REQUEST | {"latency": True, "time_limit": 0.0}
     folder = tmp_path / "run"
     for owner, name in (
-        ("harness.run.latency_pass", "run_latency_pass"), ("harness.run.latency_pass", "time_batches"),
+        ("harness.run.latency_pass", "run_latency_pass"), ("harness.run.latency_pass", "time_cells"),
         ("harness.run.comparison", "finish"),
         ("harness.run.manifest", "digest_of"), ("harness.results.summary", "write"), ("harness.results.report", "write_report"),
     ):  # fmt: skip

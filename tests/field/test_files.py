@@ -11,10 +11,10 @@ from contextlib import closing
 import pytest
 from PIL import Image
 
+from harness.models.random_families.words import QUESTIONS
 from tests.field.conftest import DATA, command
 from tests.models.test_loading import saved
 from tests.models.tiny_families import make, picture
-from tests.models.tiny_words import QUESTIONS
 
 ROW = {"image": "rgb.png", "question": "what color is the dot ?", "answer": "yellow"}
 

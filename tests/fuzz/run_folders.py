@@ -149,7 +149,7 @@ def summaries() -> Iterator[tuple[str, Callable[[Path], None]]]:
         "method": (None, 3, [], {}, True), "keep": ("64", -1, [], {}, True, 10**40), "skipped": (3, [], {}, True),
         "reference": (None, 1, "yes", []), "model": (3, [], {}), "task": (3, []), "budget": (3, {}),
         "accuracy": (3, "high", [], {"value": "x"}, {"value": []}, {"value": 1, "lo": "a"}), "latency": (3, "fast", [],
-        {"noisy": 3}, {"ratio": 3}),
+        {"noisy": 3}, {"wide": 1}, {"in_one_piece": "yes"}, {"sum_gap": []}, {"ratio": 3}),
         "families": (3, "x", [1]), "flops": (3, "x", [1]), "tokens": (3, "x", [1]), "schedule": (3, "x", {}, ["a"], [-1]),
         "diversity": (3, "x", [1]), "collapse": (3, [1]), "layers": (3, [1]), "pareto": (3, [1]), "n": ("x", -1, 1.5),
         "difference_none": (3, [1], {"value": "x"}), "memory": (3, [1]), "params": (3, [1]), "evidence": (3, [1]),

@@ -96,3 +96,17 @@ def test_wrong_shapes():
         front_share(np.ones((1, 3)), "ab", np.ones(1))
     with pytest.raises(ValueError, match="costs"):
         front_share(np.ones((1, 2)), "ab", np.ones(2))
+
+
+def test_rounds_that_a_cell_was_left_out_of_are_not_drawn():
+    """A cell that was known after three of sixty rounds is drawn from those three, and is there in every draw."""
+    rng, scores = np.random.default_rng(0), np.array([[1.0, 0.0] * 20, [1.0, 1.0] * 20])
+    costs = np.stack([np.full(60, 1.0), 0.5 + 0.01 * rng.random(60)])
+    costs[1, 3:] = np.nan
+    found = front_share(scores, range(40), costs)
+    assert found.on.tolist() == [False, True] and found.share.tolist() == [0.0, 1.0]
+    few = np.stack([np.full(60, 1.0), np.r_[0.8, 0.9, 1.4, np.full(57, np.nan)]])
+    same = np.stack([scores[1], scores[1]])
+    share = front_share(same, range(40), few, resamples=4000).share
+    # of three rounds the dear one is the median where it is drawn twice or thrice: 7 of 27
+    assert share[1] == pytest.approx(20 / 27, abs=0.03) and share[0] == pytest.approx(7 / 27, abs=0.03)

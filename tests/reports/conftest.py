@@ -80,6 +80,7 @@ def cell_of(method: str, keep: int | None, rng: np.random.Generator) -> dict:
     stages = {"vision": 21.0, "projector": 0.9, "selection": 0.0 if whole else 1.6 + rng.uniform(0, 1.2),
               "prefill": 96 / speed, "decode": 9.1}  # fmt: skip
     ttft = sum(stages.values()) - stages["decode"]
+    stages |= {"preprocess": 0.02 * ttft, "layout": 0.03 * ttft}
     random = method.startswith("random")
     fastv, oracle = method == "fastv", method == "oracle"
     bent = {"effective_rank": -0.1 if random else -5 - 4 * fastv - 12 * oracle - 40 / (keep or 1),
@@ -119,8 +120,10 @@ def cell_of(method: str, keep: int | None, rng: np.random.Generator) -> dict:
         "tokens": {"final": average * (0.5 if method in ("sts", "fastv") else 1), "average": average},
         "flops": flops,
         "latency": {**{k: spread(v, 0.04 * v) for k, v in stages.items()}, "total": spread(ttft + 9.1, 2.0),
-                    "ttft": spread(ttft, 1.9), "ratio": spread(118.5 / ttft, 0.03), "cv": 0.03,
-                    "noisy": method == "tome" and keep == 64, "rounds": 24,
+                    "ttft": spread(ttft, 1.9), "cv": 0.03,
+                    "ratio": spread(118.5 / ttft, 0.4 if method == "tome" and keep == 64 else 0.03),
+                    "wide": None if method == "none" else method == "tome" and keep == 64, "rounds": 24, "stage_rounds": 3,
+                    "in_one_piece": True, "sum_gap": 0.05, "ttft_none": 118.5,
                     "realised_gain": None if whole else tested(speed / (base / flops["llm_prefill"]), 0.06, 1.0)},
         "memory": {"kv_bytes": flops["kv_bytes"]},
         "diversity": None if method == "blind" else {"effective_rank": spread(0.42 * average**0.86, 1.2),

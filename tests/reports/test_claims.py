@@ -283,10 +283,10 @@ def test_collapse_needs_both_tests():
     assert "Collapsed" not in found(None, less)
 
 
-def test_a_noisy_speed_is_not_told():
-    timed = {"realised_gain": gap(0.5, 0.001)}
-    assert "Prefill" not in found(None, cell("a", 0.5, latency={**timed, "noisy": True}))
-    assert "Prefill" in found(None, cell("a", 0.5, latency={**timed, "noisy": None}))
+def test_what_prefill_gains_is_told_by_its_own_test_also_where_the_speed_up_is_wide():
+    for p in (0.001, 0.2):
+        timed = {"realised_gain": gap(0.5, p), "wide": True}
+        assert ("Prefill" in found(None, cell("a", 0.5, latency=timed))) == (p < 0.05)
 
 
 def without(value: float, **more) -> dict:
@@ -295,7 +295,7 @@ def without(value: float, **more) -> dict:
 
 
 def test_where_no_interval_is_known_none_is_told():
-    slow = cell("a", 0.5, latency={"realised_gain": without(0.25, p=0.001, p_adjusted=0.001), "noisy": False})
+    slow = cell("a", 0.5, latency={"realised_gain": without(0.25, p=0.001, p_adjusted=0.001)})
     assert "share of the promised speed-up that was measured: a at 64 (25 % [no interval])" in found(None, slow)
     lead = cell("b", 0.4, difference_winner=without(-0.1, p=0.001, p_adjusted=0.001))
     assert "ahead of the next, b, by 10 points [no interval], p = 0.001, corrected." in found(None, cell("a", 0.5), lead)
@@ -323,7 +323,7 @@ def older(p: float) -> dict:
         retention=0.75, retention_adjusted=0.6, non_inferior={"margin": 0.02, "holds": True, "p": 0.001},
         evidence={"recall": span(0.1), "swap_gain": span(0.2), "swap_share": span(0.7)},
         collapse={"z": {"effective_rank": {**span(-5.0), "share_below_chance": 0.95, "p": 0.0005}}},
-        bias={"lower_half": span(0.9)}, latency={"realised_gain": span(0.5), "noisy": False},
+        bias={"lower_half": span(0.9)}, latency={"realised_gain": span(0.5)},
     )  # fmt: skip
 
 

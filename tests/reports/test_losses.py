@@ -149,30 +149,32 @@ def test_the_cost_is_said_in_milliseconds_or_else_in_compute():
     times = {"ttft": span(48.2, 1), "ratio": span(2.07, 0.05)}
     said = "48.2 ms to the first token [47.2 to 49.2]; unpruned 100 ms. Speed-up 2.07 times [2.02 to 2.12]."
     assert headline.cost(group, loser(latency=times)) == said
-    said = "47.2 to 49.2 ms to the first token, too noisy in this run for one number."
-    assert headline.cost(group, loser(latency={**times, "noisy": True})) == said
+    wide = headline.cost(group, loser(latency={**times, "wide": True, "ratio": span(2.0, 0.4)}))
+    assert wide.endswith("Speed-up 2.00 times [1.60 to 2.40]; wide: the truth may be 25 % off."), "nothing is hidden"
+    beside = headline.cost(group, loser(latency={**times, "ttft_none": 88.0}))
+    assert "; unpruned 88.0 ms in the same rounds. Speed-up" in beside, "not the median of rounds that the cell did not see"
     few = {name: {"value": found["value"], "lo": None, "hi": None} for name, found in times.items()} | {"rounds": 2}
-    told = "48.2 ms to the first token; unpruned 100 ms. Speed-up 2.07 times (2 rounds, no interval)."
-    assert headline.cost(group, loser(latency=few)) == told
-    told = "Its time to the first token is not known: 2 rounds, no interval."
-    assert headline.cost(group, loser(latency={**few, "noisy": True})) == told
+    none, vague = "2 rounds, no interval", "wide: too few rounds to tell how far off it may be"
+    told = f"48.2 ms to the first token [{none}]; unpruned 100 ms. Speed-up 2.07 times [{none}]"
+    assert headline.cost(group, loser(latency=few)) == f"{told}."
+    assert headline.cost(group, loser(latency={**few, "wide": True})) == f"{told}; {vague}."
     assert headline.cost(group, loser(flops={"total": 1e12})) == "1.00 TFLOPs, 25 % of the unpruned model's; nothing was timed."
     assert headline.cost(group, loser()) == ""
 
 
 def test_the_cost_of_a_loss_says_where_rounds_are_too_few():
-    def timed(noisy: bool | None, **ends) -> tuple[str, str, str]:
-        times = {"ttft": {"value": 48.2, **ends}, "ratio": {"value": 2.07, **ends}, "rounds": 2, "noisy": noisy}
+    def timed(wide: bool | None, **ends) -> tuple[str, str, str]:
+        times = {"ttft": {"value": 48.2, **ends}, "ratio": {"value": 2.07, **ends}, "rounds": 2, "wide": wide}
         (group,) = strata([WHOLE, loser(latency=times)])
         (row,) = losses(group)[0].rows
         return row.cost.text, row.cost.detail, row.timed.replace("\u00a0", " ")
 
-    few = "2.07 times as fast; 2 rounds, no interval"
+    none = "2 rounds, no interval"
+    few = f"2.07 times as fast [{none}]"
+    vague = "wide: too few rounds to tell how far off it may be"
     assert timed(None) == ("48.2", few, f"48.2 ms to the first token, {few}.")
-    assert timed(True) == (
-        "noisy", "2 rounds, no interval", "Its time to the first token is not known: 2 rounds, no interval."
-    )  # fmt: skip
-    assert timed(True, lo=40.0, hi=50.0)[1:] == ("40.0 to 50.0", "40.0 to 50.0 ms to the first token, too noisy for one number.")
+    assert timed(True) == ("48.2", f"{few}, wide", f"48.2 ms to the first token, {few}; {vague}.")
+    assert timed(False, lo=2.0, hi=50.0)[1] == "2.00 to 50.0; 2.07 times as fast [2.00 to 50.00]"
     (group,) = strata([WHOLE, loser()])
     assert losses(group)[0].rows[0].timed == ""
 

@@ -40,9 +40,14 @@ def test_rounded_text_belongs_to_its_number(run):
     unit = next(c.unit for c in made.columns if c.path == "flops.total")
     assert unit == "GFLOPs"
     assert {c.path for c in columns((1.0, "FLOPs"))} - {c.path for c in made.columns} == {"memory.working_bytes"}
-    noisy = next(row for row, c in zip(made.rows, measured(run.cells), strict=True) if (c["latency"] or {}).get("noisy"))
-    ttft = noisy.entries[[c.path for c in made.columns].index("latency.ttft")]
-    assert ttft.text == "noisy" and "rounds vary by 3 %" in ttft.detail
+    wide = next(row for row, c in zip(made.rows, measured(run.cells), strict=True) if (c["latency"] or {}).get("wide"))
+    paths = [c.path for c in made.columns]
+    ttft, ratio = (wide.entries[paths.index(f"latency.{name}")] for name in ("ttft", "ratio"))
+    assert float(ttft.text) and " to " in ttft.detail and not ttft.mark
+    assert ttft.note == "24 rounds, which vary by 3 %" and ttft.detail.endswith("; none\u00a0118")
+    assert float(ratio.text) and ratio.mark == "wide" and ratio.note == "wide: the truth may be 18 % off"
+    assert wide.entries[paths.index("latency.sum_gap")].text == "+5.0"
+    assert not [row for row in made.rows if row is not wide and row.entries[paths.index("latency.ratio")].mark]
 
 
 def cell(name: str, accuracy: float, k: int | None = 64, **more) -> dict:
@@ -124,21 +129,22 @@ def test_markdown_has_every_cell_and_reason(run):
     assert len({line.count("|") for line in lines[: 2 + len(measured(run.cells))]}) == 1
     for shown, line in zip(measured(run.cells), lines[2:], strict=False):
         assert line.startswith(f"| `{method(shown)}` | {keep(shown) or '–'} | {100 * shown['accuracy']['value']:.1f} [")
-    assert lines[-1] == "- `visionzip` at 64: the tower has no CLS token; use visionzip\\[score=received\\]"
+    assert lines[-3] == "- `visionzip` at 64: the tower has no CLS token; use visionzip\\[score=received\\]"
+    assert lines[-2:] == ["", "A speed-up marked wide is known less closely than to 5 %: read its interval."]
 
 
-def test_markdown_marks_what_is_uncorrected_noisy_or_without_interval():
+def test_markdown_marks_what_is_uncorrected_wide_or_without_interval():
     latency = {"ttft": {"value": 5.0, "lo": 4.0, "hi": 8.0}, "ratio": {"value": 2.0, "lo": 1, "hi": 3}}
     rows = [
-        cell("fastv", 0.5, difference_none=gap(-0.1, 0.0002, 0.0006), latency={**latency, "noisy": True}),
-        cell("random", 0.5, difference_none=gap(-0.1, 0.0002), latency={**latency, "noisy": False}),
+        cell("fastv", 0.5, difference_none=gap(-0.1, 0.0002, 0.0006), latency={**latency, "wide": True}),
+        cell("random", 0.5, difference_none=gap(-0.1, 0.0002), latency={**latency, "wide": False}),
         {**cell("none", 0.5, None), "accuracy": {"value": 0.5, "lo": None, "hi": None}},
-        cell("sts", 0.4, latency={"ttft": {"value": 5.0, "lo": None, "hi": None}, "noisy": True}),
+        cell("sts", 0.4, latency={"ttft": {"value": 5.0, "lo": None, "hi": None}, "wide": True}),
     ]
-    none, method, control, few = markdown.table(rows).splitlines()[2:]
-    assert "| noisy, no interval |" in few
-    assert "| −10.0 (p < 0.001) |" in method and "| noisy, 4.00 to 8.00 |" in method
-    assert "| −10.0 (raw p < 0.001) |" in control and "| 5.00 (2.00×) |" in control
+    none, method, control, few = markdown.table(rows).splitlines()[2:6]
+    assert "| 5.00 [no interval] |" in few
+    assert "| −10.0 (p < 0.001) |" in method and "| 5.00 (2.00× [1.00 to 3.00], wide) |" in method
+    assert "| −10.0 (raw p < 0.001) |" in control and "| 5.00 (2.00× [1.00 to 3.00]) |" in control
     assert "| 50.0 [no interval] |" in none
 
 
@@ -270,25 +276,33 @@ def test_a_raw_p_of_the_table_says_one_of_how_many_it_is():
 
 
 @pytest.mark.parametrize("path", ["latency.ratio", "latency.realised_gain"])
-def test_no_ratio_of_noisy_times_is_printed_in_digits(path):
+def test_of_wide_times_digits_and_intervals_are_printed(path):
     times = {"ttft": {"value": 50.0, "lo": 40.0, "hi": 90.0}, "ratio": {"value": 2.0, "lo": 1.1, "hi": 2.4},
-             "realised_gain": {"value": 0.5, "lo": 0.3, "hi": 0.9}, "rounds": 6, "noisy": True}  # fmt: skip
-    own = {**times, "ratio": {"value": 1.0, "lo": 1.0, "hi": 1.0}, "realised_gain": {"value": 1.0, "lo": 1.0, "hi": 1.0}}
+             "realised_gain": {"value": 0.5, "lo": 0.3, "hi": 0.9}, "rounds": 6, "wide": True}  # fmt: skip
+    own = {
+        **times,
+        "wide": None,
+        "ratio": {"value": 1.0, "lo": 1.0, "hi": 1.0},
+        "realised_gain": {"value": 1.0, "lo": 1.0, "hi": 1.0},
+    }
     made = table([cell("none", 0.8, None, latency=own), cell("a", 0.6, latency=times)], [])
     at = [c.path for c in made.columns].index(path)
-    none, noisy = (row.entries[at] for row in made.rows)
+    none, wide = (row.entries[at] for row in made.rows)
     assert (none.text, none.detail) == ("1.00", ""), "the ratio of the unpruned model to itself needs no rounds"
-    assert (noisy.text, noisy.detail) == ("noisy", {"latency.ratio": "1.10 to 2.40"}.get(path, "0.30 to 0.90"))
+    own = path == "latency.ratio"
+    assert (wide.text, wide.detail, wide.mark) == (("2.00", "1.10 to 2.40", "wide") if own else ("0.50", "0.30 to 0.90", ""))
+    assert not none.mark and wide.note == ("wide: the truth may be 82 % off" if own else "")
 
 
 def test_times_of_few_rounds_say_how_many():
     few = {name: {"value": 2.0, "lo": None, "hi": None} for name in ("ttft", "ratio", "realised_gain")}
-    timed = cell("a", 0.6, latency={**few, "rounds": 2, "noisy": None, "cv": 0.1})
-    for path in ("latency.ttft", "latency.ratio", "latency.realised_gain"):
+    timed = cell("a", 0.6, latency={**few, "rounds": 2, "stage_rounds": 1, "wide": None, "cv": 0.1})
+    for path in ("latency.ttft", "latency.ratio"):
         assert small_print(path, timed) == ["2 rounds, no interval"]
-    assert markdown.table([timed]).splitlines()[2].endswith("| 2.00 (2.00×; 2 rounds, no interval) |")
-    timed["latency"]["noisy"] = True
-    assert markdown.table([timed]).splitlines()[2].endswith("| noisy, 2 rounds, no interval |")
+    assert small_print("latency.realised_gain", timed) == ["1 round, no interval"], "stages have rounds of their own"
+    assert markdown.table([timed]).splitlines()[2].endswith("| 2.00 (2.00× [2 rounds, no interval]) |")
+    timed["latency"]["wide"] = True
+    assert markdown.table([timed]).splitlines()[2].endswith("| 2.00 (2.00× [2 rounds, no interval], wide) |")
 
 
 def test_a_raw_p_against_chance_says_one_of_how_many_it_is():

@@ -164,7 +164,9 @@ def test_the_command_needs_no_torch(runs, tmp_path):
 
 
 def test_a_speed_of_few_rounds_stands_without_an_interval():
-    few = {"latency": {"ratio": {"value": 1.25, "lo": None, "hi": None}, "noisy": False}}
+    few = {"latency": {"ratio": {"value": 1.25, "lo": None, "hi": None}, "wide": False}}
     assert (found := _speed(Shown(None, few))).text == "1.25" and found.detail == "no interval"
     few["latency"]["ratio"] |= {"lo": 1.2, "hi": 1.3}
     assert _speed(Shown(None, few)).detail == "1.20 to 1.30"
+    few["latency"]["wide"] = True
+    assert _speed(Shown(None, few)).text == "1.25" and _speed(Shown(None, few)).detail == "1.20 to 1.30; wide"

@@ -21,6 +21,13 @@ def test_the_check_of_none_against_itself_stands_on_any_number_of_rounds(rounds)
     assert found["lo"] is None and (found["cv"] is None) == (rounds == 1)
 
 
+def test_the_check_holds_in_one_piece_and_over_rounds_that_are_missing():
+    times = np.r_[np.linspace(1, 2, 30), np.nan]
+    found = _aa({(0, 7): {"ttft": times}}, {(0, 7): {"ttft": times / np.r_[np.tile([1.01, 0.99], 15), 1.0]}}, 7)
+    assert found["rounds"] == 30 and found["lo"] < 1 < found["hi"] and found["lo"] > 0.98
+    assert _aa({(0, 7): {"vision": times}}, {(0, 7): {"vision": times}}, 7) is None
+
+
 @pytest.mark.parametrize(
     ("words", "code", "fragment"),
     [

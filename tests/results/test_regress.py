@@ -177,9 +177,9 @@ def test_counts_that_follow_from_the_images(make_run, edit_facts):
     assert all(verdict(found, rule, "tome at 64").status == "not judged" for rule in ("schedule", "flops", "kv_bytes"))
 
 
-def test_noisy_and_missing_times_are_not_judged(stored_run):
+def test_times_that_spread_and_missing_times_are_not_judged(stored_run):
     slow = {("fastv", 64): 1.5}
-    found = regress(stored_run(), stored_run(noisy=True, slower=slow))
+    found = regress(stored_run(), stored_run(spread=0.3, slower=slow))
     assert verdict(found, "latency", "fastv at 64").status == "not judged" and not found.failed
     found = regress(stored_run(), stored_run(latency=False))
     assert verdict(found, "latency", "fastv at 64").text == "the candidate has no times" and not found.failed
@@ -203,10 +203,64 @@ def test_a_loss_of_speed_that_few_rounds_do_not_tell_from_chance_is_not_passed(m
 
 
 def test_noise_hides_no_loss_that_is_larger_than_it(make_run):
-    """Timing that is too noisy to pass is not too noisy to fail."""
-    found = regress(make_run(), make_run(noisy=True, rounds=40, machine=1, slower={("fastv", 64): 4.0}))
+    """Times that spread too far to pass do not spread too far to fail."""
+    found = regress(make_run(), make_run(spread=0.3, rounds=40, machine=1, slower={("fastv", 64): 4.0}))
     said = verdict(found, "latency", "fastv at 64")
     assert failed(found) == {("latency", "fastv at 64")} and "over all cells; a loss of 15.0 % is tolerated" in said.text
+
+
+@pytest.mark.parametrize("older", ["baseline", "candidate"])
+def test_a_sum_of_stages_is_not_held_against_a_time_in_one_piece(stored_run, older):
+    """A loss as large as any is not judged, and the report says why; two runs of one sort are."""
+    slow = {("fastv", 64): 4.0}
+    runs = [stored_run(in_one_piece=older != "baseline"), stored_run(in_one_piece=older != "candidate", slower=slow)]
+    found = regress(*runs)
+    told = [v for v in found.verdicts if v.rule == "latency"]
+    assert not found.failed and told and {v.status for v in told} == {"not judged"}
+    (text,) = {v.text for v in told}
+    assert text.startswith(f"the {older} sums its time to first token from stages") and "they are not comparable" in text
+    assert {(v.baseline, v.candidate) for v in told} == {(None, None)}, "no two numbers side by side that do not compare"
+    assert sum(f"Times to first token of the {older} are summed from stages" in note for note in found.notes) == 1
+    summed = regress(stored_run(in_one_piece=False), stored_run(in_one_piece=False, slower=slow))
+    assert failed(summed) == {("latency", "fastv at 64")} and not any("one piece" in note for note in summed.notes)
+    notes = side_by_side(runs).notes
+    assert sum("is summed from stages, as older versions did" in note for note in notes) == 1
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_of_a_run_that_grew_under_a_later_version_it_is_said_that_its_times_are_of_two_sorts(place, make_run):
+    """It is not said of the other run, whose times were summed too, that they were taken in one piece."""
+    runs = [make_run(in_one_piece=False), make_run(in_one_piece=False)]
+    assert not any("one piece" in note for note in regress(*runs).notes)
+    times = [(ident, 0, turn, "ttft", 1.0 + turn) for ident, _, _ in runs[place].cells()[:2] for turn in range(3)]
+    runs[place].add_timings(1, times)
+    (said,) = (note for note in regress(*runs).notes if "one piece" in note)
+    mixed = ("baseline", "candidate")[place]
+    assert (
+        said.startswith(f"Times to first token of some cells of the {mixed} are summed from stages") and "other run" not in said
+    )
+
+
+def test_beside_other_runs_one_that_grew_under_a_later_version_is_summed_in_some_cells(make_run):
+    old, grown = make_run(in_one_piece=False), make_run(in_one_piece=False)
+    with grown.connection as connection:  # of one cell the times are those of a later pass, in which they were taken in one piece
+        connection.execute("DELETE FROM timings WHERE cell = (SELECT max(cell) FROM timings)")
+    none, last = grown.cells()[0][0], grown.cells()[-1][0]
+    grown.add_timings(1, [(ident, 0, turn, "ttft", 1.0 + turn) for ident in (none, last) for turn in range(3)])
+    edited = json.loads((grown.folder / "summary.json").read_text()) | {"schema_version": 7}
+    grown.write_json("summary.json", edited)
+    (said,) = (note for note in side_by_side([old, grown]).notes if "one piece" in note)
+    names = [run.folder.name for run in (old, grown)]
+    assert said.startswith(f"Time to first token of {names[0]} and some cells of {names[1]} is summed from stages")
+
+
+def test_cells_that_were_known_early_compare_on_the_rounds_that_they_have(stored_run):
+    """Rounds that a cell was left out of are no rounds of it; what is left tells of a loss as it would alone."""
+    early = {("fastv", 64): 7, ("sts", 24): 2}
+    found = regress(stored_run(known=early), stored_run(known=early, machine=1, slower={("fastv", 64): 2.0}))
+    assert failed(found) == {("latency", "fastv at 64")}
+    assert verdict(found, "latency", "sts at 24").text.startswith("the baseline was timed in 2 rounds, too few")
+    assert verdict(found, "latency", "sts at 64").status == "passed"
 
 
 def test_times_alike_in_every_round_tell_of_no_chance(make_run):

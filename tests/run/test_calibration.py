@@ -15,7 +15,8 @@ from harness.run.comparison import compare
 from harness.run.config import CompareConfig, load_plugins
 from harness.run.executors import processes
 from harness.run.prepare import prepare
-from harness.run.profile import ProfileConfig, profile
+from harness.run.profiling.config import ProfileConfig
+from harness.run.profiling.profile import profile
 from harness.store.arrays import unpacked_counts
 from harness.tasks import registry
 from methods.check import check

@@ -8,6 +8,7 @@ import pytest
 from harness.engine.engine import Engine
 from harness.errors import RequestError
 from harness.models import hf
+from harness.models.random_families.words import QUESTIONS
 from harness.results import report
 from harness.run.batch_run import BatchRun
 from harness.run.comparison import compare
@@ -18,7 +19,6 @@ from harness.tasks import registry
 from harness.tasks.base import ImageSample, Question, TaskInfo
 from reports.markdown import table
 from tests.models.tiny_families import make, picture
-from tests.models.tiny_words import QUESTIONS
 
 FAMILIES = ("llava-next", "qwen2.5-vl", "internvl", "smolvlm", "gemma3")
 LATER = [

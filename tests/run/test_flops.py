@@ -136,7 +136,8 @@ def test_a_bound_of_all_tokens_is_no_figure(method, message):
 def test_random_tokens_on_counts_that_follow_from_the_image_are_refused_wherever_nothing_measures_them(tmp_path):
     from harness.bridges.prompts import PromptPruner
     from harness.run.cases import select
-    from harness.run.profile import ProfileConfig, profile
+    from harness.run.profiling.config import ProfileConfig
+    from harness.run.profiling.profile import profile
 
     for like in ("mustdrop[total=0.01,single=0.01]", "trim[adaptive=true]", "ivcprune"):
         method = f"random[like={like}]"

@@ -13,13 +13,15 @@ from harness.errors import RequestError
 from harness.run.as_begun import as_begun
 from harness.run.comparison import compare
 from harness.run.config import read_file, restored
-from harness.run.profile import ProfileConfig, as_text, profile
+from harness.run.profiling.config import ProfileConfig
+from harness.run.profiling.profile import profile
+from harness.run.profiling.text import as_text
 from harness.run.selection_kernels import kernel_facts, with_loops
 from harness.store.runs import RunFolder
 from harness.tasks.registry import create
 from methods.kernels import LoopRun, triton_version, why_not
 from tests.methods import golden
-from tests.run.test_profile import SMALL
+from tests.run.profiling.test_profile import SMALL
 
 REQUEST = {
     "methods": ["divprune", "otprune", "scope"], "keep": [6], "samples": 2, "batch_size": 1, "latency": False, "workers": 1,
@@ -164,7 +166,7 @@ def test_a_profile_says_which_code_ran_each_loop(monkeypatch):
     from harness.models import published
 
     monkeypatch.setitem(published.PUBLISHED, "llava-1.5-7b", SMALL["llava-1.5-7b"])
-    asked = ProfileConfig(random_weights=True, methods=("divprune", "otprune", "fastv"), keep=("0.5",), rounds=1)
+    asked = ProfileConfig(random_weights=True, methods=("divprune", "otprune", "fastv"), keep=("0.5",), rounds=1, batch_size=(1,))
     found = profile(asked)
     told = [{"loop": loop, "tokens": 16, "ran": "torch", "reason": ""} for loop in ("determinantal", "max_min")]
     assert found["kernels"] == {"asked": "auto", "chosen": "torch", "triton": None, "why": None, "loops": told}
@@ -203,7 +205,7 @@ def test_a_profile_in_triton_names_its_version(monkeypatch):
     from harness.models import published
 
     monkeypatch.setitem(published.PUBLISHED, "llava-1.5-7b", SMALL["llava-1.5-7b"])
-    asked = ProfileConfig(random_weights=True, methods=("divprune",), keep=("0.5",), rounds=1, kernels="triton")
+    asked = ProfileConfig(random_weights=True, methods=("divprune",), keep=("0.5",), rounds=1, batch_size=(1,), kernels="triton")
     found = profile(asked)
     assert found["kernels"]["loops"] == [{"loop": "max_min", "tokens": 16, "ran": "triton", "reason": ""}]
     assert f"max_min of 16 tokens in triton {triton_version()}." in as_text(found)

@@ -292,9 +292,9 @@ def test_what_is_not_compared_is_said_on_stderr_in_the_manifest_and_on_the_page(
 
 @pytest.mark.slow
 def test_a_profile_says_what_it_rests_on(loaded, monkeypatch, capsys):
-    from tests.run.test_profile import SMALL as SHAPES
+    from tests.run.profiling.test_profile import SMALL as SHAPES
 
-    words = ["profile", "--methods", "random", "--keep", "8", "--rounds", "2", "--text-tokens", "8"]
+    words = ["profile", "--methods", "random", "--keep", "8", "--rounds", "2", "--text-tokens", "8", "--batch-size", "1"]
     monkeypatch.setitem(published.PUBLISHED, "llava-1.5-7b", SHAPES["llava-1.5-7b"])
     for more in ([], ["--layers", "2"]):
         done = command(capsys, *words, "--model", "llava-1.5-7b", "--random-weights", *more)
@@ -319,7 +319,7 @@ def test_captured_signals_are_of_a_model_that_is_run_right(loaded, monkeypatch, 
 
 
 def test_a_model_without_a_processor_is_not_checked(monkeypatch, capsys):
-    from tests.run.test_profile import SMALL as SHAPES
+    from tests.run.profiling.test_profile import SMALL as SHAPES
 
     monkeypatch.setitem(published.PUBLISHED, "llava-1.5-7b", SHAPES["llava-1.5-7b"])
     made = published.random_model("llava-1.5-7b", "cpu", torch.float32)

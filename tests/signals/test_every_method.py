@@ -19,14 +19,13 @@ from harness.engine.request import EngineRequest
 from harness.models.adapter import Adapter
 from harness.models.companion import Companion
 from harness.models.probes import install
+from harness.models.random_families import configurations, processors
+from harness.models.random_families.words import VOCABULARY
 from methods.loading import BUNDLED
 from methods.registry import create, entry, parse
 from methods.schedule import plan
 from methods.types import OPTIONAL_SIGNALS, Budget, BudgetError, Selection, Signals, Step
-from tests.models import tiny_configurations as configurations
-from tests.models import tiny_processors as processors
 from tests.models.tiny_families import Family, build, picture
-from tests.models.tiny_words import VOCABULARY
 from tests.signals import reference_llm, reference_tower
 
 QUESTION, OWN_WORDS = "is the square left of the dot ?", ["square", "left", "of", "dot", "?"]

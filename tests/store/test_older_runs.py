@@ -234,7 +234,14 @@ NONSENSE = {
     "evidence": (3, {"swap_share": "x"}, {"swap_share": {"value": "x"}}, {"recall_over_control": 3}, {"swap_gain": {"p": "x"}}),
     "collapse": (3, {"z": 3}, {"z": {"hull": "x"}}, {"z": {"hull": {"percentile": 3}}}, {"tests": -1}, {"why_no_rank": 3}),
     "bias": ({"lower_half": 3}, {"lower_half": {"p": "x"}}),
-    "latency": ({"rounds": 1.5}, {"ratio": {"p": "x"}}, {"realised_gain": 3}),
+    "latency": (
+        {"rounds": 1.5},
+        {"ratio": {"p": "x"}},
+        {"realised_gain": 3},
+        {"wide": 1},
+        {"stage_rounds": -1},
+        {"sum_gap": "x"},
+    ),
 }
 WHOLE_NONSENSE = {
     "checks": (3, {"correlation": 3}, {"correlation": {"rho": "x"}}, {"families": {"difference_none": 3}}, {"needed_images": 3},
@@ -255,6 +262,14 @@ def test_nonsense_is_refused_in_one_line(key, make_run, capsys):
             run.write_json("summary.json", whole | {key: value})
         code, _, err = run_main(capsys, "report", run.folder)
         assert code == 2 and f"{key!r} is" in err and len(err.splitlines()) == 1, value
+
+
+@pytest.mark.parametrize("timing", [3, {"used": "x"}, {"known": 0.5}, {"before": 3}, {"before": [3]}])
+def test_what_a_manifest_tells_of_its_latency_pass_is_a_table(timing, make_run, capsys):
+    run = make_run(images=range(2))
+    edit(run.folder, "manifest.json", timing=timing)
+    code, _, err = run_main(capsys, "report", run.folder)
+    assert code == 2 and "'timing' is" in err and len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("shape", [0.9, {"value": 0.9, "lo": None, "hi": None}, None], ids=["number", "interval", "none"])

@@ -166,6 +166,24 @@ def _other_kernels(base: JsonObject, cand: JsonObject) -> tuple[str, str] | None
     return before, after
 
 
+def _timed_otherwise(pair: RunPair) -> list[str]:
+    """Say where times to first token of one run were taken in another way than those of the other."""
+    kinds = {"baseline": pair.baseline.rounds.kinds, "candidate": pair.candidate.rounds.kinds}
+    if not all(kinds.values()) or kinds["baseline"] == kinds["candidate"]:
+        return []
+    older = "summed from stages, as older versions did"
+    if mixed := next((name for name, both in kinds.items() if len(both) > 1), None):
+        return [
+            f"Times to first token of some cells of the {mixed} are {older}; those of others were taken in one piece, with "
+            "preprocessing and layout: speed-ups compare where both runs took them alike."
+        ]
+    summed = next(name for name, one in kinds.items() if False in one)
+    return [
+        f"Times to first token of the {summed} are {older}; those of the other run were taken in one piece, with preprocessing "
+        "and layout: speed-ups of one sort do not compare with those of the other."
+    ]
+
+
 def _notes(pair: RunPair, test: FamilywiseTest, thresholds: Thresholds) -> tuple[str, ...]:
     """What a reader must know before trusting the verdicts."""
     base, cand = pair.baseline.manifest, pair.candidate.manifest
@@ -193,6 +211,7 @@ def _notes(pair: RunPair, test: FamilywiseTest, thresholds: Thresholds) -> tuple
     if changed:
         told = ", ".join(f"{name} {settings[0].get(name)} → {settings[1].get(name)}" for name in changed)
         found.append(f"Settings differ: {told}.")
+    found += _timed_otherwise(pair)
     if not pair.paired:
         found.append(
             f"The runs share too few questions: {pair.scoring.figure.name} compares as that of two samples, drift and agreement "

@@ -11,6 +11,14 @@ from harness.store.runs import RunFolder
 from metrics import latency
 
 
+@dataclass(frozen=True, eq=False)
+class CellRounds:
+    """The speed-up of a cell in the rounds in which it was timed."""
+
+    ratios: Floats  # [rounds] time to first token of `none` over that of the cell
+    in_one_piece: bool  # whether those times were taken so, or summed from stages as in runs of older versions
+
+
 @dataclass(frozen=True)
 class TimedRounds:
     """The times of a run by latency pass and cell, then by stage, in seconds [rounds]; of cells timed twice, the first run."""
@@ -27,24 +35,26 @@ class TimedRounds:
         with database(run):
             return cls(run.timings())
 
-    def ratios(self, cell: int, none: int | None) -> Floats | None:
-        """Return the time to first token of `none` over that of a cell in each round of the first pass that timed the cell.
+    @property
+    def kinds(self) -> frozenset[bool]:
+        """Whether times to first token were taken in one piece, of all passes; empty of a run without times."""
+        return frozenset(latency.in_one_piece(times) for times in self.times.values())
+
+    def of_cell(self, cell: int, none: int | None) -> CellRounds | None:
+        """Return the rounds of the first pass that timed a cell.
 
         Args:
             cell: its id in the run.
             none: the id of the cell without pruning; None where the run has none.
 
         Returns:
-            [rounds]; None where the cell was not timed, nor `none` in the same pass.
+            None where the cell was not timed, nor `none` in the same pass.
         """
         passes = [number for number, timed in self.times if timed == cell and (number, none) in self.times]
         if not passes or none is None:
             return None
-        mine, theirs = (_ttft(self.times[min(passes), ident]) for ident in (cell, none))
-        return latency.paired_ratios(mine, theirs) if mine is None or theirs is None or len(mine) == len(theirs) else None
-
-
-def _ttft(stages: Mapping[str, Floats]) -> Floats | None:
-    """Seconds to the first token of each round; None where a stage was not timed in every round."""
-    parts = [stages[stage] for stage in latency.FIRST_TOKEN if stage in stages]
-    return latency.ttft(stages) if len(parts) == len(latency.FIRST_TOKEN) and len({len(part) for part in parts}) == 1 else None
+        times = self.times[min(passes), cell]
+        mine, theirs = latency.known_ttft(times), latency.known_ttft(self.times[min(passes), none])
+        paired = mine is not None and theirs is not None and len(mine) == len(theirs)
+        ratios = latency.paired_ratios(mine, theirs) if paired else None
+        return None if ratios is None else CellRounds(ratios, latency.in_one_piece(times))
