@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from methods.lazy import torch
 from methods.signals import LAST_BLOCK as LAST_BLOCK
@@ -36,6 +36,12 @@ class Selection:
     carry: torch.Tensor | None = None  # [B, ...] for the method's next step
     space: Literal["llm", "tower"] = "llm"
     scores: torch.Tensor | None = None  # [B, N] the attention it ranked by, where it did; read by nobody but the analysis
+
+    def to(self, device: torch.device | str) -> Selection:
+        """Return the same selection on a device."""
+        tables = {name: table for name, table in vars(self).items() if isinstance(table, torch.Tensor)}
+        moved: dict[str, Any] = {name: table.to(device) for name, table in tables.items()}
+        return replace(self, **moved)
 
 
 Selector = Callable[[Signals, int], Selection]

@@ -55,7 +55,7 @@ class RatioInterval:
         """How far the further end of the interval lies from the value, as a share: 0.05 says that the truth may be 5 % off."""
         if self.value is None or self.lo is None or self.hi is None:
             return None
-        return max(self.hi / self.value, self.value / self.lo) - 1
+        return reach(self.value, self.lo, self.hi)
 
     @property
     def known(self) -> bool:
@@ -65,6 +65,11 @@ class RatioInterval:
     def as_dict(self) -> dict[str, float | None]:
         """Return value, lo and hi, as `summary.json` holds them."""
         return {"value": self.value, "lo": self.lo, "hi": self.hi}
+
+
+def reach(value: float, lo: float, hi: float) -> float:
+    """Return how far the further end of a ratio's interval lies from the ratio, as a share."""
+    return max(hi / value, value / lo) - 1
 
 
 def ratio_interval(ratios: Numbers, level: float = LEVEL) -> RatioInterval:

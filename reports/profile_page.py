@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from markupsafe import Markup
@@ -13,6 +13,7 @@ from reports.figures.catalogue import Figure
 from reports.figures.drawing import Drawn, styled
 from reports.profile_words import (
     ORIGIN,
+    Found,
     beyond_words,
     break_even_words,
     calibration_words,
@@ -25,9 +26,6 @@ from reports.svg import inline
 from reports.templating import encodable, environment, own_file
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-
-Found = Mapping[str, Any]
-"""A profile or a part of one, as ``profile --json`` has it."""
 
 
 def render(found: Found) -> str:

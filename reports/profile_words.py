@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Found = Mapping[str, Any]
-"""A part of what `profile` returned."""
+"""A profile or a part of one, as ``profile --json`` has it."""
 
 
 def break_even_words(one: Found) -> tuple[str, str]:

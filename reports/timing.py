@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from metrics.paired_ratio import KNOWN
+from metrics.paired_ratio import KNOWN, reach
 from reports import wording
-from reports.cells import Cell, Interval, dig, interval, keep, method, number, role, rounds_without_interval, shown
+from reports.cells import Cell, dig, interval, keep, method, number, role, rounds_without_interval, shown
 
 WIDE = "wide"
 """The mark of a speed-up whose 95 % interval reaches further than `metrics.paired_ratio.KNOWN` from it."""
@@ -32,14 +32,9 @@ def why_wide(cell: Cell) -> str:
     found = interval(cell, "latency.ratio")
     if found is None or not found.known or found.lo <= 0:
         return f"{WIDE}: too few rounds to tell how far off it may be"
-    off = reach(found)
+    off = reach(found.value, found.lo, found.hi)
     # what is wide by little must not read as if it were known
     return f"{WIDE}: the truth may be {wording.percent(off, 0 if off >= 2 * KNOWN else 1 if off >= 1.02 * KNOWN else 2)} % off"
-
-
-def reach(found: Interval) -> float:
-    """Return how far the further end of a ratio's interval lies from the ratio, as a share."""
-    return max(found.hi / found.value, found.value / found.lo) - 1
 
 
 def speed_up(cell: Cell, unit: str = " times", mark: bool = True) -> str:

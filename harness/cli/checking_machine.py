@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
 import typer
 
 from harness import interrupts
-from harness.cli.options import Json
+from harness.cli.options import Device, Json
 
 
 def selfcheck(
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Check that this machine computes what another one did, whose results are stored.

@@ -28,6 +28,8 @@ Task = Annotated[
 NoSelfCheck = Annotated[
     bool, typer.Option("--no-self-check", help="Do not hold the model against generate of transformers first.")
 ]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Kernels = Annotated[
     str,
     typer.Option(

@@ -16,6 +16,7 @@ from harness import interrupts
 from harness.cli import completion
 from harness.cli.options import (
     Companion,
+    Device,
     DeviceMap,
     ImageSize,
     Json,
@@ -23,6 +24,7 @@ from harness.cli.options import (
     MaxPixels,
     NoSelfCheck,
     Plugin,
+    Precision,
     Quantize,
     Revision,
     Switch,
@@ -69,8 +71,8 @@ def profile(
         float, typer.Option(help="Seconds of all measuring, loading apart; what they do not suffice for is left out, and said.")
     ] = _BASE.time_limit,
     out: Annotated[Path | None, typer.Option(help="Folder for profile.json and profile.html, a page with figures.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = _BASE.device,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = _BASE.dtype,
+    device: Device = _BASE.device,
+    dtype: Precision = _BASE.dtype,
     revision: Revision = None,
     device_map: DeviceMap = None,
     quantize: Quantize = None,

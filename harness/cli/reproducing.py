@@ -14,7 +14,7 @@ import typer
 
 from harness import interrupts
 from harness.cli import completion
-from harness.cli.options import DeviceMap, Json, NoSelfCheck
+from harness.cli.options import Device, DeviceMap, Json, NoSelfCheck
 from harness.errors import RequestError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def reproduce(
     samples: Annotated[int | None, typer.Option(help="Images of each task; by default as many as the table settles.")] = None,
     model: Annotated[str | None, typer.Option(help="The same weights elsewhere, such as a local folder.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of samples and random methods; by default the table's.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    device: Device = "auto",
     device_map: DeviceMap = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16; by default the table's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a batch.")] = None,

@@ -9,8 +9,7 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -48,7 +47,7 @@ def noting(steps: Sequence[Step], notes: list[NotedChoice]) -> tuple[Step, ...]:
     def noted(step: Step) -> Step:
         def select(signals: Signals, keep: int) -> Selection:
             chosen = step.select(signals, keep)
-            notes.append(NotedChoice(step.site, signals.to("cpu"), keep, _selection(chosen, "cpu")))
+            notes.append(NotedChoice(step.site, signals.to("cpu"), keep, chosen.to("cpu")))
             return chosen
 
         return replace(step, select=select)
@@ -74,9 +73,9 @@ def replaying(steps: Sequence[Step], notes: Sequence[NotedChoice], held: list[He
             if place >= len(notes) or (notes[place].site, notes[place].keep) != (step.site, keep):
                 raise ValueError(f"call {place + 1} of a selector, at {step.site}, was not noted")
             note = notes[place]
-            own = _selection(step.select(signals, keep), "cpu")
+            own = step.select(signals, keep).to("cpu")
             exact = [
-                _selection(step.select(note.signals.to(device, torch.float64).only(step.needs), keep), "cpu")
+                step.select(note.signals.to(device, torch.float64).only(step.needs), keep).to("cpu")
                 for device in ("cpu", signals.device)
             ]
             held.append(
@@ -87,17 +86,11 @@ def replaying(steps: Sequence[Step], notes: Sequence[NotedChoice], held: list[He
                     _others(*exact),
                 )
             )
-            return _selection(note.selection, signals.device)
+            return note.selection.to(signals.device)
 
         return replace(step, select=select)
 
     return tuple(map(replayed, steps))
-
-
-def _selection(chosen: Selection, device: torch.device | str) -> Selection:
-    tables = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
-    moved: dict[str, Any] = {name: table.to(device) for name, table in tables.items() if isinstance(table, torch.Tensor)}
-    return replace(chosen, **moved)
 
 
 def _distance(noted: torch.Tensor | None, here: torch.Tensor | None) -> float:

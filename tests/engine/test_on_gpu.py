@@ -5,10 +5,8 @@ Run with ``pytest -m gpu -n 0``. What holds two devices against each other is it
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 
@@ -21,6 +19,7 @@ from harness.models import hf
 from harness.models.devices import whole_float32
 from harness.run.batch_run import BatchRun
 from harness.run.latency_pass import one_question
+from harness.run.machine_check.synchronisations import waits_of
 from harness.tasks.registry import create as task_of
 from methods.registry import create
 from methods.schedule import plan
@@ -88,17 +87,7 @@ def test_a_question_waits_for_the_device_as_seldom_as_was_counted(method):
     """By torch's own warnings; a copy that it does not warn of is counted on the pretended device alone."""
     engine, request = question(torch.float32, 1, method)
     engine.run(replace(request, batch=replace(request.batch)))
-    places: Counter[str] = Counter()
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            engine.run(replace(request, batch=replace(request.batch)))
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    for one in told:
-        if "synchroniz" in str(one.message):
-            places[f"{Path(one.filename).name}:{one.lineno}"] += 1
+    places = waits_of(lambda: engine.run(replace(request, batch=replace(request.batch))))
     assert sum(places.values()) <= 3 + (A_STEP[method][1] if method in A_STEP else 0), dict(places)
 
 

@@ -36,12 +36,6 @@ def device():
     torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
-def moved(signals: Signals) -> Signals:
-    """Signals on the device."""
-    on_device = {name: value.to(DEVICE) for name, value in vars(signals).items() if torch.is_tensor(value)}
-    return Signals(**{**vars(signals), **on_device})
-
-
 def wide_signals(batch: int, count: int, width: int, tower: int, dtype: torch.dtype) -> Signals:
     """Random signals of a model's widths."""
     g = torch.Generator().manual_seed(count)
@@ -71,7 +65,7 @@ def test_goldens(row, path):
     with using("torch"):
         expected = select(signals.only(needs), count).indices
     with using("triton"), observed() as seen:
-        got = select(moved(signals).only(needs), count).indices
+        got = select(signals.to(DEVICE).only(needs), count).indices
     assert {run.ran for run in seen} == {"triton"}
     golden.compare(row.rule, golden.outputs(path), {"kept": got[0].cpu().numpy()})
     assert sorted(got[0].tolist()) == sorted(expected[0].tolist())
@@ -86,7 +80,7 @@ def test_draws(expression, count, keep):
     with using("torch"):
         expected = select(signals.only(needs), keep).indices
     with using("triton"), observed() as seen:
-        got = select(moved(signals).only(needs), keep).indices
+        got = select(signals.to(DEVICE).only(needs), keep).indices
     assert {run.ran for run in seen} == {"triton" if count <= LARGEST else "torch"}
     assert got.tolist() == expected.tolist()
 
@@ -106,7 +100,7 @@ def test_the_second_device_runs_its_own():
 def test_a_selection_waits_for_the_device_nowhere(expression, dtype):
     """By torch's own word: it raises where the host waits for the device."""
     select, needs, keep = step_of(expression, 576, 64)
-    signals = moved(wide_signals(2, 576, 512, 512, dtype)).only(needs)
+    signals = wide_signals(2, 576, 512, 512, dtype).to(DEVICE).only(needs)
     select(signals, keep)  # compiles, and fills what is cached
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -122,7 +116,7 @@ def test_a_selection_waits_for_the_device_nowhere(expression, dtype):
 def test_one_kernel_and_its_time(expression, dtype, count, keep, bound, capsys):
     """The bound is of the loop and what stands around it, in ms, at 576 tokens; of 1,024 the time is told alone."""
     select, needs, keep = step_of(expression, count, keep)
-    signals = moved(wide_signals(1, count, 4096, 1024, dtype)).only(needs)
+    signals = wide_signals(1, count, 4096, 1024, dtype).to(DEVICE).only(needs)
     select(signals, keep)  # compiles
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
         select(signals, keep)

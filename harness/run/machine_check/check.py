@@ -65,16 +65,16 @@ def check_machine(
             timed(f"methods in {dtype}", partial(check_against_reference, reference, place, dtype, methods))
     timed("random families", lambda: check_against_cpu(place, families, family_methods))
     questions = ReferenceQuestions(place, "float32")
+
+    def attention(dtype: str) -> PartFindings:
+        return check_attention(questions if dtype == "float32" else ReferenceQuestions(place, dtype))
+
     timed("clocks", lambda: check_clocks(questions))
     for dtype in DTYPES:
         if dtype != "bfloat16" or not lacks:
-            timed(f"attention in {dtype}", partial(_attention, place, dtype))
+            timed(f"attention in {dtype}", partial(attention, dtype))
     timed("synchronisations", lambda: check_synchronisations(questions))
     machine = machine_facts()
     if questions.adapter.device.type == "cuda":
         machine["tf32"] = tf32_allowed()
     return MachineFindings(names_of(questions.adapter.devices), machine, log, parts, time.perf_counter() - began)
-
-
-def _attention(place: str, dtype: str) -> PartFindings:
-    return check_attention(ReferenceQuestions(place, dtype))

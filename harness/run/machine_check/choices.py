@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 
@@ -76,11 +75,8 @@ def noting(steps: Sequence[Step], notes: list[ReferenceChoice], dtype: torch.dty
                 _items(chosen) != _items(drawn) or _apart(made, drawn, chosen) > LIMIT[dtype]
                 for drawn in _draws(step, signals, keep, noise)
             )
-            selection = Selection(chosen.indices.cpu(), source=_on(chosen.source, "cpu"), space=chosen.space)
-            if unsure:
-                selection = replace(
-                    selection, tokens=_on(chosen.tokens, "cpu"), sizes=_on(chosen.sizes, "cpu"), carry=_on(chosen.carry, "cpu")
-                )
+            handed_on = chosen if unsure else replace(chosen, tokens=None, sizes=None, carry=None)
+            selection = replace(handed_on, scores=None).to("cpu")
             shown = fingerprints(signals, step.needs)
             notes.append(ReferenceChoice(str(step.site), keep, shown, made, selection, unsure or made == {}))
             return chosen
@@ -157,12 +153,7 @@ def _held(
     if not note.whole:
         replay.parted = True
         return own
-    wanted_on = partial(_on, device=signals.device)
-    there = note.selection
-    return Selection(
-        there.indices.to(signals.device), wanted_on(there.tokens), wanted_on(there.sizes), wanted_on(there.source),
-        wanted_on(there.carry), own.space,
-    )  # fmt: skip
+    return replace(note.selection.to(signals.device), space=own.space)
 
 
 def _why_no_tie(own: frozenset[Item], differ: frozenset[Item], draws: list[frozenset[Item]]) -> str | None:
@@ -229,10 +220,6 @@ def _in_order(own: Selection, wanted: Selection) -> Selection:
     return replace(
         own, indices=own.indices.gather(-1, take), tokens=turned(own.tokens), sizes=turned(own.sizes), source=turned(own.source)
     )
-
-
-def _on(table: torch.Tensor | None, device: torch.device | str) -> torch.Tensor | None:
-    return None if table is None else table.to(device)
 
 
 def _tokens(items: frozenset[Item], verb: str) -> str:

@@ -9,6 +9,7 @@ from statistics import median
 import torch
 
 from harness.engine.request import EngineRequest
+from harness.engine.stopwatch import synchronise
 from harness.run.machine_check.findings import PartFindings
 from harness.run.machine_check.reference_cases import ReferenceQuestions
 
@@ -126,15 +127,13 @@ def _card(found: PartFindings, device: torch.device) -> None:
 def _same_twice(found: PartFindings, questions: ReferenceQuestions) -> None:
     """The unpruned model beside itself, by turns: what two times of one thing differ by on this machine now."""
     run, cell = questions.runs[0], next(cell for cell in questions.cells if cell.method == "none")
-    request, device = EngineRequest(run.batch, cell.steps, cell.object.positions), questions.adapter.device
+    request, device = EngineRequest(run.batch, cell.steps, cell.object.positions), [str(questions.adapter.device)]
 
     def timed() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronise(device)
         start = time.perf_counter()
         questions.engine.run(request)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronise(device)
         return time.perf_counter() - start
 
     timed()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -115,8 +115,3 @@ def heard_logits(adapter: Adapter) -> Iterator[list[torch.Tensor]]:
         yield heard
     finally:
         del vars(adapter)["logits"]
-
-
-def plain(steps: tuple[Step, ...]) -> tuple[Step, ...]:
-    """Return the steps as they are."""
-    return tuple(replace(step) for step in steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest
 from harness.run.machine_check.findings import PartFindings
-from harness.run.machine_check.reference_cases import ReferenceQuestions, plain
+from harness.run.machine_check.reference_cases import ReferenceQuestions
 
 METHODS = ("none", "fastv", "divprune", "tome", "sparsevlm")
 
@@ -30,10 +31,10 @@ def check_synchronisations(questions: ReferenceQuestions) -> PartFindings:
         return found
     engine, run = Engine(questions.adapter, 1), questions.runs[0]
     for cell in (cell for cell in questions.cells if cell.method in METHODS):
-        request = EngineRequest(run.batch, plain(cell.steps), cell.object.positions)
+        request = EngineRequest(run.batch, cell.steps, cell.object.positions)
         engine.run(request)
         try:
-            places = _waits(engine, request)
+            places = waits_of(lambda: engine.run(request))
         except Exception as error:  # of a torch or a driver that cannot warn
             found.said.append(f"cannot be counted here: torch does not warn of them ({type(error).__name__})")
             return found
@@ -43,13 +44,17 @@ def check_synchronisations(questions: ReferenceQuestions) -> PartFindings:
     return found
 
 
-def _waits(engine: Engine, request: EngineRequest) -> Counter[str]:
-    """The places at which the host waits, by torch's warnings."""
+def waits_of(run: Callable[[], object]) -> Counter[str]:
+    """Return how often the host waits for a GPU at each place, such as ``decoding.py:12``, by torch's warnings.
+
+    Args:
+        run: what waits.
+    """
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            engine.run(request)
+            run()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     return Counter(f"{Path(one.filename).name}:{one.lineno}" for one in told if "synchroniz" in str(one.message))

@@ -143,18 +143,16 @@ def stage_work(
 def vision_bytes(shape: ModelShape, schedule: Schedule, batch: int, number: int) -> float:
     """Return the bytes that the tower moves at the least: weights once, and all that its maps and attention read and write."""
     width, mlp, maps = shape.vision_width, shape.vision_mlp, 3 if shape.vision_gated else 2
-    weights = shape.channels * shape.patch**2 * width + shape.vision_layers * (4 * width**2 + maps * width * mlp)
     moved = 0.0
     for attended, fed in zip(schedule.vision_attention, schedule.vision_mlp, strict=True):
         moved += attended * 12 * width + fed * maps * (width + mlp)
-    return number * (weights + batch * shape.tiles * moved)
+    return number * (tower_weights(shape) + batch * shape.tiles * moved)
 
 
 def projector_bytes(shape: ModelShape, schedule: Schedule, batch: int, number: int) -> float:
     """Return the bytes that the projector moves at the least."""
-    maps = shape.projector_layers
-    moved = batch * schedule.projector * sum(inner + outer for inner, outer in maps)
-    return number * float(sum(inner * outer for inner, outer in maps) + moved)
+    moved = batch * schedule.projector * sum(inner + outer for inner, outer in shape.projector_layers)
+    return number * float(projector_weights(shape) + moved)
 
 
 def prefill_bytes(shape: ModelShape, schedule: Schedule, text: float, batch: int, number: int) -> float:
@@ -176,6 +174,17 @@ def decode_bytes(shape: ModelShape, schedule: Schedule, text: float, batch: int,
     return number * (llm_weights(shape, batch) + batch * cached)
 
 
+def tower_weights(shape: ModelShape) -> int:
+    """Return how many weights the tower has: patch embedding, and the blocks that are run."""
+    width, maps = shape.vision_width, 3 if shape.vision_gated else 2
+    return shape.channels * shape.patch**2 * width + shape.vision_layers * (4 * width**2 + maps * width * shape.vision_mlp)
+
+
+def projector_weights(shape: ModelShape) -> int:
+    """Return how many weights the projector has."""
+    return sum(inner * outer for inner, outer in shape.projector_layers)
+
+
 def llm_weights(shape: ModelShape, tokens: float) -> float:
     """Return how many weights of the LLM, head included, are read when so many tokens run through it together.
 
@@ -192,7 +201,5 @@ def llm_weights(shape: ModelShape, tokens: float) -> float:
 
 def weight_bytes(shape: ModelShape, number: int) -> float:
     """Return the bytes of all weights that are read: tower, projector and LLM, the table of embeddings included."""
-    width, maps = shape.vision_width, 3 if shape.vision_gated else 2
-    tower = shape.channels * shape.patch**2 * width + shape.vision_layers * (4 * width**2 + maps * width * shape.vision_mlp)
-    between = sum(inner * outer for inner, outer in shape.projector_layers)
-    return number * (tower + between + llm_weights(shape, 1e12) + shape.width * shape.vocabulary)
+    before = tower_weights(shape) + projector_weights(shape)
+    return number * (before + llm_weights(shape, 1e12) + shape.width * shape.vocabulary)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.engine.stopwatch import STAGES
 from harness.run.cell_facts import measured_schedule
 from harness.run.plan import Cell
 from harness.run.profiling.bounds import MachineRates, StageBound, bound, stage_work
@@ -18,8 +19,6 @@ from methods.types import ModelShape, Schedule
 from metrics.arrays import Floats, Numbers
 from metrics.flops import Flops
 from metrics.paired_ratio import ratio_interval
-
-STAGES = ("preprocess", "vision", "projector", "layout", "selection", "prefill", "decode")
 
 
 def quantiles(seconds: Numbers) -> dict[str, float | int | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.engine.stopwatch import Stopwatch
+from harness.engine.stopwatch import Stopwatch, synchronise
 from harness.run.profiling.bounds import MachineRates
 
 _SPENT = 0.25  # seconds on each rate, about
@@ -21,13 +21,6 @@ _LARGEST = 8192, 2**30
 """Rows and columns of the matrices, and bytes of what is copied, at the most."""
 _ROW = 4096  # numbers of a row that is read against a vector, as decoding reads weights
 _WIDTH, _LAYERS = 32, 8  # of the small layers whose operations compute next to nothing
-
-
-def synchronise(devices: Sequence[str]) -> None:
-    """Wait until every device has done what it was given; a CPU has."""
-    for device in devices:
-        if device.startswith("cuda"):
-            torch.cuda.synchronize(device)
 
 
 @torch.inference_mode()

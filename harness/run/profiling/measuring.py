@@ -16,7 +16,7 @@ from harness.run.profiling.break_even_rounds import BreakEvenRounds
 from harness.run.profiling.figures import as_it_ran, cell_bounds, cell_figures, identity, ratio_figure
 from harness.run.profiling.machine_rates import measured_rates
 from harness.run.profiling.memory import SPARED, LargestBatch, PeakMeter, computed_bytes, free_bytes, largest_batch
-from harness.run.profiling.model import ProfiledModel
+from harness.run.profiling.model import ProfiledModel, named
 from harness.run.profiling.rounds import SLOW, CellTimer, TimeBudget, shuffled_rounds
 from harness.run.profiling.sharing_gain import QUESTIONS, planned, sharing_gain
 from methods.keep import keep_facts
@@ -221,8 +221,7 @@ class Measuring:
                 continue
             late = self.budget.used - begun > _WARMING * (until - begun)
             if late and len(timers) > 1:
-                at = "" if cell.keep is None else f" at {cell.keep}"
-                said = f"{cell.method}{at} at {of_setting(batch, text)}"
+                said = f"{named(cell)} at {of_setting(batch, text)}"
                 share = f"no time was left in its share of the time limit of {self.budget.limit:g} s"
                 self.left_out.append(f"{said}: {share}")
                 continue

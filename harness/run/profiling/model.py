@@ -128,12 +128,16 @@ class ProfiledModel:
         return made
 
 
+def named(cell: Cell) -> str:
+    """Return a cell as a sentence names it, such as fastv at 64."""
+    return cell.method if cell.keep is None else f"{cell.method} at {cell.keep}"
+
+
 def tell_skipped(cells: list[Cell]) -> None:
     """Say on stderr which cells are skipped, and why, before minutes are spent on the others."""
     for cell in cells:
         if cell.skipped is not None:
-            at = "" if cell.keep is None else f" at {cell.keep}"
-            print(f"{cell.method}{at}: skipped, {cell.skipped}", file=sys.stderr)
+            print(f"{named(cell)}: skipped, {cell.skipped}", file=sys.stderr)
 
 
 def _side(adapter: Adapter) -> int:

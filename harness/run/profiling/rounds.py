@@ -15,10 +15,10 @@ import numpy as np
 from harness.engine.batch import Batch, EngineOutput
 from harness.engine.engine import Engine
 from harness.engine.request import EngineRequest
-from harness.engine.stopwatch import Stopwatch
+from harness.engine.stopwatch import Stopwatch, synchronise
 from harness.run.failures import out_of_memory, reason
 from harness.run.plan import Cell
-from harness.run.profiling.machine_rates import CountingWatch, synchronise
+from harness.run.profiling.machine_rates import CountingWatch
 from harness.run.profiling.memory import CellPeak, PeakMeter
 from harness.run.profiling.model import ProfiledModel
 from harness.store.arrays import packed_counts

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from textwrap import wrap
-from typing import Any
 
 from reports.profile_words import (
     ORIGIN,
+    Found,
     beyond_words,
     break_even_words,
     calibration_words,
@@ -18,9 +18,6 @@ from reports.profile_words import (
 )
 
 _WIDTH = 130  # of a paragraph
-
-Found = Mapping[str, Any]
-"""A part of what `profile` returned."""
 
 
 def as_text(found: Found) -> str:
